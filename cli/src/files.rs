@@ -131,8 +131,8 @@ pub(crate) enum FileChunk<'a> {
     Bytes(&'a [u8]),
     /// The number of bytes that the agent no longer has.
     Missing(u64),
-    /// When the following bytes were written, in milliseconds since 1970, as far as the agent knows
-    /// it. Only readers [with times](FileReader::with_times) pass it on.
+    /// The time at which the following bytes were written, in milliseconds since 1970; `None` if
+    /// the agent does not know it. Only readers [with times](FileReader::with_times) pass it on.
     Time(Option<i64>),
 }
 
@@ -387,7 +387,7 @@ impl FileReader {
 #[derive(Debug, Default)]
 struct FollowProgress {
     was_found: bool,
-    /// Since when it is absent, and the message of the agent.
+    /// The time from which it is absent, and the message of the agent.
     absent: Option<(Instant, String)>,
     busy: BusyWait,
 }

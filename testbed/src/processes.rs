@@ -86,7 +86,7 @@ pub struct ManagedProcess {
     pub spec: ProcessSpec,
     child: Option<Child>,
     frozen: bool,
-    /// How the last run ended, unless this handle killed it.
+    /// The exit status of the last run, unless this handle killed it.
     last_exit: Option<ExitStatus>,
     /// Active faults that may end it.
     allowed_exits: u32,

@@ -49,7 +49,8 @@ struct MasterStatus {
 #[derive(Debug, Default)]
 struct ObservedMasters {
     statuses: BTreeMap<HostIndex, MasterStatus>,
-    /// When masters were last killed or frozen. An answer to an earlier request is out of date.
+    /// The times at which masters were last killed or frozen. An answer to an earlier request is
+    /// out of date.
     forgotten: BTreeMap<HostIndex, Instant>,
     /// Masters that were restarted, and have not reported since that time.
     restarted: BTreeMap<HostIndex, Instant>,

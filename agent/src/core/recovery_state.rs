@@ -1,4 +1,4 @@
-//! What is still unknown about the previous run.
+//! The state of a recovery: unknown facts about the previous run.
 
 use std::collections::BTreeSet;
 

@@ -33,7 +33,7 @@ pub(super) struct Received {
     pub(super) broken: usize,
 }
 
-/// What all subscribers share.
+/// The state that all subscribers share.
 #[derive(Default)]
 struct Counts {
     is_measured: AtomicBool,

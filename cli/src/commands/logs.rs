@@ -57,7 +57,7 @@ pub(crate) async fn show(arguments: &Logs) -> VerbResult {
     results.finish(&sources)
 }
 
-/// What is shown of each source.
+/// The part of each source that is shown.
 #[derive(Clone, Copy)]
 struct LogRequest<'a> {
     arguments: &'a Logs,

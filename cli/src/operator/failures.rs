@@ -32,7 +32,7 @@ pub(crate) fn read_failure(error: CallError) -> Failure {
     }
 }
 
-/// Where masters listen, for an address that is wrong.
+/// The ports of masters, a remedy for a wrong address.
 const PORTS: &str =
     "masters serve their API at port 5050, agents theirs at 5051; 5052 is for masters only";
 

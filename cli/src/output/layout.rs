@@ -24,7 +24,7 @@ enum CellSource {
     Named(String),
 }
 
-/// How a list is shown.
+/// The layout of a list.
 #[derive(Debug)]
 pub(crate) struct ListLayout {
     columns: Vec<Column>,

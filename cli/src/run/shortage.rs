@@ -9,7 +9,7 @@ use crate::output::milli;
 /// A resource that no agent has enough of.
 pub(super) struct Shortage {
     pub(super) requested: String,
-    /// What agents have instead.
+    /// The values that agents have instead.
     pub(super) found: String,
     pub(super) helps: String,
 }

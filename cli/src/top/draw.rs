@@ -41,9 +41,9 @@ const KEYS: [(&str, &str); 8] = [
 pub(super) struct LinkStatus {
     /// The API address of the master that sent the newest event.
     pub(super) master: String,
-    /// When it arrived, by [`FrameTime::clock_ms`]; `None` before the first one.
+    /// The time of its arrival, by [`FrameTime::clock_ms`]; `None` before the first one.
     pub(super) event_ms: Option<u64>,
-    /// Why no master sends events at present.
+    /// The reason for which no master sends events at present.
     pub(super) problem: Option<String>,
 }
 

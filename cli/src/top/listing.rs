@@ -21,7 +21,7 @@ const fn column(heading: &'static str, rank: u8) -> ColumnSpec {
     ColumnSpec { heading, rank }
 }
 
-/// What rows are formatted with.
+/// The settings by which rows are formatted.
 pub(super) struct RowContext<'a> {
     pub(super) state: &'a ClusterState,
     pub(super) totals: Amounts,

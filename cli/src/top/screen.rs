@@ -1,5 +1,5 @@
-//! What the user has chosen to see: the page, its order, the filter and the position; and the keys
-//! that change it. Pure.
+//! The view that the user has chosen: the page, its order, the filter and the position; and the
+//! keys that change it. Pure.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 

@@ -67,12 +67,12 @@ async fn forward(mut watch: Watch, sender: mpsc::Sender<FeedNews>) {
     }
 }
 
-/// What the present page needs in addition to the feed.
+/// The data that the present page needs in addition to the feed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
     /// The resources on offer.
     pub(super) offers: bool,
-    /// Why these frameworks wait.
+    /// The reasons for which these frameworks wait.
     pub(super) reasons: Vec<String>,
 }
 

@@ -236,9 +236,9 @@ pub(super) struct ClusterState {
     pub(super) facts: v1::Cluster,
     /// The newest answer about masters and totals.
     pub(super) summary: Option<v1::Cluster>,
-    /// What open offers hold; `None` if it is not known.
+    /// The resources of open offers; `None` if they are unknown.
     pub(super) offered: Option<Amounts>,
-    /// Why frameworks wait, by id.
+    /// The reasons for which frameworks wait, by id.
     waiting: HashMap<String, String>,
     changes: u64,
 }

@@ -14,8 +14,8 @@ use super::stats::{CgroupStats, LastUsage, value_of};
 /// The interval at which an emptying group is polled: the kernel notifies at most every 10 ms.
 const POLL_MS: u8 = 2;
 
-/// How often a kill is tried again, every [`POLL_MS`], while a group exists without its files. The
-/// kernel leaves this state within microseconds; a kernel older than 5.14 stays in it.
+/// The number of attempts of a kill, every [`POLL_MS`], while a group exists without its files.
+/// The kernel leaves this state within microseconds; a kernel older than 5.14 stays in it.
 const KILL_ATTEMPTS: u8 = 100;
 
 #[derive(Debug, Clone)]

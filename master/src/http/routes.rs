@@ -15,7 +15,7 @@ pub(crate) struct Route {
     handler: fn() -> MethodRouter<Http>,
 }
 
-/// What a route serves.
+/// The kind of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Served {
     /// This call of `Operator`.

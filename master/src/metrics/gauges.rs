@@ -1,5 +1,5 @@
-//! What a master measures of its owner's state. A row of the table has the name of a metric and the
-//! function that measures it.
+//! The gauges of a master, measured on its owner's state. A row of the table has the name of a
+//! metric and the function that measures it.
 //!
 //! The owner measures at each tick, and `/metrics` shows the last result. A measurement costs the
 //! same whatever the size of the registry, and its labels are from closed or bounded sets. Samples
@@ -241,7 +241,7 @@ pub(super) fn state_name(state: TaskState) -> &'static str {
     }
 }
 
-/// What was measured at one tick.
+/// The samples of one tick.
 #[derive(Debug, Default)]
 pub(crate) struct OwnerCounts {
     measured: Vec<(&'static str, Samples)>,

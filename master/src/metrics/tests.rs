@@ -373,7 +373,7 @@ fn calls(framework: FrameworkId) -> Vec<Input> {
     calls
 }
 
-/// What a master exports at most depends on the bounds of its labels, never on the cluster.
+/// The maximum size of the exposition depends on the bounds of labels, never on the cluster.
 #[test]
 fn the_text_is_bounded_regardless_of_the_number_of_frameworks_and_roles() {
     let (world, frameworks) = crowd(300);

@@ -1,8 +1,8 @@
-//! What a store takes on its disk.
+//! The disk usage of a store.
 
 use std::time::Duration;
 
-/// What a store took on its disk when it was measured.
+/// The disk usage of a store when it was measured.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StoreUsage {
     /// The bytes of each column family: its tables, and its changes that only the write-ahead log

@@ -1,4 +1,4 @@
-//! How values become bytes: stored messages, and the canonical bytes of fingerprints.
+//! The encoding of values as bytes: stored messages, and the canonical bytes of fingerprints.
 //!
 //! The stored form of a type is next to the type, and is written with what is here: the macro in
 //! `stored` defines a message by its fields, and the kinds of fields are in `scalars` and `parts`.

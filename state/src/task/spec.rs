@@ -118,7 +118,7 @@ pub struct TaskSpec {
     pub executor: Option<Box<ExecutorSpec>>,
     /// The position of the task in its group, if it has one.
     pub group: Option<Box<TaskGroup>>,
-    /// How other programs find the task, if it states that.
+    /// The data by which other programs find the task, if it has any.
     pub discovery: Option<Box<Discovery>>,
 }
 

@@ -19,7 +19,7 @@ const TOP: &str = "argosy-bundle";
 pub(super) struct Archive {
     path: PathBuf,
     tar: Builder<GzEncoder<File>>,
-    /// What could not be collected, and why.
+    /// The parts that could not be collected, each with its reason.
     errors: String,
 }
 

@@ -1,4 +1,4 @@
-//! What a bundle has of this host: the logs and flags of masters and agents that run here.
+//! The part of a bundle about this host: the logs and flags of masters and agents that run here.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek as _, SeekFrom};

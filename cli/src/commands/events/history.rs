@@ -22,7 +22,7 @@ const TASKS_AT_A_TIME: usize = 16;
 /// Number of attempts to read the changes while the oldest ones are dropped.
 const ATTEMPTS: usize = 5;
 
-/// What the masters still have.
+/// The changes that the masters still have.
 #[derive(Debug, Default)]
 pub(super) struct History {
     /// In the order of their revisions.

@@ -15,7 +15,7 @@ use crate::output::{exit_word, mode_word, state_word};
 /// Timeout of one call.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What an object is waited to be.
+/// The state for which an object is awaited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Condition {
     /// A task in any state after its end.
@@ -30,13 +30,13 @@ pub(super) enum Condition {
     Removed,
 }
 
-/// How far an object is.
+/// The progress of an object towards its condition.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// The state that it is in.
     Met(String),
     Pending,
-    /// Why it will never be met.
+    /// It will never be met, for this reason.
     Never(String),
 }
 

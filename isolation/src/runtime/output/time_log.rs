@@ -41,7 +41,7 @@ pub(super) struct TimeLog {
     max_bytes: u64,
     /// Created with the first span.
     file: Option<RecordFile>,
-    /// When the newest span of each stream began.
+    /// The time at which the newest span of each stream began.
     began: [Option<Instant>; 2],
     /// A span of each stream whose entry could not be written.
     missed: [Option<OutputSpan>; 2],

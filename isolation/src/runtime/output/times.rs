@@ -46,7 +46,7 @@ pub fn times_path(output_record: &Path) -> PathBuf {
 pub struct OutputSpan {
     /// The offset of its first byte. It is not lower than that of the span before.
     pub offset: u64,
-    /// When its first byte was written, in milliseconds since 1970.
+    /// The time at which its first byte was written, in milliseconds since 1970.
     pub first_ms: i64,
     /// A time that none of its bytes exceeds.
     pub last_ms: i64,
@@ -89,7 +89,7 @@ pub fn encode_times(spans: &[(StreamName, OutputSpan)]) -> Vec<u8> {
     bytes
 }
 
-/// What an entry depends on: the entries before it.
+/// The context of an entry: the entries before it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EntryCodec {
     offsets: [u64; 2],
