@@ -157,7 +157,7 @@ pub struct Config {
     /// The timeout after which a silent client of an interactive session is considered gone.
     pub session_timeout: Duration,
     /// The security options that tasks may request.
-    pub allowed_opt_outs: SecurityOptions,
+    pub allowed_security_options: SecurityOptions,
     /// The largest sizes that its tasks may request.
     pub largest_sizes: Sizes,
     /// Seed of jitter and nonces; 0 takes one from the kernel. Two agents must not share one.
@@ -240,7 +240,7 @@ impl Config {
             access: ApiAccess::default(),
             host_names: Vec::new(),
             session_timeout: argosy_proto::exec::SILENCE_LIMIT,
-            allowed_opt_outs: SecurityOptions::default(),
+            allowed_security_options: SecurityOptions::default(),
             largest_sizes: LARGEST_SIZES,
             seed: 0,
             fetch_limit_bytes: FETCH_LIMIT_BYTES,
@@ -307,7 +307,7 @@ pub(crate) struct ContainerSettings {
     pub(crate) isolation: Isolation,
     pub(crate) allow_missing_controllers: bool,
     pub(crate) secret_dir: Option<PathBuf>,
-    pub(crate) allowed_opt_outs: SecurityOptions,
+    pub(crate) allowed_security_options: SecurityOptions,
     pub(crate) largest_sizes: Sizes,
     pub(crate) devices: Devices,
     pub(crate) defaults: DefaultLimits,

@@ -267,7 +267,7 @@ pub(crate) fn core_config(
             isolation: host.isolation.name().to_owned(),
             changes_limits: true,
             capabilities: AgentCapability::announced(),
-            allowed_opt_outs: permitted_options(config, host.isolation),
+            allowed_security_options: permitted_options(config, host.isolation),
             largest_sizes: largest(config.largest_sizes, host.isolation),
         },
         boot_id,
@@ -282,10 +282,10 @@ pub(crate) fn core_config(
 /// Returns the permitted security options: without full isolation, only that of the host network.
 fn permitted_options(config: &Config, isolation: Isolation) -> SecurityOptions {
     if isolation == Isolation::Full {
-        return config.allowed_opt_outs.clone();
+        return config.allowed_security_options.clone();
     }
     SecurityOptions {
-        host_network: config.allowed_opt_outs.host_network,
+        host_network: config.allowed_security_options.host_network,
         ..SecurityOptions::default()
     }
 }
@@ -301,7 +301,7 @@ pub(crate) fn container_settings(
         isolation: host.isolation,
         allow_missing_controllers: config.allow_missing_controllers,
         secret_dir: config.secret_dir.clone(),
-        allowed_opt_outs: config.allowed_opt_outs.clone(),
+        allowed_security_options: config.allowed_security_options.clone(),
         largest_sizes: largest(config.largest_sizes, host.isolation),
         devices: config.devices.clone(),
         defaults: DefaultLimits {

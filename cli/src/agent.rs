@@ -161,7 +161,7 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
         DiskEnforcementName::Quota => DiskEnforcement::Quota,
         DiskEnforcementName::Loop => DiskEnforcement::Loop,
     };
-    config.allowed_opt_outs = arguments.allowed_opt_outs.opt_outs();
+    config.allowed_security_options = arguments.allowed_security_options.options();
     config.largest_sizes = Sizes {
         open_files: Some(arguments.max_open_files),
         shm_bytes: Some(arguments.max_shm_size),

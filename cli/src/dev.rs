@@ -45,7 +45,7 @@ pub(crate) async fn run(arguments: &Dev) -> VerbResult {
     let executable = std::env::current_exe().context("cannot find this very executable")?;
     let mut plan = DevPlan::new(arguments, home.path(), &executable);
     let no_networks = why_no_networks(arguments);
-    if no_networks.is_some() && !arguments.allowed_opt_outs.host_network {
+    if no_networks.is_some() && !arguments.allowed_security_options.host_network {
         plan.allow_host_network();
     }
     if let Err(failure) = addresses_are_free(&plan) {

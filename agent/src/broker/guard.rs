@@ -53,7 +53,7 @@ impl RequestPolicy {
             host_paths: config.host_paths.clone(),
             secret_dir: config.secret_dir.clone(),
             devices: config.devices.values().flatten().cloned().collect(),
-            allowed: config.allowed_opt_outs.clone(),
+            allowed: config.allowed_security_options.clone(),
             max_kept_bytes: crate::gc::max_kept_bytes(config),
         }
     }

@@ -20,7 +20,7 @@ pub(super) fn of_group(specs: &[&TaskSpec]) -> Option<GroupNetwork> {
     };
     Some(GroupNetwork {
         network,
-        is_host: first.opt_outs.host_network,
+        is_host: first.security_options.host_network,
     })
 }
 

@@ -159,7 +159,7 @@ fn host_path_user(
     task: &v1::TaskSpec,
     user: Option<&ContainerUser>,
 ) -> Result<HostPathUser, CreateError> {
-    let allowed = &shared.settings.allowed_opt_outs;
+    let allowed = &shared.settings.allowed_security_options;
     let isolation = shared.settings.isolation;
     let layers = security_options::isolation_layers(task, allowed, isolation).map_err(invalid)?;
     let has_image = !image_rootfs::image_of(task).is_empty();
@@ -326,7 +326,7 @@ fn profile(
     (first_host_id, root): (Option<u32>, RootFs),
 ) -> Result<Option<IsolationProfile>, CreateError> {
     let task = start.launch.spec.clone().unwrap_or_default();
-    let allowed = &shared.settings.allowed_opt_outs;
+    let allowed = &shared.settings.allowed_security_options;
     let layers = security_options::isolation_layers(&task, allowed, shared.settings.isolation)
         .map_err(invalid)?;
     let Some(first_host_id) = first_host_id else {

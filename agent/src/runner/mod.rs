@@ -276,7 +276,7 @@ impl Runner {
     /// Runs in the background, since it may wait for programs of the host.
     fn check_networks(&self) {
         let broker = self.shared.broker.clone();
-        let allows_host = self.shared.settings.allowed_opt_outs.host_network;
+        let allows_host = self.shared.settings.allowed_security_options.host_network;
         self.threads
             .spawn_blocking(move || networks::log_availability(&broker, allows_host));
     }

@@ -91,7 +91,7 @@ pub(super) fn network(
     let refused = |why: String| failed(Explanation::of(Code::NetworkFailed, &[]).with_detail(why));
     let name = host_name(start.key.task.as_str());
     let named = named_network(start).and_then(|network| network.mode.as_ref());
-    let allowed = shared.settings.allowed_opt_outs.host_network;
+    let allowed = shared.settings.allowed_security_options.host_network;
     let own = || shared.broker.check_networks().map(drop);
     let mode = choose_mode(named, allowed, own).map_err(failed)?;
     let mut addresses: Vec<IpAddr> = Vec::new();

@@ -96,7 +96,7 @@ fn random_container(maybe: &mut impl FnMut(u64) -> bool) -> Container {
         (false, _) => ContainerNetwork::AgentDefault,
     };
     let is_default = container.network == ContainerNetwork::AgentDefault;
-    container.opt_outs.host_network = is_default && maybe(3);
+    container.security_options.host_network = is_default && maybe(3);
     container.sizes.open_files = maybe(3).then_some(64);
     container
 }

@@ -73,7 +73,7 @@ impl TestHost {
 
     /// Starts an agent whose tasks may be in the network of this host.
     pub(crate) async fn agent_that_opens(&self, master: SocketAddr) -> Agent {
-        let open = |config: &mut Config| config.allowed_opt_outs.host_network = true;
+        let open = |config: &mut Config| config.allowed_security_options.host_network = true;
         self.agent_with(master, open).await
     }
 
@@ -439,7 +439,7 @@ pub(crate) fn divided_process() -> ExitCode {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let mut config = configuration(&directory, master, listener.local_addr().unwrap());
-    config.allowed_opt_outs.host_network = true;
+    config.allowed_security_options.host_network = true;
     // The address for requests.
     std::fs::write(directory.with_file_name(API), &config.address).unwrap();
     callers::keep_caller_sources();

@@ -74,7 +74,7 @@ pub(crate) struct Dev {
     #[arg(long, alias = "secret-folder", value_name = "DIR")]
     pub(crate) secret_dir: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) allowed_opt_outs: AllowedSecurityOptions,
+    pub(crate) allowed_security_options: AllowedSecurityOptions,
     /// Time without a heartbeat after which an agent counts as unreachable
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = parsers::duration)]
     pub(crate) agent_timeout: Duration,

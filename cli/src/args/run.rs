@@ -177,7 +177,7 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) limits: Limits,
     #[command(flatten)]
-    pub(crate) opt_outs: RequestedSecurityOptions,
+    pub(crate) security_options: RequestedSecurityOptions,
 }
 
 impl Run {
@@ -211,7 +211,7 @@ impl Run {
     pub(crate) fn security_options(&self) -> SecurityOptions {
         SecurityOptions {
             host_network: self.network == Some(NetworkMode::Host),
-            ..self.opt_outs.opt_outs()
+            ..self.security_options.options()
         }
     }
 

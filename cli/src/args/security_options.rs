@@ -40,7 +40,7 @@ pub(crate) struct RequestedSecurityOptions {
 }
 
 impl RequestedSecurityOptions {
-    pub(crate) fn opt_outs(&self) -> SecurityOptions {
+    pub(crate) fn options(&self) -> SecurityOptions {
         SecurityOptions {
             capabilities: all(&self.capabilities),
             unconfined_seccomp: self.unconfined_seccomp,
@@ -106,7 +106,7 @@ impl AllowedSecurityOptions {
         flags
     }
 
-    pub(crate) fn opt_outs(&self) -> SecurityOptions {
+    pub(crate) fn options(&self) -> SecurityOptions {
         SecurityOptions {
             capabilities: all(&self.capabilities),
             unconfined_seccomp: self.unconfined_seccomp,

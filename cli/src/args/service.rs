@@ -256,7 +256,7 @@ pub(crate) struct AgentStart {
     #[arg(long, env = "ARGOSY_AGENT_DISK_ENFORCEMENT", value_name = "HOW", value_enum, default_value_t = DiskEnforcementName::Measured, hide_possible_values = true)]
     pub(crate) disk_enforcement: DiskEnforcementName,
     #[command(flatten)]
-    pub(crate) allowed_opt_outs: AllowedSecurityOptions,
+    pub(crate) allowed_security_options: AllowedSecurityOptions,
     /// Device that tasks may use, as an item of the resource devices; may be repeated
     #[arg(long = "device", env = "ARGOSY_AGENT_DEVICES", value_delimiter = ';', value_name = "NAME=PATH[,PATH]", value_parser = parsers::device)]
     pub(crate) devices: Vec<(String, Vec<PathBuf>)>,

@@ -232,7 +232,7 @@ fn agent_line(
         flags.push(("--secret-dir", path.display().to_string()));
     }
     let mut line = line(executable, "agent", flags);
-    line.extend(arguments.allowed_opt_outs.flags());
+    line.extend(arguments.allowed_security_options.flags());
     line.extend(access(arguments));
     line.push("--allow-missing-controllers".to_owned());
     line
@@ -355,7 +355,7 @@ pub(super) mod tests {
                         assert!(start.allow_missing_controllers);
                         assert!(start.allow_files && !start.allow_exec);
                         assert_eq!(start.api_users, [1001]);
-                        let allowed = start.allowed_opt_outs.opt_outs();
+                        let allowed = start.allowed_security_options.options();
                         assert_eq!(allowed.capabilities, [LinuxCapability::Chown].into());
                         assert!(allowed.new_privileges && !allowed.unconfined_seccomp);
                         assert_eq!(start.host_paths, [PathBuf::from("/srv")]);

@@ -196,15 +196,15 @@ fn sizes(largest: Option<argosy_proto::v1::ContainerSizes>) -> String {
 }
 
 /// Returns the security options that it allows its tasks.
-fn allowed(opt_outs: argosy_proto::v1::OptOuts) -> String {
+fn allowed(options: argosy_proto::v1::OptOuts) -> String {
     let named = [
-        (opt_outs.unconfined_seccomp, "unconfined seccomp"),
-        (opt_outs.new_privileges, "new privileges"),
-        (opt_outs.nested_user_namespaces, "nested user namespaces"),
-        (opt_outs.host_network, "host network"),
+        (options.unconfined_seccomp, "unconfined seccomp"),
+        (options.new_privileges, "new privileges"),
+        (options.nested_user_namespaces, "nested user namespaces"),
+        (options.host_network, "host network"),
     ];
     let named = named.into_iter().filter(|(is_allowed, _)| *is_allowed);
-    let mut all = opt_outs.capabilities;
+    let mut all = options.capabilities;
     all.extend(named.map(|(_, name)| name.to_owned()));
     all.join(", ")
 }

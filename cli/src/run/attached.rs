@@ -383,7 +383,7 @@ impl AttachedRun {
             let agents = operator.agents(Listed::Excluded).await?.agents;
             let known = PendingContext {
                 requested: job.wanted(),
-                opt_outs: job.opt_outs(),
+                security_options: job.security_options(),
                 sizes: job.sizes(),
                 attributes: job.attributes(),
                 agents: &agents,

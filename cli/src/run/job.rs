@@ -24,7 +24,7 @@ pub(crate) struct Job {
     group: String,
     tasks: Vec<v1::TaskSpec>,
     requested: Resources,
-    opt_outs: SecurityOptions,
+    security_options: SecurityOptions,
     sizes: Sizes,
     attributes: Vec<LabelFilter>,
 }
@@ -38,7 +38,7 @@ impl Job {
             group: String::new(),
             tasks: vec![spec],
             requested: wanted,
-            opt_outs: arguments.security_options(),
+            security_options: arguments.security_options(),
             sizes: arguments.limits.sizes(),
             attributes: arguments.attributes.clone(),
         })
@@ -53,7 +53,7 @@ impl Job {
             group: group.to_owned(),
             tasks: Vec::new(),
             requested: Resources::default(),
-            opt_outs: SecurityOptions::default(),
+            security_options: SecurityOptions::default(),
             sizes: Sizes::default(),
             attributes: Vec::new(),
         };
@@ -73,7 +73,7 @@ impl Job {
                     "task {name:?} requests a port or a device that another one has, or more than any cluster has"
                 ))
             })?;
-            job.opt_outs.join(arguments.security_options());
+            job.security_options.join(arguments.security_options());
             job.sizes.join(arguments.limits.sizes());
             job.attributes.extend(arguments.attributes.clone());
             job.tasks.push(spec);
@@ -112,8 +112,8 @@ impl Job {
     }
 
     /// Returns the security options that an agent must allow.
-    pub(crate) fn opt_outs(&self) -> &SecurityOptions {
-        &self.opt_outs
+    pub(crate) fn security_options(&self) -> &SecurityOptions {
+        &self.security_options
     }
 
     /// Returns the largest sizes of the containers, which the agent must allow.
@@ -135,7 +135,7 @@ impl Job {
     /// Returns whether the offer's agent allows all security options and sizes.
     pub(crate) fn is_allowed(&self, offer: &v1::Offer) -> bool {
         let largest = argosy_proto::convert::sizes_from(offer.largest_sizes);
-        pending_reason::allows(offer.allowed_opt_outs.as_ref(), &self.opt_outs).is_none()
+        pending_reason::allows(offer.allowed_opt_outs.as_ref(), &self.security_options).is_none()
             && self.sizes.first_exceeding(&largest).is_none()
     }
 
@@ -284,7 +284,10 @@ pub(crate) mod tests {
         let container = own.spec().container.clone().unwrap();
         let mode = container.network.and_then(|network| network.mode);
         assert_eq!(mode, Some(Mode::Host(v1::HostNetwork {})));
-        assert!(own.opt_outs().host_network, "its agent must allow it");
+        assert!(
+            own.security_options().host_network,
+            "its agent must allow it"
+        );
         let unnamed = super::tests::job(&["--", "true"]).unwrap();
         assert_eq!(unnamed.spec().container, None);
     }

@@ -22,7 +22,7 @@ const TOO_LARGE: &str = "no agent is large enough, now or later";
 pub(crate) struct PendingContext<'a> {
     pub(crate) requested: &'a Resources,
     /// Security options that the agent must allow.
-    pub(crate) opt_outs: &'a SecurityOptions,
+    pub(crate) security_options: &'a SecurityOptions,
     /// The largest sizes of the containers.
     pub(crate) sizes: Sizes,
     /// Attributes that the agent must have.
@@ -121,7 +121,7 @@ fn not_allowed(known: &PendingContext<'_>, agents: &[&v1::Agent]) -> Option<(Str
         let info = agent.info.as_ref();
         allows(
             info.and_then(|info| info.allowed_opt_outs.as_ref()),
-            known.opt_outs,
+            known.security_options,
         )
     };
     let beyond: Option<Vec<_>> = agents.iter().map(allowed).collect();

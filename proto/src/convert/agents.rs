@@ -23,7 +23,7 @@ pub fn agent_info(info: &AgentInfo) -> v1::AgentInfo {
         version: info.version.clone(),
         missing_controllers: info.missing_controllers.clone(),
         isolation: info.isolation.clone(),
-        allowed_opt_outs: opt_outs(&info.allowed_opt_outs),
+        allowed_opt_outs: opt_outs(&info.allowed_security_options),
         largest_sizes: sizes(info.largest_sizes),
         changes_limits: info.changes_limits,
         capabilities: info.capabilities.iter().cloned().collect(),
@@ -43,7 +43,7 @@ pub fn agent_info_from(wire: v1::AgentInfo) -> Result<AgentInfo, InvalidMessage>
         version: wire.version,
         missing_controllers: wire.missing_controllers,
         isolation: wire.isolation,
-        allowed_opt_outs: opt_outs_from(wire.allowed_opt_outs)
+        allowed_security_options: opt_outs_from(wire.allowed_opt_outs)
             .map_err(|why| why.inside("info.allowed_opt_outs"))?,
         largest_sizes: sizes_from(wire.largest_sizes),
         changes_limits: wire.changes_limits,

@@ -11,8 +11,8 @@ use crate::v1::network::Mode;
 pub(super) fn container(container: &Container) -> Option<v1::ContainerSpec> {
     (*container != Container::default()).then(|| v1::ContainerSpec {
         image: container.image.clone(),
-        network: network(&container.network, container.opt_outs.host_network),
-        opt_outs: opt_outs(&container.opt_outs),
+        network: network(&container.network, container.security_options.host_network),
+        opt_outs: opt_outs(&container.security_options),
         sizes: sizes(container.sizes),
         pull: match container.pull {
             None => v1::ImagePull::Unspecified,
@@ -64,7 +64,7 @@ pub(super) fn container_from(wire: Option<v1::ContainerSpec>) -> Result<Containe
     Ok(Container {
         image: wire.image,
         network,
-        opt_outs: opt_outs.map_err(|why| why.inside("container.opt_outs"))?,
+        security_options: opt_outs.map_err(|why| why.inside("container.opt_outs"))?,
         sizes: sizes_from(wire.sizes),
         pull: image_pull_from(wire.pull).map_err(|why| why.inside("container"))?,
     })

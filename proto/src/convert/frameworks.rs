@@ -80,7 +80,7 @@ pub fn offer(terms: &OfferTerms, agent: &Agent, token: &[u8]) -> v1::Offer {
         expires_ms: terms.expires.0,
         token: seal(terms, token).into(),
         agent_address: agent.report.info.address.clone(),
-        allowed_opt_outs: opt_outs(&agent.report.info.allowed_opt_outs),
+        allowed_opt_outs: opt_outs(&agent.report.info.allowed_security_options),
         largest_sizes: sizes(agent.report.info.largest_sizes),
     }
 }

@@ -9,14 +9,14 @@ use crate::v1;
 
 /// Returns security options on the wire; absent if there are none.
 #[must_use]
-pub fn opt_outs(opt_outs: &SecurityOptions) -> Option<v1::OptOuts> {
-    let names = opt_outs.capabilities.iter();
-    (!opt_outs.is_empty()).then(|| v1::OptOuts {
+pub fn opt_outs(options: &SecurityOptions) -> Option<v1::OptOuts> {
+    let names = options.capabilities.iter();
+    (!options.is_empty()).then(|| v1::OptOuts {
         capabilities: names.map(|one| one.name().to_owned()).collect(),
-        unconfined_seccomp: opt_outs.unconfined_seccomp,
-        new_privileges: opt_outs.new_privileges,
-        nested_user_namespaces: opt_outs.nested_user_namespaces,
-        host_network: opt_outs.host_network,
+        unconfined_seccomp: options.unconfined_seccomp,
+        new_privileges: options.new_privileges,
+        nested_user_namespaces: options.nested_user_namespaces,
+        host_network: options.host_network,
     })
 }
 

@@ -107,7 +107,7 @@ pub struct AgentInfo {
     /// The isolation mode: "full", "user-namespaces" or "processes".
     pub isolation: String,
     /// The security options that the agent's operator allows tasks to request.
-    pub allowed_opt_outs: SecurityOptions,
+    pub allowed_security_options: SecurityOptions,
     /// The largest container sizes that the agent's operator allows. Agents of release 0.1 report
     /// none.
     pub largest_sizes: Sizes,
@@ -258,7 +258,7 @@ stored!(message AgentInfo {
     5 version: Text,
     6 missing_controllers: TextList,
     7 isolation: Text,
-    13 allowed_opt_outs: PartOrDefault,
+    13 allowed_security_options: PartOrDefault,
     14 largest_sizes: PartOrDefault,
     40 changes_limits: Number,
     50 capabilities: TextList,

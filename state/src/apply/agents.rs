@@ -122,7 +122,7 @@ impl Registry {
         agent.revision = context.next_revision();
         if former.info.resources != register.info.resources
             || former.info.attributes != register.info.attributes
-            || former.info.allowed_opt_outs != register.info.allowed_opt_outs
+            || former.info.allowed_security_options != register.info.allowed_security_options
             || former.info.largest_sizes != register.info.largest_sizes
         {
             agent.offer_revision = agent.revision;

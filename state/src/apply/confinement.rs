@@ -16,7 +16,7 @@ pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), FieldError> {
     let takes_read_only = level >= Level::RELEASE_0_2;
     let mut host_paths = spec.host_paths.iter();
     let writes = host_paths.any(|path| !(takes_read_only && path.read_only));
-    if spec.container.opt_outs.changes_users() && writes {
+    if spec.container.security_options.changes_users() && writes {
         let text = match takes_read_only {
             true => {
                 "with capabilities or new privileges it could write to host_paths as any user of the host: have them read_only, or leave one out"
@@ -27,7 +27,7 @@ pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), FieldError> {
         };
         return Err(("container.opt_outs", text.to_owned()));
     }
-    if spec.container.opt_outs.host_network
+    if spec.container.security_options.host_network
         && spec.container.network != ContainerNetwork::AgentDefault
     {
         let text = "it cannot be in the host's network and in another one: name one of them";
@@ -42,8 +42,8 @@ pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), FieldError> {
 /// Validates the requests of a task against the options that its agent allows.
 pub(super) fn check_allowed(spec: &TaskSpec, agent: &Agent) -> Result<(), FieldError> {
     check_sizes(spec, agent)?;
-    let requested = &spec.container.opt_outs;
-    match requested.first_not_allowed(&agent.report.info.allowed_opt_outs) {
+    let requested = &spec.container.security_options;
+    match requested.first_not_allowed(&agent.report.info.allowed_security_options) {
         None => Ok(()),
         Some((what, flag)) => {
             let agent = agent.id;
@@ -260,7 +260,7 @@ mod tests {
         let framework = world.subscribe("web");
         let agent = world.register("cpus:4");
         let mut requested = testing::spec("t", "cpus:1");
-        requested.container.opt_outs.capabilities = [LinuxCapability::Chown].into();
+        requested.container.security_options.capabilities = [LinuxCapability::Chown].into();
         let offers: Vec<_> = (0..2)
             .map(|_| world.offer(framework, agent, "cpus:1"))
             .collect();
@@ -286,7 +286,7 @@ mod tests {
             tried: vec![known.report.incarnation],
             boot_id: known.report.boot_id.clone(),
             info: AgentInfo {
-                allowed_opt_outs: requested.container.opt_outs.clone(),
+                allowed_security_options: requested.container.security_options.clone(),
                 ..known.report.info.clone()
             },
         };
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn the_host_network_excludes_other_networks() {
         let mut spec = testing::spec("t", "mem:1");
-        spec.container.opt_outs.host_network = true;
+        spec.container.security_options.host_network = true;
         assert_eq!(check(&spec, Level::NEWEST), Ok(()));
         for other in [ContainerNetwork::None, ContainerNetwork::Bridge(Vec::new())] {
             spec.container.network = other;
@@ -353,7 +353,7 @@ mod tests {
             read_only: false,
         }];
         assert_eq!(check(&spec, Level::NEWEST), Ok(()));
-        spec.container.opt_outs = SecurityOptions {
+        spec.container.security_options = SecurityOptions {
             capabilities: [LinuxCapability::Setuid].into(),
             ..SecurityOptions::default()
         };

@@ -18,11 +18,11 @@ pub(super) type AddedExecutors<'a> = BTreeMap<&'a TaskId, &'a ExecutorSpec>;
 /// Validates the requests of a task without its own container. The executor is validated as a task
 /// is.
 pub(super) fn check(spec: &TaskSpec) -> Result<(), FieldError> {
-    let opt_outs = spec
+    let security_options = spec
         .executor
         .as_ref()
-        .map(|executor| &executor.container.opt_outs);
-    if opt_outs.is_some_and(SecurityOptions::changes_users) {
+        .map(|executor| &executor.container.security_options);
+    if security_options.is_some_and(SecurityOptions::changes_users) {
         let text = "an executor meets its agent on a path of the host, which capabilities and new privileges keep it from";
         return Err(("executor.container.opt_outs", text.to_owned()));
     }

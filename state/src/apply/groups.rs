@@ -91,7 +91,7 @@ fn check_networks(tasks: &[TaskSpec]) -> Result<(), String> {
     ) else {
         return Ok(());
     };
-    let in_hosts = |spec: &TaskSpec| spec.container.opt_outs.host_network;
+    let in_hosts = |spec: &TaskSpec| spec.container.security_options.host_network;
     let first_in_hosts = tasks.first().is_some_and(in_hosts);
     let differs = |spec: &&TaskSpec| {
         (network(spec) != first && network(spec) != unsaid) || (in_hosts(spec) && !first_in_hosts)
@@ -186,7 +186,7 @@ mod tests {
                 ContainerNetwork::AgentDefault,
             ]);
             for (task, is_in) in tasks.iter_mut().zip(which) {
-                task.container.opt_outs.host_network = is_in;
+                task.container.security_options.host_network = is_in;
             }
             check_networks(&tasks)
         };

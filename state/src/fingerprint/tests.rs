@@ -131,7 +131,7 @@ fn release_0_1_0_hashes_do_not_distinguish_the_host_network_from_none() {
     };
     accept.operations[0].tasks_mut()[0]
         .container
-        .opt_outs
+        .security_options
         .host_network = true;
     assert_eq!(call_of_0_1_0(&named), call_of_0_1_0(&acceptance()));
     assert_ne!(call(&named, 5_000), call(&acceptance(), 5_000));

@@ -94,7 +94,7 @@ pub fn reported(level: Level, info: &AgentInfo) -> AgentInfo {
     if level < Level::RELEASE_0_2 {
         info.largest_sizes = crate::task::Sizes::default();
         info.capabilities.clear();
-        info.allowed_opt_outs.host_network = false;
+        info.allowed_security_options.host_network = false;
     }
     info
 }

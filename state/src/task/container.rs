@@ -15,7 +15,7 @@ pub struct Container {
     /// The network of the container.
     pub network: ContainerNetwork,
     /// The security options that relax the agent's profile.
-    pub opt_outs: SecurityOptions,
+    pub security_options: SecurityOptions,
     /// The sizes that differ from the agent's defaults.
     pub sizes: Sizes,
     /// The pull policy of the image; `None` for the agent's default.
@@ -69,7 +69,7 @@ pub struct PublishedPort {
 stored!(message Container {
     1 image: Text,
     2 | 3 | 20 network: OneOf,
-    10 opt_outs: PartOrDefault,
+    10 security_options: PartOrDefault,
     11 sizes: PartOrDefault,
     12 pull: NumberOrNone or "pull of an image",
 });
@@ -84,7 +84,7 @@ impl Container {
             (
                 "container.opt_outs.host_network",
                 level,
-                self.opt_outs.host_network,
+                self.security_options.host_network,
             ),
         ];
         let used = fields.into_iter().filter(|(.., is_used)| *is_used);
@@ -97,13 +97,13 @@ impl Container {
         let Container {
             image,
             network,
-            opt_outs,
+            security_options,
             sizes,
             pull,
         } = self;
         out.text(1, image);
         out.part(2, |out| network.fingerprint(out));
-        out.part(3, |out| opt_outs.fingerprint(out));
+        out.part(3, |out| security_options.fingerprint(out));
         out.part(4, |out| sizes.fingerprint(out));
         out.optional(
             5,

@@ -47,7 +47,7 @@ impl TaskSpec {
         let executor = self.executor.as_deref();
         let container = executor.map_or(&self.container, |executor| &executor.container);
         let published = match &container.network {
-            ContainerNetwork::AgentDefault if container.opt_outs.host_network => {
+            ContainerNetwork::AgentDefault if container.security_options.host_network => {
                 let of_executor = executor.map(|executor| &executor.resources);
                 let mut resources = [Some(&self.resources), of_executor].into_iter().flatten();
                 return resources
@@ -178,7 +178,7 @@ mod tests {
         }
         let mut own = in_network(ContainerNetwork::AgentDefault);
         assert_eq!(own.host_port(31_000, false), None, "its network is unknown");
-        own.container.opt_outs.host_network = true;
+        own.container.security_options.host_network = true;
         assert_eq!(own.host_port(31_000, false), Some(31_000));
         assert_eq!(own.host_port(31_002, false), None, "not among its ports");
         let none = in_network(ContainerNetwork::None);
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn a_task_of_an_executor_is_reached_in_the_network_of_the_executor() {
         let mut executor = testing::executor("e", "cpus:1;ports:[31005-31005]");
-        executor.container.opt_outs.host_network = true;
+        executor.container.security_options.host_network = true;
         let mut spec = in_network(ContainerNetwork::AgentDefault);
         spec.executor = Some(Box::new(executor));
         assert_eq!(spec.host_port(31_000, false), Some(31_000));

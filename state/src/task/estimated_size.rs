@@ -111,9 +111,9 @@ fn of_volumes(volumes: &[TaskVolume]) -> usize {
 }
 
 fn of_confinement(spec: &TaskSpec) -> usize {
-    let opt_outs = spec.container.opt_outs.capabilities.len() * PART_BYTES;
+    let security_options = spec.container.security_options.capabilities.len() * PART_BYTES;
     let disks = spec.limits.iter().flat_map(|limits| &limits.io);
-    opt_outs
+    security_options
         + disks
             .map(|limit| PART_BYTES + limit.disk.len())
             .sum::<usize>()

@@ -314,7 +314,7 @@ impl TaskSpec {
         let containers = std::iter::once(&mut self.container)
             .chain(executor.map(|executor| &mut executor.container));
         for container in containers {
-            container.opt_outs.host_network = false;
+            container.security_options.host_network = false;
             container.sizes = Sizes::default();
             container.pull = None;
         }

@@ -41,8 +41,8 @@ pub(crate) fn vary(dice: &mut TestRng, command: &mut Command) {
             let info = &mut register.info;
             info.capabilities.insert("limits".to_owned());
             info.largest_sizes.open_files = Some(4_096);
-            info.allowed_opt_outs.host_network = true;
-            let allowed = &mut info.allowed_opt_outs.capabilities;
+            info.allowed_security_options.host_network = true;
+            let allowed = &mut info.allowed_security_options.capabilities;
             allowed.extend([LinuxCapability::Chown, LinuxCapability::Setuid]);
             info.attributes.insert("rack".to_owned(), "r1".to_owned());
         }
@@ -56,11 +56,11 @@ fn vary_spec(dice: &mut TestRng, spec: &mut TaskSpec) {
         1 => spec.host_paths.extend([host_path(dice), host_path(dice)]),
         2 => drop(
             spec.container
-                .opt_outs
+                .security_options
                 .capabilities
                 .insert(LinuxCapability::Setuid),
         ),
-        3 => spec.container.opt_outs.new_privileges = true,
+        3 => spec.container.security_options.new_privileges = true,
         4 => spec.volumes.push(volume(dice)),
         5 => spec.volumes.extend([volume(dice), volume(dice)]),
         6 => spec.run = run(dice),
@@ -98,7 +98,7 @@ fn newer(dice: &mut TestRng, spec: &mut TaskSpec) {
         0 => spec.kill_signal = Some(KillSignal::Int),
         1 => spec.container.sizes.open_files = Some(4_096),
         2 => spec.container.pull = Some(ImagePull::Always),
-        _ => spec.container.opt_outs.host_network = true,
+        _ => spec.container.security_options.host_network = true,
     }
 }
 

@@ -35,7 +35,7 @@ fn container(network: ContainerNetwork) -> Container {
     Container {
         image: "docker.io/library/nginx:1.27".into(),
         network,
-        opt_outs: SecurityOptions {
+        security_options: SecurityOptions {
             capabilities: [LinuxCapability::ALL[0]].into(),
             unconfined_seccomp: true,
             ..SecurityOptions::default()
@@ -172,7 +172,7 @@ fn canonical() -> Vec<(&'static str, v1::LaunchOrder)> {
     specs[0].resources = reserved();
     specs[1].run = CommandSpec::Image;
     specs[1].container = container(ContainerNetwork::Cni(cni));
-    specs[2].container.opt_outs.host_network = true;
+    specs[2].container.security_options.host_network = true;
     specs[3].group = Some(Box::new(group));
     specs[4].run = CommandSpec::Image;
     specs[4].executor = Some(Box::new(executor()));

@@ -62,7 +62,7 @@ async fn with_a_task(
 ) -> (Agent, AgentStream) {
     let change = |config: &mut Config| {
         config.access = access;
-        config.allowed_opt_outs.host_network = true;
+        config.allowed_security_options.host_network = true;
         // Only the check of callers is between a task and the API.
         let port = config.address.rsplit_once(':').unwrap().1;
         config.task_allow = vec![TaskAllow::Port(port.parse().unwrap())];

@@ -50,7 +50,9 @@ pub(super) async fn a_task_gets_only_the_security_options_that_its_agent_allows(
         ..SecurityOptions::default()
     };
     let agent = host
-        .agent_with(master.address, |config| config.allowed_opt_outs = allowed)
+        .agent_with(master.address, |config| {
+            config.allowed_security_options = allowed
+        })
         .await;
     let (mut link, hello) = master.registered(true).await;
     let info = hello.info.unwrap();
@@ -193,7 +195,7 @@ pub(super) async fn a_task_cannot_reach_the_api_of_its_agent() {
     let agent = host
         .agent_with(master.address, |config| {
             config.task_allow = vec![TaskAllow::Port(opened)];
-            config.allowed_opt_outs.host_network = true;
+            config.allowed_security_options.host_network = true;
         })
         .await;
     let (mut link, _) = master.registered(true).await;

@@ -33,7 +33,7 @@ fn reason_lines(wanted: &str, agents: &[v1::Agent], explanation: &v1::Explanatio
     let wanted = wanted.parse().unwrap();
     let known = PendingContext {
         requested: &wanted,
-        opt_outs: &SecurityOptions::default(),
+        security_options: &SecurityOptions::default(),
         sizes: Sizes::default(),
         attributes: &[],
         agents,
@@ -182,7 +182,7 @@ fn an_option_that_no_agent_allows_is_named_with_its_flag() {
     let reason = |agents: &[v1::Agent]| {
         let known = PendingContext {
             requested: &wanted,
-            opt_outs: &requested,
+            security_options: &requested,
             sizes: Sizes::default(),
             attributes: &[],
             agents,
@@ -213,7 +213,7 @@ fn a_size_that_no_agent_allows_is_named_with_its_flag() {
     let reason = |agents: &[v1::Agent]| {
         let known = PendingContext {
             requested: &wanted,
-            opt_outs: &SecurityOptions::default(),
+            security_options: &SecurityOptions::default(),
             sizes,
             attributes: &[],
             agents,
@@ -278,7 +278,7 @@ fn attributes_that_no_agent_has_are_named() {
     let reason = |agents: &[v1::Agent]| {
         let known = PendingContext {
             requested: &"cpus:1".parse().unwrap(),
-            opt_outs: &SecurityOptions::default(),
+            security_options: &SecurityOptions::default(),
             sizes: Sizes::default(),
             attributes: &wanted,
             agents,
@@ -318,7 +318,7 @@ fn the_last_refusal_is_shown() {
     let wanted = "cpus:1".parse().unwrap();
     let known = PendingContext {
         requested: &wanted,
-        opt_outs: &SecurityOptions::default(),
+        security_options: &SecurityOptions::default(),
         sizes: Sizes::default(),
         attributes: &[],
         agents: &[],

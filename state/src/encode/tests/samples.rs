@@ -75,7 +75,7 @@ fn agent_info() -> AgentInfo {
         version: "1.2.3".to_owned(),
         missing_controllers: vec!["io".to_owned()],
         isolation: "full".to_owned(),
-        allowed_opt_outs: SecurityOptions::default(),
+        allowed_security_options: SecurityOptions::default(),
         largest_sizes: Sizes::default(),
         changes_limits: false,
         capabilities: BTreeSet::new(),

@@ -16,7 +16,7 @@ use crate::task::{
 };
 
 /// Returns all security options.
-fn opt_outs() -> SecurityOptions {
+fn security_options() -> SecurityOptions {
     SecurityOptions {
         capabilities: LinuxCapability::ALL.into(),
         unconfined_seccomp: true,
@@ -30,7 +30,7 @@ fn opt_outs() -> SecurityOptions {
 fn with_host_network() -> SecurityOptions {
     SecurityOptions {
         host_network: true,
-        ..opt_outs()
+        ..security_options()
     }
 }
 
@@ -87,14 +87,16 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
     };
     let hosting = RegisterAgent {
         info: AgentInfo {
-            allowed_opt_outs: with_host_network(),
+            allowed_security_options: with_host_network(),
             ..announcing.info.clone()
         },
         ..announcing.clone()
     };
     let mut in_hosts = call.clone();
     if let CallAction::Accept(accept) = &mut in_hosts.action {
-        accept.operations[0].tasks_mut()[0].container.opt_outs = with_host_network();
+        accept.operations[0].tasks_mut()[0]
+            .container
+            .security_options = with_host_network();
     }
     let newer = TaskSpec::samples(&limited())
         .into_iter()
@@ -179,7 +181,7 @@ fn registration(info: AgentInfo) -> RegisterAgent {
         tried: vec![0x24],
         boot_id: "boot".to_owned(),
         info: AgentInfo {
-            allowed_opt_outs: opt_outs(),
+            allowed_security_options: security_options(),
             ..info
         },
     }
@@ -207,7 +209,7 @@ fn limited() -> TaskSpec {
     TaskSpec {
         limits: Some(Box::new(limits())),
         container: Container {
-            opt_outs: opt_outs(),
+            security_options: security_options(),
             ..Container::default()
         },
         ..spec("web-8", CommandSpec::Shell("serve".to_owned()))
