@@ -68,7 +68,7 @@ pub fn main() -> ExitCode {
     }
     let arguments = verbs::read();
     output::choose(arguments.color);
-    let as_json = wants_json(&arguments.verb);
+    let as_json = prints_json(&arguments.verb);
     begin_trace(&arguments.verb);
     match run_verb(&arguments.verb) {
         Ok(code) => ExitCode::from(code),
@@ -161,7 +161,7 @@ fn in_a_task(verb: impl Future<Output = VerbResult>) -> VerbResult {
 }
 
 /// Returns whether errors are printed as JSON.
-fn wants_json(verb: &Verb) -> bool {
+fn prints_json(verb: &Verb) -> bool {
     let show = match verb {
         Verb::Master(command) => command.output(),
         Verb::Agent(command) => command.output(),

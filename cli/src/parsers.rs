@@ -318,9 +318,9 @@ mod tests {
             ("/opt/tool-1.2", "tool")
         );
         let digits = "AB".repeat(32);
-        let judged = uri(&format!("t=http://h/a#sha256={digits}")).unwrap();
+        let result = uri(&format!("t=http://h/a#sha256={digits}")).unwrap();
         assert_eq!(
-            (judged.value.as_str(), judged.sha256),
+            (result.value.as_str(), result.sha256),
             ("http://h/a", digits.to_lowercase())
         );
         assert!(uri("ftp://h/a").is_err());

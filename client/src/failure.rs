@@ -249,16 +249,16 @@ mod tests {
     fn a_call_without_a_leader_was_not_applied() {
         let details = ErrorDetails::with_error_info("no-leader", "argosy", []);
         let status = Status::with_error_details(Code::Unavailable, "there is no leader", details);
-        let judged = classify(&status, 10);
-        assert!(matches!(judged, AttemptError::TryNext { sent: false, .. }));
+        let result = classify(&status, 10);
+        assert!(matches!(result, AttemptError::TryNext { sent: false, .. }));
     }
 
     #[test]
     fn an_exceeded_deadline_is_an_unknown_result_and_not_a_rejection() {
         for code in [Code::DeadlineExceeded, Code::Unavailable, Code::Cancelled] {
-            let judged = classify(&Status::new(code, "x"), 10);
+            let result = classify(&Status::new(code, "x"), 10);
             assert!(
-                matches!(judged, AttemptError::TryNext { sent: true, .. }),
+                matches!(result, AttemptError::TryNext { sent: true, .. }),
                 "{code:?}"
             );
         }

@@ -107,10 +107,10 @@ fn launches_outside_the_operators_settings_are_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let paths = Paths::new(dir.path());
     let guard = RequestPolicy::new(&config(dir.path()), &paths, Isolation::Full, None);
-    let judge = |spec: &LaunchSpec, network: Option<&OwnedFd>| {
+    let check = |spec: &LaunchSpec, network: Option<&OwnedFd>| {
         guard.check(spec, network, |first| first == FIRST)
     };
-    judge(&usual(&paths), None).unwrap();
+    check(&usual(&paths), None).unwrap();
     let layer = paths
         .images()
         .join("layers")
@@ -124,7 +124,7 @@ fn launches_outside_the_operators_settings_are_rejected() {
     view(&mut imaged, &|view| {
         view.root = image(layer.clone(), own.clone())
     });
-    judge(&imaged, None).unwrap();
+    check(&imaged, None).unwrap();
     type SpecChange<'a> = (&'static str, Box<dyn Fn(&mut LaunchSpec) + 'a>);
     let changes: Vec<SpecChange<'_>> = vec![
         ("without a profile", Box::new(|spec| spec.profile = None)),
@@ -281,14 +281,14 @@ fn launches_outside_the_operators_settings_are_rejected() {
     for (what, change) in changes {
         let mut spec = usual(&paths);
         change(&mut spec);
-        judge(&spec, None).expect_err(what);
+        check(&spec, None).expect_err(what);
     }
     let mut joined = usual(&paths);
     joined.network = Network::Joined;
     // The kernel refuses a namespace of another kind, since the expected kind is passed to it.
     for file in ["/proc/self/ns/net", "/etc/passwd"] {
         let file: OwnedFd = fs::File::open(file).unwrap().into();
-        judge(&joined, Some(&file)).unwrap_err();
+        check(&joined, Some(&file)).unwrap_err();
     }
 }
 

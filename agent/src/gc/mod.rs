@@ -318,10 +318,10 @@ mod tests {
         let mut collector = SandboxCollector::default();
         let start = Instant::now();
         let live = BTreeSet::from([name(2)]);
-        let mut judge = |at, room| collector.select(at, room, present(2), &live);
-        assert!(judge(start, DiskPressure::None).is_empty());
-        assert!(judge(start + RETENTION / 2, DiskPressure::None).is_empty());
-        let leaving = judge(start + RETENTION, DiskPressure::None);
+        let mut select = |at, room| collector.select(at, room, present(2), &live);
+        assert!(select(start, DiskPressure::None).is_empty());
+        assert!(select(start + RETENTION / 2, DiskPressure::None).is_empty());
+        let leaving = select(start + RETENTION, DiskPressure::None);
         assert_eq!(leaving, [PathBuf::from("/s/1")]);
     }
 
@@ -330,15 +330,15 @@ mod tests {
         let mut collector = SandboxCollector::default();
         let start = Instant::now();
         let group = ContainerName { run: 0, ..name(2) };
-        let mut judge = |at, live: &[ContainerName]| {
+        let mut select = |at, live: &[ContainerName]| {
             let live = live.iter().copied().collect();
             collector.select(at, DiskPressure::None, present(2), &live)
         };
-        assert!(judge(start, &[group]).is_empty());
-        assert_eq!(judge(start + RETENTION, &[group]), [PathBuf::from("/s/1")]);
+        assert!(select(start, &[group]).is_empty());
+        assert_eq!(select(start + RETENTION, &[group]), [PathBuf::from("/s/1")]);
         // Its hour begins when the last of them has ended.
-        assert!(judge(start + RETENTION, &[]).contains(&PathBuf::from("/s/1")));
-        let leaving = judge(start + RETENTION * 2, &[]);
+        assert!(select(start + RETENTION, &[]).contains(&PathBuf::from("/s/1")));
+        let leaving = select(start + RETENTION * 2, &[]);
         assert!(leaving.contains(&PathBuf::from("/s/2")), "{leaving:?}");
     }
 
@@ -395,7 +395,7 @@ mod tests {
 
     #[test]
     fn disk_pressure_starts_below_headroom_and_is_critical_below_the_floor() {
-        let judge = |free_bytes, total_bytes, percent| {
+        let pressure = |free_bytes, total_bytes, percent| {
             let level = DiskSpace {
                 free_bytes,
                 total_bytes,
@@ -403,11 +403,11 @@ mod tests {
             };
             disk_pressure(level, percent)
         };
-        assert_eq!(judge(100, 1_000, 10), DiskPressure::None);
-        assert_eq!(judge(99, 1_000, 10), DiskPressure::Low);
-        assert_eq!(judge(50, 1_000, 0), DiskPressure::None);
-        assert_eq!(judge(49, 1_000, 0), DiskPressure::Critical);
-        assert_eq!(judge(u64::MAX, u64::MAX, 1_000), DiskPressure::None);
+        assert_eq!(pressure(100, 1_000, 10), DiskPressure::None);
+        assert_eq!(pressure(99, 1_000, 10), DiskPressure::Low);
+        assert_eq!(pressure(50, 1_000, 0), DiskPressure::None);
+        assert_eq!(pressure(49, 1_000, 0), DiskPressure::Critical);
+        assert_eq!(pressure(u64::MAX, u64::MAX, 1_000), DiskPressure::None);
         let directory = tempfile::tempdir().unwrap();
         let floor = |path: &Path, bytes| DiskFloor::new(path.to_owned(), Some(bytes));
         assert_eq!(

@@ -234,7 +234,7 @@ impl AgentStream {
     }
 
     /// Answers the agent, which would otherwise leave a silent master, during another operation.
-    pub(crate) async fn meanwhile<T>(&mut self, other: impl Future<Output = T>) -> T {
+    pub(crate) async fn answer_during<T>(&mut self, other: impl Future<Output = T>) -> T {
         tokio::pin!(other);
         loop {
             tokio::select! {

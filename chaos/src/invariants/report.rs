@@ -69,7 +69,7 @@ impl InvariantReport {
         let silent = self
             .rules
             .iter()
-            .filter(|(_, judged)| judged.looked_at == 0);
+            .filter(|(_, result)| result.looked_at == 0);
         silent.map(|(rule, _)| *rule).collect()
     }
 
@@ -80,11 +80,11 @@ impl InvariantReport {
             violations,
             evidence,
         } = other;
-        for (rule, judged) in rules {
+        for (rule, result) in rules {
             let sum = self.rules.entry(rule).or_default();
-            sum.looked_at += judged.looked_at;
-            sum.violations += judged.violations;
-            sum.undecided.extend(judged.undecided);
+            sum.looked_at += result.looked_at;
+            sum.violations += result.violations;
+            sum.undecided.extend(result.undecided);
         }
         self.violations.extend(violations);
         self.evidence.add(evidence);
@@ -92,8 +92,8 @@ impl InvariantReport {
 
     /// Returns a message for each check that was not decided within its budget.
     fn undecided(&self) -> impl Iterator<Item = String> {
-        self.rules.iter().flat_map(|(rule, judged)| {
-            let undecided = judged.undecided.iter();
+        self.rules.iter().flat_map(|(rule, result)| {
+            let undecided = result.undecided.iter();
             undecided.map(move |what| format!("{rule} did not decide {what} within its budget"))
         })
     }
@@ -121,7 +121,7 @@ impl InvariantReport {
         let few = numbers.into_iter().filter(|(_, is, least)| is < least);
         let few =
             few.map(|(what, is, least)| format!("{is} {what}; at least {least} show something"));
-        let looked_at = |rule| self.rules.get(rule).map_or(0, |judged| judged.looked_at);
+        let looked_at = |rule| self.rules.get(rule).map_or(0, |result| result.looked_at);
         let rules = minimum.rules.iter();
         let unseen = rules.filter(|(rule, least)| looked_at(rule) < **least);
         let unseen = unseen.map(|(rule, least)| {
@@ -162,12 +162,12 @@ pub fn check_history(history: &History) -> InvariantReport {
             violations: wrong,
             undecided,
         } = check(history);
-        let judged = RuleResult {
+        let result = RuleResult {
             looked_at,
             violations: wrong.len() as u64,
             undecided,
         };
-        rules.insert(rule, judged);
+        rules.insert(rule, result);
         violations.extend(
             wrong
                 .into_iter()
@@ -295,8 +295,8 @@ mod tests {
         for _ in 0..3 {
             sum.add(one.clone());
         }
-        for (rule, judged) in &one.rules {
-            assert_eq!(sum.rules[rule].looked_at, 3 * judged.looked_at, "{rule}");
+        for (rule, result) in &one.rules {
+            assert_eq!(sum.rules[rule].looked_at, 3 * result.looked_at, "{rule}");
         }
         assert_eq!(sum.evidence.operations, 3 * one.evidence.operations);
         assert_eq!(sum.evidence.faults[&FaultKind::Crash], 3);

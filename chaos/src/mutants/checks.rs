@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn checkers_live_checks_and_timeouts_are_distinguished() {
-        for (words, judge, shown) in [
+        for (words, source, shown) in [
             (
                 "AgentReturns: a came back",
                 ViolationSource::Checker(Rule::AgentReturns),
@@ -107,9 +107,9 @@ mod tests {
                 "ExecutorLifetime (live)",
             ),
         ] {
-            assert_eq!(ViolationSource::of(words), judge);
+            assert_eq!(ViolationSource::of(words), source);
             assert_eq!(
-                (judge.rule().is_some(), judge.to_string().as_str()),
+                (source.rule().is_some(), source.to_string().as_str()),
                 (true, shown)
             );
         }
@@ -129,8 +129,8 @@ mod tests {
             ("at 9 ms: X1: nothing", "“X1: nothing”"),
             ("T99: no such rule", "“T99: no such rule”"),
         ] {
-            let judge = ViolationSource::of(words);
-            assert_eq!((judge.rule(), judge.to_string().as_str()), (None, shown));
+            let source = ViolationSource::of(words);
+            assert_eq!((source.rule(), source.to_string().as_str()), (None, shown));
         }
     }
 }

@@ -264,11 +264,11 @@ impl BugSearchResult {
     /// Returns the checks that detected the bug.
     fn detected_by(&self) -> String {
         let finds = self.finds.iter().chain(&self.other_finds);
-        let judges: BTreeSet<&ViolationSource> = finds.flat_map(|find| &find.sources).collect();
-        if judges.is_empty() {
+        let sources: BTreeSet<&ViolationSource> = finds.flat_map(|find| &find.sources).collect();
+        if sources.is_empty() {
             return format!("nothing was seen in {} seeds", self.seeds);
         }
-        let names: Vec<String> = judges.iter().map(|judge| judge.to_string()).collect();
+        let names: Vec<String> = sources.iter().map(|source| source.to_string()).collect();
         names.join(", ")
     }
 

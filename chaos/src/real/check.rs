@@ -112,14 +112,14 @@ pub(crate) fn check_run(history: &History, report: &mut RunReport) {
     report
         .violations
         .extend(duplicate_leaders(&report.epoch_records));
-    let result = invariants::check_history(history);
-    for (rule, judged) in &result.rules {
-        report.checkers.insert(rule.to_string(), judged.looked_at);
-        for what in &judged.undecided {
+    let checked = invariants::check_history(history);
+    for (rule, result) in &checked.rules {
+        report.checkers.insert(rule.to_string(), result.looked_at);
+        for what in &result.undecided {
             report.undecided.push(format!("{rule}: {what}"));
         }
     }
-    for violation in result.violations {
+    for violation in checked.violations {
         let first = violation
             .events
             .first()

@@ -124,8 +124,8 @@ mod tests {
             watch.note(0, &output(13), 3);
             drop((watch, own));
             let history = recording.finish().unwrap();
-            let judged = check_history(&history);
-            assert_eq!(judged.violations.is_empty(), is_restarted);
+            let result = check_history(&history);
+            assert_eq!(result.violations.is_empty(), is_restarted);
         }
     }
 }

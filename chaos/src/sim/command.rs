@@ -102,7 +102,7 @@ impl BatchSum {
         if sums.run.violations > 0 {
             self.violating_seeds.push(seed);
         }
-        self.report.add(sums.judged);
+        self.report.add(sums.report);
     }
 
     /// Compares the whole batch with its minimum.
@@ -126,7 +126,7 @@ impl BatchSum {
     fn details(&self) -> Details {
         let rules = self.report.rules.iter();
         let looked_at: Details = rules
-            .map(|(rule, judged)| (rule.to_string(), judged.looked_at.into()))
+            .map(|(rule, result)| (rule.to_string(), result.looked_at.into()))
             .collect();
         Details::from_iter([
             ("looked_at".to_owned(), looked_at.into()),
@@ -137,7 +137,7 @@ impl BatchSum {
     fn show(&self) {
         let rules = self.report.rules.iter();
         let compared: Vec<String> = rules
-            .map(|(rule, judged)| format!("{rule} {}", judged.looked_at))
+            .map(|(rule, result)| format!("{rule} {}", result.looked_at))
             .collect();
         println!("compared by rule: {}", compared.join(", "));
         let cpu_s = self.cpu_ms as f64 / 1_000.0;
@@ -187,7 +187,7 @@ fn run_in_process(arguments: &SimArguments) -> io::Result<u8> {
     let sums = SeedSums {
         run: run_of(&result, arguments),
         cpu_ms: u64::try_from(result.cpu.as_millis()).unwrap_or(u64::MAX),
-        judged: invariants::InvariantReport {
+        report: invariants::InvariantReport {
             violations: Vec::new(),
             ..result.report
         },
@@ -380,8 +380,8 @@ mod tests {
         sum.run.seeds = 100;
         sum.report = check_history(&History::default());
         sum.report.evidence.operations = 1_000_000;
-        for judged in sum.report.rules.values_mut() {
-            judged.looked_at = 1_000_000;
+        for result in sum.report.rules.values_mut() {
+            result.looked_at = 1_000_000;
         }
         sum
     }

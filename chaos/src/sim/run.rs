@@ -246,14 +246,14 @@ pub(super) fn simulate(seed: u64, play: impl FnOnce(&mut Simulation<'_>)) -> Sim
         mut violations,
         counts,
     } = std::mem::take(&mut *notes.inner());
-    let judged = check_history(&history);
-    for violation in &judged.violations {
+    let report = check_history(&history);
+    for violation in &report.violations {
         violations.push(format!("{}: {}", violation.rule, violation.what));
     }
     SimulationResult {
         seed,
         violations,
-        report: judged,
+        report,
         history,
         counts,
         simulated_time: simulated,

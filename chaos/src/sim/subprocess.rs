@@ -24,7 +24,7 @@ pub(crate) struct SeedResult {
 pub(crate) struct SeedSums {
     pub(crate) run: BatchRecord,
     /// The findings of the checkers in its history. The violations are in the lines before.
-    pub(crate) judged: InvariantReport,
+    pub(crate) report: InvariantReport,
     /// CPU time in milliseconds.
     pub(crate) cpu_ms: u64,
 }

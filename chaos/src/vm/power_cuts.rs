@@ -288,7 +288,7 @@ impl<'a> CutSeries<'a> {
     }
 
     fn take(&mut self, boot: &mut BootState, report: GuestReport, summary: &mut CutSummary) {
-        let judged = match report {
+        let outcome = match report {
             GuestReport::Mounted => {
                 boot.reached(BootMilestone::Mounted);
                 Ok(())
@@ -335,7 +335,7 @@ impl<'a> CutSeries<'a> {
                 Err(DurabilityViolation::Failed { why })
             }
         };
-        if let Err(violation) = judged {
+        if let Err(violation) = outcome {
             boot.violations.push(violation);
         }
         boot.finished |= !boot.violations.is_empty();

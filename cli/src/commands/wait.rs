@@ -72,7 +72,7 @@ async fn wait(
         .await?
         .applied_index;
     let (subject, record) = find(operator, arguments).await?;
-    if let Some(text) = judged(&subject, condition, Some(&record))? {
+    if let Some(text) = outcome(&subject, condition, Some(&record))? {
         return Ok(text);
     }
     let filter = subject.filter.iter();
@@ -99,19 +99,19 @@ async fn wait(
             | Event::SnapshotBegin(_)
             | Event::Progress(_) => continue,
         };
-        if let Some(text) = judged(&subject, condition, last.as_ref())? {
+        if let Some(text) = outcome(&subject, condition, last.as_ref())? {
             return Ok(text);
         }
     }
 }
 
 /// Returns the text of a condition that holds; a failure if it can never hold any more.
-fn judged(
+fn outcome(
     subject: &Subject,
     condition: Condition,
     record: Option<&Record>,
 ) -> Result<Option<String>, Failure> {
-    match condition.judge(record) {
+    match condition.evaluate(record) {
         Progress::Met(state) => Ok(Some(format!("{} is {state}", subject.id))),
         Progress::Pending => Ok(None),
         Progress::Never(why) => {

@@ -385,10 +385,10 @@ mod tests {
             median: Duration::from_millis(median),
             slowest: Duration::from_millis(slowest),
         };
-        let judge = |syncs| check_syncs(syncs, Path::new("/data"));
-        assert_eq!(judge(syncs(1, 9)).status, CheckStatus::Ok);
-        assert!(judge(syncs(12, 30)).fix.contains("faster disk"));
-        assert!(judge(syncs(1, 400)).fix.contains("leadership"));
+        let check = |syncs| check_syncs(syncs, Path::new("/data"));
+        assert_eq!(check(syncs(1, 9)).status, CheckStatus::Ok);
+        assert!(check(syncs(12, 30)).fix.contains("faster disk"));
+        assert!(check(syncs(1, 400)).fix.contains("leadership"));
     }
 
     #[test]

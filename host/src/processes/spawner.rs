@@ -147,7 +147,7 @@ impl ProgramCall {
     }
 
     /// Adds these variables of this process's environment, if they exist.
-    pub fn with_ours(mut self, names: &[&str]) -> Self {
+    pub fn with_own_environment(mut self, names: &[&str]) -> Self {
         let ours = names
             .iter()
             .filter_map(|name| Some(((*name).into(), std::env::var_os(name)?)));

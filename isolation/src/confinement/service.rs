@@ -167,7 +167,7 @@ pub fn spawn(
         error: None,
     };
     let execution = ProgramCall::of(command).named(name).detached();
-    let execution = execution.without_environment().with_ours(kept);
+    let execution = execution.without_environment().with_own_environment(kept);
     let process = ChildProcess::execute(&execution, streams).map_err(failed)?;
     if let Some(group) = group
         && let Err(error) = Cgroup::at(group).add(process.id() as i32)

@@ -61,8 +61,8 @@ fn entries(
         budget.begin_entry(entry.size())?;
         // A global header has no more than comments, if anything.
         if entry.header().entry_type() != EntryType::XGlobalHeader {
-            let judged = check_entry(&mut entry, budget.limits)?;
-            tree.put(&judged, &mut entry, budget)?;
+            let checked = check_entry(&mut entry, budget.limits)?;
+            tree.put(&checked, &mut entry, budget)?;
         }
         // What was not written is still read here, so that it counts towards the limits.
         budget.copy(&mut entry, None)?;

@@ -165,12 +165,12 @@ fn slow() {
     let [mut reader, mut sleeper] = [true, false].map(|stdin| attached(&container, stdin));
     reader.input(b"go\n").unwrap();
     // The command ends although one client reads nothing.
-    let mut heard = 0;
+    let mut received = 0;
     // Missing bytes are counted.
-    while heard < 20_000_000 + 6 {
+    while received < 20_000_000 + 6 {
         match next(&mut reader) {
-            AttachmentNotice::Output(bytes) => heard += bytes.len() as u64,
-            AttachmentNotice::Missed(bytes) => heard += bytes,
+            AttachmentNotice::Output(bytes) => received += bytes.len() as u64,
+            AttachmentNotice::Missed(bytes) => received += bytes,
             AttachmentNotice::InputConsumed => {}
             other => panic!("{other:?}"),
         }
@@ -178,10 +178,10 @@ fn slow() {
     reader.end_input().unwrap();
     // It reads only after the supervisor has exited.
     container.wait(TIMEOUT).unwrap();
-    let (mut heard, mut missed) = (0, 0);
+    let (mut received, mut missed) = (0, 0);
     loop {
         match next(&mut sleeper) {
-            AttachmentNotice::Output(bytes) => heard += bytes.len() as u64,
+            AttachmentNotice::Output(bytes) => received += bytes.len() as u64,
             AttachmentNotice::Missed(bytes) => missed += bytes,
             AttachmentNotice::Ended(outcome) => {
                 assert_eq!(outcome, CommandOutcome::Exited(0));
@@ -190,8 +190,8 @@ fn slow() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(heard < 20_000_000, "it could not keep all of {heard}");
-    assert_eq!(heard + missed, 20_000_000 + 6);
+    assert!(received < 20_000_000, "it could not keep all of {received}");
+    assert_eq!(received + missed, 20_000_000 + 6);
 }
 
 fn adopted() {

@@ -20,7 +20,10 @@ use crate::profile::{give_sandbox, profiled};
 use crate::security_options::ROOT;
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("no_escape_technique_works_for_an_unprivileged_user", nobody),
+    (
+        "no_escape_technique_works_for_an_unprivileged_user",
+        unprivileged,
+    ),
     ("no_escape_technique_works_for_root_of_the_container", root),
     ("no_escape_technique_works_for_an_exec_session", entered),
     (
@@ -29,7 +32,7 @@ pub(crate) const CASES: &[TestCase] = &[
     ),
     (
         "no_escape_technique_works_for_root_with_all_security_options",
-        let_off,
+        with_all_options,
     ),
 ];
 
@@ -274,7 +277,7 @@ fn attempt_as(who: AttemptUser, granted: &[&HarmlessTechniques]) -> Vec<String> 
     not_granted(&bait.run(&mut world, spec, &[]), granted)
 }
 
-fn nobody() {
+fn unprivileged() {
     assert_eq!(
         attempt_as(AttemptUser::Unprivileged, &[HARMLESS_NETWORK]),
         [""; 0]
@@ -293,7 +296,7 @@ fn capable() {
     assert_eq!(attempt_as(AttemptUser::Capable, &granted), [""; 0]);
 }
 
-fn let_off() {
+fn with_all_options() {
     let granted = [HARMLESS_NETWORK, TO_ROOT, CAPABLE, RELAXED];
     let mut open = attempt_as(AttemptUser::Relaxed, &granted);
     open.retain(|answer| !answer.starts_with(SEEN_BY_KERNEL));

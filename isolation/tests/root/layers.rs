@@ -25,7 +25,7 @@ pub(crate) const CASES: &[TestCase] = &[
     ),
     (
         "each_escape_technique_works_with_all_security_options_without_its_layers",
-        open_to_let_off,
+        open_with_all_options,
     ),
     (
         "techniques_stopped_by_a_separate_network_work_without_it",
@@ -428,7 +428,7 @@ fn open_to_root() {
     all_open(in_hosts_network(AttemptUser::Root), &layer_rows());
 }
 
-fn open_to_let_off() {
+fn open_with_all_options() {
     all_open(in_hosts_network(AttemptUser::Relaxed), &layer_rows());
 }
 

@@ -13,7 +13,7 @@ use crate::fixture::{RootFixture, TestCase, stderr, stdout};
 pub(crate) const CASES: &[TestCase] = &[
     (
         "a_command_is_unprivileged_on_the_host_and_cannot_change_its_user",
-        nobody,
+        unprivileged,
     ),
     (
         "a_command_has_no_capabilities_and_cannot_gain_any",
@@ -76,7 +76,7 @@ fn output_of(world: &mut RootFixture, line: &str) -> String {
     stdout(&spec)
 }
 
-fn nobody() {
+fn unprivileged() {
     let mut world = RootFixture::new();
     let spec = profiled(
         &mut world,

@@ -22,7 +22,7 @@ pub(crate) const CASES: &[TestCase] = &[
     ("the_view_of_a_command_matches_the_recorded_one", recorded),
     (
         "the_view_of_a_command_is_compared_with_other_runtimes",
-        beside,
+        comparison,
     ),
 ];
 
@@ -81,7 +81,7 @@ fn program(directory: &Path) -> PathBuf {
 }
 
 /// Returns its view as an agent's task.
-fn ours(world: &mut RootFixture, program: &Path) -> Value {
+fn argosy_view(world: &mut RootFixture, program: &Path) -> Value {
     let mut spec = profiled(world, "");
     spec.resource_limits = LIMITS
         .map(|(name, _, most)| ResourceLimit::at_most(name, most))
@@ -167,7 +167,7 @@ fn normalize_namespaces(namespaces: &mut Value) {
 fn recorded() {
     let mut world = RootFixture::new();
     let program = program(world.work());
-    let seen = normalized(ours(&mut world, &program));
+    let seen = normalized(argosy_view(&mut world, &program));
     let text = format!("{seen:#}\n");
     if std::env::var_os("ARGOSY_BLESS").is_some() {
         fs::write(RECORD, &text).unwrap();
@@ -289,14 +289,14 @@ fn rows(seen: &Value) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn beside() {
+fn comparison() {
     if std::env::var_os("ARGOSY_COMPARE").is_none() {
         skip("prints a table next to crun and runc, and only if ARGOSY_COMPARE is set".to_owned());
     }
     let mut world = RootFixture::new();
     let directory = world.work().to_owned();
     let program = program(&directory);
-    let mut columns = vec![rows(&ours(&mut world, &program))];
+    let mut columns = vec![rows(&argosy_view(&mut world, &program))];
     let others = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             // crun refuses hosts with cgroups of both versions: both runtimes are shown only those

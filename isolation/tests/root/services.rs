@@ -30,9 +30,12 @@ pub(crate) const CASES: &[TestCase] = &[
     ),
     (
         "a_service_has_no_user_no_capability_and_no_environment",
-        nobody,
+        unprivileged,
     ),
-    ("a_service_that_no_agent_started_does_nothing", not_ours),
+    (
+        "a_service_that_no_agent_started_does_nothing",
+        unknown_parent,
+    ),
 ];
 
 /// The verb with which this program is a misbehaving service.
@@ -365,7 +368,7 @@ fn techniques() {
     println!("{} techniques, {} granted", tried.len(), GRANTED.len());
 }
 
-fn nobody() {
+fn unprivileged() {
     let (_, status) = run_service(true);
     let found = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -387,7 +390,7 @@ fn nobody() {
 }
 
 /// With a terminal or a file as its standard input it reports that, and exits.
-fn not_ours() {
+fn unknown_parent() {
     let output = Command::new(std::env::current_exe().unwrap())
         .arg(VERB)
         .stdin(std::process::Stdio::null())

@@ -310,7 +310,7 @@ impl ExplainInputs {
         if let Some((reason, detail)) = &self.obstacle {
             return (*reason, detail.clone());
         }
-        let judged = self
+        let checked = self
             .roles
             .iter()
             .enumerate()
@@ -319,7 +319,7 @@ impl ExplainInputs {
                 self.evaluate_role(registry, agent, eyes, (known, is_hidden))
             })
             .max_by_key(|(reason, _)| *reason);
-        judged.unwrap_or_else(|| {
+        checked.unwrap_or_else(|| {
             (
                 SkipReason::NotActive,
                 "the framework is not in that role".to_owned(),

@@ -104,12 +104,12 @@ mod tests {
             ("page_size=many", "page_size"),
             ("other=1", "\"other\""),
         ] {
-            let judged = read(query).and_then(|parameters| {
+            let parsed = read(query).and_then(|parameters| {
                 parameters.only(&["consistency", "page_size"])?;
                 parameters.consistency()?;
                 parameters.number::<u32>("page_size")
             });
-            let refused = judged.unwrap_err();
+            let refused = parsed.unwrap_err();
             assert_eq!(refused.code(), tonic::Code::InvalidArgument);
             assert!(refused.message().contains(expected), "{refused}");
         }

@@ -38,8 +38,8 @@ impl Services {
             .owner
             .reserve(EXPLANATION_BYTES, EXPLANATION_BYTES)
             .await?;
-        let judged = self.explain_copy(ExplainQuery::new(id, wanted)).await?;
-        let found = judged.ok_or_else(|| not_found("framework", &question.framework_id, &[]))?;
+        let evaluated = self.explain_copy(ExplainQuery::new(id, wanted)).await?;
+        let found = evaluated.ok_or_else(|| not_found("framework", &question.framework_id, &[]))?;
         let explanation = crate::leader::explanation(found);
         share.resize(2 * explanation.encoded_len());
         share.attach_to_answer();

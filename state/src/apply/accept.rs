@@ -183,11 +183,11 @@ impl Registry {
         let mut numbers = 0_u32..;
         for together in tasks.chunk_by(groups::in_same_group) {
             let numbers = numbers.by_ref().take(together.len());
-            let judged = match (&together[0].group, together) {
+            let result = match (&together[0].group, together) {
                 (None, [spec]) => self.check_launch(scope, spec, overlay),
                 (Some(_), _) | (None, _) => self.check_group(scope, together, overlay),
             };
-            match judged {
+            match result {
                 Ok(()) => numbers.for_each(drop),
                 Err(why) => refused.extend(numbers.map(|number| (number, why.clone()))),
             }
@@ -221,8 +221,8 @@ impl Registry {
 
     fn check_allowed(&self, spec: &TaskSpec, agent: AgentId) -> Result<(), Rejection> {
         if let Some(executor) = &spec.executor {
-            let judged = self.check_allowed(&executor.as_task(), agent);
-            judged.map_err(|why| prefix_field("executor", why))?;
+            let result = self.check_allowed(&executor.as_task(), agent);
+            result.map_err(|why| prefix_field("executor", why))?;
         }
         let agent = self.agents.get(&agent);
         let agent = agent.expect("its offers were validated");

@@ -49,8 +49,8 @@ impl Registry {
         check_restrictions(tasks).map_err(invalid)?;
         overlay.atomically(|overlay| {
             tasks.iter().try_for_each(|spec| {
-                let judged = self.check_launch(scope, spec, overlay);
-                judged.map_err(|why| invalid(format!("task {}: {why}", spec.task)))
+                let result = self.check_launch(scope, spec, overlay);
+                result.map_err(|why| invalid(format!("task {}: {why}", spec.task)))
             })
         })?;
         overlay.name_group(&group.id);

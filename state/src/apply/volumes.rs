@@ -36,7 +36,7 @@ pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), FieldError> {
     };
     for (at, volume) in volumes.iter().enumerate() {
         check_one(volume)
-            .and_then(|()| check_beside(volume, volumes.iter().skip(at + 1), &placed))
+            .and_then(|()| check_other_volumes(volume, volumes.iter().skip(at + 1), &placed))
             .map_err(|(field, text)| (format!("volumes[{at}].{field}"), text))?;
     }
     if knows_places {
@@ -97,7 +97,7 @@ fn check_one(volume: &TaskVolume) -> Result<(), (&'static str, String)> {
 
 /// Checks that mounts do not conflict. Two mounts at one path would hide each other, and a nested
 /// mount needs a directory in the outer one.
-fn check_beside<'a>(
+fn check_other_volumes<'a>(
     volume: &TaskVolume,
     later: impl Iterator<Item = &'a TaskVolume>,
     placed: &[&str],

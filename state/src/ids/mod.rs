@@ -221,8 +221,8 @@ impl GroupId {
     /// # Errors
     /// [`InvalidId`] names the text and the rule.
     pub fn new(text: &str) -> Result<Self, InvalidId> {
-        let judged = TaskId::new(text).map(Self);
-        judged.map_err(|wrong| InvalidId {
+        let result = TaskId::new(text).map(Self);
+        result.map_err(|wrong| InvalidId {
             what: "group id",
             ..wrong
         })

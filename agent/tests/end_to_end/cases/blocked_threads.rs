@@ -51,7 +51,7 @@ async fn with_heartbeats(master: &mut Master) -> AgentStream {
 /// Counts the heartbeats of two seconds.
 async fn heartbeats(link: &mut AgentStream) -> u32 {
     let before = link.pings;
-    link.meanwhile(tokio::time::sleep(Duration::from_secs(2)))
+    link.answer_during(tokio::time::sleep(Duration::from_secs(2)))
         .await;
     link.pings - before
 }
@@ -80,9 +80,9 @@ pub(super) async fn heartbeats_continue_while_all_other_threads_of_an_agent_are_
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    link.meanwhile(all).await;
-    let heard = heartbeats(&mut link).await;
-    assert!(heard >= 5, "{heard} of 10");
+    link.answer_during(all).await;
+    let answered = heartbeats(&mut link).await;
+    assert!(answered >= 5, "{answered} of 10");
     drop(held);
     link.order(2, kill("t", 0)).await;
     link.end_of("t").await;
@@ -153,8 +153,8 @@ pub(super) async fn a_task_with_a_hanging_host_path_delays_no_other_task() {
         read_only: false,
     });
     link.launch(1, waits).await;
-    let heard = heartbeats(&mut link).await;
-    assert!(heard >= 5, "{heard} of 10");
+    let answered = heartbeats(&mut link).await;
+    assert!(answered >= 5, "{answered} of 10");
     let waiting = agent.containers().await;
     assert_eq!(waiting.len(), 1, "{waiting:?}");
     assert!(!["running", "ended"].contains(&waiting[0]["state"].as_str().unwrap()));
@@ -187,8 +187,8 @@ pub(super) async fn a_hanging_user_database_delays_no_task_without_a_user() {
             };
             link.launch(order, waits).await;
         }
-        let heard = heartbeats(&mut link).await;
-        assert!(heard >= 5, "{heard} of 10");
+        let answered = heartbeats(&mut link).await;
+        assert!(answered >= 5, "{answered} of 10");
         let waiting = agent.containers().await;
         assert_eq!(waiting.len(), 4, "{waiting:?}");
         let state = |one: &serde_json::Value| one["state"].as_str().unwrap().to_owned();

@@ -106,7 +106,7 @@ fn has_all(facts: &AgentState, last: u64) -> bool {
         && (1..=last).all(|order| facts.tasks.contains_key(&instance(order)))
 }
 
-fn dies_at(step: &str) {
+fn crashes_at(step: &str) {
     let directory = tempfile::tempdir().unwrap();
     let witness = directory.path().join("witness");
     let mut writer = Command::new("/proc/self/exe")
@@ -141,6 +141,6 @@ fn dies_at(step: &str) {
 
 pub(super) async fn a_compaction_may_crash_at_any_step() {
     if crash_points::IS_ON {
-        STEPS.into_iter().for_each(dies_at);
+        STEPS.into_iter().for_each(crashes_at);
     }
 }

@@ -127,7 +127,7 @@ pub(super) async fn an_agent_with_a_full_disk_continues_and_records_kills_and_en
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     };
-    link.meanwhile(noticed).await;
+    link.answer_during(noticed).await;
     link.launch(order + 3, shell("after", "true")).await;
     let updates = link.end_of("after").await;
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);

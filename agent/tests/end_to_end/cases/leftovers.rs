@@ -82,7 +82,7 @@ pub(super) async fn an_orphan_that_does_not_exit_does_not_block_its_agent() {
     }
     let agent = host.agent_with(master.address, looped).await;
     let (mut link, _) = master.registered(true).await;
-    link.meanwhile(unresolved(&agent, "orphans", 1)).await;
+    link.answer_during(unresolved(&agent, "orphans", 1)).await;
     // This master gives every agent the same id: an order of another number names another
     // container.
     link.order(1, kill("none", 0)).await;
@@ -91,7 +91,7 @@ pub(super) async fn an_orphan_that_does_not_exit_does_not_block_its_agent() {
     let end = updates.last().unwrap();
     assert_eq!(code(end), Some(v1::exit::How::Code(3)), "{}", end.text);
     drop(frozen);
-    link.meanwhile(unresolved(&agent, "orphans", 0)).await;
+    link.answer_during(unresolved(&agent, "orphans", 0)).await;
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
     agent.is_clear().await;
     agent.stop().await;
@@ -148,7 +148,7 @@ async fn resumed_below(subnet: impl Fn(&TestHost) -> String) {
     run("ip", &["route", "add", &subnet, "dev", "lo"]);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    link.meanwhile(unresolved(&agent, "networks", 1)).await;
+    link.answer_during(unresolved(&agent, "networks", 1)).await;
     assert_eq!(agent.containers().await[0]["pid"], pid);
     link.launch(2, bridged("u", "exit 0")).await;
     let updates = link.end_of("u").await;
@@ -156,7 +156,7 @@ async fn resumed_below(subnet: impl Fn(&TestHost) -> String) {
     assert_eq!(state(end), v1::TaskState::Failed);
     assert!(end.text.contains(&subnet), "{}", end.text);
     run("ip", &["route", "del", &subnet, "dev", "lo"]);
-    link.meanwhile(unresolved(&agent, "networks", 0)).await;
+    link.answer_during(unresolved(&agent, "networks", 0)).await;
     link.launch(3, bridged("v", "exit 0")).await;
     let updates = link.end_of("v").await;
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);

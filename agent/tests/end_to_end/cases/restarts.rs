@@ -338,7 +338,7 @@ pub(super) async fn a_container_that_is_unresponsive_at_first_is_adopted_later()
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    assert_eq!(link.meanwhile(adopted).await, pid);
+    assert_eq!(link.answer_during(adopted).await, pid);
     ends(&host, agent, &mut link).await;
 }
 

@@ -79,7 +79,7 @@ pub(super) async fn a_silent_attached_client_is_disconnected_and_the_task_contin
         running("until [ -e go ]; do sleep 0.05; done; exit 3").await;
     let task = format!("{FRAMEWORK}/t");
     let silent = call(&agent, "attach", ATTACH_PROTOCOL, &[("task", &task)]).await;
-    let took = link.meanwhile(closed(silent)).await;
+    let took = link.answer_during(closed(silent)).await;
     assert!(took >= SILENCE - Duration::from_secs(1), "{took:?}");
     std::fs::write(host.sandbox("t").join("go"), "").unwrap();
     let updates = link.end_of("t").await;

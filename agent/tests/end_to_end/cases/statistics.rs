@@ -115,7 +115,7 @@ async fn traded(agent: &Agent) {
     }
 }
 
-async fn what_passes_is_told() {
+async fn usage_is_reported() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -142,7 +142,7 @@ async fn what_passes_is_told() {
         content(&up).await;
         traded(&agent).await;
     };
-    link.meanwhile(all).await;
+    link.answer_during(all).await;
     link.order(2, kill("t", 0)).await;
     link.end_of("t").await;
     agent.is_clear().await;
@@ -153,5 +153,5 @@ async fn what_passes_is_told() {
 }
 
 pub(super) async fn network_traffic_of_a_task_is_reported_in_json_and_metrics() {
-    on_a_host_of_its_own(what_passes_is_told).await;
+    on_a_host_of_its_own(usage_is_reported).await;
 }

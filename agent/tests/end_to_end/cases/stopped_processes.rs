@@ -213,16 +213,16 @@ pub(super) async fn a_stopped_broker_or_spawner_delays_no_kill_and_no_end() {
         let pings = link.pings;
         while link.pings < pings + 2 {
             let moment = tokio::time::sleep(Duration::from_millis(100));
-            link.meanwhile(moment).await;
+            link.answer_during(moment).await;
         }
         assert_eq!(agent.get("/healthz").await.0, 200, "{which}");
         if which == "broker" {
-            link.meanwhile(broker_responds(&agent, false)).await;
+            link.answer_during(broker_responds(&agent, false)).await;
             let listed = agent.containers().await;
             assert!(listed.iter().all(|one| one["state"] != "running"));
         }
         drop(stopped);
-        link.meanwhile(broker_responds(&agent, true)).await;
+        link.answer_during(broker_responds(&agent, true)).await;
         let updates = link.end_of("started").await;
         let last = updates.last().unwrap();
         assert_eq!(code(last), Some(v1::exit::How::Code(3)), "{}", last.text);

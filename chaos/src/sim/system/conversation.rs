@@ -86,8 +86,8 @@ impl ExecutorConnection {
             let pause = Duration::from_millis(wake_ms.saturating_sub(now_ms).max(1));
             tokio::select! {
                 biased;
-                heard = self.messages.recv() => {
-                    let (of, message) = heard?;
+                received = self.messages.recv() => {
+                    let (of, message) = received?;
                     // Messages of a stream that has ended are lost with it.
                     if of == connection {
                         self.machine.receive(self.name, message, now_ms);

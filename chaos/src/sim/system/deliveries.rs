@@ -91,7 +91,7 @@ mod tests {
     }
 
     /// Returns the result for a kill in entry 25 whose launch is received afterwards.
-    fn heard(epoch: Epoch, dialed: LeaderAtDial) -> Option<bool> {
+    fn is_delivered(epoch: Epoch, dialed: LeaderAtDial) -> Option<bool> {
         let deliveries = Deliveries::default();
         assert_eq!(deliveries.killed(&task(), TWO, 25), None);
         assert_eq!(deliveries.never_received(), [task()]);
@@ -111,14 +111,17 @@ mod tests {
 
     #[test]
     fn a_launch_on_a_link_older_than_the_kill_may_have_been_in_flight() {
-        assert_eq!(heard(TWO, dialed(24)), Some(true));
-        assert_eq!(heard(TWO, LeaderAtDial::default()), Some(true));
-        assert_eq!(heard(Epoch(10), dialed(30)), Some(true));
+        assert_eq!(is_delivered(TWO, dialed(24)), Some(true));
+        assert_eq!(is_delivered(TWO, LeaderAtDial::default()), Some(true));
+        assert_eq!(is_delivered(Epoch(10), dialed(30)), Some(true));
     }
 
     #[test]
     fn a_launch_sent_by_a_leader_that_knew_the_kill_was_not_delivered_before() {
-        assert_eq!(heard(TWO, dialed(25)), Some(false));
-        assert_eq!(heard(Epoch(30), LeaderAtDial::default()), Some(false));
+        assert_eq!(is_delivered(TWO, dialed(25)), Some(false));
+        assert_eq!(
+            is_delivered(Epoch(30), LeaderAtDial::default()),
+            Some(false)
+        );
     }
 }

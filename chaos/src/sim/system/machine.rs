@@ -329,7 +329,7 @@ impl SimMachine {
     }
 
     /// Ends the agent's process. Whether the launcher continues with its requests is random.
-    pub(super) fn agent_died(&self) {
+    pub(super) fn agent_crashed(&self) {
         let mut inner = self.inner();
         let MachineState {
             containers,

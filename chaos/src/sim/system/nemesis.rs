@@ -313,7 +313,7 @@ impl Nemesis {
             machine.note_alive();
             self.note(FaultKind::Crash, &name, "");
             self.down(simulation, &name, 6_000);
-            machine.agent_died();
+            machine.agent_crashed();
         }
     }
 

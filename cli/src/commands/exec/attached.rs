@@ -101,7 +101,7 @@ pub(crate) async fn run(socket: Socket, mode: StreamMode) -> Result<ClientSessio
         size: None,
     };
     let left = tokio::select! {
-        heard = &mut receiver => Some(heard),
+        end = &mut receiver => Some(end),
         left = sender.send_input(&mut listener) => match left {
             Some(left) => return Ok(left),
             // Messages from before the connection broke may still be readable.
@@ -109,7 +109,7 @@ pub(crate) async fn run(socket: Socket, mode: StreamMode) -> Result<ClientSessio
         },
     };
     let received = match left {
-        Some(heard) => heard,
+        Some(end) => end,
         None => receiver.await,
     };
     received.map_err(|error| Failure::of(&error))

@@ -58,7 +58,7 @@ impl Condition {
     }
 
     /// Judges a record; `None` if the registry no longer has it.
-    pub(super) fn judge(self, record: Option<&Record>) -> Progress {
+    pub(super) fn evaluate(self, record: Option<&Record>) -> Progress {
         match (self, record) {
             (Self::Ended, None) => Progress::Met("ended".to_owned()),
             (Self::Removed, None) => Progress::Met("removed".to_owned()),
@@ -148,7 +148,7 @@ mod tests {
 
     fn of_task(text: &str, task: v1::Task) -> Progress {
         let condition = Condition::parse(WaitKind::Task, text).unwrap();
-        condition.judge(Some(&Record::Task(task)))
+        condition.evaluate(Some(&Record::Task(task)))
     }
 
     #[test]
@@ -207,18 +207,18 @@ mod tests {
         let registered = Condition::parse(WaitKind::Agent, "registered").unwrap();
         use v1::AgentMode::{Gone, Registered, Unreachable};
         assert_eq!(
-            registered.judge(Some(&agent(Unreachable))),
+            registered.evaluate(Some(&agent(Unreachable))),
             Progress::Pending
         );
         assert!(matches!(
-            registered.judge(Some(&agent(Registered))),
+            registered.evaluate(Some(&agent(Registered))),
             Progress::Met(_)
         ));
         assert!(matches!(
-            registered.judge(Some(&agent(Gone))),
+            registered.evaluate(Some(&agent(Gone))),
             Progress::Never(_)
         ));
-        assert!(matches!(registered.judge(None), Progress::Never(_)));
+        assert!(matches!(registered.evaluate(None), Progress::Never(_)));
         let removed = Condition::parse(WaitKind::Framework, "removed").unwrap();
         let framework = |removed| {
             Record::Framework(v1::Framework {
@@ -226,12 +226,12 @@ mod tests {
                 ..v1::Framework::default()
             })
         };
-        assert_eq!(removed.judge(Some(&framework(false))), Progress::Pending);
+        assert_eq!(removed.evaluate(Some(&framework(false))), Progress::Pending);
         assert!(matches!(
-            removed.judge(Some(&framework(true))),
+            removed.evaluate(Some(&framework(true))),
             Progress::Met(_)
         ));
-        assert!(matches!(removed.judge(None), Progress::Met(_)));
+        assert!(matches!(removed.evaluate(None), Progress::Met(_)));
         for (kind, text) in [
             (WaitKind::Task, "up"),
             (WaitKind::Agent, "running"),

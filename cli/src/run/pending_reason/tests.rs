@@ -88,7 +88,7 @@ fn ports_and_devices_that_no_agent_offers_are_named() {
 }
 
 #[test]
-fn the_masters_say_what_a_waiting_task_waits_for() {
+fn the_masters_report_what_a_waiting_task_waits_for() {
     let agents = [agent("agent-1", "cpus:2;mem:1024", "cpus:1.5")];
     let busy = "every agent that is large enough is busy or away";
     let text = reason_lines("cpus:1", &agents, &explanation(busy, &[("busy", 1)]));

@@ -8,7 +8,7 @@ use nix::sys::stat::Mode as FileMode;
 use super::super::local::{FetchDirs, ReadIdentity};
 use super::*;
 
-fn nobody() -> ReadIdentity {
+fn unprivileged() -> ReadIdentity {
     ReadIdentity::User(ContainerUser {
         uid: 65_534,
         gid: 65_534,
@@ -109,7 +109,7 @@ fn a_file_is_fetched_only_with_read_permission() {
         let opened = directories.open(&value, reader);
         opened.map(drop).map_err(|error| crate::error_chain(&error))
     };
-    for reader in [nobody(), ReadIdentity::Unmapped] {
+    for reader in [unprivileged(), ReadIdentity::Unmapped] {
         open(&reader).unwrap();
         change_mode(&file, 0o640);
         let why = open(&reader).unwrap_err();
@@ -137,7 +137,7 @@ fn a_file_is_fetched_only_with_read_permission() {
     change_mode(&file, 0o040);
     open(&group).unwrap();
     change_mode(&file, 0o004);
-    open(&nobody()).unwrap();
+    open(&unprivileged()).unwrap();
     open(&group).unwrap_err();
 }
 

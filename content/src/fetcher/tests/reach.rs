@@ -241,8 +241,8 @@ fn an_allowed_server_may_be_a_task() {
             host: HostAddresses::open(true).unwrap(),
         };
         for server in ["10.183.0.5:8080", "[::ffff:10.183.0.5]:8080"] {
-            let judged = policy.check_peer("Web.example.", server.parse().unwrap());
-            assert_eq!(judged.is_ok(), is_allowed, "{allow}: {server}");
+            let result = policy.check_peer("Web.example.", server.parse().unwrap());
+            assert_eq!(result.is_ok(), is_allowed, "{allow}: {server}");
         }
     }
 }

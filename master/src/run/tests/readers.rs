@@ -153,8 +153,8 @@ async fn all_agents_are_evaluated_regardless_of_number() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    let judged = explained.counts.iter().map(|count| u64::from(count.agents));
-    assert_eq!(judged.sum::<u64>(), AGENTS);
+    let evaluated = explained.counts.iter().map(|count| u64::from(count.agents));
+    assert_eq!(evaluated.sum::<u64>(), AGENTS);
     // The answer stays small, regardless of the number of agents.
     assert_eq!(explained.verdicts.len(), 100);
     assert_eq!(explained.verdicts[99].agent_id, "agent-100");

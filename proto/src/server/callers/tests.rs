@@ -89,7 +89,7 @@ async fn a_closed_connection_has_no_owner_and_is_not_root() {
     let root = AllowedCallers::Users(Arc::new([0].into()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
-    let judge = async |close: fn(TcpStream) -> Option<TcpStream>| {
+    let check = async |close: fn(TcpStream) -> Option<TcpStream>| {
         let client = TcpStream::connect(at).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
         let kept = close(client);
@@ -104,20 +104,20 @@ async fn a_closed_connection_has_no_owner_and_is_not_root() {
         drop(kept);
         [first, root.check(ends)]
     };
-    let closed = judge(|client| {
+    let closed = check(|client| {
         drop(client);
         None
     });
     let closed = closed.await;
-    let half = judge(|client| {
+    let half = check(|client| {
         let client = client.into_std().unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();
         Some(TcpStream::from_std(client).unwrap())
     });
-    for judged in closed.into_iter().chain(half.await) {
+    for result in closed.into_iter().chain(half.await) {
         assert!(
-            matches!(judged, Err(CallerRejection::Unknown(_))),
-            "{judged:?}"
+            matches!(result, Err(CallerRejection::Unknown(_))),
+            "{result:?}"
         );
     }
 }
@@ -139,8 +139,8 @@ fn remote_callers_are_rejected_unless_all_are_allowed() {
         let peer = SocketAddr::new(peer, 40_000);
         let own = SocketAddr::new(own, 5_051);
         let ends = Some(ConnectionAddresses { peer, own });
-        let judged = AllowedCallers::users([]).check(ends);
-        assert!(matches!(judged, Err(CallerRejection::Remote)), "{judged:?}");
+        let result = AllowedCallers::users([]).check(ends);
+        assert!(matches!(result, Err(CallerRejection::Remote)), "{result:?}");
         AllowedCallers::All.check(ends).unwrap();
     }
     assert!(matches!(
@@ -152,9 +152,9 @@ fn remote_callers_are_rejected_unless_all_are_allowed() {
         peer: SocketAddr::from(([127, 0, 0, 1], 1)),
         own: SocketAddr::from(([127, 0, 0, 1], 2)),
     });
-    let judged = AllowedCallers::users([]).check(gone);
+    let result = AllowedCallers::users([]).check(gone);
     assert!(
-        matches!(judged, Err(CallerRejection::Unknown(_))),
-        "{judged:?}"
+        matches!(result, Err(CallerRejection::Unknown(_))),
+        "{result:?}"
     );
 }

@@ -6,30 +6,30 @@
 
 #[cfg_attr(
     not(feature = "rocksdb"),
-    allow(dead_code, reason = "only a store on disk has files to judge")
+    allow(dead_code, reason = "only a store on disk has files to check")
 )]
 mod frames;
 #[cfg_attr(
     not(feature = "rocksdb"),
-    allow(dead_code, reason = "only a store on disk has files to judge")
+    allow(dead_code, reason = "only a store on disk has files to check")
 )]
 pub(crate) mod high_water;
 pub(crate) mod memory;
 #[cfg_attr(
     not(feature = "rocksdb"),
-    allow(dead_code, reason = "only a store on disk has files to judge")
+    allow(dead_code, reason = "only a store on disk has files to check")
 )]
 mod recovery;
 #[cfg(feature = "rocksdb")]
 pub(crate) mod rocks;
 #[cfg_attr(
     not(feature = "rocksdb"),
-    allow(dead_code, reason = "only a store on disk has files to judge")
+    allow(dead_code, reason = "only a store on disk has files to check")
 )]
 mod store_files;
 #[cfg_attr(
     not(feature = "rocksdb"),
-    allow(dead_code, reason = "only a store on disk has files to judge")
+    allow(dead_code, reason = "only a store on disk has files to check")
 )]
 mod wal;
 

@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_at_the_end_is_judged_by_the_high_water_record() {
+    fn damage_at_the_end_is_compared_with_the_high_water_record() {
         let log = log(10, 50, |_| true);
         let mut bytes = log.frames.0;
         *bytes.last_mut().unwrap() ^= 1;

@@ -131,24 +131,24 @@ fn only_the_launch_beyond_the_byte_limit_of_a_framework_is_rejected() {
         let index = registry.index.frameworks.get_mut(&id).unwrap();
         index.task_bytes = limits::TASK_BYTES_PER_FRAMEWORK - room;
     };
-    let judged = refused(answered(&mut world, fill_framework, call.clone()));
-    let [(Position { task: 1, .. }, Rejection::Full(text))] = &judged[..] else {
-        panic!("{judged:?}");
+    let result = refused(answered(&mut world, fill_framework, call.clone()));
+    let [(Position { task: 1, .. }, Rejection::Full(text))] = &result[..] else {
+        panic!("{result:?}");
     };
     assert!(
         text.starts_with("the tasks of framework-1 may take 768 MiB"),
         "{text}"
     );
     let fill_all = |registry: &mut Registry| registry.index.bytes.tasks = limits::TASK_BYTES - room;
-    let judged = refused(answered(&mut world, fill_all, call.clone()));
-    let [(Position { task: 1, .. }, Rejection::Full(text))] = &judged[..] else {
-        panic!("{judged:?}");
+    let result = refused(answered(&mut world, fill_all, call.clone()));
+    let [(Position { task: 1, .. }, Rejection::Full(text))] = &result[..] else {
+        panic!("{result:?}");
     };
     assert!(
         text.starts_with("the tasks of all frameworks may take 1024 MiB"),
         "{text}"
     );
-    assert_eq!(judged[0].1.code(), "registry-full");
+    assert_eq!(result[0].1.code(), "registry-full");
     assert_eq!(refused(answered(&mut world, |_| (), call)), []);
 }
 

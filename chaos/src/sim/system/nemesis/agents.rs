@@ -76,7 +76,7 @@ impl Nemesis {
             machine.note_alive();
             self.note(FaultKind::Crash, &name, "");
             simulation.sim.crash(name.as_str());
-            machine.agent_died();
+            machine.agent_crashed();
             self.note(FaultKind::Restart, &name, "");
             simulation.sim.bounce(name.as_str());
         }
