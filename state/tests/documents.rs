@@ -65,9 +65,9 @@ fn every_link_leads_to_a_file() {
     none(&wrong);
 }
 
-/// Returns whether `name` is a file or directory to which a paragraph about the crate `room` may
+/// Returns whether `name` is a file or directory to which a paragraph about the crate `krate` may
 /// refer. `line` is the line of the paragraph: directories that it names may contain the file.
-fn exists(room: &str, name: &str, line: &str) -> bool {
+fn exists(krate: &str, name: &str, line: &str) -> bool {
     let root = root();
     let name = name.trim_end_matches('/');
     let below = [
@@ -82,12 +82,12 @@ fn exists(room: &str, name: &str, line: &str) -> bool {
     root.join(name).exists()
         || below
             .iter()
-            .any(|directory| root.join(room).join(directory).join(name).exists())
+            .any(|directory| root.join(krate).join(directory).join(name).exists())
         || ["src/service", "src/allocator"]
             .iter()
-            .any(|directory| root.join(room).join(directory).join(name).exists())
+            .any(|directory| root.join(krate).join(directory).join(name).exists())
         || line.split('`').skip(1).step_by(2).any(|other| {
-            let directory = root.join(room).join("src").join(other);
+            let directory = root.join(krate).join("src").join(other);
             other.ends_with('/') && directory.join(name).exists()
         })
 }
@@ -95,22 +95,22 @@ fn exists(room: &str, name: &str, line: &str) -> bool {
 #[test]
 fn every_file_in_the_crate_map_exists() {
     for page in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
-        let mut room = String::new();
+        let mut krate = String::new();
         let mut wrong = Vec::new();
         let mut seen = 0;
         for line in read(page).lines() {
             if let Some(rest) = line.strip_prefix("**`") {
-                room = rest.split('/').next().unwrap_or_default().to_owned();
+                krate = rest.split('/').next().unwrap_or_default().to_owned();
             }
             if line.starts_with('#') {
-                room.clear();
+                krate.clear();
             }
             for name in line.split('`').skip(1).step_by(2) {
                 let is_path = name.ends_with(".rs") || name.ends_with('/') || name.ends_with(".md");
                 if is_path && !name.contains(' ') && !name.contains('*') && !name.contains('{') {
                     seen += 1;
-                    if !exists(&room, name, line) {
-                        wrong.push(format!("{page}: {room}: no {name}"));
+                    if !exists(&krate, name, line) {
+                        wrong.push(format!("{page}: {krate}: no {name}"));
                     }
                 }
             }

@@ -107,19 +107,19 @@ fn none(found: &[String]) {
 }
 
 /// Returns the crates that a manifest names outside of its tests.
-fn rooms_named(manifest: &str) -> BTreeSet<String> {
+fn crates_named(manifest: &str) -> BTreeSet<String> {
     let mut counts = false;
-    let mut rooms = BTreeSet::new();
+    let mut crates = BTreeSet::new();
     for line in manifest.lines().map(str::trim) {
         if let Some(section) = line.strip_prefix('[') {
             let section = section.trim_end_matches(']');
             counts = section.ends_with("dependencies") && !section.ends_with("dev-dependencies");
         } else if counts && let Some(rest) = line.strip_prefix("argosy-") {
             let end = rest.find(['.', ' ', '=']).unwrap_or(rest.len());
-            rooms.insert(rest[..end].to_owned());
+            crates.insert(rest[..end].to_owned());
         }
     }
-    rooms
+    crates
 }
 
 #[test]
@@ -128,17 +128,17 @@ fn crates_depend_only_downward() {
     let mut found = Vec::new();
     let mut manifests = 0;
     for file in tree() {
-        let Some(room) = file.name.strip_suffix("/Cargo.toml") else {
+        let Some(krate) = file.name.strip_suffix("/Cargo.toml") else {
             continue;
         };
         manifests += 1;
-        let Some(allowed) = edges.get(room) else {
-            found.push(format!("{room}: this crate is not in EDGES"));
+        let Some(allowed) = edges.get(krate) else {
+            found.push(format!("{krate}: this crate is not in EDGES"));
             continue;
         };
-        for other in rooms_named(&file.text) {
+        for other in crates_named(&file.text) {
             if !allowed.contains(&other.as_str()) {
-                found.push(format!("{room} may not depend on {other}"));
+                found.push(format!("{krate} may not depend on {other}"));
             }
         }
     }
@@ -150,7 +150,7 @@ fn crates_depend_only_downward() {
 fn a_manifest_with_a_forbidden_edge_is_detected() {
     let manifest = "[dependencies]\nargosy-raft = { path = \"x\" }\n[dev-dependencies]\nargosy-client.workspace = true\n[target.'cfg(unix)'.dependencies]\nargosy-agent.workspace = true\n";
     let wanted: BTreeSet<String> = ["agent".to_owned(), "raft".to_owned()].into();
-    assert_eq!(rooms_named(manifest), wanted);
+    assert_eq!(crates_named(manifest), wanted);
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn every_dependency_is_used() {
     let files = tree();
     let mut found = Vec::new();
     for file in &files {
-        let Some(room) = file.name.strip_suffix("/Cargo.toml") else {
+        let Some(krate) = file.name.strip_suffix("/Cargo.toml") else {
             continue;
         };
         for (section, directories) in [
@@ -311,7 +311,7 @@ fn every_dependency_is_used() {
             for name in listed(&file.text, section) {
                 let word = name.replace('-', "_");
                 let is_named = files.iter().any(|source| {
-                    let below = source.name.strip_prefix(room).unwrap_or_default();
+                    let below = source.name.strip_prefix(krate).unwrap_or_default();
                     let below = below.strip_prefix('/').unwrap_or_default();
                     below.ends_with(".rs")
                         && directories

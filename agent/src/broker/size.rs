@@ -105,19 +105,28 @@ fn lines_of_broker(root: &Path, directory: &Path) -> usize {
 
 #[test]
 fn a_broker_has_less_than_3000_lines_and_its_callees_are_documented() {
-    let room = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let (own_room, root) = (room.join("src"), room.join(".."));
-    let listed =
-        |files: &[&str]| -> usize { files.iter().map(|file| lines(&own_room.join(file))).sum() };
+    let krate = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let (own_sources, root) = (krate.join("src"), krate.join(".."));
+    let listed = |files: &[&str]| -> usize {
+        files
+            .iter()
+            .map(|file| lines(&own_sources.join(file)))
+            .sum()
+    };
     let own = listed(&OWN);
     assert!((1_000..3_000).contains(&own), "{own} lines");
     // A new file of the broker is counted.
     let mut found: Vec<_> = ["broker", "broker/operations"]
         .into_iter()
-        .flat_map(|directory| fs::read_dir(own_room.join(directory)).unwrap().flatten())
+        .flat_map(|directory| fs::read_dir(own_sources.join(directory)).unwrap().flatten())
         .map(|entry| entry.path())
         .filter(|path| path.is_file() && !path.ends_with("tests.rs"))
-        .map(|path| path.strip_prefix(&own_room).unwrap().display().to_string())
+        .map(|path| {
+            path.strip_prefix(&own_sources)
+                .unwrap()
+                .display()
+                .to_string()
+        })
         .collect();
     found.sort();
     let mut known: Vec<_> = OWN

@@ -375,8 +375,8 @@ const FOR_THE_NEXT: [&str; 3] = [
 ];
 
 fn is_of_helpers(step: &str) -> bool {
-    let rooms = ["launcher.", "supervisor.", "start.", "handoff.", "ending."];
-    rooms.iter().any(|room| step.starts_with(room))
+    let parts = ["launcher.", "supervisor.", "start.", "handoff.", "ending."];
+    parts.iter().any(|part| step.starts_with(part))
 }
 
 pub(super) async fn a_task_is_killed_if_its_supervisor_or_launcher_stops_at_any_step() {
