@@ -10,8 +10,8 @@ use argosy_proto::v1::to_agent::Message as ToAgent;
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, OrderIndex, TaskId, TaskKey};
 
 use super::deliveries::LeaderAtDial;
-use super::machine::SimMachine;
-use super::world::{COPY, World};
+use super::machine::{COPY, SimMachine};
+use super::world::World;
 use crate::history::{AgentFact, Observation, OrderAction, TaskFact};
 use crate::sim::run::now_ms;
 

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::agent_observer::AgentObserver;
 use super::containers::SimContainers;
-use super::machine::{CAPACITY, SimMachine};
-use super::world::{AGENT_API, API, COPY, RAFT, World, agent_name, master_name};
+use super::machine::{CAPACITY, COPY, SimMachine};
+use super::world::{AGENT_API, API, RAFT, World, agent_name, master_name};
 use crate::rng::Rng;
 use crate::sim::network::{self, ProcessEndpoint};
 use crate::sim::run::now_ms;

@@ -24,6 +24,8 @@ use groups::SimTaskGroups;
 
 /// Resources of every host.
 pub(super) const CAPACITY: &str = "cpus:4;mem:1024;disk:4096;ports:[31000-31015]";
+/// The host that uses a copied disk.
+pub(super) const COPY: &str = "copy";
 
 pub(super) mod executors;
 mod groups;

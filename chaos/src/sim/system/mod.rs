@@ -35,8 +35,9 @@ use std::time::Duration;
 
 use super::run::{Simulation, SimulationResult, simulate};
 use crate::faults::graphs;
+use machine::COPY;
 use scenario::Scenario;
-use world::{COPY, RIVAL, SingleFault, World, agent_name, framework_name, master_name};
+use world::{RIVAL, SingleFault, World, agent_name, framework_name, master_name};
 
 /// Operators that write and read registers.
 const OPERATORS: usize = 2;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::world::{COPY, OperatorRequest, World, agent_name, framework_name, master_name};
+use super::machine::COPY;
+use super::world::{OperatorRequest, World, agent_name, framework_name, master_name};
 use crate::faults::choice::{FaultSchedule, WeightedFault};
 use crate::history::{Fault, FaultKind};
 use crate::rng::Rng;

@@ -29,8 +29,6 @@ const MOST_MASTERS: usize = 5;
 /// A short failover timeout in milliseconds, so that removals happen within a simulation.
 pub(super) const SHORT_FAILOVER_MS: u64 = 4_000;
 
-/// The host that uses a copied disk.
-pub(super) const COPY: &str = "copy";
 /// The host of a second scheduler.
 pub(super) const RIVAL: &str = "rival";
 

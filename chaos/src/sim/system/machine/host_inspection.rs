@@ -4,9 +4,8 @@ use argosy_agent::core::{ContainerName, Instance, LaunchOrder};
 use argosy_agent::journal;
 use argosy_state::ids::{AgentId, Epoch, OrderIndex, TaskKey};
 
-use super::{ContainerLimits, ContainerPhase, SimContainer, SimMachine, pids_limit};
+use super::{COPY, ContainerLimits, ContainerPhase, SimContainer, SimMachine, pids_limit};
 use crate::history::{AgentFact, TaskFact};
-use crate::sim::system::world::COPY;
 
 /// Time for which a task may run beyond its limit: its agent may have been down until recently.
 const MAX_OVERDUE_MS: u64 = 1_500;

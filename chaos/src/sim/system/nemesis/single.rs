@@ -11,10 +11,8 @@ use super::{Nemesis, SystemActiveFault, SystemFault};
 use crate::faults::graphs::GraphCase;
 use crate::history::FaultKind;
 use crate::sim::run::Simulation;
-use crate::sim::system::machine::SimMachine;
-use crate::sim::system::world::{
-    COPY, OperatorRequest, RIVAL, agent_name, framework_name, master_name,
-};
+use crate::sim::system::machine::{COPY, SimMachine};
+use crate::sim::system::world::{OperatorRequest, RIVAL, agent_name, framework_name, master_name};
 
 /// A copy of a disk at one moment.
 pub(super) struct DiskCopy {
