@@ -27,7 +27,7 @@ pub(super) struct PreparationQuery {
 struct PreparationView {
     /// As in `/v1/containers`.
     state: &'static str,
-    /// What is being done for the task now; `None` if nothing is being fetched.
+    /// The current step; `None` if nothing is being fetched.
     step: Option<&'static str>,
     /// The URI without secrets, or the name of the image.
     item: Option<String>,

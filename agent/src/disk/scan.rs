@@ -289,14 +289,14 @@ mod tests {
         fs::create_dir(&task).unwrap();
         fs::create_dir(&outside).unwrap();
         fs::write(outside.join("file"), vec![1; MIB]).unwrap();
-        symlink(&outside, task.join("folder")).unwrap();
+        symlink(&outside, task.join("directory")).unwrap();
         symlink(outside.join("file"), task.join("file")).unwrap();
         symlink(".", task.join("itself")).unwrap();
         assert!(bytes(&[&task]) < 64 * 1024);
         assert_eq!(
-            bytes(&[&task.join("folder")]),
+            bytes(&[&task.join("directory")]),
             0,
-            "not even of its own directories"
+            "its own directories are not counted either"
         );
     }
 

@@ -17,7 +17,7 @@ const MAX_TASK_ANSWERS: usize = 64;
 /// The current answers of one kind. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct AnswerLimits {
-    /// What their requests do with files, for messages.
+    /// The verb of their requests, for error messages.
     verb: &'static str,
     most: usize,
     counts: Arc<Mutex<AnswerCounts>>,

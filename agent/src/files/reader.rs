@@ -17,8 +17,8 @@ use argosy_isolation::output::{FileId, OutputRecord, StreamName};
 use super::FilesError;
 use super::path::{FilePath, Sandbox, open_below};
 
-/// The highest offset at which bytes are read. No file is so long; the kernel rejects offsets to
-/// which it cannot add a length.
+/// The highest offset at which bytes are read. No file is so long. The kernel rejects a read whose
+/// offset and length together exceed a signed 64-bit number.
 pub(super) const MAX_OFFSET: u64 = 1 << 62;
 /// Bytes read at a time.
 const CHUNK_BYTES: u64 = 64 * 1024;

@@ -54,7 +54,8 @@ impl LogRetention {
 pub(super) struct KeptLog {
     /// When it was reduced, by the boot clock; `None` if that was in an earlier boot.
     since: Option<BootTime>,
-    /// The same by the wall clock, which can jump: it only orders those of earlier boots.
+    /// The time of the reduction by the wall clock. That clock can jump, so the time only orders
+    /// output of earlier boots.
     written: SystemTime,
     bytes: u64,
 }
@@ -91,8 +92,8 @@ impl KeptLogs {
         others
     }
 
-    /// Returns those that exceed the bounds: the oldest ones, and those that exceed them alone,
-    /// which displace no others.
+    /// Returns the output to remove: the oldest until the rest is within the bounds, and output
+    /// that alone exceeds a bound. The latter causes no other output to be removed.
     pub(super) fn select(&self, now: BootTime, retention: LogRetention) -> Vec<PathBuf> {
         let mut newest_first: Vec<_> = self.0.iter().collect();
         newest_first.sort_by_key(|(path, kept)| Reverse((kept.since, kept.written, *path)));
