@@ -337,6 +337,8 @@ impl RoutedCluster {
     fn argosy(&self, index: usize, words: &[&str]) -> Command {
         let mut command = through(self.in_namespace(index), &argosy(words));
         command.env("ARGOSY_MASTERS", Self::ADDRESSES[MASTER]);
+        // With an explicit timeout, commands wait for a master that is still starting.
+        command.env("ARGOSY_TIMEOUT", "30s");
         command
     }
 
