@@ -83,7 +83,10 @@ impl ApiRouter {
             .add_to(&shared.owner.leader_status, response.headers_mut());
         if let Some(path) = call {
             let (status, headers) = (response.status(), response.headers());
-            shared.times.record(path, status, headers, began.elapsed());
+            match service::is_referral(headers) {
+                true => shared.times.record_referral(path, began.elapsed()),
+                false => shared.times.record(path, status, headers, began.elapsed()),
+            }
         }
         debug!(
             path = uri.path(),

@@ -153,6 +153,12 @@ impl Default for CallTimes {
 }
 
 impl CallTimes {
+    /// Records a stream whose client was referred to the leader, as it has requested: no failure.
+    pub(crate) fn record_referral(&self, path: &str, took: Duration) {
+        let path = if self.served.contains(path) { path } else { "" };
+        of_calls(path, "Referred").record(took);
+    }
+
     /// Records a call of this path that was answered with this status and these headers.
     pub(crate) fn record(
         &self,
@@ -167,26 +173,27 @@ impl CallTimes {
             None => Code::Unknown,
         };
         let path = if self.served.contains(path) { path } else { "" };
+        let name = format!("{code:?}");
         if code != Code::Ok {
-            return of_calls(path, code).record(took);
+            return of_calls(path, &name).record(took);
         }
         let known = self.done.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(times) = known.get(path) {
             return times.record(took);
         }
         drop(known);
-        let times = of_calls(path, code);
+        let times = of_calls(path, &name);
         times.record(took);
         let mut known = self.done.write().unwrap_or_else(PoisonError::into_inner);
         known.insert(path.to_owned(), times);
     }
 }
 
-fn of_calls(path: &str, code: Code) -> Histogram {
+fn of_calls(path: &str, code: &str) -> Histogram {
     let names = path
         .strip_prefix(CALLS)
         .and_then(|names| names.split_once('/'));
     let (service, method) = names.unwrap_or(("other", "other"));
     let (service, method) = (service.to_owned(), method.to_owned());
-    histogram!("argosy_rpc_duration_seconds", "service" => service, "method" => method, "code" => format!("{code:?}"))
+    histogram!("argosy_rpc_duration_seconds", "service" => service, "method" => method, "code" => code.to_owned())
 }

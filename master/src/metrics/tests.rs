@@ -499,6 +499,21 @@ fn paths_that_callers_invent_have_one_series() {
     );
 }
 
+/// The recorded rule of errors names the codes of failures.
+#[test]
+fn a_referral_is_not_counted_as_a_failure() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        let path = "/argosy.v1.Agents/Connect";
+        CallTimes::default().record_referral(path, Duration::from_millis(1));
+    });
+    let text = recorder.handle().render();
+    let series = "argosy_rpc_duration_seconds_count{service=\"Agents\",method=\"Connect\",code=\"Referred\"} 1";
+    assert!(text.contains(series), "{text}");
+    let rules = include_str!("../../../deploy/prometheus/recording.rules.yml");
+    assert!(!rules.contains("Referred"));
+}
+
 /// The recorded rule of failed starts sums these reasons. Its rate has no first increase without a
 /// 0 before it.
 #[test]

@@ -290,11 +290,19 @@ pub(crate) fn name_leader(metadata: &mut MetadataMap, address: &str) {
     }
 }
 
-/// Refers a client to the leader.
+/// Refers a client to the leader, as it has requested. The answer has the metadata of the request,
+/// so that it is not counted as a failure.
 pub(super) fn leader_moved(address: &str) -> Status {
     let mut status = unavailable(&format!("{address} leads: connect there"));
     name_leader(status.metadata_mut(), address);
+    let referred = MetadataValue::from_static("1");
+    status.metadata_mut().insert(REFER, referred);
     status
+}
+
+/// Returns whether these are the headers of [`leader_moved`].
+pub(crate) fn is_referral(headers: &HeaderMap) -> bool {
+    headers.contains_key(REFER)
 }
 
 /// Rejects a client that names protocol versions of which this master supports none.

@@ -43,7 +43,7 @@ pub(crate) use failover_exchange::exchange_failovers;
 pub(crate) use feed::Feed;
 #[cfg(test)]
 pub(crate) use feed::Subscription;
-pub(crate) use forward::{ReplyHeaders, check_versions};
+pub(crate) use forward::{ReplyHeaders, check_versions, is_referral};
 pub(crate) use health::health;
 pub(crate) use lists::{ListKind, routes as list_routes, spawn_reader};
 pub(crate) use operator::{cluster, one_agent};

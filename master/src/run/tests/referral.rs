@@ -33,6 +33,8 @@ async fn an_agent_is_referred_to_the_leader_on_request() {
     assert_eq!(referred.code(), tonic::Code::Unavailable);
     let named = referred.metadata().get("argosy-leader");
     assert_eq!(named.unwrap(), masters.api[leader].as_str());
+    // The mark by which the metrics do not count it as a failure.
+    assert!(referred.metadata().contains_key("argosy-refer"));
     // As agents of earlier releases do, and those that cannot reach the leader.
     let forwarded = connected(follower, false).await.unwrap();
     assert_eq!(
