@@ -45,9 +45,12 @@ pub enum RemovalError {
     Remove { path: PathBuf, source: io::Error },
 }
 
-/// Kills everything in the container and removes its group and socket. A launch that is still in
-/// flight will not start. `exit.json` and the other state files stay, for the caller to read and
-/// remove.
+/// Kills everything in the container and removes its group and socket. `exit.json` and the other
+/// state files stay, for the caller to read and remove.
+///
+/// A launch that is still in flight will not start. No file names its supervisor, which may create
+/// the group later, and removes it itself. If that supervisor may be killed, kill it first
+/// ([`Launcher::supervisors`](crate::Launcher::supervisors)).
 ///
 /// `cgroup` is the path of the group if there is no handle. Each wait takes at most `timeout`.
 ///

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use argosy_host::ContainerId;
+use argosy_host::{ContainerId, ProcessId};
 use argosy_isolation::{
     CgroupTree, Container, Exit, Handle, Isolation, LaunchSpec, Launcher, Namespaces, Program,
     cgroup, clean_up_abandoned, detect, disable_layer, launcher,
@@ -87,6 +87,23 @@ impl RootFixture {
 
     pub(crate) fn launch(&mut self, spec: &LaunchSpec) -> Container {
         self.launcher.as_mut().unwrap().launch(spec).unwrap()
+    }
+
+    /// Waits until the launcher has created the supervisor of a container that it was asked for,
+    /// and returns that. Other children of a launcher are no supervisors: before it reads its first
+    /// request, some create mount namespaces for it.
+    pub(crate) fn supervisor_of(&mut self, container: &ContainerId) -> ProcessId {
+        let launcher = self.launcher.as_mut().unwrap();
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let mut made = launcher.supervisors().into_iter();
+            if let Some((_, process)) = made.find(|(id, _)| id == container) {
+                return process;
+            }
+            assert!(Instant::now() < deadline, "{container} has no supervisor");
+            // Without a pause: some tests end the supervisor in its first steps.
+            std::thread::yield_now();
+        }
     }
 
     /// Launches and waits until it runs.

@@ -556,17 +556,6 @@ fn forwarding() {
     });
 }
 
-/// Returns the launcher's children.
-fn supervisors(world: &RootFixture) -> Vec<i32> {
-    let launcher = world.launcher.as_ref().unwrap().pid();
-    let children = fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"));
-    let children = children.unwrap();
-    children
-        .split_whitespace()
-        .map(|pid| pid.parse().unwrap())
-        .collect()
-}
-
 fn killed() {
     on_a_host(|_| {
         let mut world = RootFixture::new();
@@ -574,13 +563,10 @@ fn killed() {
         for moment in 0..40 {
             let (spec, network) = joined(&mut world, "sleep 1000", &networks, &[web(8080)]);
             let container = launch(&mut world, &spec, network);
+            let supervisor = world.supervisor_of(&spec.id);
             // Earlier and later in the supervisor's run; no result depends on the exact moment.
             std::thread::sleep(Duration::from_micros(moment * 250));
-            for process in supervisors(&world) {
-                let process = nix::unistd::Pid::from_raw(process);
-                // It may have ended by itself.
-                let _ = nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL);
-            }
+            assert!(supervisor.kill(TIMEOUT).unwrap(), "it has ended");
             drop(container);
             destroy(&spec.directory, spec.cgroup.as_deref(), TIMEOUT).unwrap();
             networks.sweep(&BTreeSet::new()).unwrap();

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use argosy_host::ProcessId;
 use argosy_isolation::{CommandOutcome, LaunchSpec, clean_up_abandoned, destroy};
 
 use crate::fixture::{RootFixture, TIMEOUT, TestCase, eventually, plain, processes_with};
@@ -134,41 +133,26 @@ fn nested() {
     assert!(!group.exists());
 }
 
-/// Returns the live processes that the launcher has created.
-fn supervisors(world: &RootFixture) -> Vec<ProcessId> {
-    let launcher = world.launcher.as_ref().unwrap().pid();
-    let children = fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"));
-    let children = children.unwrap();
-    let numbers = children
-        .split_ascii_whitespace()
-        .map(|pid| pid.parse().unwrap());
-    numbers.filter_map(|pid| ProcessId::of(pid).ok()).collect()
-}
-
 fn killed_anywhere() {
     let mut world = RootFixture::new();
     let mark = format!("824.{}", std::process::id());
     let mut before_the_start = 0;
-    for step in 0..120_u64 {
+    for step in 0..120 {
         let mut spec = world.spec(&format!("exec sleep {mark}"));
         match step % 3 {
             0 => {}
             1 => spec.namespaces.pid = false,
             _ => spec = plain(spec),
         }
-        let container = world.launch(&spec);
-        let mut found = Vec::new();
-        eventually("its supervisor is made", || {
-            found = supervisors(&world);
-            !found.is_empty()
-        });
+        let mut container = world.launch(&spec);
+        let supervisor = world.supervisor_of(&spec.id);
         // From its very first steps to a running command: a start takes about two milliseconds.
         std::thread::sleep(std::time::Duration::from_micros(step * 25));
-        for process in &found {
-            let pid = nix::unistd::Pid::from_raw(process.pid);
-            nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
-            eventually("it has ended", || process.open().unwrap().is_none());
+        if step >= 117 {
+            // One of each kind: a busy machine may need longer for every start.
+            container.wait_started(TIMEOUT).unwrap().unwrap();
         }
+        assert!(supervisor.kill(TIMEOUT).unwrap(), "it has ended");
         before_the_start += u32::from(!spec.directory.join("handle.json").exists());
         container.destroy(TIMEOUT).unwrap();
         eventually("no process is left", || processes_with(&mark) == 0);
@@ -177,10 +161,7 @@ fn killed_anywhere() {
             "step {step}"
         );
     }
-    assert!(
-        (1..120).contains(&before_the_start),
-        "both sides of the start were met"
-    );
+    assert!(before_the_start > 0, "both sides of the start were met");
 }
 
 fn quick_starts() {
