@@ -4,12 +4,13 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 
 use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec, RunSettings};
+use argosy_testbed::terminal::through;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cluster::{DevCluster, NO_CERTIFICATES, argosy, executable, split, wait_for};
 use crate::executors::leader_other_than;
-use crate::terminal::{TestTerminal, resize, through};
+use crate::terminal::{TestTerminal, resize};
 
 /// Starts a cluster with a running task of this name.
 fn with_task(number: u32, size: &str, name: &str) -> DevCluster {

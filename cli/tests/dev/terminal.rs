@@ -2,28 +2,15 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
+use argosy_testbed::terminal::{self, PseudoTerminal, TerminalSize};
 use nix::unistd::Pid;
-use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
+use rustix::termios::tcgetattr;
 
 use crate::cluster::{DevCluster, STEP_TIMEOUT, wait_for};
-
-/// Returns the same command, started by another program.
-pub(crate) fn through(mut starter: Command, command: &Command) -> Command {
-    starter.arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => starter.env(name, value),
-            None => starter.env_remove(name),
-        };
-    }
-    starter
-}
 
 /// A terminal, and `argosy` at it: the process that leads its session.
 pub(crate) struct TestTerminal {
@@ -42,19 +29,9 @@ impl TestTerminal {
     }
 
     pub(crate) fn of(argosy: &Command, rows: u16, columns: u16) -> Self {
-        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        unlockpt(&controller).unwrap();
-        let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let terminal: OwnedFd = ioctl_tiocgptpeer(&controller, peer).unwrap();
-        resize(&controller, rows, columns);
-        let controller = File::from(controller);
-        let before = mode(&controller);
-        let there = || Stdio::from(terminal.try_clone().unwrap());
-        let mut command = Command::new("setsid");
-        command.args(["--ctty", "--wait"]).env("TERM", "dumb");
-        let mut command = through(command, argosy);
-        let argosy = command.stdin(there()).stdout(there()).stderr(there());
-        let argosy = argosy.spawn().unwrap();
+        let terminal = PseudoTerminal::open(TerminalSize { rows, columns }).unwrap();
+        let before = mode(&terminal.user);
+        let (controller, argosy) = terminal.start(argosy).unwrap();
         Self {
             output: watch(controller.try_clone().unwrap()),
             initial_mode: before,
@@ -90,8 +67,7 @@ impl TestTerminal {
 
     /// Returns the process in the foreground of the terminal.
     pub(crate) fn foreground(&self) -> Pid {
-        let group = rustix::termios::tcgetpgrp(&self.pty).unwrap();
-        Pid::from_raw(group.as_raw_nonzero().get())
+        terminal::foreground(&self.pty).unwrap()
     }
 
     pub(crate) fn press(&mut self, keys: &str) {
@@ -142,12 +118,6 @@ fn watch(mut controller: File) -> Receiver<String> {
     shown
 }
 
-pub(crate) fn resize(terminal: &impl std::os::fd::AsFd, rows: u16, columns: u16) {
-    let size = Winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    tcsetwinsize(terminal, size).unwrap();
+pub(crate) fn resize(controller: &File, rows: u16, columns: u16) {
+    terminal::resize(controller, TerminalSize { rows, columns }).unwrap();
 }
