@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::cpu::resident_bytes;
 use crate::report::Side;
 
 pub(crate) use agent::{AgentKind, RealAgent};
@@ -165,6 +166,15 @@ impl Cluster {
     pub(crate) fn pid(&self, index: usize) -> Result<u32> {
         let pid = self.members[index].process.pid();
         pid.context("the member does not run")
+    }
+
+    /// The resident memory of one member, in MiB.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub(crate) fn resident_mib(&self, index: usize) -> Result<f64> {
+        let bytes = resident_bytes(self.pid(index)?).context("the member is gone")?;
+        Ok(bytes as f64 / f64::from(1 << 20))
     }
 
     /// # Errors

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use anyhow::{Context, Result};
 use nix::unistd::{SysconfVar, sysconf};
 
 /// The processor time of one process, and of its reaped children.
@@ -39,6 +40,21 @@ fn tick_seconds() -> f64 {
 pub(crate) fn process_seconds(pid: u32) -> Option<f64> {
     let ticks = stat(i32::try_from(pid).ok()?)?.own_ticks;
     Some(ticks as f64 * tick_seconds())
+}
+
+/// Returns the cores that a process uses while `work` runs, and its result.
+///
+/// # Errors
+/// An error of `work`, or if the process is gone.
+pub(crate) async fn cores_during<T>(
+    pid: u32,
+    work: impl Future<Output = Result<T>>,
+) -> Result<(f64, T)> {
+    let used = || process_seconds(pid).context("the measured process is gone");
+    let (began, before) = (std::time::Instant::now(), used()?);
+    let result = work.await?;
+    let seconds = used()? - before;
+    Ok((seconds / began.elapsed().as_secs_f64(), result))
 }
 
 /// Processor time and context switches of processes since their start.
@@ -214,6 +230,23 @@ mod tests {
         let used = CpuUsage::of(&own).since(started);
         assert!(used.seconds > 0.0 && used.switches > 10, "{used:?}");
         assert_eq!(CpuUsage::of(&[u32::MAX]), CpuUsage::default());
+    }
+
+    #[tokio::test]
+    async fn the_work_of_a_process_is_measured_in_cores() {
+        let own = std::process::id();
+        let work = async {
+            let seconds = process_seconds(own).unwrap();
+            // Four ticks of the clock that counts.
+            while process_seconds(own).unwrap() - seconds < 0.04 {
+                std::hint::black_box((0..100_000).sum::<u64>());
+            }
+            Ok(7)
+        };
+        let (cores, result) = cores_during(own, work).await.unwrap();
+        assert!(cores > 0.0, "{cores}");
+        assert_eq!(result, 7);
+        assert!(cores_during(u32::MAX, async { Ok(()) }).await.is_err());
     }
 
     #[test]

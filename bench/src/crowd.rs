@@ -1,11 +1,11 @@
 //! A crowd of agents and schedulers, spread over three masters: whether a stream breaks, and how
 //! long calls take.
 
-mod schedulers;
+pub(crate) mod schedulers;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::transport::Channel;
 
@@ -13,7 +13,6 @@ use crate::agents::Agents;
 use crate::arguments::Workload;
 use crate::bench::{Bench, Measurements};
 use crate::cluster::{Cluster, channel};
-use crate::cpu::resident_bytes;
 use crate::report::{Cell, RatioGoal, Side, WorkloadReport, quantile};
 use crate::turns::{self, Turns};
 use crate::writer::{Target, Writer};
@@ -84,13 +83,12 @@ async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     findings.record(turns::LONG, long);
     findings.record(turns::BUSY, busy);
     let leader = cluster.wait_until_settled().await?;
-    let resident = resident_bytes(cluster.pid(leader)?).context("the leader is gone")?;
-    findings.record(RESIDENT, resident as f64 / f64::from(1 << 20));
+    findings.record(RESIDENT, cluster.resident_mib(leader)?);
     Ok(())
 }
 
 /// Opens connections for this number of streams, to one master after the other.
-fn connections(cluster: &Cluster, streams: u32) -> Result<Vec<Channel>> {
+pub(crate) fn connections(cluster: &Cluster, streams: u32) -> Result<Vec<Channel>> {
     let members = cluster.members.iter().cycle();
     let channels = members.take(streams.div_ceil(PER_CONNECTION) as usize);
     channels

@@ -8,7 +8,7 @@ mod trickle;
 
 pub(crate) use flood::flood;
 pub(crate) use single::{StartScheduler, fresh_start};
-pub(crate) use sleepers::sleepers;
+pub(crate) use sleepers::{SleepingTasks, sleepers};
 pub(crate) use trickle::{LongestGap, Trickle};
 
 use argosy_client::Masters;

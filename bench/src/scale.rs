@@ -11,7 +11,7 @@ use crate::agents::{Agents, TaskLifetime};
 use crate::arguments::Workload;
 use crate::bench::{Bench, Measurements};
 use crate::cluster::Cluster;
-use crate::cpu::{process_seconds, resident_bytes};
+use crate::cpu::process_seconds;
 use crate::framework::sleepers;
 use crate::registry::masters;
 use crate::report::{Cell, RatioGoal, Side, WorkloadReport};
@@ -95,7 +95,7 @@ async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     tokio::time::sleep(REST).await;
     note_memory(&cluster, leader, findings)?;
     rest(bench, &cluster, leader, findings).await?;
-    findings.record(LATER, resident(&cluster, leader)?);
+    findings.record(LATER, cluster.resident_mib(leader)?);
     kill(&mut cluster, (leader, &agents, count), findings).await
 }
 
@@ -151,24 +151,18 @@ async fn kill(
     findings.record(LISTED, (agents.lists() - listed) as f64);
     cluster.restart(leader)?;
     let next = cluster.wait_until_settled().await?;
-    findings.record(NEXT, resident(cluster, next)?);
+    findings.record(NEXT, cluster.resident_mib(next)?);
     Ok(())
 }
 
 fn note_memory(cluster: &Cluster, leader: usize, findings: &mut Measurements) -> Result<()> {
-    findings.record(LEADER, resident(cluster, leader)?);
+    findings.record(LEADER, cluster.resident_mib(leader)?);
     let mut largest: f64 = 0.0;
     for index in (0..cluster.members.len()).filter(|place| *place != leader) {
-        largest = largest.max(resident(cluster, index)?);
+        largest = largest.max(cluster.resident_mib(index)?);
     }
     findings.record(FOLLOWER, largest);
     Ok(())
-}
-
-/// Memory of a member, in MiB.
-fn resident(cluster: &Cluster, index: usize) -> Result<f64> {
-    let bytes = resident_bytes(cluster.pid(index)?).context("a master is gone")?;
-    Ok(bytes as f64 / f64::from(1 << 20))
 }
 
 #[cfg(test)]

@@ -4,23 +4,17 @@
 
 mod pollers;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use tokio::time::Instant;
+use anyhow::Result;
 
-use crate::agents::{Agents, TaskLifetime};
 use crate::arguments::Workload;
 use crate::bench::{Bench, Measurements};
-use crate::cluster::Cluster;
-use crate::cpu::{process_seconds, resident_bytes};
-use crate::framework::sleepers;
-use crate::load::{LoopResult, Window, closed_loop};
-use crate::registry::{clients_of, connections_to, masters};
-use crate::report::{Cell, RatioGoal, Side, WorkloadReport, median, quantile};
+use crate::cpu::cores_during;
+use crate::full_cluster::FullCluster;
+use crate::load::{LoopClient, LoopResult, Window, closed_loop};
+use crate::report::{Cell, RatioGoal, WorkloadReport, median, quantile};
 use crate::turns::{self, Turns};
-use crate::writer::{Target, Writer};
 
 use pollers::{ListResults, Pollers};
 
@@ -28,9 +22,8 @@ use pollers::{ListResults, Pollers};
 const POLLERS: usize = 20;
 /// From the beginning of one full list of a poller to the next, at the least.
 const LIST_INTERVAL: Duration = Duration::from_secs(10);
-/// Writers, and connections to the leader that they share.
+/// Writers, on shared connections to the leader.
 const WRITERS: usize = 32;
-const CONNECTIONS: usize = 4;
 /// Writes a second of all paced writers together.
 const PACED: u32 = 1_000;
 
@@ -48,10 +41,6 @@ const PAGE_SLOW: &str = "a page of 1,000 tasks, p99";
 const RECORDS: &str = "records read";
 const CPU_ALONE: &str = "leader's cores alone, paced";
 const CPU_DURING_READS: &str = "leader's cores with pollers, paced";
-/// Scrapes of the leader's metrics, one each second.
-const SCRAPES: usize = 10;
-const SCRAPE: &str = "a scrape of the leader's metrics, slowest of 10";
-const SCRAPE_SIZE: &str = "text of the leader's metrics";
 const BEFORE: &str = "leader before, resident";
 const AFTER: &str = "leader after, resident";
 
@@ -79,8 +68,6 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
         Cell::new(RECORDS, "1/s", RatioGoal::None),
         Cell::new(turns::LONG, "per 1,000", RatioGoal::None),
         Cell::new(turns::BUSY, "per 1,000", RatioGoal::OwnAtMost(0.0)),
-        Cell::new(SCRAPE, "ms", RatioGoal::OwnAtMost(50.0)),
-        Cell::new(SCRAPE_SIZE, "KiB", RatioGoal::OwnAtMost(2_048.0)),
         Cell::new(BEFORE, "MiB", RatioGoal::None),
         Cell::new(AFTER, "MiB", RatioGoal::None),
     ];
@@ -111,84 +98,51 @@ impl WriterResults {
 }
 
 async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
-    let mut cluster = Cluster::start(Side::Argosy, &bench.environment).await?;
-    let masters = masters(&cluster)?;
     let (agents, each) = (bench.extent.state_agents, bench.extent.tasks_per_agent);
-    let started = Instant::now();
-    let resources = format!("cpus:{each};mem:{}", 32 * each);
-    let all =
-        Agents::start_with(&masters, agents, &resources, TaskLifetime::RunsUntilKilled).await?;
-    let _asleep = sleepers(&masters, agents * each, None).await?;
-    findings.record(LOADED, started.elapsed().as_secs_f64());
-    let leader = cluster.wait_until_settled().await?;
+    let full = FullCluster::start(&bench.environment, agents, each).await?;
+    findings.record(LOADED, full.loaded.as_secs_f64());
+    let (cluster, leader) = (&full.cluster, full.leader);
     let pid = cluster.pid(leader)?;
-    let api = cluster.members[leader].api.clone();
-    let resident = || {
-        let bytes = resident_bytes(pid).context("the leader is gone")?;
-        Ok::<_, anyhow::Error>(bytes as f64 / f64::from(1 << 20))
-    };
-    findings.record(BEFORE, resident()?);
-    scrapes(&api, findings).await?;
-    let writers = connections_to(&cluster, leader, CONNECTIONS, Writer::unary).await?;
-    let ids = all.ids();
-    let target = |client: usize| Target {
-        client,
-        agents: Arc::new([ids[client % ids.len()].clone()]),
-    };
+    findings.record(BEFORE, cluster.resident_mib(leader)?);
+    let writers = full.writers(WRITERS).await?;
     let (mut alone, mut during_reads) = (WriterResults::default(), WriterResults::default());
     let mut lists = ListResults::default();
-    let turns = Turns::of(&api).await?;
+    let turns = Turns::of(full.api(leader)).await?;
     for _ in 0..bench.extent.state_rounds {
-        write(bench, (&writers, &target, pid), &mut alone).await?;
+        write(bench, &writers, pid, &mut alone).await?;
         let apis = cluster.members.iter().map(|member| member.api.as_str());
         let expected = (agents as usize, (agents * each) as usize);
         let pollers = Pollers::start(apis, POLLERS, LIST_INTERVAL, expected)?;
-        write(bench, (&writers, &target, pid), &mut during_reads).await?;
+        write(bench, &writers, pid, &mut during_reads).await?;
         lists.extend(pollers.end().await?);
     }
-    let [long, busy] = Turns::of(&api).await?.per_thousand(turns);
+    let [long, busy] = Turns::of(full.api(leader)).await?.per_thousand(turns);
     findings.record(turns::LONG, long);
     findings.record(turns::BUSY, busy);
-    findings.record(AFTER, resident()?);
+    findings.record(AFTER, cluster.resident_mib(leader)?);
     note(findings, &alone, &during_reads, &lists);
-    Ok(())
-}
-
-/// Times scrapes of a master with all agents and tasks.
-async fn scrapes(api: &str, findings: &mut Measurements) -> Result<()> {
-    let (mut slowest_ms, mut bytes) = (0.0_f64, 0);
-    for _ in 0..SCRAPES {
-        let began = Instant::now();
-        bytes = turns::scrape(api).await?.len();
-        slowest_ms = slowest_ms.max(began.elapsed().as_secs_f64() * 1e3);
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    findings.record(SCRAPE, slowest_ms);
-    findings.record(SCRAPE_SIZE, bytes as f64 / 1_024.0);
     Ok(())
 }
 
 /// Lets writers write as fast as they can, then at a pace.
 async fn write(
     bench: &Bench,
-    (writers, target, pid): (&[Writer], &impl Fn(usize) -> Target, u32),
+    writers: &[LoopClient],
+    pid: u32,
     written: &mut WriterResults,
 ) -> Result<()> {
-    let clients = || clients_of(writers, WRITERS, target);
     let window = Window {
         warm_up: bench.extent.warm_up,
         // Long enough for each poller to begin a list.
         measured: bench.extent.measured.max(LIST_INTERVAL),
         pace: Duration::ZERO,
     };
-    let LoopResult { per_second, .. } = closed_loop(clients(), window, vec![pid]).await?;
+    let LoopResult { per_second, .. } = closed_loop(writers.to_vec(), window, vec![pid]).await?;
     written.fast.push(per_second);
     let pace = Duration::from_secs(1) * u32::try_from(WRITERS)? / PACED;
-    let (began, cpu) = (Instant::now(), process_seconds(pid).unwrap_or_default());
-    let rate = closed_loop(clients(), Window { pace, ..window }, vec![pid]).await?;
-    let took = began.elapsed().as_secs_f64();
-    let cpu = process_seconds(pid).unwrap_or_default() - cpu;
-    written.cores.push(cpu / took);
+    let paced = closed_loop(writers.to_vec(), Window { pace, ..window }, vec![pid]);
+    let (cores, rate) = cores_during(pid, paced).await?;
+    written.cores.push(cores);
     written.paced.push(rate.per_second);
     written.p99_ms.push(rate.p99_ms);
     Ok(())

@@ -1,7 +1,7 @@
 //! Turns of the loop that owns a master's registry, from its metrics: how many exceeded their
 //! budget.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -27,14 +27,31 @@ struct TurnCounts {
     within: u64,
 }
 
-/// Reads the answer of a master to one scrape of its metrics, headers included.
-pub(crate) async fn scrape(api: &str) -> Result<Vec<u8>> {
+/// Reads the metrics of a master over a new connection, as Prometheus does after a pause.
+///
+/// # Errors
+/// If the master does not answer with metrics.
+pub(crate) async fn scrape(api: &str) -> Result<String> {
     let mut stream = TcpStream::connect(api).await?;
     let request = format!("GET /metrics HTTP/1.1\r\nhost: {api}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
-    let mut text = Vec::new();
-    stream.read_to_end(&mut text).await?;
-    Ok(text)
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    let body = body(&text).with_context(|| format!("a scrape of {api}"))?;
+    Ok(body.to_owned())
+}
+
+/// Returns an answer without its headers.
+fn body(answer: &str) -> Result<&str> {
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("it has no end of the headers")?;
+    let status = head.lines().next().unwrap_or_default();
+    ensure!(
+        status.starts_with("HTTP/1.1 200 "),
+        "its status is {status:?}"
+    );
+    Ok(body)
 }
 
 impl Turns {
@@ -44,7 +61,7 @@ impl Turns {
     /// If they cannot be read, or lack a histogram.
     pub(crate) async fn of(api: &str) -> Result<Self> {
         let text = scrape(api).await?;
-        Self::read(&String::from_utf8_lossy(&text)).with_context(|| {
+        Self::read(&text).with_context(|| {
             format!("the metrics of {api} lack one of {METRICS:?} with a bound of {BUDGET}")
         })
     }
@@ -88,6 +105,15 @@ impl TurnCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_answer_with_metrics_is_a_scrape() {
+        let answer = |status: &str| format!("HTTP/1.1 {status}\r\nserver: a\r\n\r\nup 1\n");
+        assert_eq!(body(&answer("200 OK")).unwrap(), "up 1\n");
+        let error = body(&answer("503 Service Unavailable")).unwrap_err();
+        assert!(error.to_string().contains("503"), "{error}");
+        assert!(body("HTTP/1.1 200 OK\r\nserver: a").is_err());
+    }
 
     #[test]
     fn turns_above_the_budget_are_counted_from_a_given_time() {

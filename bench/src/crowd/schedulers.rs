@@ -22,7 +22,7 @@ const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(120);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Schedulers that stay subscribed until drop.
-pub(super) struct Schedulers {
+pub(crate) struct Schedulers {
     _streams: JoinSet<()>,
     closed: Arc<AtomicU64>,
 }
@@ -32,7 +32,7 @@ impl Schedulers {
     ///
     /// # Errors
     /// If they are not subscribed within two minutes.
-    pub(super) async fn start(channels: &[Channel], count: u32) -> Result<Self> {
+    pub(crate) async fn start(channels: &[Channel], count: u32) -> Result<Self> {
         let (subscribed, mut known) = mpsc::channel(count.max(1) as usize);
         let closed = Arc::new(AtomicU64::new(0));
         let mut streams = JoinSet::new();
@@ -61,7 +61,7 @@ impl Schedulers {
     }
 
     /// Returns the number of streams that have ended so far.
-    pub(super) fn closed(&self) -> u64 {
+    pub(crate) fn closed(&self) -> u64 {
         self.closed.load(Ordering::Relaxed)
     }
 }

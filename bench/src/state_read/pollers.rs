@@ -7,19 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use argosy_proto::v1;
-use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::Code;
 
-use crate::cluster::{MasterClient, channel};
+use crate::low_priority::LowPriorityThreads;
+use crate::pages::PageReader;
 
-/// The number of records in a page.
-const PAGE: u32 = 1_000;
-/// Pause after a read that was refused because the queue of readers is full.
-const PAUSE: Duration = Duration::from_millis(100);
 /// Timeout for the lists that are in progress at the end.
 const END_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -43,45 +37,13 @@ impl ListResults {
     }
 }
 
-/// Niceness of the pollers' threads, the lowest priority.
-const NICENESS: i32 = 19;
-
-/// A separate runtime for the pollers.
-struct PollerThreads(Option<Runtime>);
-
-impl PollerThreads {
-    fn start() -> Result<(Self, Handle)> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("pollers")
-            .on_thread_start(|| {
-                if let Err(error) = rustix::process::nice(NICENESS) {
-                    eprintln!("state-read: pollers have the priority of the masters: {error}");
-                }
-            })
-            .enable_all()
-            .build()?;
-        let handle = runtime.handle().clone();
-        Ok((Self(Some(runtime)), handle))
-    }
-}
-
-impl Drop for PollerThreads {
-    fn drop(&mut self) {
-        // A runtime must not wait for its threads inside another one.
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
 /// Running pollers; they end with the value.
 pub(super) struct Pollers {
     tasks: JoinSet<Result<ListResults>>,
     /// Nothing is begun any more once it is true.
     stop: watch::Sender<bool>,
     started: Instant,
-    _threads: PollerThreads,
+    _threads: LowPriorityThreads,
 }
 
 impl Pollers {
@@ -100,13 +62,11 @@ impl Pollers {
         let (ending, seen) = watch::channel(false);
         let spread = every / u32::try_from(count)?;
         let expected = Arc::new(expected);
-        let (threads, runtime) = PollerThreads::start()?;
+        let (threads, runtime) = LowPriorityThreads::start("pollers")?;
         let _inside = runtime.enter();
         for (number, api) in (0..).zip(apis.cycle().take(count)) {
-            let client =
-                MasterClient::new(channel(api)?.connect_lazy()).max_decoding_message_size(8 << 20);
             let poller = Poller {
-                client,
+                reader: PageReader::new(api)?,
                 expected: Arc::clone(&expected),
                 lists: ListResults::default(),
             };
@@ -141,7 +101,7 @@ impl Pollers {
 }
 
 struct Poller {
-    client: MasterClient,
+    reader: PageReader,
     expected: Arc<(usize, usize)>,
     lists: ListResults,
 }
@@ -159,8 +119,8 @@ impl Poller {
                 () = tokio::time::sleep_until(due) => {}
             }
             let started = Instant::now();
-            let agents = self.agents().await?;
-            let tasks = self.tasks().await?;
+            let agents = self.reader.agents().await?;
+            let tasks = self.reader.tasks(&mut self.lists.page_ms).await?;
             let (some_agents, some_tasks) = *self.expected;
             ensure!(
                 agents >= some_agents && tasks >= some_tasks,
@@ -172,55 +132,5 @@ impl Poller {
                 .push(started.elapsed().as_secs_f64() * 1e3);
             due = (started + every).max(Instant::now());
         }
-    }
-
-    async fn agents(&mut self) -> Result<usize> {
-        let (mut count, mut token) = (0, String::new());
-        loop {
-            let page = match self.client.list_agents(request(&token)).await {
-                Err(status) if status.code() == Code::ResourceExhausted => {
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-                page => page?.into_inner(),
-            };
-            count += page.agents.len();
-            if page.next_page_token.is_empty() {
-                return Ok(count);
-            }
-            token = page.next_page_token;
-        }
-    }
-
-    async fn tasks(&mut self) -> Result<usize> {
-        let (mut count, mut token) = (0, String::new());
-        loop {
-            let started = Instant::now();
-            let page = match self.client.list_tasks(request(&token)).await {
-                Err(status) if status.code() == Code::ResourceExhausted => {
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-                page => page?.into_inner(),
-            };
-            count += page.tasks.len();
-            if page.tasks.len() == PAGE as usize {
-                self.lists
-                    .page_ms
-                    .push(started.elapsed().as_secs_f64() * 1e3);
-            }
-            if page.next_page_token.is_empty() {
-                return Ok(count);
-            }
-            token = page.next_page_token;
-        }
-    }
-}
-
-fn request(token: &str) -> v1::ListRequest {
-    v1::ListRequest {
-        page_size: PAGE,
-        page_token: token.to_owned(),
-        ..Default::default()
     }
 }
