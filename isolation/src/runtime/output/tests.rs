@@ -1,6 +1,8 @@
 //! Tests with real pipes and directories: which output is kept, and what a command that owns the
 //! directory can do about it.
 
+mod throughput;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, symlink};
