@@ -58,13 +58,17 @@ pub struct Arguments {
     /// Directory for the data of all members: on a real disk
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     pub(crate) directory: PathBuf,
-    /// Agents of `idle` [default: 1,000, short: 200], `state-read` [default: 10,000, short: 500]
-    /// and `scale` [default: 50,000, short: 1,000]
+    /// Agents of `idle` [default: 1,000, short: 200], `state-read` and `scrape` [default: 10,000,
+    /// short: 500], `commands` [default: 1,000, short: 50] and `scale` [default: 50,000, short:
+    /// 1,000]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50_000))]
     pub(crate) agents: Option<u32>,
     /// Tasks of each of these agents
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) tasks_per_agent: u32,
+    /// Changes a second of `events`, in steps of 10
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(10..=10_000))]
+    pub(crate) changes: u32,
     /// Keep data and logs of members in that directory
     #[arg(long)]
     pub(crate) keep: bool,
@@ -108,8 +112,12 @@ pub(crate) enum Workload {
     Crowd,
     /// Readers page through lists of all agents and all tasks while others write
     StateRead,
+    /// Scrapes of the metrics of 10,000 agents and 100,000 tasks while others write
+    Scrape,
     /// 1,000 subscribers of changes at one follower
     Events,
+    /// `argosy ps` and `argosy top` with 10,000 tasks
+    Commands,
     /// 50,000 agents with 500,000 tasks: memory, rest, and a killed leader
     Scale,
     /// All workloads, one after the other
@@ -134,7 +142,9 @@ impl Workload {
             Self::Flood => "flood",
             Self::Crowd => "crowd",
             Self::StateRead => "state-read",
+            Self::Scrape => "scrape",
             Self::Events => "events",
+            Self::Commands => "commands",
             Self::Scale => "scale",
             Self::All => "all",
         }
@@ -193,37 +203,64 @@ pub(crate) struct Extent {
     pub(crate) tasks_per_agent: u32,
     /// Agents of `scale`.
     pub(crate) scale_agents: u32,
-    /// Rounds of `state-read`: writers alone, then together with readers.
+    /// Rounds of `state-read` and `scrape`: writers alone, then together with readers.
     pub(crate) state_rounds: u32,
+    /// Time for which scrapes are measured in each condition.
+    pub(crate) scrape: Duration,
+    /// Subscribers that read.
+    pub(crate) subscribers: usize,
+    /// Time for which subscribers are measured.
+    pub(crate) events: Duration,
+    /// Changes a second while subscribers are measured.
+    pub(crate) changes: u32,
+    /// Agents while commands are measured.
+    pub(crate) command_agents: u32,
+    /// Time for which a page of `argosy top` is measured.
+    pub(crate) top: Duration,
 }
 
 impl Arguments {
     pub(crate) fn extent(&self) -> Extent {
-        let seconds = Duration::from_secs_f64;
-        if self.short {
-            return Extent {
-                runs: self.runs.unwrap_or(1),
-                warm_up: seconds(0.5),
-                measured: seconds(2.0),
-                clients: self.clients,
-                kills: 5,
-                tasks: 2_000,
-                starts: 50,
-                containers: 200,
-                stall: seconds(10.0),
-                idle: seconds(10.0),
-                idle_agents: self.agents.unwrap_or(200),
-                flood: seconds(8.0),
-                flood_connections: 60,
-                crowd: seconds(8.0),
-                crowd_agents: 600,
-                crowd_schedulers: 120,
-                state_agents: self.agents.unwrap_or(500),
-                tasks_per_agent: self.tasks_per_agent,
-                scale_agents: self.agents.unwrap_or(1_000),
-                state_rounds: 1,
-            };
+        match self.short {
+            true => self.short_extent(),
+            false => self.long_extent(),
         }
+    }
+
+    fn short_extent(&self) -> Extent {
+        let seconds = Duration::from_secs_f64;
+        Extent {
+            runs: self.runs.unwrap_or(1),
+            warm_up: seconds(0.5),
+            measured: seconds(2.0),
+            clients: self.clients,
+            kills: 5,
+            tasks: 2_000,
+            starts: 50,
+            containers: 200,
+            stall: seconds(10.0),
+            idle: seconds(10.0),
+            idle_agents: self.agents.unwrap_or(200),
+            flood: seconds(8.0),
+            flood_connections: 60,
+            crowd: seconds(8.0),
+            crowd_agents: 600,
+            crowd_schedulers: 120,
+            state_agents: self.agents.unwrap_or(500),
+            tasks_per_agent: self.tasks_per_agent,
+            scale_agents: self.agents.unwrap_or(1_000),
+            state_rounds: 1,
+            scrape: seconds(3.0),
+            subscribers: 100,
+            events: seconds(8.0),
+            changes: self.changes,
+            command_agents: self.agents.unwrap_or(50),
+            top: seconds(3.0),
+        }
+    }
+
+    fn long_extent(&self) -> Extent {
+        let seconds = Duration::from_secs_f64;
         Extent {
             runs: self.runs.unwrap_or(5),
             warm_up: seconds(1.0),
@@ -245,6 +282,13 @@ impl Arguments {
             tasks_per_agent: self.tasks_per_agent,
             scale_agents: self.agents.unwrap_or(50_000),
             state_rounds: 3,
+            scrape: seconds(20.0),
+            subscribers: 990,
+            // More than the minute after which a stalled subscriber is disconnected.
+            events: seconds(75.0),
+            changes: self.changes,
+            command_agents: self.agents.unwrap_or(1_000),
+            top: seconds(30.0),
         }
     }
 }

@@ -32,6 +32,11 @@ impl Measurements {
             value,
         });
     }
+
+    #[cfg(test)]
+    pub(crate) fn samples(&self) -> &[Sample] {
+        &self.samples
+    }
 }
 
 impl Bench {

@@ -1,15 +1,16 @@
 //! Workloads and peers: the cost of Argosy, compared with others in the same run.
 //!
 //! Verdicts depend on ratios only, never on absolute times. Reading order: `arguments`, `report`,
-//! `machine`, `cluster` (which uses the crate `testbed`), `writer`, `load`, `agents`, `full_cluster`,
-//! then the workloads, which `workloads` lists, and `leader_loss`, a measurement with its own
-//! arguments.
+//! `machine`, `cluster` (which uses the crate `testbed`), `writer`, `load`, `agents`,
+//! `full_cluster`, then the workloads, which `workloads` lists, and `leader_loss`, a measurement
+//! with its own arguments.
 
 mod agents;
 mod allocator;
 mod arguments;
 mod bench;
 mod cluster;
+mod commands;
 mod containers;
 mod cpu;
 mod crowd;
@@ -28,6 +29,7 @@ mod pages;
 mod registry;
 mod report;
 mod scale;
+mod scrape;
 mod stall;
 mod start;
 mod state_read;

@@ -18,8 +18,8 @@ use crate::machine::MachineInfo;
 use crate::report::{Side, WorkloadReport};
 use crate::tasks::hyperqueue_version;
 use crate::{
-    allocator, containers, crowd, events, failover, flood, idle, latency, leader_loss, registry,
-    scale, stall, start, state_read, tasks,
+    allocator, commands, containers, crowd, events, failover, flood, idle, latency, leader_loss,
+    registry, scale, scrape, stall, start, state_read, tasks,
 };
 
 /// In the order of `all`.
@@ -38,7 +38,9 @@ const WORKLOADS: &[Workload] = &[
     Workload::Flood,
     Workload::Crowd,
     Workload::StateRead,
+    Workload::Scrape,
     Workload::Events,
+    Workload::Commands,
     Workload::Scale,
 ];
 
@@ -202,7 +204,9 @@ async fn measure(bench: &Bench, workload: Workload) -> Result<WorkloadReport> {
         Workload::Flood => flood::measure(bench).await,
         Workload::Crowd => crowd::measure(bench).await,
         Workload::StateRead => state_read::measure(bench).await,
+        Workload::Scrape => scrape::measure(bench).await,
         Workload::Events => events::measure(bench).await,
+        Workload::Commands => commands::measure(bench).await,
         Workload::Scale => scale::measure(bench).await,
         Workload::Allocator | Workload::All => {
             bail!("{} needs no cluster of its own", workload.name())
@@ -226,7 +230,9 @@ fn compares_with_etcd(workload: Workload) -> bool {
         | Workload::Flood
         | Workload::Crowd
         | Workload::StateRead
+        | Workload::Scrape
         | Workload::Events
+        | Workload::Commands
         | Workload::Scale
         | Workload::All => false,
     }

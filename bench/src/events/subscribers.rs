@@ -1,4 +1,7 @@
-//! Subscribers of one master: most read everything, some nothing.
+//! Subscribers of one master that read everything.
+//!
+//! Those that do not measure represent programs on other machines, so their threads have the lowest
+//! priority. Otherwise the cost of decoding their events would appear as delay.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,11 +11,14 @@ use anyhow::{Context, Result};
 use argosy_proto::v1;
 use argosy_proto::v1::watch_event::Event;
 use argosy_proto::v1::watch_record::Record;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::cluster::{MasterClient, channel};
+use crate::low_priority::LowPriorityThreads;
 
 /// Subscribers of one connection.
 const PER_CONNECTION: usize = 50;
@@ -25,12 +31,33 @@ pub(super) fn now_us() -> u64 {
     now.map_or(0, |now| u64::try_from(now.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// The results of all reading subscribers.
+/// The changes that subscribers request, and the master that sends them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Feed<'a> {
+    pub(crate) api: &'a str,
+    /// Kinds of objects; none: all.
+    pub(crate) kinds: &'a [&'a str],
+}
+
+/// The number of subscribers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SubscriberCounts {
+    /// Those that only read, on threads of the lowest priority.
+    pub(crate) reading: usize,
+    /// Those that measure the delay, too.
+    pub(crate) measuring: usize,
+}
+
+/// The results of all subscribers.
 #[derive(Debug, Default)]
-pub(super) struct Received {
-    pub(super) delays_ms: Vec<f64>,
-    pub(super) events: u64,
-    pub(super) broken: usize,
+pub(crate) struct Received {
+    pub(crate) delays_ms: Vec<f64>,
+    /// Changes received since the measurement began.
+    pub(crate) events: u64,
+    /// Subscribers whose streams broke.
+    pub(crate) broken: usize,
+    /// The newest change of each subscriber, by the time of its request.
+    pub(crate) newest_us: Vec<u64>,
 }
 
 /// The state that all subscribers share.
@@ -40,85 +67,101 @@ struct Counts {
     events: AtomicU64,
 }
 
+/// The results of one subscriber.
+#[derive(Debug, Default)]
+struct ReaderResults {
+    delays_ms: Vec<f64>,
+    newest_us: u64,
+    is_broken: bool,
+}
+
 /// Running subscribers; they end with the value.
-pub(super) struct Subscribers {
-    reading: JoinSet<(Vec<f64>, bool)>,
+pub(crate) struct Subscribers {
+    readers: JoinSet<ReaderResults>,
+    /// Open as long as their streams.
+    connections: Vec<Channel>,
     counts: Arc<Counts>,
-    stop: tokio::sync::watch::Sender<bool>,
-    /// Nothing reads these.
-    stalled: Vec<Streaming<v1::WatchEvent>>,
+    stop: watch::Sender<bool>,
+    _threads: LowPriorityThreads,
 }
 
 impl Subscribers {
     /// # Errors
     /// If the master rejects one.
-    pub(super) async fn start(
-        api: &str,
-        (reading, measuring): (usize, usize),
-        stalled: usize,
-    ) -> Result<Self> {
-        let (stop, stopped) = tokio::sync::watch::channel(false);
+    pub(crate) async fn start(feed: Feed<'_>, counts: SubscriberCounts) -> Result<Self> {
+        let (threads, low) = LowPriorityThreads::start("subscribers")?;
         let mut subscribers = Self {
-            reading: JoinSet::new(),
+            readers: JoinSet::new(),
+            connections: Vec::new(),
             counts: Arc::default(),
-            stop,
-            stalled: Vec::new(),
+            stop: watch::Sender::new(false),
+            _threads: threads,
         };
-        let mut connection = channel(api)?.connect().await?;
-        for number in 0..reading {
-            if number % PER_CONNECTION == 0 {
-                connection = channel(api)?.connect().await?;
-            }
-            let stream = open(&connection).await?;
-            let counts = Arc::clone(&subscribers.counts);
-            let is_measuring = number % (reading / measuring).max(1) == 0;
-            let mut stopped = stopped.clone();
-            subscribers.reading.spawn(async move {
-                let mut delays_ms = Vec::new();
-                let reading = read(stream, &counts, is_measuring.then_some(&mut delays_ms));
-                let is_broken = tokio::select! {
-                    () = reading => true,
-                    _ = stopped.wait_for(|stop| *stop) => false,
-                };
-                (delays_ms, is_broken)
-            });
-        }
-        for _ in 0..stalled {
-            // A stalled stream must not slow down those on its connection.
-            let connection = channel(api)?.connect().await?;
-            subscribers.stalled.push(open(&connection).await?);
+        let reading = (counts.reading, low, false);
+        let measuring = (counts.measuring, Handle::current(), true);
+        for group in [reading, measuring] {
+            subscribers.add(feed, group).await?;
         }
         Ok(subscribers)
     }
 
+    /// Starts subscribers whose connections and streams run on these threads.
+    async fn add(
+        &mut self,
+        feed: Feed<'_>,
+        (count, threads, is_measuring): (usize, Handle, bool),
+    ) -> Result<()> {
+        for first in (0..count).step_by(PER_CONNECTION) {
+            let connection = {
+                let _inside = threads.enter();
+                channel(feed.api)?.connect_lazy()
+            };
+            for _ in first..count.min(first + PER_CONNECTION) {
+                let stream = open(&connection, feed.kinds, None).await?;
+                let counts = Arc::clone(&self.counts);
+                let stopped = self.stop.subscribe();
+                let reading = run(stream, counts, is_measuring, stopped);
+                self.readers.spawn_on(reading, &threads);
+            }
+            self.connections.push(connection);
+        }
+        Ok(())
+    }
+
     /// Begins the measurement.
-    pub(super) fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.counts.events.store(0, Ordering::Relaxed);
         self.counts.is_measured.store(true, Ordering::Relaxed);
     }
 
     /// # Errors
     /// If a subscriber panicked.
-    pub(super) async fn end(mut self) -> Result<Received> {
+    pub(crate) async fn end(mut self) -> Result<Received> {
         tokio::time::sleep(LAST_EVENTS).await;
         self.stop.send_replace(true);
         let mut received = Received {
             events: self.counts.events.load(Ordering::Relaxed),
             ..Received::default()
         };
-        while let Some(ended) = self.reading.join_next().await {
-            let (delays_ms, is_broken) = ended.context("a subscriber panicked")?;
-            received.delays_ms.extend(delays_ms);
-            received.broken += usize::from(is_broken);
+        while let Some(ended) = self.readers.join_next().await {
+            let reader = ended.context("a subscriber panicked")?;
+            received.delays_ms.extend(reader.delays_ms);
+            received.newest_us.push(reader.newest_us);
+            received.broken += usize::from(reader.is_broken);
         }
-        drop(self.stalled);
         Ok(received)
     }
 }
 
-async fn open(connection: &Channel) -> Result<Streaming<v1::WatchEvent>> {
+/// Subscribes without a snapshot: after this revision, or to the next change.
+pub(super) async fn open(
+    connection: &Channel,
+    kinds: &[&str],
+    from_revision: Option<u64>,
+) -> Result<Streaming<v1::WatchEvent>> {
     let request = v1::WatchRequest {
-        kinds: vec!["agent".to_owned()],
+        kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect(),
+        from_revision,
         no_snapshot: true,
         ..Default::default()
     };
@@ -126,30 +169,42 @@ async fn open(connection: &Channel) -> Result<Streaming<v1::WatchEvent>> {
     Ok(opened.context("a subscriber was rejected")?.into_inner())
 }
 
-/// Reads until the stream breaks.
-async fn read(
+/// Reads until the stream breaks or all subscribers are stopped.
+async fn run(
     mut stream: Streaming<v1::WatchEvent>,
-    counts: &Counts,
-    mut delays_ms: Option<&mut Vec<f64>>,
-) {
-    while let Ok(Some(v1::WatchEvent { event })) = stream.message().await {
-        let Some(Event::Change(change)) = event else {
+    counts: Arc<Counts>,
+    is_measuring: bool,
+    mut stopped: watch::Receiver<bool>,
+) -> ReaderResults {
+    let mut results = ReaderResults::default();
+    loop {
+        let message = tokio::select! {
+            message = stream.message() => message,
+            _ = stopped.wait_for(|stop| *stop) => return results,
+        };
+        let Ok(Some(event)) = message else {
+            results.is_broken = true;
+            return results;
+        };
+        let Some(Event::Change(change)) = &event.event else {
             continue;
         };
         if !counts.is_measured.load(Ordering::Relaxed) {
             continue;
         }
         counts.events.fetch_add(1, Ordering::Relaxed);
-        if let Some(delays_ms) = &mut delays_ms
-            && let Some(sent) = sent_us(&change)
-        {
-            delays_ms.push(now_us().saturating_sub(sent) as f64 / 1e3);
+        if let Some(sent) = sent_us(change) {
+            results.newest_us = results.newest_us.max(sent);
+            if is_measuring {
+                let delay_us = now_us().saturating_sub(sent);
+                results.delays_ms.push(delay_us as f64 / 1e3);
+            }
         }
     }
 }
 
-/// Returns the time at which a change was requested.
-fn sent_us(change: &v1::WatchChange) -> Option<u64> {
+/// Returns the time at which a change was requested, if it is one of the bench.
+pub(super) fn sent_us(change: &v1::WatchChange) -> Option<u64> {
     let Some(Record::Agent(agent)) = &change.record.as_ref()?.record else {
         return None;
     };

@@ -1,10 +1,10 @@
 //! The cost of the record of times: how fast the output of a command is stored that writes as fast
 //! as it can, with and without the record.
 //!
-//! Without `ARGOSY_LONG` only a few bytes are moved, which shows that the switch works. Measure with
-//! `ARGOSY_LONG=1 cargo test --release -p argosy-isolation --lib -- throughput --nocapture`. The
-//! side without the record still compares two times for each piece of output, as a byte within a
-//! span does.
+//! Without `ARGOSY_LONG` only a few bytes are moved, which shows that the switch works. Measure
+//! with `ARGOSY_LONG=1 cargo test --release -p argosy-isolation --lib -- throughput --nocapture`.
+//! The side without the record still compares two times for each piece of output, as a byte within
+//! a span does.
 
 use std::os::fd::AsFd;
 use std::thread;
