@@ -4,6 +4,8 @@
 //! stream is opaque here.
 
 mod identity;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::future::Future;
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -29,6 +32,12 @@ pub use identity::{ExpectedPeer, PeerIdentity};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The minimum interval between two log lines about failed accepts.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// The time without a packet after which the kernel probes whether the peer exists.
+const KEEPALIVE_IDLE_SECONDS: u32 = 60;
+/// The interval of probes.
+const KEEPALIVE_INTERVAL_SECONDS: u32 = 15;
+/// The number of unanswered probes after which the kernel ends the connection.
+const KEEPALIVE_PROBES: u32 = 4;
 
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
@@ -241,13 +250,29 @@ impl Listener {
     }
 }
 
+/// Lets the kernel end the connection when the host of its peer is gone, also if nothing is sent.
+///
+/// There is no `TCP_USER_TIMEOUT`: it would also end the connection of a peer that exists and reads
+/// nothing for a while, as the terminal of an exec session may.
+fn keep_alive(stream: &TcpStream) -> nix::Result<()> {
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_SECONDS)?;
+    setsockopt(
+        stream,
+        sockopt::TcpKeepInterval,
+        &KEEPALIVE_INTERVAL_SECONDS,
+    )?;
+    setsockopt(stream, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)
+}
+
 async fn accept(listener: &TcpListener, reported: &mut Option<Instant>) -> IdentifiedConnection {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                // Small messages must not wait for each other; a socket that rejects the option
+                // Small messages must not wait for each other. A socket that rejects an option
                 // still works.
                 let _ = stream.set_nodelay(true);
+                let _ = keep_alive(&stream);
                 // Without a local address the connection is closed already.
                 if let Ok(own) = stream.local_addr() {
                     let connection =

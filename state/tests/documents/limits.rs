@@ -88,6 +88,21 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "| time from the first byte of a message to its last | 30 s |",
     ),
     (
+        "proto/src/transport.rs",
+        "KEEPALIVE_IDLE_SECONDS: u32 = 60",
+        "probes the other host; unanswered probes | 60 s; 4, one each 15 s |",
+    ),
+    (
+        "proto/src/transport.rs",
+        "KEEPALIVE_INTERVAL_SECONDS: u32 = 15",
+        "probes the other host; unanswered probes | 60 s; 4, one each 15 s |",
+    ),
+    (
+        "proto/src/transport.rs",
+        "KEEPALIVE_PROBES: u32 = 4",
+        "probes the other host; unanswered probes | 60 s; 4, one each 15 s |",
+    ),
+    (
         "proto/src/server.rs",
         "streams: 1_000",
         "| calls and streams at a time on one connection | 1,000.",
