@@ -4,8 +4,8 @@
 //! The content of requests is opaque here. Reading order: [`PortLimits`], [`serve`], then
 //! `admission` (which connection is accepted, and which one is evicted for it), `activity` (the
 //! state of a connection) and `connection` (the task of one connection) with `calls` (its calls).
-//! Last, `arriving` (limits on incomplete messages); `hosts` (the host names of a server),
-//! `callers` (access to tasks).
+//! Last, `incomplete_messages` and `stalls` (limits on slow senders and on slow readers); `hosts`
+//! (the host names of a server), `callers` (access to tasks).
 
 mod activity;
 mod admission;
@@ -15,6 +15,7 @@ mod connection;
 mod guarded_body;
 pub mod hosts;
 mod incomplete_messages;
+mod stalls;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,7 @@ use activity::WatchedStream;
 use admission::{AdmissionDecision, ConnectionAdmission, PortFull};
 use connection::PortState;
 pub use guarded_body::GuardedBody;
+use stalls::StallLimit;
 
 /// The minimum number of descriptors that a port leaves for files and for connections to other
 /// hosts.
@@ -81,6 +83,9 @@ pub struct PortLimits {
     pub incomplete_bytes_of_connection: usize,
     /// The maximum time from the first byte of a message to its last.
     pub message_timeout: Duration,
+    /// The time in which a peer must read something of the output that waits for it: of its
+    /// connection, and of each answer over HTTP/2. WebSockets have their own limit.
+    pub stall_timeout: Duration,
 }
 
 impl PortLimits {
@@ -109,6 +114,9 @@ impl PortLimits {
             incomplete_bytes: 512 << 20,
             incomplete_bytes_of_connection: 128 << 20,
             message_timeout: Duration::from_secs(30),
+            // Longer than the limits of single calls, such as the minute of a subscriber of
+            // changes: the peer gets their reasons, and would not get this one.
+            stall_timeout: Duration::from_secs(120),
         }
     }
 
@@ -237,7 +245,8 @@ fn admit(
     }
     match decision {
         AdmissionDecision::Admitted(seat) => {
-            let (io, watch) = WatchedStream::new(connection, seat);
+            let limit = StallLimit::of(&state.limits);
+            let (io, watch) = WatchedStream::new(connection, seat, limit);
             connections.spawn(Arc::clone(state).drive(io, watch, (ends, peer)));
         }
         AdmissionDecision::Refused(refusal) => {

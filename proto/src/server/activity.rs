@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::PortLimits;
 use super::admission::ConnectionSlot;
+use super::stalls::{ConnectionOutput, StallLimit};
 use crate::transport::Connection;
 
 /// The preface of HTTP/2.
@@ -72,11 +73,14 @@ impl Activity {
         self.is_detached.store(true, Ordering::Relaxed);
     }
 
+    fn is_detached(&self) -> bool {
+        self.is_detached.load(Ordering::Relaxed)
+    }
+
     /// Returns since when it could be closed without interrupting a request; `None` if it could
     /// not.
     pub(super) fn unused_since(&self) -> Option<Instant> {
-        let is_used = self.open_requests.load(Ordering::Relaxed) > 0
-            || self.is_detached.load(Ordering::Relaxed);
+        let is_used = self.open_requests.load(Ordering::Relaxed) > 0 || self.is_detached();
         (!is_used).then(|| self.at(self.idle_since.load(Ordering::Relaxed)))
     }
 
@@ -157,16 +161,22 @@ impl Drop for OpenRequest {
 }
 
 /// The byte stream of a connection. It holds the connection's slot: a WebSocket keeps it after the
-/// HTTP connection has ended.
+/// HTTP connection has ended. The WebSocket has a longer limit on output that waits, so that a
+/// person may pause it; here the output is not limited any more.
 pub(super) struct WatchedStream {
     connection: Connection,
     watch: ConnectionWatch,
+    output: ConnectionOutput,
     /// The bytes of the preface seen so far; `None` if the protocol is known.
     preface: Option<usize>,
 }
 
 impl WatchedStream {
-    pub(super) fn new(connection: Connection, slot: ConnectionSlot) -> (Self, ConnectionWatch) {
+    pub(super) fn new(
+        connection: Connection,
+        slot: ConnectionSlot,
+        limit: StallLimit,
+    ) -> (Self, ConnectionWatch) {
         let watch = ConnectionWatch {
             activity: slot.activity(),
             slot: Arc::new(slot),
@@ -174,9 +184,32 @@ impl WatchedStream {
         let io = Self {
             connection,
             watch: watch.clone(),
+            output: ConnectionOutput::new(limit),
             preface: Some(0),
         };
         (io, watch)
+    }
+
+    fn after_write(
+        &mut self,
+        context: &mut Context<'_>,
+        result: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match self.watch.activity.is_detached() {
+            true => result,
+            false => self.output.after_write(context, result),
+        }
+    }
+
+    fn after_flush(
+        &mut self,
+        context: &mut Context<'_>,
+        result: Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
+        match self.watch.activity.is_detached() {
+            true => result,
+            false => self.output.after_flush(context, result),
+        }
     }
 
     fn inspect(&mut self, bytes: &[u8]) {
@@ -224,7 +257,8 @@ impl AsyncWrite for WatchedStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.connection).poll_write(context, bytes)
+        let result = Pin::new(&mut self.connection).poll_write(context, bytes);
+        self.after_write(context, result)
     }
 
     fn poll_write_vectored(
@@ -232,7 +266,8 @@ impl AsyncWrite for WatchedStream {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.connection).poll_write_vectored(context, slices)
+        let result = Pin::new(&mut self.connection).poll_write_vectored(context, slices);
+        self.after_write(context, result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -240,10 +275,12 @@ impl AsyncWrite for WatchedStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_flush(context)
+        let result = Pin::new(&mut self.connection).poll_flush(context);
+        self.after_flush(context, result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_shutdown(context)
+        let result = Pin::new(&mut self.connection).poll_shutdown(context);
+        self.after_flush(context, result)
     }
 }

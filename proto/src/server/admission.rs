@@ -292,7 +292,9 @@ mod tests {
     ) {
         let (end, _) = tokio::io::duplex(1);
         let connection = crate::transport::Connection::new(end);
-        let (_io, watch) = super::super::activity::WatchedStream::new(connection, slot);
+        let limits = super::super::PortLimits::of_descriptors("test", 10_000);
+        let limit = super::super::stalls::StallLimit::of(&limits);
+        let (_io, watch) = super::super::activity::WatchedStream::new(connection, slot, limit);
         (watch.open(), watch)
     }
 

@@ -11,6 +11,8 @@ use std::task::{Context, Poll};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, Stream as _};
 
+use super::stalls::{BoundedCall, StallLimit};
+
 type CallFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Calls that have arrived and not begun. Bounded by the streams of the connection.
@@ -44,16 +46,22 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Pending
 pub(super) struct ServedConnection<'a, C> {
     pub(super) connection: Pin<&'a mut C>,
     pending: PendingCalls,
-    calls: FuturesUnordered<CallFuture>,
+    calls: FuturesUnordered<BoundedCall<CallFuture>>,
+    limit: StallLimit,
 }
 
 impl<'a, C> ServedConnection<'a, C> {
     /// Creates the future of a connection that passes its calls to `arrived`.
-    pub(super) fn new(connection: Pin<&'a mut C>, arrived: PendingCalls) -> Self {
+    pub(super) fn new(
+        connection: Pin<&'a mut C>,
+        arrived: PendingCalls,
+        limit: StallLimit,
+    ) -> Self {
         Self {
             connection,
             pending: arrived,
             calls: FuturesUnordered::new(),
+            limit,
         }
     }
 }
@@ -68,8 +76,10 @@ impl<C: Future> Future for ServedConnection<'_, C> {
         if let Poll::Ready(ended) = self.connection.as_mut().poll(context) {
             return Poll::Ready(ended);
         }
-        let arrived = self.pending.take();
-        self.calls.extend(arrived);
+        let (arrived, limit) = (self.pending.take(), self.limit);
+        let arrived = arrived.into_iter();
+        self.calls
+            .extend(arrived.map(|call| BoundedCall::new(call, limit)));
         while let Poll::Ready(Some(())) = Pin::new(&mut self.calls).poll_next(context) {}
         Poll::Pending
     }

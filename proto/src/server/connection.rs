@@ -19,6 +19,7 @@ use super::activity::{ActivityAction, ConnectionWatch, OpenRequest, WatchedStrea
 use super::calls::{PendingCalls, ServedConnection};
 use super::guarded_body::GuardedBody;
 use super::incomplete_messages::{LimitedBody, MessageBudget};
+use super::stalls::{ObservedBody, StallLimit};
 use super::{HttpService, PortLimits};
 use crate::transport::{ConnectionAddresses, PeerIdentity};
 
@@ -88,7 +89,8 @@ impl<S: HttpService> PortState<S> {
         let arrived = PendingCalls::default();
         let builder = self.builder(arrived.clone());
         let connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), answers));
-        let mut serving = ServedConnection::new(connection, arrived);
+        let limit = StallLimit::of(&self.limits);
+        let mut serving = ServedConnection::new(connection, arrived, limit);
         let mut evicted = pin!(evicted);
         let mut deadline = pin!(tokio::time::sleep(self.limits.head_timeout));
         loop {
@@ -134,12 +136,13 @@ struct ConnectionService<S> {
     peer: PeerIdentity,
 }
 
-type ResponseFuture = Pin<
-    Box<dyn Future<Output = Result<http::Response<GuardedBody<OpenRequest>>, Infallible>> + Send>,
->;
+type AnswerBody = ObservedBody<GuardedBody<OpenRequest>>;
+
+type ResponseFuture =
+    Pin<Box<dyn Future<Output = Result<http::Response<AnswerBody>, Infallible>> + Send>>;
 
 impl<S: HttpService> hyper::service::Service<http::Request<Incoming>> for ConnectionService<S> {
-    type Response = http::Response<GuardedBody<OpenRequest>>;
+    type Response = http::Response<AnswerBody>;
     type Error = Infallible;
     type Future = ResponseFuture;
 
@@ -156,7 +159,7 @@ impl<S: HttpService> hyper::service::Service<http::Request<Incoming>> for Connec
         let service = self.service.clone();
         Box::pin(async move {
             let response = service.oneshot(request).await?;
-            Ok(response.map(|body| GuardedBody::new(body, open)))
+            Ok(response.map(|body| ObservedBody(GuardedBody::new(body, open))))
         })
     }
 }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
+use super::stalls::tests::{TestRoutes, read_until};
 use super::*;
 use crate::transport::{Connection, PeerIdentity};
 
@@ -353,4 +354,37 @@ async fn each_request_has_the_identity_of_its_peer() {
     let seen = seen(Listener::tcp(socket), stream).await;
     let plain = format!("an unauthenticated peer at {own}");
     assert_eq!(seen, [plain.clone(), plain]);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_disconnected_and_a_quiet_stream_is_not() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let (routes, stop) = (TestRoutes::new(), CancellationToken::new());
+    let limits = PortLimits {
+        stall_timeout: Duration::from_millis(200),
+        ..limits(10)
+    };
+    let serving = serve(Listener::tcp(socket), routes.router(), limits, stop.clone());
+    tokio::spawn(serving);
+    let ask = async |path: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    };
+    let steps = async {
+        let mut quiet = ask("/quiet").await;
+        read_until(&mut quiet, "first\r\n").await;
+        let mut unread = ask("/endless").await;
+        read_until(&mut unread, "\r\n\r\n").await;
+        let _slot = routes.slots.acquire().await.unwrap();
+        closed(&mut unread).await;
+        routes.more.notify_one();
+        read_until(&mut quiet, "second\r\n").await;
+    };
+    timeout(STEP_TIMEOUT, steps)
+        .await
+        .expect("its slot is released");
+    stop.cancel();
 }

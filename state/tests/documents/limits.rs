@@ -88,6 +88,11 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "| time from the first byte of a message to its last | 30 s |",
     ),
     (
+        "proto/src/server.rs",
+        "stall_timeout: Duration::from_secs(120)",
+        "| the time in which a client must read something of output that waits for it | 120 s;",
+    ),
+    (
         "proto/src/transport.rs",
         "KEEPALIVE_IDLE_SECONDS: u32 = 60",
         "probes the other host; unanswered probes | 60 s; 4, one each 15 s |",

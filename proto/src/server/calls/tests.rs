@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tower::ServiceExt as _;
 
+use crate::server::stalls::tests::{LONG, TestRoutes};
 use crate::server::{PortLimits, serve};
 use crate::transport::{Connection, Dialer, ExpectedPeer, Listener, PeerIdentity};
 
@@ -172,4 +173,46 @@ async fn a_panic_in_a_call_ends_only_that_call() {
     gate.add_permits(1);
     assert_eq!(other.await.unwrap(), Some(http::StatusCode::OK));
     served.stop.cancel();
+}
+
+/// Returns the parts of an answer. They are read only when they are taken.
+async fn parts(channel: &Channel, path: &'static str) -> axum::body::BodyDataStream {
+    let request = http::Request::get(path).body(tonic::body::Body::empty());
+    let answer = channel.clone().oneshot(request.unwrap()).await.unwrap();
+    axum::body::Body::new(answer.into_body()).into_data_stream()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_answer_is_not_read_is_reset_and_others_continue() {
+    let routes = TestRoutes::new();
+    let served = served(routes.router());
+    let mut quiet = parts(&served.channel, "/quiet").await;
+    assert_eq!(quiet.next().await.unwrap().unwrap(), "first");
+    let mut unread = parts(&served.channel, "/endless").await;
+    let released = timeout(LONG, routes.slots.acquire()).await;
+    let _slot = released.expect("its slot is released").unwrap();
+    routes.more.notify_one();
+    assert_eq!(quiet.next().await.unwrap().unwrap(), "second");
+    // What was sent before, and then the reset.
+    let mut last = unread.next().await;
+    while let Some(Ok(_)) = last {
+        last = unread.next().await;
+    }
+    last.expect("its answer has no end").unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_answer_is_read_in_parts_continues() {
+    let routes = TestRoutes::new();
+    let served = served(routes.router());
+    let mut slow = parts(&served.channel, "/endless").await;
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        // More than the window of this client.
+        let mut taken = 0;
+        while taken < 4 << 20 {
+            taken += slow.next().await.unwrap().unwrap().len();
+        }
+        assert_eq!(routes.slots.available_permits(), 0);
+    }
 }
