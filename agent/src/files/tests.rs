@@ -1,5 +1,7 @@
 //! Tests over HTTP, on real directories: served files, and refused requests.
 
+mod unread_answers;
+
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
