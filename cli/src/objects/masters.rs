@@ -1,4 +1,6 @@
-//! `master start|list|join|remove|transfer|raise-level|log-level|rejoin`.
+//! `master start|list|failovers|join|remove|transfer|raise-level|log-level|rejoin`.
+
+mod listing;
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -6,7 +8,6 @@ use std::time::{Duration, Instant};
 use argosy_client::Masters;
 use argosy_proto::v1;
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
 use super::agents::show_filter;
 use super::{ObjectCommand, calls};
@@ -17,8 +18,8 @@ use crate::commands::confirm;
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::lookup::{self, Candidate};
 use crate::operator::ClusterClient;
-use crate::output::{self, ListLayout, ShownFailover, StatusLine, StatusMode, note, span_ms};
-use crate::{master, parsers, probe, rejoin};
+use crate::output::{self, StatusLine, StatusMode, note, span_ms};
+use crate::{master, parsers, rejoin};
 
 /// Interval at which the progress of a joining master is reported.
 const LEARNER_INTERVAL: Duration = Duration::from_secs(2);
@@ -168,8 +169,8 @@ impl ObjectCommand for MasterCommand {
     fn run(&self) -> VerbResult {
         match self {
             Self::Start(arguments) => master::start(arguments),
-            Self::List(arguments) => calls(list(arguments)),
-            Self::Failovers(arguments) => calls(failovers(arguments)),
+            Self::List(arguments) => calls(listing::list(arguments)),
+            Self::Failovers(arguments) => calls(listing::failovers(arguments)),
             Self::Join(arguments) => calls(join(arguments)),
             Self::Remove(arguments) => calls(remove(arguments)),
             Self::Transfer(arguments) => calls(transfer(arguments)),
@@ -191,46 +192,6 @@ impl ObjectCommand for MasterCommand {
             Self::Rejoin(arguments) => Some(arguments.show),
         }
     }
-}
-
-pub(crate) async fn list(arguments: &ListArguments) -> VerbResult {
-    let layout = ListLayout::new::<v1::Master>(arguments.show.output, &arguments.view)?;
-    let operator = ClusterClient::open(&arguments.reach);
-    // Also without a leader, because the list is needed most then.
-    let mut cluster = operator.cluster_at_best().await?;
-    if !arguments.show.output.is_json() {
-        let unanswered = probe::masters(&cluster.masters).await?;
-        let down = cluster
-            .masters
-            .iter_mut()
-            .filter(|master| unanswered.contains_key(&master.node_id));
-        down.for_each(|master| master.role = "silent".to_owned());
-    }
-    layout.arrange(&mut cluster.masters);
-    output::list_as(arguments.show.output, &layout, &cluster, &cluster.masters)
-}
-
-#[derive(Debug, Serialize)]
-struct FailoverPage<'a> {
-    failovers: &'a [ShownFailover],
-}
-
-async fn failovers(arguments: &ListArguments) -> VerbResult {
-    let format = arguments.show.output;
-    let layout = ListLayout::new::<ShownFailover>(format, &arguments.view)?;
-    let operator = ClusterClient::open(&arguments.reach);
-    // Every master has them, also without a leader.
-    let cluster = operator.cluster_at_best().await?;
-    let mut failovers = ShownFailover::of(&cluster);
-    failovers.reverse();
-    layout.arrange(&mut failovers);
-    if failovers.is_empty() && !format.is_json() {
-        note("no changes of leader are known");
-    }
-    let page = FailoverPage {
-        failovers: &failovers,
-    };
-    output::list_as(format, &layout, &page, &failovers)
 }
 
 pub(crate) async fn join(arguments: &MasterJoin) -> VerbResult {
