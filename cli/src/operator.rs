@@ -20,7 +20,7 @@ use crate::exit::Failure;
 use crate::lookup::{self, Candidate};
 
 pub(crate) use failures::{quote, read_failure, refusal_failure};
-pub(crate) use groups::{ListedGroup, tasks_of_group};
+pub(crate) use groups::{GroupTracker, ListedGroup, tasks_of_group};
 
 /// Number of records per page.
 const PAGE: u32 = 1_000;

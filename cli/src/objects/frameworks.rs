@@ -127,7 +127,7 @@ pub(crate) async fn list(arguments: &FrameworkList) -> VerbResult {
             filter: Vec::new(),
             revision: page.revision.unwrap_or_default().index,
         };
-        let of = |record| match record {
+        let of = |record: v1::WatchRecord| match record.record? {
             Record::Framework(framework) => Some(framework),
             _ => None,
         };

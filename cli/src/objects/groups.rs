@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use argosy_proto::v1;
+use argosy_proto::v1::watch_record::Record;
 use argosy_proto::v1::write_operation::Operation;
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -11,8 +12,9 @@ use super::tasks::POLL_INTERVAL;
 use super::{ObjectCommand, calls, two_threads};
 use crate::args::{ConnectionArguments, GroupRun, ListView, OutputArguments, WriteArguments};
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
-use crate::operator::{ClusterClient, ListedGroup, is_terminal};
-use crate::output::{self, ListLayout, Row, StatusLine, StatusMode, note, resources};
+use crate::operator::{ClusterClient, EndedObjects, GroupTracker, ListedGroup, is_terminal};
+use crate::output::{self, ListLayout, Row, RowPrinter, StatusLine, StatusMode, note, resources};
+use crate::watching::{ListChange, ListFeed, WatchedList};
 use crate::{parsers, run};
 
 #[derive(Debug, Subcommand)]
@@ -34,7 +36,7 @@ The exit code is that of the first task that failed by itself, else 0.")]
     Run(GroupRun),
     /// List the groups that have tasks
     #[command(after_help = "Examples:
-  argosy group list
+  argosy group list --watch
   argosy group list --all -o wide")]
     List(GroupList),
     /// Kill all tasks of a group, the last one first
@@ -49,6 +51,10 @@ pub(crate) struct GroupList {
     /// Include groups that have ended
     #[arg(short, long)]
     pub(crate) all: bool,
+    /// Keep printing a line for each change of the state of a task, until Ctrl-C; the last one of a
+    /// group shows that all have ended
+    #[arg(short, long)]
+    pub(crate) watch: bool,
     #[command(flatten)]
     pub(crate) view: ListView,
     #[command(flatten)]
@@ -71,6 +77,15 @@ pub(crate) struct GroupKill {
     pub(crate) write: WriteArguments,
     #[command(flatten)]
     pub(crate) reach: ConnectionArguments,
+}
+
+impl GroupList {
+    /// Removes the groups that are not listed, and sorts the others: the last change comes first.
+    fn arrange(&self, groups: &mut Vec<ListedGroup>, layout: &ListLayout) {
+        groups.retain(|group| self.all || !group.has_ended());
+        groups.sort_by_key(|group| std::cmp::Reverse(group.changed_at));
+        layout.arrange(groups);
+    }
 }
 
 impl ObjectCommand for GroupCommand {
@@ -130,10 +145,11 @@ pub(crate) async fn list(arguments: &GroupList) -> VerbResult {
     let format = arguments.show.output;
     let layout = ListLayout::new::<ListedGroup>(format, &arguments.view)?;
     let operator = ClusterClient::open(&arguments.reach);
+    if arguments.watch {
+        return follow(&operator, arguments, &layout).await;
+    }
     let mut groups = operator.groups(None).await?;
-    groups.retain(|group| arguments.all || !group.has_ended());
-    groups.sort_by_key(|group| std::cmp::Reverse(group.changed_at));
-    layout.arrange(&mut groups);
+    arguments.arrange(&mut groups, &layout);
     if groups.is_empty() && !format.is_json() {
         note(match arguments.all {
             true => "no groups",
@@ -142,6 +158,60 @@ pub(crate) async fn list(arguments: &GroupList) -> VerbResult {
     }
     let page = Page { groups: &groups };
     output::list_as(format, &layout, &page, &groups)
+}
+
+/// Prints the groups, and then each one whose tasks change, until a master rejects the stream or
+/// the reader of the output is gone.
+async fn follow(
+    operator: &ClusterClient,
+    arguments: &GroupList,
+    layout: &ListLayout,
+) -> VerbResult {
+    let mut printer = RowPrinter::new(arguments.show.output, layout)?;
+    let (mut tracker, revision) = tracked(operator).await?;
+    let mut printed = tracker.all();
+    arguments.arrange(&mut printed, layout);
+    // Groups are computed from their tasks, and the feed has these.
+    let list = WatchedList {
+        kind: "task",
+        filter: Vec::new(),
+        revision,
+    };
+    let mut feed = ListFeed::new(operator, list);
+    loop {
+        if printer.rows(&printed)?.is_gone() {
+            return Ok(DONE);
+        }
+        printed = loop {
+            let (record, removed) = match feed.next().await? {
+                ListChange::Record { record, removed } => (record, removed),
+                ListChange::SnapshotBegin => continue,
+                // It does not have ended tasks.
+                ListChange::SnapshotEnd => {
+                    (tracker, _) = tracked(operator).await?;
+                    let mut all = tracker.all();
+                    arguments.arrange(&mut all, layout);
+                    break all;
+                }
+            };
+            match record.record {
+                Some(Record::Task(task)) => {
+                    if let Some(changed) = tracker.change(task, removed) {
+                        break vec![changed];
+                    }
+                }
+                Some(_) => {}
+                None => tracker.forget(&record.id),
+            }
+        };
+    }
+}
+
+/// Returns the groups of all tasks, and the log index of the list.
+async fn tracked(operator: &ClusterClient) -> Result<(GroupTracker, u64), Failure> {
+    let page = operator.tasks(&[], EndedObjects::Included).await?;
+    let revision = page.revision.unwrap_or_default().index;
+    Ok((GroupTracker::new(page.tasks), revision))
 }
 
 pub(crate) async fn kill(arguments: &GroupKill) -> VerbResult {

@@ -9,6 +9,8 @@ use argosy_client::Masters;
 use argosy_proto::v1;
 use clap::{Args, Subcommand};
 
+use listing::MasterList;
+
 use super::agents::show_filter;
 use super::{ObjectCommand, calls};
 use crate::args::{
@@ -35,13 +37,14 @@ pub(crate) enum MasterCommand {
     Start(Box<MasterStart>),
     /// List the masters, with leader and lag
     #[command(after_help = "Examples:
-  argosy master list
   argosy master list --sort behind --reverse
+  argosy master list --watch
 
-A silent master did not answer this command; an unconfirmed one leads without a quorum. BEHIND is
+A silent master did not answer this command; an unconfirmed one leads without a quorum. With
+--watch, the last line of a master that has left the group has the state removed. BEHIND is
 the number of log entries that a follower lacks, HEARD the time since its last answer to the leader,
 and LEVELS the feature levels that it supports.")]
-    List(ListArguments),
+    List(MasterList),
     /// List the changes of leader that the masters remember, with the times of their phases
     #[command(after_help = "Examples:
   argosy master failovers
@@ -183,7 +186,8 @@ impl ObjectCommand for MasterCommand {
     fn output(&self) -> Option<OutputArguments> {
         match self {
             Self::Start(_) => None,
-            Self::List(arguments) | Self::Failovers(arguments) => Some(arguments.show),
+            Self::List(arguments) => Some(arguments.show),
+            Self::Failovers(arguments) => Some(arguments.show),
             Self::Join(arguments) => Some(arguments.show),
             Self::Remove(arguments) => Some(arguments.show),
             Self::Transfer(arguments) => Some(arguments.show),

@@ -1,17 +1,19 @@
 //! `weight list|set`: the share of a role in the resources, relative to other roles.
 
 use argosy_proto::v1;
+use argosy_proto::v1::watch_record::Record;
 use argosy_proto::v1::write_operation::Operation;
 use argosy_state::ids::Role;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{ObjectCommand, calls};
-use crate::args::{ConnectionArguments, ListArguments, OutputArguments, WriteArguments};
+use crate::args::{ConnectionArguments, ListView, OutputArguments, WriteArguments};
 use crate::exit::{DONE, VerbResult};
 use crate::operator::ClusterClient;
 use crate::output::{self, ListLayout, Row, milli, note};
 use crate::parsers::{self, Milli};
+use crate::watching::{self, WatchedList};
 
 /// The weight of a role without a record, in thousandths.
 const DEFAULT_MILLI: u64 = 1_000;
@@ -20,14 +22,28 @@ const DEFAULT_MILLI: u64 = 1_000;
 pub(crate) enum WeightCommand {
     /// List the roles whose weight is not 1
     #[command(after_help = "Examples:
-  argosy weight list
+  argosy weight list --watch
   argosy weight list -o json")]
-    List(ListArguments),
+    List(WeightList),
     /// Set the weight of a role: with 2, its fair share is twice that of a role with 1
     #[command(after_help = "Examples:
   argosy weight set web 2.5
   argosy weight set batch/nightly 1 --dry-run")]
     Set(WeightSet),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WeightList {
+    /// Keep printing a line for each change, until Ctrl-C; the last one of a role shows that its
+    /// weight is 1 again
+    #[arg(short, long)]
+    watch: bool,
+    #[command(flatten)]
+    view: ListView,
+    #[command(flatten)]
+    show: OutputArguments,
+    #[command(flatten)]
+    reach: ConnectionArguments,
 }
 
 #[derive(Debug, Args)]
@@ -100,22 +116,46 @@ fn weight_text(thousandths: u64) -> String {
     milli(i64::try_from(thousandths).unwrap_or(i64::MAX))
 }
 
-async fn list(arguments: &ListArguments) -> VerbResult {
-    let layout = ListLayout::new::<v1::RoleWeight>(arguments.show.output, &arguments.view)?;
-    let mut roles = ClusterClient::open(&arguments.reach).weights().await?;
+/// Returns the weight of a record of the change feed. A role without a record has the default.
+fn weight_of(record: v1::WatchRecord) -> Option<v1::RoleWeight> {
+    match record.record {
+        Some(Record::Role(role)) => Some(role),
+        None => Some(v1::RoleWeight {
+            role: record.id,
+            weight_milli: DEFAULT_MILLI,
+        }),
+        Some(_) => None,
+    }
+}
+
+async fn list(arguments: &WeightList) -> VerbResult {
+    let format = arguments.show.output;
+    let layout = ListLayout::new::<v1::RoleWeight>(format, &arguments.view)?;
+    let operator = ClusterClient::open(&arguments.reach);
+    let (mut roles, revision) = operator.weights().await?;
     layout.arrange(&mut roles);
-    if roles.is_empty() && !arguments.show.output.is_json() {
+    if arguments.watch {
+        let list = WatchedList {
+            kind: "role",
+            filter: Vec::new(),
+            revision,
+        };
+        let belongs = |role: &v1::RoleWeight| role.weight_milli != DEFAULT_MILLI;
+        let shown = (format, &layout);
+        return watching::follow(&operator, list, shown, roles, weight_of, belongs).await;
+    }
+    if roles.is_empty() && !format.is_json() {
         note("every role has the weight 1");
     }
     let page = Page { roles: &roles };
-    output::list_as(arguments.show.output, &layout, &page, &roles)
+    output::list_as(format, &layout, &page, &roles)
 }
 
 async fn set(arguments: &WeightSet) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach);
     let role = arguments.role.to_string();
     let wanted = arguments.weight.0.unsigned_abs();
-    let weights = operator.weights().await?;
+    let (weights, _) = operator.weights().await?;
     let known = weights.iter().find(|weight| weight.role == role);
     let before = known.map_or(DEFAULT_MILLI, |weight| weight.weight_milli);
     let change = format!(
@@ -144,4 +184,29 @@ async fn set(arguments: &WeightSet) -> VerbResult {
         .await?;
     note(&format!("changed {change}"));
     Ok(DONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_that_the_feed_removes_has_the_default_weight() {
+        let weight = |record| {
+            let of = v1::WatchRecord {
+                kind: "role".to_owned(),
+                id: "batch".to_owned(),
+                record,
+            };
+            weight_of(of).map(|role| (role.role, role.weight_milli))
+        };
+        let role = v1::RoleWeight {
+            role: "batch".to_owned(),
+            weight_milli: 2_500,
+        };
+        let set = weight(Some(Record::Role(role)));
+        assert_eq!(set, Some(("batch".to_owned(), 2_500)));
+        assert_eq!(weight(None), Some(("batch".to_owned(), DEFAULT_MILLI)));
+        assert_eq!(weight(Some(Record::Agent(v1::Agent::default()))), None);
+    }
 }

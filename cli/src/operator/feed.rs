@@ -40,8 +40,9 @@ impl ClusterClient {
         self.client.list_offers(request).await.map_err(read_failure)
     }
 
-    /// Returns the roles whose weight is not the default, by name, as new as this call.
-    pub(crate) async fn weights(&self) -> Result<Vec<v1::RoleWeight>, Failure> {
+    /// Returns the roles whose weight is not the default, by name, and the log index of this list,
+    /// which is as new as this call.
+    pub(crate) async fn weights(&self) -> Result<(Vec<v1::RoleWeight>, u64), Failure> {
         let now = self.cluster(v1::Consistency::Linearizable).await?;
         let watch = self.watch(v1::WatchRequest {
             kinds: vec!["role".to_owned()],
@@ -49,7 +50,7 @@ impl ClusterClient {
             ..v1::WatchRequest::default()
         });
         let read = tokio::time::timeout(self.timeout, snapshot(watch));
-        let records = read.await.map_err(|_| {
+        let (records, revision) = read.await.map_err(|_| {
             let waited = span_ms(self.timeout.as_millis() as u64);
             let text = format!("the weights of roles did not arrive in {waited}");
             Failure::new(FailureCode::Unavailable, text).advise("--timeout waits longer")
@@ -60,19 +61,19 @@ impl ClusterClient {
         };
         let mut weights: Vec<_> = records.into_iter().filter_map(role).collect();
         weights.sort_by(|left, right| left.role.cmp(&right.role));
-        Ok(weights)
+        Ok((weights, revision))
     }
 }
 
-/// Returns the records of the first complete snapshot.
-async fn snapshot(mut watch: Watch) -> Result<Vec<Record>, Failure> {
+/// Returns the records of the first complete snapshot, and its log index.
+async fn snapshot(mut watch: Watch) -> Result<(Vec<Record>, u64), Failure> {
     let mut records = Vec::new();
     loop {
         match watch.next().await.map_err(read_failure)? {
             // The former one broke off.
             Event::SnapshotBegin(_) => records.clear(),
             Event::Record(found) => records.extend(found.record),
-            Event::SnapshotEnd(_) => return Ok(records),
+            Event::SnapshotEnd(end) => return Ok((records, end.revision)),
             Event::Change(_) | Event::HistoryLost(_) | Event::Progress(_) => {}
         }
     }

@@ -1,5 +1,7 @@
 //! Groups, computed from their tasks.
 
+use std::collections::BTreeMap;
+
 use argosy_proto::v1;
 use serde::Serialize;
 
@@ -104,6 +106,100 @@ fn groups(tasks: &[v1::Task]) -> Vec<ListedGroup> {
         group.tasks.sort_by_key(|task| task.place);
     }
     all
+}
+
+/// The groups of the listed tasks, which changes of tasks keep up to date.
+#[derive(Debug, Default)]
+pub(crate) struct GroupTracker {
+    groups: BTreeMap<GroupKey, Vec<TrackedTask>>,
+}
+
+/// The framework, the agent, and the order of the first task.
+type GroupKey = (String, String, u64);
+
+#[derive(Debug)]
+struct TrackedTask {
+    task: v1::Task,
+    /// Whether the masters no longer list it: it does not change any more.
+    is_removed: bool,
+}
+
+impl GroupTracker {
+    /// Creates a tracker of the groups of these tasks.
+    pub(crate) fn new(tasks: Vec<v1::Task>) -> Self {
+        let mut tracker = Self::default();
+        for task in tasks {
+            tracker.change(task, false);
+        }
+        tracker
+    }
+
+    /// Returns all groups.
+    pub(crate) fn all(&self) -> Vec<ListedGroup> {
+        self.groups
+            .values()
+            .filter_map(|tasks| group(tasks))
+            .collect()
+    }
+
+    /// Records a change of a task. Returns its group if the state of a task in it has changed.
+    /// `is_removed`: the masters no longer list the task. A group is forgotten when they list none
+    /// of its tasks.
+    pub(crate) fn change(&mut self, task: v1::Task, is_removed: bool) -> Option<ListedGroup> {
+        let place = group_of(&task)?.place;
+        let order_index = task.order_index.saturating_sub(u64::from(place));
+        let key = (
+            task.framework_id.clone(),
+            task.agent_id.clone(),
+            order_index,
+        );
+        let tasks = self.groups.entry(key.clone()).or_default();
+        let known = tasks
+            .iter_mut()
+            .find(|known| known.task.task_id == task.task_id);
+        let is_news = match known {
+            Some(known) => {
+                known.is_removed |= is_removed;
+                let is_newer = order(&task) > order(&known.task);
+                let is_news = is_newer && task.state != known.task.state;
+                if is_newer {
+                    known.task = task;
+                }
+                is_news
+            }
+            None => {
+                tasks.push(TrackedTask { task, is_removed });
+                true
+            }
+        };
+        let changed = group(tasks).filter(|_| is_news);
+        if tasks.iter().all(|task| task.is_removed) {
+            self.groups.remove(&key);
+        }
+        changed
+    }
+
+    /// Forgets a task of which the masters have no record any more, by its id as
+    /// `framework-1/web`.
+    pub(crate) fn forget(&mut self, id: &str) {
+        for tasks in self.groups.values_mut() {
+            tasks.retain(|TrackedTask { task, .. }| {
+                id.split_once('/') != Some((task.framework_id.as_str(), task.task_id.as_str()))
+            });
+        }
+        self.groups.retain(|_, tasks| !tasks.is_empty());
+    }
+}
+
+/// Returns the group of these tasks.
+fn group(tasks: &[TrackedTask]) -> Option<ListedGroup> {
+    let tasks: Vec<_> = tasks.iter().map(|tracked| tracked.task.clone()).collect();
+    groups(&tasks).pop()
+}
+
+fn order(task: &v1::Task) -> (u64, u32) {
+    let revision = task.revision.unwrap_or_default();
+    (revision.index, revision.position)
 }
 
 /// Returns the group of this name. A live one takes precedence over one that has ended.
@@ -219,6 +315,53 @@ mod tests {
         assert_eq!((orders, has_ended), (vec![7, 8], false));
         assert!(tasks_of_group(&tasks[..2], "site").unwrap().1);
         assert!(tasks_of_group(&tasks, "other").is_err());
+    }
+
+    #[test]
+    fn changes_of_tasks_are_changes_of_their_groups() {
+        use v1::TaskState::{Killed, Killing, Running, Staging};
+        let at = |index, mut task: v1::Task| {
+            task.revision = Some(v1::Revision { index, position: 0 });
+            task
+        };
+        let shown = |group: Option<ListedGroup>| {
+            let group = group?;
+            let states: Vec<_> = group.tasks.iter().map(|task| task.state.clone()).collect();
+            Some((states.join(" "), group.has_ended()))
+        };
+        let web = |index, state| at(index, task("web", 7, 0, state));
+        let reader = |index, state| at(index, task("reader", 8, 1, state));
+        let mut tracker = GroupTracker::new(vec![
+            v1::Task::default(),
+            web(10, Running),
+            reader(11, Staging),
+        ]);
+        assert_eq!(tracker.all().len(), 1);
+        let mut change = |task, is_removed| shown(tracker.change(task, is_removed));
+        let live = |states: &str| Some((states.to_owned(), false));
+        assert_eq!(change(reader(12, Running), false), live("running running"));
+        assert_eq!(change(reader(13, Running), false), None, "only its health");
+        assert_eq!(change(web(9, Staging), false), None, "it is older");
+        assert_eq!(change(web(14, Killing), false), live("killing running"));
+        // An end is acknowledged, and the task then leaves the list.
+        assert_eq!(change(reader(15, Killed), true), live("killing killed"));
+        let ended = Some(("killed killed".to_owned(), true));
+        assert_eq!(change(web(16, Killed), false), ended);
+        assert_eq!(change(web(17, Killed), true), None);
+        assert!(tracker.all().is_empty(), "no task of it changes any more");
+    }
+
+    #[test]
+    fn a_task_without_a_record_leaves_its_group() {
+        use v1::TaskState::Running;
+        let tasks = vec![task("web", 7, 0, Running), task("reader", 8, 1, Running)];
+        let mut tracker = GroupTracker::new(tasks);
+        tracker.forget("framework-2/web");
+        assert_eq!(tracker.all()[0].tasks.len(), 2);
+        tracker.forget("framework-1/web");
+        assert_eq!(tracker.all()[0].tasks.len(), 1);
+        tracker.forget("framework-1/reader");
+        assert!(tracker.all().is_empty());
     }
 
     #[test]

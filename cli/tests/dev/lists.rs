@@ -164,6 +164,68 @@ fn a_filtered_list_shows_who_leaves(cluster: &DevCluster) {
     }
 }
 
+/// Returns the lines of a list that is followed, and a way to end it.
+fn followed(
+    cluster: &DevCluster,
+    words: &[&str],
+) -> (impl FnMut() -> String + use<>, impl FnOnce() + use<>) {
+    let mut watching = cluster.argosy(words);
+    let mut watching = watching.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let next = move || lines.next().unwrap().unwrap();
+    let end = move || {
+        watching.kill().unwrap();
+        watching.wait().unwrap();
+    };
+    (next, end)
+}
+
+/// Weights have records in the change feed, and a role without one has the weight 1.
+fn weights_are_followed(cluster: &DevCluster) {
+    let (mut next, end) = followed(cluster, &["weight", "list", "--watch"]);
+    assert_eq!(next(), "ROLE  WEIGHT");
+    for (weight, expected) in [("2.5", "batch  2.5"), ("1", "batch  1")] {
+        let (code, _, stderr) = cluster.run(&["weight", "set", "batch", weight]);
+        assert_eq!(code, 0, "{stderr}");
+        assert_eq!(next(), expected);
+    }
+    end();
+}
+
+/// Groups are computed from the changes of their tasks.
+fn groups_are_followed(cluster: &DevCluster) {
+    let words = ["group", "list", "--watch", "--columns", "tasks"];
+    let (mut next, end) = followed(cluster, &words);
+    assert_eq!(next(), "TASKS");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("site.json");
+    let text = r#"{"group": "site", "tasks": [
+        {"name": "first", "command": ["true"]}, {"name": "second", "command": ["true"]}]}"#;
+    std::fs::write(&file, text).unwrap();
+    let words = ["group", "run", "--detach", file.to_str().unwrap()];
+    let (code, _, stderr) = cluster.run(&words);
+    assert_eq!(code, 0, "{stderr}");
+    let mut lines = std::iter::repeat_with(&mut next);
+    let last = lines.find(|line| line == "first finished, second finished");
+    assert!(last.is_some());
+    end();
+}
+
+/// Masters and offers are read again, because the feed does not have them.
+fn masters_and_offers_are_read_again(cluster: &DevCluster) {
+    let (mut next, end) = followed(cluster, &["master", "list", "--watch", "-o", "name"]);
+    assert_eq!(next(), "master-1");
+    end();
+    let (mut next, end) = followed(cluster, &["offer", "list", "--watch", "--columns", "agent"]);
+    assert_eq!(next(), "AGENT");
+    end();
+    for object in ["master", "offer", "weight", "group"] {
+        let (code, _, stderr) = cluster.run(&[object, "list", "--watch", "-o", "json"]);
+        assert_eq!(code, 2, "{object}: {stderr}");
+        assert!(stderr.contains("ndjson"), "{object}: {stderr}");
+    }
+}
+
 #[test]
 fn a_list_follows_changes() {
     let cluster = DevCluster::start(64, "1x1", &[]);
@@ -184,6 +246,9 @@ fn a_list_follows_changes() {
     watching.kill().unwrap();
     watching.wait().unwrap();
     a_filtered_list_shows_who_leaves(&cluster);
+    weights_are_followed(&cluster);
+    groups_are_followed(&cluster);
+    masters_and_offers_are_read_again(&cluster);
     let (code, _, stderr) = cluster.run(&["ps", "--watch", "-o", "json"]);
     assert_eq!(code, 2, "{stderr}");
     assert!(stderr.contains("ndjson"), "{stderr}");

@@ -54,7 +54,7 @@ pub(super) async fn list(arguments: &AgentList) -> VerbResult {
             filter: Vec::new(),
             revision: page.revision.unwrap_or_default().index,
         };
-        let of = |record| match record {
+        let of = |record: v1::WatchRecord| match record.record? {
             Record::Agent(agent) => Some(agent),
             _ => None,
         };

@@ -104,7 +104,7 @@ pub(crate) async fn list(arguments: &TaskList) -> VerbResult {
             filter,
             revision: page.revision.unwrap_or_default().index,
         };
-        let of = |record| match record {
+        let of = |record: v1::WatchRecord| match record.record? {
             Record::Task(task) => Some(task),
             _ => None,
         };
