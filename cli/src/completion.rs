@@ -3,7 +3,9 @@
 //! The script calls this program with a variable set. Whatever happens then, the answer arrives
 //! within half a second, and a failure is an answer without names: a shell has no place to show it.
 
+mod bash;
 mod names;
+mod sandbox;
 
 use std::ffi::{OsStr, OsString};
 use std::panic::{self, AssertUnwindSafe};
@@ -18,6 +20,7 @@ use crate::exit::{Failure, VerbResult};
 use crate::objects::LISTS;
 use crate::output::{self, mode_word, state_word};
 use crate::verbs;
+use bash::BashLine;
 use names::NameKind;
 
 /// The variable by which a script calls this program; its value is the shell.
@@ -32,6 +35,8 @@ enum Source {
     Names(NameKind),
     /// The object of `argosy wait`, whose kind is the word before.
     Waited,
+    /// A file of this host, a task, or a path in the sandbox of a task.
+    Copied,
     /// Words that do not depend on the cluster.
     Words(fn() -> Vec<String>),
 }
@@ -67,6 +72,8 @@ const ARGUMENTS: &[(&[&str], &str, Source)] = &[
     (&["run"], "role", ROLES),
     (&["logs"], "task", ALL_TASKS),
     (&["logs"], "framework", FRAMEWORKS),
+    (&["cp"], "source", Source::Copied),
+    (&["cp"], "destination", Source::Copied),
     (&["exec"], "task", TASKS),
     (&["attach"], "task", TASKS),
     (&["update"], "task", TASKS),
@@ -120,7 +127,7 @@ pub(crate) fn script(shell: clap_complete::Shell) -> VerbResult {
         .write_registration(VARIABLE, PROGRAM, PROGRAM, PROGRAM, &mut script)
         .context("cannot write the completions")?;
     let text = String::from_utf8(script).context("the completions are not UTF-8")?;
-    output::print(&text)
+    output::print(&bash::with_line(&text))
 }
 
 /// Answers a script, and returns whether one has called this program.
@@ -145,6 +152,11 @@ pub(crate) fn answer() -> bool {
 
 /// Returns the candidates in the format of a shell.
 fn completed(shell: &str, words: Vec<OsString>) -> Option<String> {
+    if shell == "bash"
+        && let Some(line) = BashLine::passed(&words)
+    {
+        return line.completed();
+    }
     let shells = Shells::builtins();
     let shell = shells.completer(shell)?;
     let mut command = command(&words);
@@ -205,6 +217,7 @@ fn candidates(source: Source, line: &[String], current: &OsStr) -> Vec<Completio
         }
         Source::Names(kind) => Some(kind),
         Source::Waited => names::waited(line),
+        Source::Copied => return sandbox::candidates(line, current),
     };
     kind.map_or_else(Vec::new, |kind| names::candidates(kind, line, current))
 }

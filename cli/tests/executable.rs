@@ -126,6 +126,26 @@ fn bash_completes_with_the_script_of_this_program() {
 }
 
 #[test]
+fn bash_completes_paths_with_colons() {
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_argosy"));
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", program.parent().unwrap().display());
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("a:result.csv"), "").unwrap();
+    // Bash divides words at colons, and replaces the part after the last one.
+    let line = "source <(argosy completions bash); COMP_LINE='argosy cp ./a:re'; COMP_POINT=16; \
+                COMP_WORDS=(argosy cp ./a : re); COMP_CWORD=4; \
+                _clap_complete_argosy argosy re :; echo \"${COMPREPLY[@]}\"";
+    let output = Command::new("bash")
+        .args(["-c", line])
+        .env("PATH", path)
+        .current_dir(directory.path())
+        .output();
+    let (code, stdout, stderr) = split(output.unwrap());
+    assert_eq!((code, stdout.trim()), (0, "result.csv"), "{stderr}");
+}
+
+#[test]
 fn completions_without_a_cluster_are_empty_and_no_error() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let never_answers = silent.local_addr().unwrap().to_string();

@@ -21,6 +21,7 @@ use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::files::ReadError;
 use crate::operator::ClusterClient;
 use operand::CopyRequest;
+pub(crate) use operand::SandboxPrefix;
 use progress::Progress;
 
 /// Maximum depth of a directory that is copied.

@@ -17,7 +17,7 @@ use crate::parsers;
 /// Time for the names to arrive. Starting this program takes the rest of half a second.
 const TIMEOUT: Duration = Duration::from_millis(400);
 /// Maximum number of candidates.
-const MAX_CANDIDATES: usize = 1_000;
+pub(super) const MAX_CANDIDATES: usize = 1_000;
 /// Maximum length of a description, in characters.
 const MAX_HELP: usize = 60;
 
@@ -36,7 +36,7 @@ pub(super) enum NameKind {
 }
 
 /// Names with a description each.
-type Names = BTreeMap<String, String>;
+pub(super) type Names = BTreeMap<String, String>;
 
 /// Returns the names that begin with `current`; none if no master answers in time.
 pub(super) fn candidates(
@@ -44,19 +44,29 @@ pub(super) fn candidates(
     line: &[String],
     current: &str,
 ) -> Vec<CompletionCandidate> {
+    let prefix = current.to_owned();
+    let names = async move |operator: ClusterClient| names_of(&operator, kind, &prefix).await;
+    read(line, current, names)
+}
+
+/// Returns what `names` reads from the masters that the line names, if it begins with `current` and
+/// arrives in time.
+pub(super) fn read(
+    line: &[String],
+    current: &str,
+    names: impl AsyncFnOnce(ClusterClient) -> Result<Names, Failure> + Send + 'static,
+) -> Vec<CompletionCandidate> {
     let Ok(masters) = masters(line) else {
         return Vec::new();
     };
-    let prefix = current.to_owned();
-    let (sender, names) = sync_channel(1);
+    let (sender, received) = sync_channel(1);
     // A thread, because the resolution of a host name cannot be interrupted.
     let read = move || {
         let mut found = Names::new();
         // A failure has no place to be shown.
         let _ = calls(async {
             let masters = masters.unwrap_or_else(default_masters);
-            let operator = ClusterClient::to(masters, TIMEOUT);
-            found = names_of(&operator, kind, &prefix).await?;
+            found = names(ClusterClient::to(masters, TIMEOUT)).await?;
             Ok(crate::exit::DONE)
         });
         // The receiver has given up.
@@ -64,7 +74,7 @@ pub(super) fn candidates(
     };
     let started = std::thread::Builder::new().spawn(read);
     let names = match started {
-        Ok(_) => names.recv_timeout(TIMEOUT).unwrap_or_default(),
+        Ok(_) => received.recv_timeout(TIMEOUT).unwrap_or_default(),
         Err(_) => Names::new(),
     };
     let names = names.into_iter().filter(|(name, _)| is_plain(name));
@@ -98,12 +108,12 @@ fn masters(line: &[String]) -> Result<Option<Masters>, String> {
 }
 
 /// Returns whether every shell takes this as one word without a meaning: it is inserted as it is.
-fn is_plain(name: &str) -> bool {
+pub(super) fn is_plain(name: &str) -> bool {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._-/:@".contains(letter);
     !name.is_empty() && !name.starts_with('-') && name.chars().all(is_plain)
 }
 
-async fn names_of(
+pub(super) async fn names_of(
     operator: &ClusterClient,
     kind: NameKind,
     prefix: &str,

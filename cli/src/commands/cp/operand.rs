@@ -29,6 +29,35 @@ pub(super) struct SandboxPath {
     pub(super) is_directory: bool,
 }
 
+/// An argument in a sandbox, of which the last component may be incomplete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SandboxPrefix {
+    pub(crate) task: String,
+    /// The components of the directory.
+    pub(crate) directory: Vec<String>,
+    /// The part of the argument before the last component, as `web:logs/`.
+    pub(crate) before: String,
+}
+
+impl SandboxPrefix {
+    /// Returns `None` if the argument is no path in a task, or invalid.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let path = text.find(':')? + 1;
+        let last = text[path..]
+            .rfind('/')
+            .map_or(path, |slash| path + slash + 1);
+        let before = &text[..last];
+        match Operand::parse(OsStr::new(before)) {
+            Ok(Operand::InTask { task, path }) => Some(Self {
+                task,
+                directory: path.parts,
+                before: before.to_owned(),
+            }),
+            Ok(Operand::Standard | Operand::Local(_)) | Err(_) => None,
+        }
+    }
+}
+
 /// The two sides of a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum CopyRequest {
@@ -226,6 +255,37 @@ mod tests {
         ] {
             let refused = SandboxPath::parse(text).unwrap_err().message;
             assert!(refused.contains(expected), "{text}: {refused}");
+        }
+    }
+
+    #[test]
+    fn an_incomplete_argument_has_a_task_and_a_directory() {
+        let parsed = |text| {
+            let prefix = SandboxPrefix::parse(text)?;
+            let directory = prefix.directory.join(" ");
+            Some((prefix.task, directory, prefix.before))
+        };
+        for (text, task, directory, before) in [
+            ("web:", "web", "", "web:"),
+            ("web:re", "web", "", "web:"),
+            ("f/web:a/./b/re", "f/web", "a b", "f/web:a/./b/"),
+            ("web:in:p", "web", "", "web:"),
+            ("web:a:b/c", "web", "a:b", "web:a:b/"),
+        ] {
+            let expected = [task, directory, before].map(str::to_owned).into();
+            assert_eq!(parsed(text), Some(expected), "{text}");
+        }
+        for text in [
+            "",
+            "-",
+            "web",
+            "./a:b",
+            "/a:b",
+            ":a",
+            "web:/etc/p",
+            "web:../a",
+        ] {
+            assert_eq!(parsed(text), None, "{text}");
         }
     }
 
