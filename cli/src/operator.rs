@@ -5,6 +5,7 @@ mod changes;
 mod failures;
 mod feed;
 mod groups;
+mod lists;
 mod log_filter;
 mod names;
 
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use argosy_client::connector::ConnectorConfig;
 use argosy_client::{CallError, Connector, Masters, OperatorClient};
-use argosy_proto::v1::{self, FrameworkPage};
+use argosy_proto::v1;
 
 use crate::args::ConnectionArguments;
 use crate::exit::Failure;
@@ -22,8 +23,6 @@ use crate::lookup::{self, Candidate};
 pub(crate) use failures::{quote, read_failure, refusal_failure};
 pub(crate) use groups::{GroupTracker, ListedGroup, tasks_of_group};
 
-/// Number of records per page.
-const PAGE: u32 = 1_000;
 /// Timeout of a direct call to the leader.
 const LEADER_LIMIT: Duration = Duration::from_secs(2);
 /// Time without a leader that counts as an election, which takes 0.5 s after the loss of a host.
@@ -169,84 +168,6 @@ impl ClusterClient {
         let local = self.cluster(v1::Consistency::Local).await?;
         let masters = leader_of(&local).unwrap_or_else(|| self.masters().clone());
         Ok(Self::to(masters, self.timeout))
-    }
-
-    /// Returns all agents, with gone ones if `ended` includes them.
-    pub(crate) async fn agents(&self, ended: EndedObjects) -> Result<v1::AgentPage, Failure> {
-        let mut all = v1::AgentPage::default();
-        let mut request = request(ended, &[]);
-        loop {
-            let page = self
-                .client
-                .list_agents(request.clone())
-                .await
-                .map_err(read_failure)?;
-            all.revision = all.revision.or(page.revision);
-            all.agents.extend(page.agents);
-            if page.next_page_token.is_empty() {
-                return Ok(all);
-            }
-            request.page_token = page.next_page_token;
-        }
-    }
-
-    pub(crate) async fn frameworks(&self, ended: EndedObjects) -> Result<FrameworkPage, Failure> {
-        let mut all = v1::FrameworkPage::default();
-        let mut request = request(ended, &[]);
-        loop {
-            let page = self
-                .client
-                .list_frameworks(request.clone())
-                .await
-                .map_err(read_failure)?;
-            all.revision = all.revision.or(page.revision);
-            all.frameworks.extend(page.frameworks);
-            if page.next_page_token.is_empty() {
-                return Ok(all);
-            }
-            request.page_token = page.next_page_token;
-        }
-    }
-
-    /// Returns the tasks with these values of fields.
-    pub(crate) async fn tasks(
-        &self,
-        filter: &[(&str, &str)],
-        ended: EndedObjects,
-    ) -> Result<v1::TaskPage, Failure> {
-        let mut all = v1::TaskPage::default();
-        let mut request = request(ended, filter);
-        loop {
-            let page = self
-                .client
-                .list_tasks(request.clone())
-                .await
-                .map_err(read_failure)?;
-            all.revision = all.revision.or(page.revision);
-            all.tasks.extend(page.tasks);
-            if page.next_page_token.is_empty() {
-                return Ok(all);
-            }
-            request.page_token = page.next_page_token;
-        }
-    }
-
-    pub(crate) async fn offers(&self) -> Result<v1::OfferPage, Failure> {
-        let mut all = v1::OfferPage::default();
-        let mut request = request(EndedObjects::Excluded, &[]);
-        loop {
-            let page = self
-                .client
-                .list_offers(request.clone())
-                .await
-                .map_err(read_failure)?;
-            all.revision = all.revision.or(page.revision);
-            all.offers.extend(page.offers);
-            if page.next_page_token.is_empty() {
-                return Ok(all);
-            }
-            request.page_token = page.next_page_token;
-        }
     }
 
     pub(crate) async fn explain(
@@ -418,18 +339,6 @@ fn unconfirmed(mut cluster: v1::Cluster) -> v1::Cluster {
     cluster
 }
 
-fn request(ended: EndedObjects, filter: &[(&str, &str)]) -> v1::ListRequest {
-    v1::ListRequest {
-        page_size: PAGE,
-        filter: filter
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect(),
-        include_ended: ended == EndedObjects::Included,
-        ..v1::ListRequest::default()
-    }
-}
-
 /// Returns the filter of one framework, or of all.
 pub(crate) fn of_framework(framework_id: Option<&str>) -> Vec<(&'static str, &str)> {
     framework_id
@@ -485,12 +394,4 @@ fn known<T>(answer: Result<T, CallError>) -> Result<Option<T>, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unreachable_is_not_a_terminal_state() {
-        assert!(!is_terminal(v1::TaskState::Unreachable as i32));
-        assert!(is_terminal(v1::TaskState::Gone as i32));
-    }
-}
+mod tests;

@@ -34,7 +34,7 @@ impl ClusterClient {
     /// Returns the first page of the open offers.
     pub(crate) async fn some_offers(&self) -> Result<v1::OfferPage, Failure> {
         let request = v1::ListRequest {
-            page_size: super::PAGE,
+            page_size: super::lists::PAGE,
             ..v1::ListRequest::default()
         };
         self.client.list_offers(request).await.map_err(read_failure)
