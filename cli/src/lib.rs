@@ -15,6 +15,7 @@ mod exit;
 mod files;
 mod health;
 mod launcher;
+mod learner;
 mod listen;
 mod logging;
 mod lookup;

@@ -5,6 +5,7 @@
 //! removes the former member, the directory is emptied, and a master runs until the group has made
 //! it a voter.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -19,9 +20,9 @@ use crate::commands::confirm;
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::master::{BoundMaster, MasterAddresses, RaftRuntime};
 use crate::operator::ClusterClient;
-use crate::output::{self, note};
+use crate::output::{self, StatusLine, StatusMode, note};
 use crate::shutdown::{self, StopCondition};
-use crate::{listen, logging, random};
+use crate::{learner, listen, logging, random};
 
 /// Time for the new master to become a voter, including its snapshot.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(600);
@@ -63,12 +64,14 @@ pub(crate) fn rejoin(arguments: &MasterRejoin) -> VerbResult {
         let stop = CancellationToken::new();
         shutdown::watch(StopCondition::Signals(&stop))?;
         let operator = ClusterClient::open(&arguments.reach);
+        let mode = StatusMode::unless(arguments.show.output.is_json());
         if !discard_data(arguments, &operator, &config, stopped).await? {
             return Ok(DONE);
         }
         let host = RejoinEnvironment {
             addresses: &places,
             raft_runtime: &raft_runtime,
+            mode,
         };
         let reply = host.take_data(&operator, config, &stop).await;
         let reply = reply.map_err(advise_repeat)?;
@@ -86,8 +89,12 @@ async fn discard_data(
     config: &MasterConfig,
     stopped: LockedDirectory,
 ) -> Result<bool, Failure> {
-    let cluster = operator.cluster(v1::Consistency::Linearizable).await;
-    let cluster = cluster.map_err(advise_quorum)?;
+    let mode = StatusMode::unless(arguments.show.output.is_json());
+    let mut line = StatusLine::new(mode);
+    let cluster = operator.cluster(v1::Consistency::Linearizable);
+    let cluster = line.during("waiting for an answer of the masters", cluster);
+    let cluster = cluster.await.map_err(advise_quorum)?;
+    line.clear();
     let former = former_members(&cluster.masters, &config.raft_address, &config.peers)?;
     let what = describe(arguments, &former);
     if arguments.dry_run {
@@ -96,7 +103,7 @@ async fn discard_data(
     }
     confirm(&what, arguments.yes)?;
     for master in &former {
-        remove(operator, &master.node_id)
+        remove(operator, &master.node_id, mode)
             .await
             .map_err(advise_quorum)?;
         note(&format!("{} is removed from the group", master.node_id));
@@ -109,10 +116,13 @@ async fn discard_data(
 
 /// Makes the group remove a member. The group makes one change at a time, so a change of an earlier
 /// attempt ends first.
-async fn remove(operator: &ClusterClient, id: &str) -> Result<(), Failure> {
+async fn remove(operator: &ClusterClient, id: &str, mode: StatusMode) -> Result<(), Failure> {
     let started = Instant::now();
+    let mut line = StatusLine::new(mode);
+    let text = format!("waiting until the group has removed {id}");
     loop {
-        match operator.remove_master(id.to_owned()).await {
+        let removed = operator.remove_master(id.to_owned());
+        match line.during(&text, removed).await {
             Ok(_) => return Ok(()),
             Err(failure)
                 if failure.code == FailureCode::Refused && started.elapsed() < REMOVE_TIMEOUT =>
@@ -129,6 +139,7 @@ async fn remove(operator: &ClusterClient, id: &str) -> Result<(), Failure> {
 struct RejoinEnvironment<'a> {
     addresses: &'a MasterAddresses,
     raft_runtime: &'a RaftRuntime,
+    mode: StatusMode,
 }
 
 impl RejoinEnvironment<'_> {
@@ -152,7 +163,11 @@ impl RejoinEnvironment<'_> {
         };
         let raft_address = config.raft_address.clone();
         let mut running = tokio::spawn(argosy_master::run(config, parts, stop.child_token()));
-        let joined = join(operator, &raft_address, &mut running, stop).await;
+        let line = StatusLine::new(self.mode);
+        let joined = tokio::select! {
+            joined = join(operator, &raft_address, &mut running, stop) => joined,
+            never = show_progress(operator, &raft_address, line) => match never {},
+        };
         let has_joined = joined.is_ok();
         stop.cancel();
         if has_joined {
@@ -234,6 +249,23 @@ async fn join(
             Err(failure) => tracing::info!(why = %failure.message, "not a voter yet"),
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Shows on a terminal how far the new master is, until the future is dropped.
+async fn show_progress(
+    operator: &ClusterClient,
+    raft_address: &str,
+    mut line: StatusLine,
+) -> Infallible {
+    if !line.is_shown() {
+        return std::future::pending().await;
+    }
+    loop {
+        let text = learner::progress(operator, raft_address).await;
+        let text = text.unwrap_or_else(|| format!("waiting until the group adds {raft_address}"));
+        line.during(&text, tokio::time::sleep(learner::INTERVAL))
+            .await;
     }
 }
 

@@ -21,10 +21,8 @@ use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::lookup::{self, Candidate};
 use crate::operator::ClusterClient;
 use crate::output::{self, StatusLine, StatusMode, note, span_ms};
-use crate::{master, parsers, rejoin};
+use crate::{learner, master, parsers, rejoin};
 
-/// Interval at which the progress of a joining master is reported.
-const LEARNER_INTERVAL: Duration = Duration::from_secs(2);
 /// Interval at which the masters are asked for the next leader.
 const LEADER_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -219,16 +217,9 @@ async fn report_learner(
 ) -> Infallible {
     let mut last = String::new();
     loop {
-        tokio::time::sleep(LEARNER_INTERVAL).await;
-        // Only the leader knows how far the others are. Without an answer, the call itself reports
-        // the problem.
-        let Ok(leader) = operator.at_leader().await else {
-            continue;
-        };
-        let Ok(cluster) = leader.cluster(v1::Consistency::Local).await else {
-            continue;
-        };
-        let Some(text) = learner_text(&cluster.masters, raft_address) else {
+        tokio::time::sleep(learner::INTERVAL).await;
+        // Without an answer, the call itself reports the problem.
+        let Some(text) = learner::progress(operator, raft_address).await else {
             continue;
         };
         if line.is_shown() {
@@ -238,17 +229,6 @@ async fn report_learner(
             last = text;
         }
     }
-}
-
-/// Returns how far the master with this Raft address is, unless it is a voter or not known yet.
-fn learner_text(masters: &[v1::Master], raft_address: &str) -> Option<String> {
-    let mut learners = masters.iter().filter(|master| !master.voter);
-    let learner = learners.find(|master| master.raft_address == raft_address)?;
-    let name = format!("{} ({raft_address})", learner.node_id);
-    Some(match learner.lag {
-        Some(lag) if lag > 0 => format!("{name} is a learner, {lag} entries behind"),
-        Some(_) | None => format!("{name} is a learner, and receives the data of the group"),
-    })
 }
 
 pub(crate) async fn remove(arguments: &MasterRemove) -> VerbResult {
@@ -388,28 +368,5 @@ mod tests {
             "leadership was transferred, but no master leads after 10 s: 10.0.0.1:5050 refused"
         );
         assert!(failure.advice[0].starts_with("argosy status"), "{failure}");
-    }
-
-    #[test]
-    fn the_progress_of_a_joining_master_is_named() {
-        let master = |lag, voter| v1::Master {
-            node_id: "master-4".to_owned(),
-            raft_address: "10.0.0.4:5052".to_owned(),
-            voter,
-            lag,
-            ..v1::Master::default()
-        };
-        let text = |lag, voter| learner_text(&[master(lag, voter)], "10.0.0.4:5052");
-        assert_eq!(
-            text(Some(3_400), false).unwrap(),
-            "master-4 (10.0.0.4:5052) is a learner, 3400 entries behind"
-        );
-        assert!(
-            text(None, false)
-                .unwrap()
-                .ends_with("receives the data of the group")
-        );
-        assert_eq!(text(Some(0), true), None);
-        assert_eq!(learner_text(&[master(None, false)], "10.0.0.5:5052"), None);
     }
 }

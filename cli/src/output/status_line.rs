@@ -1,6 +1,7 @@
 //! One line on a terminal that shows what this program waits for. Other output erases it first.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, StderrLock, Write as _};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,18 @@ impl StatusLine {
         let _ = write!(stderr, "{ERASE}{text}").and_then(|()| stderr.flush());
     }
 
+    /// Shows this text until the work has ended.
+    pub(crate) async fn during<T>(&mut self, text: &str, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = tokio::time::sleep(INTERVAL) => self.show(|_| text.to_owned()),
+            }
+        }
+    }
+
     /// Erases the line. It can be shown again.
     pub(crate) fn clear(&mut self) {
         if self.is_shown {
@@ -95,6 +108,14 @@ impl Drop for StatusLine {
 /// Returns whether a line is on the terminal now.
 pub(crate) fn is_status_shown() -> bool {
     IS_WRITTEN.load(Ordering::Relaxed)
+}
+
+/// Returns standard error for a line of the log, after it has erased the status line.
+pub(crate) fn stderr_for_log() -> StderrLock<'static> {
+    // One lock, so that no status line is written in between.
+    let stderr = io::stderr().lock();
+    erase();
+    stderr
 }
 
 /// Erases the line, if there is one. Output that another thread could interrupt by a new line holds

@@ -23,4 +23,5 @@ mod security_options;
 mod terminal;
 mod top;
 mod volumes;
+mod waits;
 mod web;
