@@ -163,11 +163,36 @@ impl ClusterClient {
         }
     }
 
-    /// Returns a client of the leader, which alone knows links and offers, else of all masters.
+    /// Returns a client of the leader, which alone knows links and offers, else of all masters. A
+    /// leader that does not answer may be lost, and the others then name the next one: this waits
+    /// for it up to the timeout.
     pub(crate) async fn at_leader(&self) -> Result<Self, Failure> {
-        let local = self.cluster(v1::Consistency::Local).await?;
-        let masters = leader_of(&local).unwrap_or_else(|| self.masters().clone());
-        Ok(Self::to(masters, self.timeout))
+        let started = Instant::now();
+        loop {
+            let local = self.cluster(v1::Consistency::Local).await?;
+            let Some(named) = leader_of(&local) else {
+                return Ok(Self::to(self.masters().clone(), self.timeout));
+            };
+            let leader = Self::of_running(named.clone(), self.timeout);
+            let left = self.timeout.saturating_sub(started.elapsed());
+            let limit = left.min(LEADER_LIMIT);
+            let is_last = left <= limit;
+            match leader.leader_within(limit).await {
+                Ok(leads) if is_last || leads.as_ref() == Some(&named) => return Ok(leader),
+                Err(failure) if is_last => return Err(failure),
+                Ok(_) | Err(_) => tokio::time::sleep(ELECTION_PAUSE).await,
+            }
+        }
+    }
+
+    /// Returns the leader as a master reports it that answers within this time.
+    async fn leader_within(&self, limit: Duration) -> Result<Option<Masters>, Failure> {
+        let request = v1::GetClusterRequest {
+            consistency: v1::Consistency::Local.into(),
+        };
+        let client = self.client.with_deadline(limit);
+        let cluster = client.get_cluster(request).await.map_err(read_failure)?;
+        Ok(leader_of(&cluster))
     }
 
     pub(crate) async fn explain(

@@ -1,7 +1,8 @@
-//! Tests with masters whose lists do not end.
+//! Tests with masters that name lost leaders, or whose lists do not end.
 
 mod fake_master;
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use argosy_client::Masters;
@@ -16,10 +17,55 @@ fn client(addresses: &[&str]) -> ClusterClient {
     ClusterClient::to(Masters::new(addresses).unwrap(), TIMEOUT)
 }
 
+/// Returns a cluster as a master reports it that knows this leader.
+fn led_by(address: &str) -> v1::Cluster {
+    let leader = v1::Master {
+        node_id: "master-2".to_owned(),
+        api_address: address.to_owned(),
+        role: "leader".to_owned(),
+        ..v1::Master::default()
+    };
+    v1::Cluster {
+        leader: leader.node_id.clone(),
+        masters: vec![leader],
+        ..v1::Cluster::default()
+    }
+}
+
+/// Returns an address at which no process listens.
+fn lost_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
 #[test]
 fn unreachable_is_not_a_terminal_state() {
     assert!(!is_terminal(v1::TaskState::Unreachable as i32));
     assert!(is_terminal(v1::TaskState::Gone as i32));
+}
+
+#[tokio::test]
+async fn after_the_loss_of_a_leader_the_next_one_is_called() {
+    let (follower, next) = (FakeMaster::start().await, FakeMaster::start().await);
+    let lost = lost_address();
+    next.report([led_by(next.address())]);
+    // The follower knows only after some time that the leader is lost.
+    let lost_then_next = [led_by(&lost), led_by(&lost), led_by(next.address())];
+    follower.report(lost_then_next);
+    let leader = client(&[follower.address()]).at_leader().await.unwrap();
+    assert_eq!(leader.masters().addresses(), [next.address()]);
+    assert!(leader.agents(EndedObjects::Excluded).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_former_leader_that_still_answers_is_not_called() {
+    let (follower, former) = (FakeMaster::start().await, FakeMaster::start().await);
+    let next = FakeMaster::start().await;
+    next.report([led_by(next.address())]);
+    former.report([led_by(next.address())]);
+    follower.report([led_by(former.address()), led_by(next.address())]);
+    let leader = client(&[follower.address()]).at_leader().await.unwrap();
+    assert_eq!(leader.masters().addresses(), [next.address()]);
 }
 
 #[tokio::test]

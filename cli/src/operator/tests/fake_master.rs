@@ -22,6 +22,7 @@ pub(super) struct FakeMaster {
 /// The answers of each call, in turn. The last one is repeated.
 #[derive(Default)]
 struct FakeAnswers {
+    clusters: VecDeque<v1::Cluster>,
     /// Tokens of pages with one record each.
     tokens: VecDeque<String>,
     pages: u64,
@@ -59,6 +60,11 @@ impl FakeMaster {
         &self.address
     }
 
+    /// Reports these states of the cluster from now on.
+    pub(super) fn report(&self, clusters: impl IntoIterator<Item = v1::Cluster>) {
+        self.answers.lock().unwrap().clusters = clusters.into_iter().collect();
+    }
+
     /// Sends pages of agents with these tokens from now on.
     pub(super) fn send_pages(&self, tokens: &[&str]) {
         let mut answers = self.answers.lock().unwrap();
@@ -79,6 +85,14 @@ macro_rules! serve {
         impl Operator for FakeService {
             type WriteStream = Empty<Result<v1::WriteReply, Status>>;
             type WatchStream = Empty<Result<v1::WatchEvent, Status>>;
+
+            async fn get_cluster(
+                &self,
+                _: Request<v1::GetClusterRequest>,
+            ) -> Result<Response<v1::Cluster>, Status> {
+                let mut answers = self.0.lock().unwrap();
+                next_of(&mut answers.clusters).map(Response::new)
+            }
 
             async fn list_agents(
                 &self,
@@ -122,7 +136,6 @@ macro_rules! serve {
 
 serve! {
     write_one(WriteBatch) -> WriteReply;
-    get_cluster(GetClusterRequest) -> Cluster;
     get_agent(GetRequest) -> Agent;
     list_frameworks(ListRequest) -> FrameworkPage;
     get_framework(GetRequest) -> Framework;
