@@ -38,7 +38,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout for an answer of one master, after which another one is called.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Timeout of the first attempt at a master that has never answered: the host may not exist.
-const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
+pub(crate) const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
 /// Time without an answer after which other masters are watched for news of a new leader.
 const QUIET_TIME: Duration = Duration::from_millis(200);
 /// Time for which a master that did not answer in time is not called first, even if another one
@@ -327,7 +327,7 @@ impl Connector {
         }
     }
 
-    fn note_failure(&self, address: &str, cause: &MasterFailure) {
+    pub(crate) fn note_failure(&self, address: &str, cause: &MasterFailure) {
         match cause {
             MasterFailure::TimedOut(_) => self.mark_silent(address),
             MasterFailure::NoHost(_) => self.drop_connection(address),
@@ -345,7 +345,7 @@ impl Connector {
         }
     }
 
-    fn note_response(&self, address: &str) {
+    pub(crate) fn note_response(&self, address: &str) {
         self.known(|known| {
             known.has_answer = true;
             // An unlisted master need not be remembered: it is called when another master names it.

@@ -178,9 +178,12 @@ impl LeaderSearch {
         self.put_first(leader);
     }
 
-    /// Records the failure of `address`. A leader that it names is called next, once in each round.
+    /// Records the failure of `address`: if its turn is still to come, all others are called first.
+    /// A leader that it names is called next, once in each round.
     pub(crate) fn failed(&mut self, address: &str, cause: MasterFailure, hint: Option<String>) {
         self.causes.insert(address.to_owned(), cause);
+        let queue = self.queue.make_contiguous();
+        queue.sort_by_key(|queued| queued == address);
         if self.likely_leader.as_deref() == Some(address) {
             self.likely_leader = None;
         }
@@ -287,6 +290,17 @@ mod tests {
         let round: Vec<_> = (0..3).map(|_| ask(&mut search)).collect();
         assert_eq!(round[0], "a:1");
         assert!(matches!(search.next(), LeaderSearchStep::Pause(_)));
+    }
+
+    #[test]
+    fn a_master_that_fails_before_its_turn_is_called_last() {
+        for failed in ["a:1", "b:1", "c:1"] {
+            let mut search = search(Some("a:1"));
+            search.failed(failed, MasterFailure::Broken("reset".into()), None);
+            let round: Vec<_> = (0..3).map(|_| ask(&mut search)).collect();
+            assert_eq!(round[2], failed, "{round:?}");
+            assert!(matches!(search.next(), LeaderSearchStep::Pause(_)));
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use argosy_proto::watch::{ANSWER_TIMEOUT, SILENCE};
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Request, Status, Streaming};
 
-use crate::connector::{Connector, MESSAGE_BYTES};
+use crate::connector::{Connector, FIRST_ATTEMPT, MESSAGE_BYTES};
 use crate::failure::{AttemptError, CallError, MasterRejection, classify};
 use crate::leader::{LeaderSearch, LeaderSearchStep, MasterFailure};
 
@@ -225,20 +225,31 @@ impl Watch {
         let Some(OpenStream { address, .. }) = self.stream.take() else {
             return Ok(());
         };
-        let cause = self.cause(status)?;
+        let cause = self.cause(status, SILENCE)?;
         tracing::debug!(address, %cause, "resuming a watch at another master");
-        if matches!(cause, MasterFailure::TimedOut(_)) {
-            self.connector.drop_connection(&address);
-        }
+        self.note_failure(&address, &cause);
         let mut search = self.taken_search();
         search.failed(&address, cause, None);
         self.search = Some(search);
         Ok(())
     }
 
-    /// Returns why another master is tried.
-    fn cause(&mut self, status: &Status) -> Result<MasterFailure, CallError> {
-        let refusal = match classify(status, as_ms(SILENCE)) {
+    /// Makes later searches try other masters first.
+    fn note_failure(&self, address: &str, cause: &MasterFailure) {
+        match cause {
+            // Unlike after a call without an answer, other connections are not suspected: a master
+            // may wait for the revision of this stream.
+            MasterFailure::TimedOut(_) => self.connector.drop_connection(address),
+            MasterFailure::Refused
+            | MasterFailure::NoHost(_)
+            | MasterFailure::Broken(_)
+            | MasterFailure::Unavailable(_) => self.connector.note_failure(address, cause),
+        }
+    }
+
+    /// Returns why another master is tried. `waited`: the time that the master had.
+    fn cause(&mut self, status: &Status, waited: Duration) -> Result<MasterFailure, CallError> {
+        let refusal = match classify(status, as_ms(waited)) {
             AttemptError::TryNext { cause, .. } => return Ok(cause),
             AttemptError::Refused(refusal) => refusal,
         };
@@ -279,8 +290,16 @@ impl Watch {
                     continue;
                 }
             };
-            let status = match self.attempt(&address, left.min(ANSWER_TIMEOUT)).await {
+            // A master that has never answered may not exist.
+            let is_unknown = search.is_first_round() && !self.connector.is_responsive(&address);
+            let limit = left.min(if is_unknown {
+                FIRST_ATTEMPT
+            } else {
+                ANSWER_TIMEOUT
+            });
+            let status = match self.attempt(&address, limit).await {
                 Ok(Ok(events)) => {
+                    // Not noted as an answer: all watches of this client would go to this master.
                     self.stream = Some(OpenStream { address, events });
                     // If the stream fails before its first event, the search continues.
                     self.search = Some(search);
@@ -292,7 +311,8 @@ impl Watch {
                     continue;
                 }
             };
-            let cause = self.cause(&status)?;
+            let cause = self.cause(&status, limit)?;
+            self.note_failure(&address, &cause);
             search.failed(&address, cause, None);
         }
     }

@@ -1,6 +1,15 @@
-//! Tests of positions.
+//! Tests of positions, and of the search for a master: with masters that do not answer or whose
+//! streams fail.
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tonic::body::Body;
+use tonic::codec::{DecodeBuf, Decoder};
 
 use super::*;
+use crate::connector::ConnectorConfig;
+use crate::masters::Masters;
+use crate::test_masters::FakeCluster;
 
 fn change(index: u64, position: u32) -> Event {
     Event::Change(v1::WatchChange {
@@ -62,4 +71,78 @@ fn the_revision_of_a_position_is_complete() {
     position.record(&change(9, 0));
     assert_eq!(position.revision(), Some(8));
     assert_eq!(WatchPosition::default().revision(), None);
+}
+
+fn watch(masters: &Masters, seed: u64, deadline: Duration) -> Watch {
+    let config = ConnectorConfig {
+        seed,
+        ..ConnectorConfig::default()
+    };
+    let connector = Connector::new(masters.clone(), config);
+    Watch::new(connector, deadline, v1::WatchRequest::default())
+}
+
+#[tokio::test]
+async fn a_master_that_never_answers_leaves_time_for_the_others() {
+    let cluster = FakeCluster::start(1).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = silent.local_addr().unwrap().to_string();
+    let masters = Masters::new([&silent, &cluster.masters().addresses()[0]]).unwrap();
+    // Each of them is the first one of some search. The others have less time than one attempt at a
+    // master that has answered before.
+    let deadline = Duration::from_secs(3);
+    assert!(FIRST_ATTEMPT < deadline && deadline < ANSWER_TIMEOUT);
+    let mut searches = JoinSet::new();
+    let mut first = Vec::new();
+    for seed in 0..8 {
+        first.push(
+            watch(&masters, seed, deadline)
+                .connector
+                .search_any()
+                .next(),
+        );
+        let mut watch = watch(&masters, seed, deadline);
+        searches.spawn(async move { watch.next().await });
+    }
+    assert!(first.contains(&LeaderSearchStep::Call(silent)));
+    for result in searches.join_all().await {
+        // The fake master does not support the call, and rejects it.
+        assert!(matches!(result, Err(CallError::Refused(_))), "{result:?}");
+    }
+}
+
+struct NoEvents;
+
+impl Decoder for NoEvents {
+    type Item = v1::WatchEvent;
+    type Error = Status;
+
+    fn decode(&mut self, _: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
+        Ok(None)
+    }
+}
+
+#[tokio::test]
+async fn a_master_whose_stream_has_failed_is_tried_last() {
+    let masters: Masters = "a:1,b:1,c:1".parse().unwrap();
+    let broken = || Status::from_error(Box::new(std::io::Error::other("reset")));
+    let statuses: [&dyn Fn() -> Status; 3] = [
+        &broken,
+        &|| Status::unavailable("the master closed the stream"),
+        &|| Status::deadline_exceeded("no event in time"),
+    ];
+    for (seed, status) in (0..8).flat_map(|seed| statuses.map(|status| (seed, status()))) {
+        let mut watch = watch(&masters, seed, SILENCE);
+        let addresses = masters.addresses().iter();
+        addresses.for_each(|address| watch.connector.note_response(address));
+        watch.stream = Some(OpenStream {
+            address: "b:1".to_owned(),
+            events: Streaming::new_empty(NoEvents, Body::empty()),
+        });
+        watch.lost(&status).unwrap();
+        let mut search = watch.search.take().unwrap();
+        let round = [search.next(), search.next(), search.next()];
+        let expected = LeaderSearchStep::Call("b:1".to_owned());
+        assert_eq!(round[2], expected, "{status}: {round:?}");
+    }
 }
