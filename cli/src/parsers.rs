@@ -43,6 +43,18 @@ pub(crate) fn device(text: &str) -> Result<(String, Vec<PathBuf>), String> {
     fits.then(|| (name.to_owned(), paths)).ok_or_else(remedy)
 }
 
+/// Parses the variable of a flag without a value.
+pub(crate) fn switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err(
+            "its variable is true, yes, on or 1 to set the flag, else false, no, off or 0"
+                .to_owned(),
+        ),
+    }
+}
+
 /// Parses a user of this host, by name or number.
 pub(crate) fn user(text: &str) -> Result<u32, String> {
     if let Ok(number) = text.parse() {

@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use clap::builder::Styles;
 use clap::builder::styling::{AnsiColor, Style};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::args::{
     Attach, Bundle, Colour, Completions, Cp, Dev, Doctor, Events, Exec, Explain, Logs, Manual, Run,
@@ -22,6 +22,7 @@ use crate::objects::{
     AgentCommand, FrameworkCommand, GroupCommand, LISTS, MasterCommand, ObjectCommand,
     OfferCommand, TaskCommand, TaskList, WeightCommand,
 };
+use crate::parsers;
 
 const STYLES: Styles = Styles::styled()
     .header(Style::new().bold())
@@ -265,9 +266,14 @@ pub(crate) fn command() -> clap::Command {
         // A negative number is a wrong value, which the flag explains, and not an unknown flag.
         let argument = |argument: clap::Arg| {
             let takes_values = argument.get_action().takes_values();
-            argument
+            let is_switch = matches!(argument.get_action(), ArgAction::SetTrue);
+            let argument = argument
                 .hide_env_values(true)
-                .allow_negative_numbers(takes_values)
+                .allow_negative_numbers(takes_values);
+            match is_switch && argument.get_env().is_some() {
+                true => argument.value_parser(parsers::switch),
+                false => argument,
+            }
         };
         command.mut_args(argument).mut_subcommands(adapt)
     }

@@ -256,3 +256,22 @@ fn a_variable_may_have_its_former_name_but_not_both_names() {
     let expected = format!("{present} and its former name {former} are both set");
     assert!(stderr.contains(&expected), "{stderr}");
 }
+
+#[test]
+fn a_variable_of_a_flag_without_a_value_is_a_word_for_yes_or_no() {
+    // The filter is read after the whole command line, and nothing is started.
+    let start = |text: &str| {
+        let mut command = argosy(&["master", "start", "--log", "argosy=["]);
+        command.env("ARGOSY_MASTER_ALLOW_FILES", text);
+        split(command.output().unwrap())
+    };
+    let (code, _, stderr) = start("maybe");
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("--allow-files"), "{stderr}");
+    assert!(stderr.contains("yes, on or 1"), "{stderr}");
+    for text in ["1", "off"] {
+        let (code, _, stderr) = start(text);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains("is not a filter"), "{stderr}");
+    }
+}

@@ -96,6 +96,63 @@ fn parse_error(args: &[&str]) -> clap::Error {
         .expect_err("it should be refused")
 }
 
+fn is_switch_with_variable(argument: &clap::Arg) -> bool {
+    argument.get_env().is_some() && !argument.get_action().takes_values()
+}
+
+/// Gives each flag without a value this text, as its variable would.
+fn with_variables(command: clap::Command, text: &'static str) -> clap::Command {
+    let command = command.mut_args(|argument| match is_switch_with_variable(&argument) {
+        true => argument.default_value(text),
+        false => argument,
+    });
+    command.mut_subcommands(|inner| with_variables(inner, text))
+}
+
+#[test]
+fn variables_of_flags_without_a_value_have_the_usual_words() {
+    let mut commands = Vec::new();
+    every_command(&command(), "", &mut |path, found| {
+        let ids = found
+            .get_arguments()
+            .filter(|one| is_switch_with_variable(one));
+        let ids: Vec<_> = ids.map(|one| one.get_id().to_string()).collect();
+        if !ids.is_empty() {
+            commands.push((path.to_owned(), ids));
+        }
+    });
+    let parsed = |path: &str, text| {
+        let command = with_variables(command(), text);
+        command.try_get_matches_from(path.split(' '))
+    };
+    let words = [("true", "false"), ("Yes", "No"), ("on", "OFF"), ("1", "0")];
+    for (path, ids) in &commands {
+        for (text, expected) in words
+            .iter()
+            .flat_map(|(yes, no)| [(*yes, true), (*no, false)])
+        {
+            let matches = parsed(path, text).unwrap();
+            let mut matches = &matches;
+            while let Some((_, inner)) = matches.subcommand() {
+                matches = inner;
+            }
+            for id in ids {
+                assert_eq!(matches.get_flag(id), expected, "{path}: {id} is {text}");
+            }
+        }
+    }
+    for text in ["maybe", "2", ""] {
+        assert!(
+            parsers::switch(text).unwrap_err().contains("yes, on or 1"),
+            "{text}"
+        );
+    }
+    let start = commands
+        .iter()
+        .find(|(path, _)| path == "argosy master start");
+    assert!(start.is_some_and(|(_, ids)| ids.contains(&"insecure_plaintext".to_owned())));
+}
+
 #[test]
 fn an_unknown_word_gets_a_suggestion() {
     let verb = parse_error(&["taks", "list"]).to_string();
