@@ -3,6 +3,7 @@
 //! Addresses are texts. The transport reports the proven identity of a peer; the content of a
 //! stream is opaque here.
 
+pub mod certificate_identity;
 mod identity;
 #[cfg(test)]
 mod tests;
