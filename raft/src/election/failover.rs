@@ -298,7 +298,9 @@ async fn stream_end(mut presence: Streaming<proto::AskResponse>) {
 async fn probe_leader(peers: &Peers, address: &str, known: u64) -> LeaderLiveness {
     let deadline = Instant::now() + PROBE_TIMEOUT;
     loop {
-        match peers.probe(address).await {
+        // A host that is cut off or frozen completes no connection.
+        let probed = tokio::time::timeout_at(deadline, peers.probe(address)).await;
+        match probed.unwrap_or_else(|_late| Err(std::io::ErrorKind::TimedOut.into())) {
             // No process listens there: the kernel reports it.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 return LeaderLiveness::Dead;
@@ -326,5 +328,22 @@ async fn probe_leader(peers: &Peers, address: &str, known: u64) -> LeaderLivenes
             return LeaderLiveness::Unknown;
         }
         tokio::time::sleep(RESET_PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_proto::transport::Dialer;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_completes_no_connection_gives_no_answer_in_time() {
+        let silent = Dialer::new(|_, _| std::future::pending());
+        let peers = Peers::new(silent, Timing::testing());
+        let probing = probe_leader(&peers, "m1.example:5052", 1);
+        // The clock is virtual.
+        let probed = tokio::time::timeout(10 * PROBE_TIMEOUT, probing).await;
+        assert_eq!(probed.unwrap(), LeaderLiveness::Unknown);
     }
 }
