@@ -4,6 +4,7 @@
 //! is wrong: a forgotten data directory or a reused address must not impersonate another node. No
 //! incoming message can cause a panic.
 
+mod admission;
 mod frames;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -23,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
+
+use admission::{Sender, received};
 
 use crate::election::detector::LeaderDetector;
 use crate::election::leader_contact::LeaderContact;
@@ -126,34 +129,6 @@ impl RaftPort {
         self.formed.get_or_init(|| formed);
     }
 
-    fn formed(&self) -> Result<&FormedNode, Status> {
-        self.formed.get().ok_or_else(|| {
-            Status::unavailable("this master is starting, or belongs to no group yet")
-        })
-    }
-
-    /// Returns the group's consensus, for a message that is meant for this node.
-    fn admit(&self, header: Option<&proto::Header>) -> Result<&FormedNode, Status> {
-        let header =
-            header.ok_or_else(|| Status::invalid_argument("the message lacks the field header"))?;
-        versions::check_format(header.format)?;
-        let formed = self.formed()?;
-        let own = formed.identity;
-        if header.cluster_key != own.cluster_key {
-            let (theirs, ours) = (header.cluster_key, own.cluster_key);
-            return Err(Status::failed_precondition(format!(
-                "a message of another cluster: its key is {theirs:016x}, ours {ours:016x}"
-            )));
-        }
-        if header.to != own.id {
-            return Err(Status::failed_precondition(format!(
-                "a message for master {}, but this is master {}: the directory at {} is not the one that the group knows",
-                header.to, own.id, self.member.raft_address
-            )));
-        }
-        Ok(formed)
-    }
-
     /// Returns whether an operator has listed this address for this master.
     fn lists(&self, raft_address: &str) -> bool {
         self.peers.iter().any(|peer| peer == raft_address)
@@ -252,8 +227,10 @@ impl RaftService {
 async fn append(
     raft_port: &RaftPort,
     message: proto::AppendRequest,
+    sender: &Sender,
 ) -> Result<proto::AppendResponse, Status> {
-    let formed = raft_port.admit(message.header.as_ref())?;
+    let header = message.header.as_ref();
+    let formed = raft_port.admit_voter(header, message.vote.as_ref(), sender)?;
     let request = wire::append_from(message)?;
     let vote = formed.raft.server_metrics().borrow_watched().vote;
     if request.vote.leader_id.term >= vote.leader_id.term {
@@ -288,15 +265,16 @@ impl proto::raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<proto::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let state = Some((self.0.clone(), request.into_inner()));
+        let (requests, sender) = received(request);
+        let state = Some((self.0.clone(), requests, sender));
         // One request at a time, in order: the next is read when this one is answered.
         let answers = stream::unfold(state, async |state| {
-            let (raft_port, mut requests) = state?;
+            let (raft_port, mut requests, sender) = state?;
             let answer = match requests.next().await? {
-                Ok(message) => append(&raft_port, message).await,
+                Ok(message) => append(&raft_port, message, &sender).await,
                 Err(status) => Err(status),
             };
-            let next = answer.is_ok().then_some((raft_port, requests));
+            let next = answer.is_ok().then_some((raft_port, requests, sender));
             Some((answer, next))
         });
         Ok(self.until_stopped(answers))
@@ -306,8 +284,9 @@ impl proto::raft_server::Raft for RaftService {
         &self,
         request: Request<proto::VoteRequest>,
     ) -> Result<Response<proto::VoteResponse>, Status> {
-        let message = request.into_inner();
-        let formed = self.0.admit(message.header.as_ref())?;
+        let (message, sender) = received(request);
+        let header = message.header.as_ref();
+        let formed = self.0.admit_voter(header, message.vote.as_ref(), &sender)?;
         let pre_vote = message.pre_vote;
         let request = wire::vote_request_from(message)?;
         let answer = if pre_vote {
@@ -322,8 +301,8 @@ impl proto::raft_server::Raft for RaftService {
         &self,
         request: Request<proto::TransferRequest>,
     ) -> Result<Response<proto::TransferResponse>, Status> {
-        let message = request.into_inner();
-        let formed = self.0.admit(message.header.as_ref())?;
+        let (message, sender) = received(request);
+        let formed = self.0.admit(message.header.as_ref(), &sender)?;
         let answer = formed
             .raft
             .handle_transfer_leader(wire::transfer_from(message)?)
@@ -336,9 +315,10 @@ impl proto::raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<proto::SnapshotPart>>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        let mut parts = request.into_inner();
+        let (mut parts, sender) = received(request);
         let head = snapshot_transfer::head(&mut parts).await?;
-        let formed = self.0.admit(head.header.as_ref())?;
+        let header = head.header.as_ref();
+        let formed = self.0.admit_voter(header, head.vote.as_ref(), &sender)?;
         let Ok(place) = formed.snapshots.clone().try_acquire_owned() else {
             return Err(Status::unavailable("all snapshot slots are in use"));
         };
@@ -370,8 +350,9 @@ impl proto::raft_server::Raft for RaftService {
         &self,
         request: Request<proto::AliveRequest>,
     ) -> Result<Response<proto::AliveResponse>, Status> {
-        let message = request.into_inner();
-        let formed = self.0.admit(message.header.as_ref())?;
+        let (message, sender) = received(request);
+        let header = message.header.as_ref();
+        let formed = self.0.admit_voter(header, message.vote.as_ref(), &sender)?;
         let leader = wire::vote_from(message.vote)?;
         let newest = newest_vote(formed);
         if leader.committed && leader.leader_id.term >= newest.leader_id.term {
@@ -386,8 +367,8 @@ impl proto::raft_server::Raft for RaftService {
         &self,
         request: Request<proto::SuspectRequest>,
     ) -> Result<Response<proto::SuspectResponse>, Status> {
-        let message = request.into_inner();
-        let formed = self.0.admit(message.header.as_ref())?;
+        let (message, sender) = received(request);
+        let formed = self.0.admit(message.header.as_ref(), &sender)?;
         let supports = formed.detector.supports(message).await?;
         Ok(Response::new(proto::SuspectResponse { supports }))
     }
@@ -396,7 +377,8 @@ impl proto::raft_server::Raft for RaftService {
         &self,
         request: Request<proto::ReadIndexRequest>,
     ) -> Result<Response<proto::ReadIndexResponse>, Status> {
-        let formed = self.0.admit(request.get_ref().header.as_ref())?;
+        let (message, sender) = received(request);
+        let formed = self.0.admit(message.header.as_ref(), &sender)?;
         let confirmed = read_index::read_index(&formed.raft, &formed.liveness)
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?;

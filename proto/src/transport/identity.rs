@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use argosy_state::actor::{Actor, Principal, PrincipalKind, PrincipalName};
 
@@ -11,6 +12,9 @@ use argosy_state::actor::{Actor, Principal, PrincipalKind, PrincipalName};
 pub struct PeerIdentity {
     principal: Option<Principal>,
     address: Option<SocketAddr>,
+    /// The names and addresses of hosts for which its proof is valid. `None`: the transport proves
+    /// no hosts.
+    hosts: Option<Arc<[String]>>,
 }
 
 impl PeerIdentity {
@@ -20,6 +24,7 @@ impl PeerIdentity {
         Self {
             principal: None,
             address,
+            hosts: None,
         }
     }
 
@@ -29,7 +34,27 @@ impl PeerIdentity {
         Self {
             principal: Some(principal),
             address,
+            hosts: None,
         }
+    }
+
+    /// Returns the same peer with the hosts for which its proof is valid.
+    #[must_use]
+    pub fn with_hosts(self, hosts: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            hosts: Some(hosts.into_iter().collect()),
+            ..self
+        }
+    }
+
+    /// Returns whether the peer may be what listens at this address, `host:port`. Any peer may
+    /// whose transport proves no hosts.
+    #[must_use]
+    pub fn may_be_at(&self, address: &str) -> bool {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let hosts = self.hosts.as_ref();
+        hosts.is_none_or(|hosts| hosts.iter().any(|one| is_same_host(one, host)))
     }
 
     /// Returns the proven identity.
@@ -60,6 +85,20 @@ impl fmt::Display for PeerIdentity {
             (None, Some(address)) => write!(out, "an unauthenticated peer at {address}"),
             (None, None) => out.write_str("an unauthenticated peer"),
         }
+    }
+}
+
+/// Compares addresses by value, and names without regard to case. A name is never an address.
+fn is_same_host(one: &str, other: &str) -> bool {
+    let address = |text: &str| {
+        text.parse::<IpAddr>()
+            .ok()
+            .map(|found| found.to_canonical())
+    };
+    match (address(one), address(other)) {
+        (Some(one), Some(other)) => one == other,
+        (None, None) => one.eq_ignore_ascii_case(other),
+        (Some(_), None) | (None, Some(_)) => false,
     }
 }
 
@@ -129,6 +168,34 @@ mod tests {
         });
         let dialed = dialer.dial("m1:5050", &expected).await;
         dialed.map(drop).map_err(|why| why.to_string())
+    }
+
+    #[test]
+    fn a_peer_may_be_only_at_its_proven_hosts() {
+        let hosts = ["m1.example", "10.0.0.1", "2001:db8::1"];
+        let proven = found("master/m1").with_hosts(hosts.map(str::to_owned));
+        for address in [
+            "m1.example:5052",
+            "M1.Example:1",
+            "10.0.0.1:5052",
+            "[::ffff:10.0.0.1]:5052",
+            "[2001:DB8:0::1]:5052",
+        ] {
+            assert!(proven.may_be_at(address), "{address}");
+        }
+        for address in [
+            "m2.example:5052",
+            "x.m1.example:5052",
+            "example:5052",
+            "10.0.0.2:5052",
+            "[2001:db8::2]:5052",
+            ":5052",
+            "",
+        ] {
+            assert!(!proven.may_be_at(address), "{address}");
+            assert!(found("master/m1").may_be_at(address));
+            assert!(!found("master/m1").with_hosts([]).may_be_at(address));
+        }
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::debug;
 
+use super::admission::Sender;
 use super::{IDLE, RaftPort, append};
 use crate::transport::frames::{
     FrameKind, FrameStatus, FramedConnection, GREETING, broken, decoded,
@@ -76,7 +77,8 @@ async fn dispatch(port: Arc<RaftPort>, mut listener: Listener, others: PlainConn
                 let is_answered = Arc::new(AtomicBool::new(false));
                 let answered = is_answered.clone();
                 let task = tasks.spawn(async move {
-                    if let Err(why) = serve(&port, frames, &answered).await {
+                    let sender = Sender::new(&peer);
+                    if let Err(why) = serve(&port, frames, (&sender, &answered)).await {
                         debug!(%peer, %why, "a connection of frames ended");
                     }
                     None
@@ -156,9 +158,9 @@ async fn first_bytes(mut connection: Connection) -> io::Result<(Connection, Vec<
 async fn serve(
     port: &RaftPort,
     frames: FramedConnection,
-    is_answered: &AtomicBool,
+    peer: (&Sender, &AtomicBool),
 ) -> Result<(), Status> {
-    let served = answer_all(port, frames, is_answered);
+    let served = answer_all(port, frames, peer);
     let stopped = port.stop.run_until_cancelled(served).await;
     stopped.unwrap_or(Ok(()))
 }
@@ -167,7 +169,7 @@ async fn serve(
 async fn answer_all(
     port: &RaftPort,
     mut frames: FramedConnection,
-    is_answered: &AtomicBool,
+    (sender, is_answered): (&Sender, &AtomicBool),
 ) -> Result<(), Status> {
     in_time(frames.send_greeting()).await?;
     loop {
@@ -186,7 +188,7 @@ async fn answer_all(
                 let message = decoded(body);
                 tokio::select! {
                     biased;
-                    answer = async { append(port, message?).await } => answer,
+                    answer = async { append(port, message?, sender).await } => answer,
                     // The caller has dropped this request; consensus may still complete it.
                     () = frames.is_closed() => return Ok(()),
                 }

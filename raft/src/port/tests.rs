@@ -13,6 +13,7 @@ use super::*;
 use crate::node::{MemoryStore, Node};
 use crate::settings::{NodeConfig, NodeEnvironment, SnapshotPolicy, Timing};
 use crate::transport::connections::{PeerClient, ask_request, client};
+use crate::transport::frames::{FrameKind, FrameStatus, FramedConnection, GREETING, decoded};
 use crate::types::OwnerRequest;
 
 /// Longer than any step here takes on a busy machine.
@@ -237,6 +238,106 @@ async fn a_leader_supports_no_election_against_itself() {
     assert_eq!(port.node.status().borrow().term, term);
 }
 
+/// Sends messages with this sender and voter, and returns the refusals.
+async fn send_as(port: &TestPort, from: u64, voter: u64) -> [Option<Status>; 4] {
+    let mut client = port.connect().await.unwrap();
+    let own = client.ask(ask_request()).await.unwrap().into_inner();
+    let own = own.identity.expect("it belongs to a group");
+    assert_eq!(own.id, 1);
+    let header = Some(proto::Header {
+        format: 1,
+        cluster_key: own.cluster_key,
+        from,
+        to: own.id,
+    });
+    // Of an old term, so that it changes nothing.
+    let vote = Some(proto::Vote {
+        term: 0,
+        node: voter,
+        committed: false,
+    });
+    let asked = proto::VoteRequest {
+        header,
+        vote,
+        ..proto::VoteRequest::default()
+    };
+    let alive = proto::AliveRequest { header, vote };
+    let append = proto::AppendRequest {
+        header,
+        vote,
+        ..proto::AppendRequest::default()
+    };
+    let framed = append_in_frame(port, &append).await;
+    let answers = client.append(tokio_stream::once(append)).await.unwrap();
+    [
+        client.vote(asked).await.err(),
+        client.alive(alive).await.err(),
+        answers.into_inner().message().await.err(),
+        framed.err(),
+    ]
+}
+
+async fn append_in_frame(port: &TestPort, append: &proto::AppendRequest) -> Result<(), Status> {
+    let mut stream = TcpStream::connect(&port.address).await.unwrap();
+    stream.write_all(GREETING).await.unwrap();
+    let mut greeting = [0; GREETING.len()];
+    stream.read_exact(&mut greeting).await.unwrap();
+    let mut frames = FramedConnection::new(Connection::new(stream));
+    frames.write(FrameKind::Append, append).await.unwrap();
+    match frames.read().await?.expect("it is answered") {
+        (FrameKind::Error, body) => Err(decoded::<FrameStatus>(body)?.into()),
+        (kind, _) => {
+            assert_eq!(kind, FrameKind::Response);
+            Ok(())
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_sends_only_as_the_member_of_its_certificate() {
+    let master = |hosts: &[&str]| {
+        let peer = PeerIdentity::authenticated("master/m2".parse().unwrap(), None);
+        peer.with_hosts(hosts.iter().map(|host| (*host).to_owned()))
+    };
+    // The only member, number 1, is at 127.0.0.1.
+    let (own, other, unknown) = (&["127.0.0.1"][..], &["10.0.0.2"][..], 99);
+    let elsewhere = "its certificate is not for the host of 127.0.0.1:";
+    for (peer, from, voter, refusal) in [
+        (master(own), 1, 1, None),
+        (master(other), 1, 1, Some(elsewhere)),
+        (master(&[]), 1, 1, Some(elsewhere)),
+        (master(other), unknown, unknown, None),
+        (
+            master(other),
+            unknown,
+            1,
+            Some("as master 99 with a vote of master 1"),
+        ),
+        (
+            master(own),
+            1,
+            unknown,
+            Some("as master 1 with a vote of master 99"),
+        ),
+        (PeerIdentity::unauthenticated(None), 1, unknown, None),
+    ] {
+        let port = TestPort::start_for(peer).await;
+        let mut status = port.node.status();
+        let leads = status.wait_for(|status| status.is_leader);
+        timeout(TIMEOUT, leads).await.unwrap().unwrap();
+        for refused in send_as(&port, from, voter).await {
+            match (&refused, refusal) {
+                (None, None) => {}
+                (Some(status), Some(expected)) => {
+                    assert_eq!(status.code(), Code::PermissionDenied);
+                    assert!(status.message().contains(expected), "{status}");
+                }
+                _ => panic!("{refused:?}, and not {refusal:?}"),
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_masters_may_use_an_authenticated_raft_port() {
     let port = |principal: &str| {
@@ -247,11 +348,8 @@ async fn only_masters_may_use_an_authenticated_raft_port() {
     };
     let greeted = async |port: &TestPort| {
         let mut stream = TcpStream::connect(&port.address).await.unwrap();
-        stream
-            .write_all(crate::transport::frames::GREETING)
-            .await
-            .unwrap();
-        let mut answer = vec![0; crate::transport::frames::GREETING.len()];
+        stream.write_all(GREETING).await.unwrap();
+        let mut answer = vec![0; GREETING.len()];
         let read = timeout(TIMEOUT, stream.read_exact(&mut answer)).await;
         read.expect("it is answered or closed").is_ok()
     };

@@ -228,9 +228,10 @@ impl PeerNetwork {
     fn error(&self, action: RPCTypes, status: &Status) -> RPCError<TypeConfig> {
         match status.code() {
             // The peer is unreachable, or rejects the message: back off.
-            Code::Unavailable | Code::FailedPrecondition | Code::InvalidArgument => {
-                RPCError::Unreachable(Unreachable::new(status))
-            }
+            Code::Unavailable
+            | Code::FailedPrecondition
+            | Code::InvalidArgument
+            | Code::PermissionDenied => RPCError::Unreachable(Unreachable::new(status)),
             Code::DeadlineExceeded => RPCError::Timeout(Timeout {
                 action,
                 id: self.caller.id,
