@@ -32,6 +32,7 @@ use tracing::{debug, warn};
 
 use crate::transport::{IdentifiedConnection, Listener};
 use activity::WatchedStream;
+pub use admission::peer_network;
 use admission::{AdmissionDecision, ConnectionAdmission, PortFull};
 use connection::PortState;
 pub use guarded_body::GuardedBody;
@@ -46,6 +47,8 @@ const MIN_CONNECTIONS: u64 = 64;
 const MAX_CONNECTIONS: u64 = 1 << 20;
 /// The limit of descriptors that is assumed if the system does not report one.
 const USUAL_DESCRIPTORS: u64 = 1_024;
+/// The maximum number of incomplete handshakes of a port, however many descriptors there are.
+const MAX_HANDSHAKES: usize = 1_024;
 /// The minimum interval between two log lines about rejected and evicted connections.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
@@ -145,6 +148,13 @@ fn descriptors() -> u64 {
 
 fn reserve(descriptors: u64) -> u64 {
     (descriptors / 4).max(MIN_RESERVE)
+}
+
+/// Returns how many handshakes a port may have that are not complete. Their descriptors are among
+/// those that the ports leave free.
+#[must_use]
+pub fn handshakes() -> usize {
+    outgoing(MAX_HANDSHAKES)
 }
 
 /// Returns how many connections this process may open at a time on behalf of its clients, at most

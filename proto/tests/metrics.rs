@@ -13,7 +13,7 @@ use argosy_proto::metric_list::{self, Metric};
 const PAGE: &str = "docs/operate/metrics.md";
 /// The crates that may record the metrics of each process.
 const CRATES: [(&str, &[&str]); 5] = [
-    ("every", &["agent", "cli", "master", "proto"]),
+    ("every", &["agent", "cli", "master", "proto", "tls"]),
     ("master", &["master", "raft"]),
     ("leader", &["master"]),
     ("agent", &["agent", "content"]),

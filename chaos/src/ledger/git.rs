@@ -7,7 +7,7 @@ use argosy_testbed::host_tools;
 use super::CommitDistance;
 
 /// The paths of the code that runs in production. Changes in them make a line old.
-const PRODUCT: [&str; 13] = [
+const PRODUCT: [&str; 14] = [
     "agent",
     "cli",
     "client",
@@ -20,6 +20,7 @@ const PRODUCT: [&str; 13] = [
     "proto",
     "raft",
     "state",
+    "tls",
     ":(exclude,glob)**/tests/**",
 ];
 

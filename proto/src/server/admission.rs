@@ -129,7 +129,7 @@ impl ConnectionAdmission {
 
     /// Decides about a new connection, and returns whether another one was evicted for it.
     pub(super) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> (AdmissionDecision, bool) {
-        let peer = address.map(network);
+        let peer = address.map(peer_network);
         let mut seats = self.lock();
         let of_peer = peer.and_then(|peer| seats.peers.get(&peer));
         let peer_is_full = of_peer.is_some_and(|peer| peer.taken.len() >= self.per_peer);
@@ -250,7 +250,8 @@ fn wrapping_from(set: &BTreeSet<u64>, cursor: u64) -> impl Iterator<Item = u64> 
 
 /// Returns the address that identifies one peer: a host has one IPv4 address, and 64 bits of IPv6
 /// to itself.
-fn network(address: IpAddr) -> IpAddr {
+#[must_use]
+pub fn peer_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let prefix = u128::from(address) & !u128::from(u64::MAX);
@@ -350,7 +351,7 @@ mod tests {
 
     #[test]
     fn ipv4_and_ipv6_addresses_of_a_host_count_as_one_peer() {
-        let of = |text: &str| network(text.parse().unwrap());
+        let of = |text: &str| peer_network(text.parse().unwrap());
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));

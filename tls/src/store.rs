@@ -1,0 +1,172 @@
+//! The newest credentials of a process, which change when its files do.
+//!
+//! A connection keeps the credentials of its handshake until it ends.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustls::pki_types::UnixTime;
+use tracing::{debug, info, warn};
+
+use crate::credentials::{CredentialError, CredentialFiles, Credentials};
+use crate::description::time_text;
+
+/// The interval at which files are read again.
+pub const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The credentials of a process and their files.
+#[derive(Debug)]
+pub struct CredentialStore {
+    files: CredentialFiles,
+    // A lock, because connections of several threads read it. Held to copy or replace a pointer.
+    current: RwLock<Arc<Credentials>>,
+}
+
+/// The result of reading the files again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    /// They have the same content.
+    Unchanged,
+    /// New connections use the new content.
+    Changed,
+}
+
+impl CredentialStore {
+    /// Reads the files for the first time.
+    ///
+    /// # Errors
+    /// [`CredentialError`].
+    pub fn load(files: CredentialFiles, now: UnixTime) -> Result<Self, CredentialError> {
+        let current = RwLock::new(Arc::new(Credentials::read(&files, now)?));
+        Ok(Self { files, current })
+    }
+
+    /// Returns the newest credentials.
+    #[must_use]
+    pub fn current(&self) -> Arc<Credentials> {
+        let current = self.current.read();
+        current.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the files again.
+    ///
+    /// # Errors
+    /// [`CredentialError`]; the former credentials then stay in use. The certificate and its key
+    /// are two files, so this is also the result while they are being replaced.
+    pub fn reload(&self, now: UnixTime) -> Result<Reload, CredentialError> {
+        let read = Credentials::read(&self.files, now)?;
+        let former = self.current();
+        if read.has_content_of(&former) {
+            return Ok(Reload::Unchanged);
+        }
+        if let (Some(found), Some(own), Some(files)) =
+            (read.identity(), former.identity(), &self.files.own)
+            && found != own
+        {
+            return Err(CredentialError::Identity {
+                path: files.certificate.clone(),
+                found: found.clone(),
+                own: own.clone(),
+            });
+        }
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read);
+        Ok(Reload::Changed)
+    }
+}
+
+/// Decides when to warn that a certificate expires: within its last week, once a day.
+#[derive(Debug, Default)]
+struct ExpiryWarning {
+    last: Option<i64>,
+}
+
+impl ExpiryWarning {
+    /// Returns whether to warn now. Times are seconds since 1970.
+    fn is_due(&mut self, now: i64, not_after: i64) -> bool {
+        const DAY: i64 = 86_400;
+        let is_near = not_after.saturating_sub(now) < 7 * DAY;
+        let is_repeated = self.last.is_some_and(|last| now.saturating_sub(last) < DAY);
+        let is_due = is_near && !is_repeated;
+        if is_due {
+            self.last = Some(now);
+        }
+        is_due
+    }
+}
+
+/// Reads the files again at each interval, and warns before the own certificate expires. Never
+/// returns; dropping the future ends it.
+pub async fn follow_files(store: Arc<CredentialStore>) {
+    let mut last = None;
+    let mut expiry = ExpiryWarning::default();
+    loop {
+        let now = i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX);
+        if let Some(not_after) = store.current().not_after()
+            && expiry.is_due(now, not_after)
+        {
+            let at = time_text(not_after);
+            warn!(
+                at,
+                "the certificate of this process expires; renew it with argosy ca renew"
+            );
+        }
+        tokio::time::sleep(RELOAD_INTERVAL).await;
+        let reading = store.clone();
+        // Files may be on a slow disk, and nothing else may wait for it.
+        let read = tokio::task::spawn_blocking(move || reading.reload(UnixTime::now())).await;
+        let Ok(read) = read else { continue };
+        match read {
+            Ok(Reload::Unchanged) => last = None,
+            Ok(Reload::Changed) => {
+                info!("new connections use the changed certificates");
+                last = None;
+            }
+            Err(error) => {
+                let text = chain(&error);
+                // Once is usual while the files are being replaced.
+                match last.replace(text.clone()) {
+                    None => debug!(error = text, "cannot reload certificates"),
+                    Some(former) if former != text => {
+                        warn!(
+                            error = text,
+                            "cannot reload certificates; the former stay in use"
+                        );
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expiring_certificate_is_reported_once_a_day_in_its_last_week() {
+        const DAY: i64 = 86_400;
+        let end = 100 * DAY;
+        let mut expiry = ExpiryWarning::default();
+        let due: Vec<i64> = (0..110 * 24)
+            .map(|hour| hour * 3_600)
+            .filter(|now| expiry.is_due(*now, end))
+            .collect();
+        let first = 93 * DAY + 3_600;
+        let expected: Vec<i64> = (0..17).map(|day| first + day * DAY).collect();
+        assert_eq!(due, expected);
+        // A renewed certificate is quiet again.
+        assert!(!expiry.is_due(120 * DAY, 400 * DAY));
+    }
+}
