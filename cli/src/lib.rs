@@ -2,10 +2,11 @@
 //!
 //! It contains no rule of the cluster. Reading order: `verbs` (the command line), this file,
 //! `exit`; the services `master` and `agent`; `dev`; `run`; `objects` and `commands` with
-//! `operator`, `watching`; `top`; `completion`; `output`.
+//! `operator`, `watching`; `top`; `completion`; `ca`; `output`.
 
 mod agent;
 mod args;
+mod ca;
 mod commands;
 mod completion;
 mod containers;
@@ -129,6 +130,7 @@ fn run_verb(verb: &Verb) -> VerbResult {
         Verb::Framework(command) => command.run(),
         Verb::Offer(command) => command.run(),
         Verb::Weight(command) => command.run(),
+        Verb::Ca(command) => command.run(),
         Verb::Dev(arguments) => calls(dev::run(arguments)),
         Verb::Run(arguments) => two_threads()?.block_on(run::run(arguments)),
         Verb::Ps(arguments) => calls(objects::ps(arguments)),
@@ -171,6 +173,7 @@ fn prints_json(verb: &Verb) -> bool {
         Verb::Framework(command) => command.output(),
         Verb::Offer(command) => command.output(),
         Verb::Weight(command) => command.output(),
+        Verb::Ca(command) => command.output(),
         Verb::Dev(arguments) => Some(arguments.show),
         Verb::Ps(arguments) => Some(arguments.show),
         Verb::Events(arguments) => Some(arguments.show),

@@ -18,6 +18,7 @@ use crate::args::{
     Attach, Bundle, Colour, Completions, Cp, Dev, Doctor, Events, Exec, Explain, Logs, Manual, Run,
     Status, Top, Update, Version, Wait, former_names,
 };
+use crate::ca::CaCommand;
 use crate::objects::{
     AgentCommand, FrameworkCommand, GroupCommand, LISTS, MasterCommand, ObjectCommand,
     OfferCommand, TaskCommand, TaskList, WeightCommand,
@@ -75,6 +76,8 @@ pub(crate) enum Verb {
     Offer(OfferCommand),
     #[command(subcommand, about = WeightCommand::ABOUT, after_help = WeightCommand::EXAMPLES)]
     Weight(WeightCommand),
+    #[command(subcommand, about = CaCommand::ABOUT, after_help = CaCommand::EXAMPLES)]
+    Ca(Box<CaCommand>),
     /// Run a whole cluster on this machine until Ctrl-C
     #[command(after_help = DEV)]
     Dev(Box<Dev>),

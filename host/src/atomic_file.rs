@@ -157,7 +157,8 @@ fn create(directory: &OwnedFd, name: &OsStr, mode: u32) -> io::Result<File> {
 }
 
 /// Returns the directory of a file; a plain name is in the current one.
-fn directory_of(path: &Path) -> &Path {
+#[must_use]
+pub fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         Some(_) | None => Path::new("."),
