@@ -13,6 +13,7 @@ mod writes;
 
 use std::sync::Arc;
 
+use argosy_proto::server::GuardedBody;
 use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::v1::operator_server::Operator as _;
 use argosy_proto::{convert, metric_names, trace, v1};
@@ -20,15 +21,14 @@ use argosy_state::resources::{InvalidResources, Resources};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
-use axum::http::{StatusCode, header};
+use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures::StreamExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status};
 
 use crate::service::{
-    self, ListKind, Services, address_of, client_of_agents, filter_values, spawn_reader,
+    self, ANY_AGENT, ListKind, Services, address_of, filter_values, spawn_reader,
 };
 
 use caller::RequestPeer;
@@ -53,8 +53,6 @@ pub(crate) struct Http {
     pub(crate) services: Services,
     metrics: Option<PrometheusHandle>,
     pub(crate) exec: exec::StreamLimit,
-    /// Client for requests to agents.
-    pub(crate) agents: reqwest::Client,
     /// Permits for responses in progress, each with a connection to an agent.
     files: Arc<Semaphore>,
 }
@@ -72,7 +70,6 @@ pub(crate) fn router(
             services,
             metrics,
             exec,
-            agents: client_of_agents(),
             files: Arc::new(Semaphore::new(argosy_proto::server::outgoing(FILES))),
         })
 }
@@ -275,11 +272,15 @@ async fn from_agent(http: &Http, id: String, path: &str) -> Response {
         let text = "this master forwards as many responses of agents as it can: retry later, or use another master";
         return problem(&Status::resource_exhausted(text));
     };
-    let mut asked = http.agents.get(format!("http://{address}{path}"));
+    let mut asked = Request::get(path);
     if let Some(context) = trace::request_header() {
         asked = asked.header(trace::HEADER, context);
     }
-    match asked.send().await {
+    let asked = match asked.body(Body::empty()) {
+        Ok(asked) => asked,
+        Err(why) => return problem(&Status::invalid_argument(why.to_string())),
+    };
+    match http.services.agents.send(&address, ANY_AGENT, asked).await {
         Ok(answer) => stream_response(answer, Some(place)),
         Err(why) => problem(&Status::unavailable(format!(
             "{id} at {address} does not answer: {why}"
@@ -288,12 +289,10 @@ async fn from_agent(http: &Http, id: String, path: &str) -> Response {
 }
 
 /// Streams an agent's response; it keeps its permit until its end.
-pub(crate) fn stream_response(
-    answer: reqwest::Response,
-    place: Option<OwnedSemaphorePermit>,
-) -> Response {
-    let mut response = Response::builder().status(answer.status());
-    for (name, value) in answer.headers() {
+pub(crate) fn stream_response(answer: Response, place: Option<OwnedSemaphorePermit>) -> Response {
+    let (answered, body) = answer.into_parts();
+    let mut response = Response::builder().status(answered.status);
+    for (name, value) in &answered.headers {
         if name.as_str().starts_with("x-argosy-")
             || *name == header::CONTENT_TYPE
             || *name == header::CONTENT_DISPOSITION
@@ -302,11 +301,8 @@ pub(crate) fn stream_response(
             response = response.header(name, value);
         }
     }
-    let body = Body::from_stream(answer.bytes_stream().inspect(move |_| {
-        let _held = &place;
-    }));
     response
-        .body(body)
+        .body(Body::new(GuardedBody::new(body, place)))
         .unwrap_or_else(|why| problem(&Status::internal(why.to_string())))
 }
 
@@ -440,8 +436,8 @@ mod tests {
             .status(StatusCode::TOO_MANY_REQUESTS)
             .header(header::RETRY_AFTER, "7")
             .header(header::SET_COOKIE, "x=y");
-        let answer = answer.body("").unwrap();
-        let passed = stream_response(answer.into(), None);
+        let answer = answer.body(Body::empty()).unwrap();
+        let passed = stream_response(answer, None);
         assert_eq!(passed.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(passed.headers()[header::RETRY_AFTER], "7");
         assert!(!passed.headers().contains_key(header::SET_COOKIE));

@@ -104,6 +104,7 @@ async fn lead_or_follow(
     let raft_stop = CancellationToken::new();
     let peers = MasterConnections::new(parts.raft.dialer.clone());
     let asked = MasterConnections::new(parts.raft.dialer.clone());
+    let agents = service::client_of_agents(parts.raft.dialer.clone());
     let has_threads = parts.memory.is_none();
     let stopped = raft_stop.clone();
     let starting = starting(config.clone(), parts.memory, parts.raft, owner, stopped);
@@ -131,6 +132,7 @@ async fn lead_or_follow(
     let services = Services {
         owner: handle,
         peers,
+        agents,
         feed: Feed::default(),
         tasks: TaskTracker::new(),
     };

@@ -13,7 +13,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{self, HeaderName};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Request, StatusCode};
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use super::{Http, PathSegments, problem, stream_response};
-use crate::service::address_of;
+use crate::service::{ANY_AGENT, address_of};
 
 /// Maximum number of concurrent streams of one master; further ones are rejected.
 pub(crate) const STREAMS: usize = 1024;
@@ -122,8 +122,8 @@ async fn forward_to_agent(http: Http, id: &str, what: &str, mut request: Parts) 
         let _permit = permit;
         // If either peer disconnects before the start, the other is dropped, which ends the
         // command.
-        if let (Ok(client), Ok(agent)) = tokio::join!(ours, answer.upgrade()) {
-            relay(TokioIo::new(client), agent).await;
+        if let (Ok(client), Ok(agent)) = tokio::join!(ours, hyper::upgrade::on(answer)) {
+            relay(TokioIo::new(client), TokioIo::new(agent)).await;
         }
     });
     response
@@ -134,7 +134,7 @@ async fn request_upgrade(
     id: &str,
     what: &str,
     request: &Parts,
-) -> Result<reqwest::Response, Status> {
+) -> Result<Response, Status> {
     let wanted = v1::GetRequest {
         id: id.to_owned(),
         consistency: v1::Consistency::Local.into(),
@@ -142,18 +142,18 @@ async fn request_upgrade(
     };
     let address = address_of(&http.services.owner, wanted).await?;
     let query = request.uri.query().unwrap_or_default();
-    let url = format!("http://{address}/v1/{what}?{query}");
-    let mut headers = select_headers(&request.headers, &REQUEST_HEADERS);
+    // The path contains the command's arguments, which may be secret: no error shows it.
+    let asked = Request::get(format!("/v1/{what}?{query}")).body(Body::empty());
+    let mut asked = asked.map_err(|_| Status::invalid_argument("the query is not valid"))?;
+    *asked.headers_mut() = select_headers(&request.headers, &REQUEST_HEADERS);
     if let Some(context) = trace::request_header() {
-        headers.insert(trace::HEADER, context);
+        asked.headers_mut().insert(trace::HEADER, context);
     }
-    let asked = http.agents.get(url).headers(headers).send();
-    match timeout(ANSWER_TIMEOUT, asked).await {
+    let asking = http.services.agents.send(&address, ANY_AGENT, asked);
+    match timeout(ANSWER_TIMEOUT, asking).await {
         Ok(Ok(answer)) => Ok(answer),
-        // The URL contains the command's arguments, which may be secret.
         Ok(Err(why)) => Err(Status::unavailable(format!(
-            "{id} at {address} does not answer: {}",
-            why.without_url()
+            "{id} at {address} does not answer: {why}"
         ))),
         Err(_) => Err(Status::unavailable(format!(
             "{id} at {address} has not answered within {} s",

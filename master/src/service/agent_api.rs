@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use argosy_proto::http_client::HttpClient;
+use argosy_proto::transport::{Dialer, ExpectedPeer};
 use argosy_proto::v1;
+use argosy_state::actor::PrincipalKind;
 use axum::http::uri::Authority;
 use tonic::Status;
 
@@ -10,16 +13,16 @@ use super::one_agent;
 use crate::owner_handle::OwnerHandle;
 use crate::reads;
 
+/// The timeout for opening a connection to an agent.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The agent that is expected at an address: its identity in a certificate is not compared with its
+/// id yet.
+pub(crate) const ANY_AGENT: &ExpectedPeer = &ExpectedPeer::any(PrincipalKind::Agent);
+
 /// Returns a client for requests to agents.
-pub(crate) fn client_of_agents() -> reqwest::Client {
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        // Agents speak plain HTTP: a host without CA certificates is no obstacle.
-        .tls_certs_only([])
-        // A redirect of an agent is not followed.
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(Duration::from_secs(2));
-    client.build().expect("the settings are constant")
+pub(crate) fn client_of_agents(dialer: Dialer) -> HttpClient {
+    HttpClient::new(dialer, CONNECT_TIMEOUT)
 }
 
 /// Returns the API address of the requested agent.

@@ -5,9 +5,11 @@ use std::time::Duration;
 use argosy_proto::log_filter::{self, FilterError};
 use argosy_proto::{trace, v1};
 use argosy_state::actor::Actor;
+use axum::body::Body;
+use axum::http::Request;
 use tonic::{Code, Status};
 
-use super::{Services, address_of, client_of_agents};
+use super::{ANY_AGENT, Services, address_of};
 
 /// Timeout of an agent's answer.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,33 +47,32 @@ impl Services {
         };
         let address = address_of(&self.owner, wanted).await?;
         let body = serde_json::json!({ "filter": request.filter, "actor": actor.to_string() });
-        let mut asked = client_of_agents()
-            .put(format!("http://{address}/v1/log-filter"))
-            .timeout(AGENT_TIMEOUT)
-            .header("content-type", "application/json")
-            .body(body.to_string());
+        let mut asked = Request::put("/v1/log-filter").header("content-type", "application/json");
         if let Some(context) = trace::request_header() {
             asked = asked.header(trace::HEADER, context);
         }
-        let silent =
-            |why: reqwest::Error| Status::unavailable(format!("{id} at {address} fails: {why}"));
-        let mut answer = asked.send().await.map_err(silent)?;
-        let code = match answer.status().as_u16() {
+        let fails = |why: &dyn std::fmt::Display| {
+            Status::unavailable(format!("{id} at {address} fails: {why}"))
+        };
+        let asked = asked.body(Body::from(body.to_string()));
+        let asked = asked.map_err(|why| fails(&why))?;
+        let asking = async {
+            let answer = self.agents.send(&address, ANY_AGENT, asked).await;
+            let (answered, body) = answer.map_err(|why| fails(&why))?.into_parts();
+            // The announced length may be missing or wrong.
+            let body = axum::body::to_bytes(body, ANSWER_BYTES).await;
+            Ok::<_, Status>((answered.status, body.map_err(|why| fails(&why))?))
+        };
+        let asked = tokio::time::timeout(AGENT_TIMEOUT, asking).await;
+        let late = |_| Err(fails(&"no answer in time"));
+        let (status, body) = asked.unwrap_or_else(late)?;
+        let code = match status.as_u16() {
             200 => Code::Ok,
             400 => Code::InvalidArgument,
             403 => Code::PermissionDenied,
             404 => Code::Unimplemented,
             _ => Code::Unavailable,
         };
-        let mut body = Vec::new();
-        // The announced length may be missing or wrong.
-        while let Some(part) = answer.chunk().await.map_err(silent)? {
-            if body.len() + part.len() > ANSWER_BYTES {
-                let text = format!("the answer of {id} is longer than {ANSWER_BYTES} bytes");
-                return Err(Status::unavailable(text));
-            }
-            body.extend_from_slice(&part);
-        }
         let parsed: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
         let field = |name: &str| parsed[name].as_str().unwrap_or_default().to_owned();
         if code != Code::Ok {

@@ -29,6 +29,7 @@ mod views;
 mod watch;
 
 use argosy_proto::convert::InvalidMessage;
+use argosy_proto::http_client::HttpClient;
 use argosy_proto::v1;
 use argosy_proto::versions::{self, VersionRange};
 use tokio_util::task::TaskTracker;
@@ -38,7 +39,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::leader_reply::LeaderReply;
 use crate::owner_handle::OwnerHandle;
 
-pub(crate) use agent_api::{address_of, client_of_agents};
+pub(crate) use agent_api::{ANY_AGENT, address_of, client_of_agents};
 pub(crate) use failover_exchange::exchange_failovers;
 pub(crate) use feed::Feed;
 #[cfg(test)]
@@ -58,6 +59,8 @@ pub(crate) use watch::{routes as watch_routes, stream as watch_stream};
 pub(crate) struct Services {
     pub(crate) owner: OwnerHandle,
     pub(crate) peers: MasterConnections,
+    /// The client for requests to agents.
+    pub(crate) agents: HttpClient,
     /// The subscribers of changes.
     pub(crate) feed: Feed,
     /// Tasks that read streams; they end with their streams.

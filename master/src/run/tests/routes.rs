@@ -19,6 +19,7 @@ pub(super) fn services(owner_handle: &OwnerHandle) -> Services {
     Services {
         owner: owner_handle.clone(),
         peers: MasterConnections::new(Dialer::tcp()),
+        agents: service::client_of_agents(Dialer::tcp()),
         feed: Feed::default(),
         tasks: TaskTracker::new(),
     }
