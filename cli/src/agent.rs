@@ -12,10 +12,10 @@ use argosy_agent::{
     AgentDependencies, Config, DiskEnforcement, Environment, HelperCommands, ImageRoots,
     IsolationMode, NetworkSettings,
 };
-use argosy_client::connector::ConnectorConfig;
 use argosy_host::ProcessId;
 use argosy_network::InterContainerTraffic;
 use argosy_proto::server::callers;
+use argosy_state::actor::PrincipalKind;
 use argosy_state::resources::{Resource, ResourceIdentity, Resources, Value};
 use argosy_state::task::Sizes;
 use nix::sys::signal::Signal;
@@ -32,6 +32,7 @@ use crate::master::advertised;
 use crate::output::{StatusLine, StatusMode, note};
 use crate::pid_file::{self, PidFile};
 use crate::shutdown::{self, END_TASKS, StopCondition};
+use crate::transport::ServiceTransport;
 use crate::{containers, launcher, listen, logging, metrics, parsers, random};
 
 /// Interval at which process exits are polled.
@@ -40,7 +41,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) fn start(arguments: &AgentStart) -> VerbResult {
     logging::install(&arguments.logging)?;
     let resolved = listen::resolve(&arguments.listen, "--listen")?;
-    listen::check_address(resolved, "--listen", arguments.insecure_plaintext)?;
+    let transport = ServiceTransport::new(&arguments.tls, PrincipalKind::Agent)?;
     let address = advertised(
         arguments.advertise.as_ref(),
         &arguments.listen,
@@ -78,12 +79,13 @@ pub(crate) fn start(arguments: &AgentStart) -> VerbResult {
         };
         shutdown::watch(until)?;
         shutdown::watch_for_end_of_tasks(end_tasks.clone())?;
+        transport.begin();
         let directory = Some(arguments.data_dir.clone());
         tokio::spawn(metrics::run(recorder.clone(), directory, stop.clone()));
         let parts = AgentDependencies {
-            api: listen::connections(api).context("cannot use the API's socket")?,
+            api: listen::connections(api, &transport).context("cannot use the API's socket")?,
             environment: env,
-            connector: ConnectorConfig::default(),
+            connector: transport.client().connector(),
             metrics: Some(recorder),
             end_tasks,
         };

@@ -6,7 +6,7 @@
 
 mod files;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;

@@ -28,6 +28,7 @@ use crate::exit::{DONE, Failure, VerbResult, chain};
 use crate::operator::{ClusterClient, quote};
 use crate::output::{self, StatusMode, note};
 use crate::shutdown::END_TASKS;
+use crate::transport::ClientTransport;
 use crate::{containers, listen};
 
 use access_flags::opening_flags;
@@ -92,7 +93,8 @@ async fn cluster(
     let mut record = DevRecord::new(plan, home.path(), opened);
     record.note_processes(members);
     record.write(arguments)?;
-    let operator = ClusterClient::to(plan.masters(), Duration::from_secs(2));
+    let transport = ClientTransport::plaintext();
+    let operator = ClusterClient::to(plan.masters(), Duration::from_secs(2), transport);
     let mode = StatusMode::unless(arguments.show.output.is_json());
     let found = tokio::select! {
         found = ready::wait(plan, members, &operator, (arguments.timeout, mode)) => found?,

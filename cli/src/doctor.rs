@@ -15,6 +15,7 @@ use crate::args::{Doctor, Format};
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::objects::two_threads;
 use crate::output::{self, Row, palette, visible_line};
+use crate::transport::ClientTransport;
 
 /// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -87,7 +88,11 @@ impl Row for Finding {
 
 pub(crate) fn run(arguments: &Doctor) -> VerbResult {
     let findings = match &arguments.masters {
-        Some(masters) => two_threads()?.block_on(cluster::all(masters, arguments.timeout))?,
+        Some(masters) => {
+            let transport = ClientTransport::new(&arguments.tls)?;
+            let checking = cluster::all(masters, arguments.timeout, transport);
+            two_threads()?.block_on(checking)?
+        }
         None => {
             let directory = arguments.data_dir.clone().unwrap_or_else(default_directory);
             checks::all(&directory)

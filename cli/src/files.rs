@@ -17,10 +17,12 @@ use argosy_proto::v1;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::transport::HttpMasters;
+
 pub(crate) use browse::{EntryKind, ListedEntry};
 use busy::BusyWait;
 use request::FileCall;
-pub(crate) use request::{no_web_page, response_message};
+pub(crate) use request::{encoded, error_body, no_web_page, response_message};
 pub(crate) use tail::TailBounds;
 use times::{FrameParser, earlier_release, times_refused};
 
@@ -114,11 +116,10 @@ impl FollowMode {
     }
 }
 
-/// A reader with a position in the list of masters. Clones share the connections.
+/// A reader with a position in the list of masters.
 #[derive(Clone)]
 pub(crate) struct FileReader {
-    http: reqwest::Client,
-    masters: Vec<String>,
+    masters: HttpMasters,
     next: usize,
     /// Whether reads request the times of the bytes.
     has_times: bool,
@@ -149,21 +150,18 @@ impl FileChunk<'_> {
 pub(crate) type ChunkSink<'a> = &'a mut (dyn FnMut(FileChunk<'_>) -> io::Result<()> + Send);
 
 impl FileReader {
-    pub(crate) fn new(masters: &[String]) -> anyhow::Result<Self> {
-        // No proxy: cluster addresses are never reached through the environment's proxy. No
-        // certificates: nothing here is encrypted, and a host may have none to load.
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .tls_certs_only([])
-            .connect_timeout(Duration::from_secs(2))
-            .default_headers(no_web_page())
-            .build()?;
-        Ok(Self {
-            http,
-            masters: masters.to_owned(),
+    pub(crate) fn new(masters: HttpMasters) -> Self {
+        Self {
+            masters,
             next: 0,
             has_times: false,
-        })
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn plaintext(addresses: Vec<String>) -> Self {
+        let transport = crate::transport::ClientTransport::plaintext();
+        Self::new(HttpMasters::new(addresses, &transport))
     }
 
     /// Returns a reader that also passes on the times of the bytes that it reads or follows.
@@ -185,7 +183,7 @@ impl FileReader {
 
     /// Returns the number of attempts of a call that fails for lack of a connection.
     pub(crate) fn attempts(&self) -> usize {
-        self.masters.len().max(1) * 2
+        self.masters.addresses.len().max(1) * 2
     }
 
     /// Makes the next master the present one, after a pause.

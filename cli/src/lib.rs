@@ -1,8 +1,8 @@
 //! The executable `argosy`: wiring, `dev`, operator commands, output.
 //!
 //! It contains no rule of the cluster. Reading order: `verbs` (the command line), this file,
-//! `exit`; the services `master` and `agent`; `dev`; `run`; `objects` and `commands` with
-//! `operator`, `watching`; `top`; `completion`; `ca`; `output`.
+//! `exit`; `transport`; the services `master` and `agent`; `dev`; `run`; `objects` and `commands`
+//! with `operator`, `watching`; `top`; `completion`; `ca`; `output`.
 
 mod agent;
 mod args;
@@ -37,6 +37,7 @@ mod rejoin;
 mod run;
 mod shutdown;
 mod top;
+mod transport;
 mod verbs;
 mod version;
 mod watching;

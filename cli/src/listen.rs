@@ -10,8 +10,11 @@ use std::path::Path;
 
 use argosy_proto::server::callers::{AllowedCallers, ApiAccess};
 use argosy_proto::transport::Listener;
+use argosy_tls::application::PortKind;
+use tokio::runtime::Handle;
 
 use crate::exit::Failure;
+use crate::transport::ServiceTransport;
 
 /// Binds a non-blocking socket that listens at `address`, ready for a runtime.
 pub(crate) fn bind(address: &str, flag: &str) -> Result<TcpListener, Failure> {
@@ -23,9 +26,13 @@ pub(crate) fn bind(address: &str, flag: &str) -> Result<TcpListener, Failure> {
     Ok(listener)
 }
 
-/// Returns the connections that arrive at a socket, on the current runtime.
-pub(crate) fn connections(socket: TcpListener) -> io::Result<Listener> {
-    Ok(Listener::tcp(tokio::net::TcpListener::from_std(socket)?))
+/// Returns the connections that arrive at the socket of an API, on the current runtime.
+pub(crate) fn connections(
+    socket: TcpListener,
+    transport: &ServiceTransport,
+) -> io::Result<Listener> {
+    let listener = Listener::tcp(tokio::net::TcpListener::from_std(socket)?);
+    Ok(transport.listener(listener, ("api", PortKind::Api), Handle::current()))
 }
 
 /// Resolves a host name or number to a socket address.
@@ -38,23 +45,6 @@ pub(crate) fn resolve(address: &str, flag: &str) -> Result<SocketAddr, Failure> 
     found
         .next()
         .ok_or_else(|| Failure::usage(format!("{flag} {address}: the name has no address")))
-}
-
-/// Rejects an address beyond this host unless the operator has accepted that traffic is
-/// unprotected.
-pub(crate) fn check_address(
-    address: SocketAddr,
-    flag: &str,
-    accepted: bool,
-) -> Result<(), Failure> {
-    if address.ip().is_loopback() || accepted {
-        return Ok(());
-    }
-    Err(Failure::usage(format!(
-        "{flag} {address} can be reached from other hosts, and nothing is encrypted or authenticated yet: \
-         every client that reaches it can run commands on every agent and read all output"
-    ))
-    .advise("on a trusted network, accept that with --insecure-plaintext; for this host only, listen on 127.0.0.1"))
 }
 
 /// Returns the clients that may access tasks: these users of this host, or all clients where the
@@ -252,26 +242,6 @@ mod tests {
     fn a_name_that_does_not_exist_is_a_usage_error() {
         let failure = bind("no-such-host.invalid:5050", "--listen").unwrap_err();
         assert_eq!(failure.code, crate::exit::FailureCode::Usage);
-    }
-
-    #[test]
-    fn listening_on_public_addresses_requires_a_flag() {
-        let outside: SocketAddr = "0.0.0.0:5050".parse().unwrap();
-        let failure = check_address(outside, "--listen", false).unwrap_err();
-        assert!(
-            failure.to_string().contains("--insecure-plaintext"),
-            "{failure}"
-        );
-        assert!(failure.message.contains("encrypted"), "{failure}");
-        assert_eq!(check_address(outside, "--listen", true), Ok(()));
-        assert_eq!(
-            check_address("127.77.0.1:5050".parse().unwrap(), "--listen", false),
-            Ok(())
-        );
-        assert_eq!(
-            check_address("[::1]:5050".parse().unwrap(), "--listen", false),
-            Ok(())
-        );
     }
 
     #[test]

@@ -6,7 +6,11 @@ use std::thread::JoinHandle;
 
 use anyhow::Context;
 use argosy_master::{MasterConfig, MasterError, MasterParts};
+use argosy_proto::clock::WallClock;
+use argosy_proto::transport::Listener;
 use argosy_raft::{NodeEnvironment, StartError, Timing};
+use argosy_state::actor::PrincipalKind;
+use argosy_tls::application::{Application, PortKind};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
@@ -14,12 +18,14 @@ use crate::args::{MasterStart, TimingName};
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::pid_file::PidFile;
 use crate::shutdown::{self, StopCondition};
+use crate::transport::ServiceTransport;
 use crate::{listen, logging, metrics, parsers, random};
 
 pub(crate) fn start(arguments: &MasterStart) -> VerbResult {
     logging::install(&arguments.logging)?;
     let BoundMaster {
         addresses: places,
+        transport,
         api,
         raft,
         config,
@@ -34,9 +40,12 @@ pub(crate) fn start(arguments: &MasterStart) -> VerbResult {
         shutdown::watch(until)?;
         // The master measures the disk of its store.
         tokio::spawn(metrics::run(recorder.clone(), None, stop.clone()));
+        transport.begin();
         let parts = MasterParts {
-            api: listen::connections(api).context("cannot use the API's socket")?,
-            raft: raft_runtime.environment(raft)?,
+            api: listen::connections(api, &transport).context("cannot use the API's socket")?,
+            raft: raft_runtime.environment(raft, &transport)?,
+            masters: transport.dialer(Application::Http2),
+            agents: transport.dialer(Application::Http1),
             raft_runtime: raft_runtime.handle.clone(),
             readers: readers.handle().clone(),
             memory: None,
@@ -60,6 +69,7 @@ pub(crate) fn start(arguments: &MasterStart) -> VerbResult {
 /// A master before it runs: its addresses are bound, its directory is not read.
 pub(crate) struct BoundMaster {
     pub(crate) addresses: MasterAddresses,
+    pub(crate) transport: ServiceTransport,
     pub(crate) api: std::net::TcpListener,
     pub(crate) raft: std::net::TcpListener,
     pub(crate) config: MasterConfig,
@@ -71,6 +81,8 @@ pub(crate) struct BoundMaster {
 impl BoundMaster {
     pub(crate) fn new(arguments: &MasterStart) -> Result<Self, Failure> {
         let places = MasterAddresses::new(arguments)?;
+        let transport = ServiceTransport::new(&arguments.tls, PrincipalKind::Master)?;
+        transport.check_raft_address(&places.raft_advertise)?;
         let api = listen::bind(&places.listen, "--listen")?;
         let raft = listen::bind(&places.raft_listen, "--raft-listen")?;
         let config = config(arguments, &places)?;
@@ -82,6 +94,7 @@ impl BoundMaster {
             .context("cannot start threads")?;
         Ok(Self {
             addresses: places,
+            transport,
             api,
             raft,
             config,
@@ -112,8 +125,6 @@ impl MasterAddresses {
             .unwrap_or_else(|| format!("{host}:{}", parsers::RAFT_PORT));
         let api = listen::resolve(&listen, "--listen")?;
         let raft = listen::resolve(&raft_listen, "--raft-listen")?;
-        listen::check_address(api, "--listen", arguments.insecure_plaintext)?;
-        listen::check_address(raft, "--raft-listen", arguments.insecure_plaintext)?;
         Ok(Self {
             advertise: advertised(arguments.advertise.as_ref(), &listen, api, "--advertise")?,
             raft_advertise: advertised(
@@ -225,16 +236,22 @@ impl RaftRuntime {
         })
     }
 
-    /// The Raft sockets belong to the threads of Raft.
+    /// The Raft sockets belong to the threads of Raft. Handshakes run on the current runtime: their
+    /// computations must not delay heartbeats.
     pub(crate) fn environment(
         &self,
         socket: std::net::TcpListener,
+        transport: &ServiceTransport,
     ) -> anyhow::Result<NodeEnvironment> {
+        let handshakes = Handle::current();
         let _inside = self.handle.enter();
         let listener = tokio::net::TcpListener::from_std(socket);
-        Ok(NodeEnvironment::tcp(
-            listener.context("cannot use raft's socket")?,
-        ))
+        let listener = Listener::tcp(listener.context("cannot use raft's socket")?);
+        Ok(NodeEnvironment {
+            listener: transport.listener(listener, ("raft", PortKind::Raft), handshakes),
+            dialer: transport.dialer(Application::Raft),
+            wall: WallClock::system(),
+        })
     }
 
     pub(crate) fn end(self) {

@@ -17,6 +17,7 @@ use argosy_proto::v1;
 
 use crate::exit::Failure;
 use crate::lookup::{self, Candidate};
+use crate::transport::ClientTransport;
 
 pub(crate) use failures::{quote, read_failure, refusal_failure};
 pub(crate) use groups::{GroupTracker, ListedGroup, tasks_of_group};
@@ -33,6 +34,7 @@ const ELECTION_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct ClusterClient {
     client: OperatorClient,
     timeout: Duration,
+    transport: ClientTransport,
 }
 
 impl ClusterClient {
@@ -74,7 +76,7 @@ impl ClusterClient {
         // Only the leader knows which masters lag or are silent, so it is called directly.
         let asked = match leader_of(&local) {
             Some(leader) => {
-                let leader = Self::to(leader, self.timeout.min(LEADER_LIMIT));
+                let leader = self.at(leader, self.timeout.min(LEADER_LIMIT));
                 leader.cluster(v1::Consistency::Linearizable).await
             }
             None => self.cluster(v1::Consistency::Linearizable).await,
@@ -99,9 +101,9 @@ impl ClusterClient {
         loop {
             let local = self.cluster(v1::Consistency::Local).await?;
             let Some(named) = leader_of(&local) else {
-                return Ok(Self::to(self.masters().clone(), self.timeout));
+                return Ok(self.at(self.masters().clone(), self.timeout));
             };
-            let leader = Self::of_running(named.clone(), self.timeout);
+            let leader = Self::of_running(named.clone(), self.timeout, self.transport.clone());
             let left = self.timeout.saturating_sub(started.elapsed());
             let limit = left.min(LEADER_LIMIT);
             let is_last = left <= limit;

@@ -1,78 +1,149 @@
 //! Direct requests to each master, because the state that one master reports of the others may be
 //! stale.
 
+use std::io;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use argosy_proto::http_client::{HttpClient, HttpClientError};
+use argosy_proto::transport::ExpectedPeer;
 use argosy_proto::v1;
+use axum::body::Body;
+use axum::http::{Request, Response};
+use futures::StreamExt as _;
 use futures::future::join_all;
 
 use crate::files::no_web_page;
 use crate::health::UnreachableMasters;
+use crate::transport::{AGENT, ClientTransport, MASTER};
 
 /// Timeout of one master.
 const LIMIT: Duration = Duration::from_secs(1);
+/// The path that every master and agent serves.
+const HEALTH: &str = "/healthz";
 /// Reasons of failed requests that are final.
 const REFUSED: &str = "refused";
 const UNKNOWN_HOST: &str = "is an unknown host";
+/// Other reasons.
+const LATE: &str = "does not answer in time";
+const CLOSED: &str = "closed the connection";
+
+/// A client for direct requests, each with a timeout. It follows no redirect: a member may not
+/// choose what this host requests.
+#[derive(Clone)]
+pub(crate) struct ProbeClient {
+    http: HttpClient,
+    limit: Duration,
+}
+
+/// A member to request from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Member<'a> {
+    /// Its address, `host:port`.
+    pub(crate) address: &'a str,
+    /// What must be there.
+    pub(crate) expected: &'static ExpectedPeer,
+}
+
+impl<'a> Member<'a> {
+    pub(crate) fn master(address: &'a str) -> Self {
+        Self {
+            address,
+            expected: MASTER,
+        }
+    }
+
+    pub(crate) fn agent(address: &'a str) -> Self {
+        Self {
+            address,
+            expected: AGENT,
+        }
+    }
+}
+
+impl ProbeClient {
+    /// Creates a client whose requests take at most `limit`.
+    pub(crate) fn new(transport: &ClientTransport, limit: Duration) -> Self {
+        Self {
+            http: transport.http(limit),
+            limit,
+        }
+    }
+
+    /// Returns the text at a path of a member, at most `most` bytes of it.
+    ///
+    /// # Errors
+    /// The reason, without the address.
+    pub(crate) async fn text(
+        &self,
+        member: Member<'_>,
+        path: &str,
+        most: usize,
+    ) -> Result<String, String> {
+        self.in_time(async {
+            let response = self.request(member, path).await?;
+            if !response.status().is_success() {
+                return Err(format!("answers with {}", response.status()));
+            }
+            let mut bytes = Vec::new();
+            let mut body = response.into_body().into_data_stream();
+            while let Some(chunk) = body.next().await {
+                let chunk = chunk.map_err(|_| CLOSED.to_owned())?;
+                if bytes.len() + chunk.len() > most {
+                    return Err(format!("answers with more than {most} bytes"));
+                }
+                bytes.extend_from_slice(&chunk);
+            }
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        })
+        .await
+    }
+
+    /// Returns the reason if a member does not answer. Any answer counts; health is not checked
+    /// here.
+    async fn silence(&self, member: Member<'_>) -> Option<String> {
+        let asked = self.in_time(self.request(member, HEALTH)).await;
+        asked.err()
+    }
+
+    async fn request(&self, member: Member<'_>, path: &str) -> Result<Response<Body>, String> {
+        let asked = Request::get(path).body(Body::empty());
+        let mut asked = asked.map_err(|error| error.to_string())?;
+        asked.headers_mut().extend(no_web_page());
+        let Member { address, expected } = member;
+        let answer = self.http.send(address, expected, asked).await;
+        answer.map_err(|error| describe(&error))
+    }
+
+    async fn in_time<T>(
+        &self,
+        asking: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        let asked = tokio::time::timeout(self.limit, asking).await;
+        asked.unwrap_or_else(|_| Err(LATE.to_owned()))
+    }
+}
 
 /// Requests all masters concurrently, and returns for those that do not answer the reason.
-pub(crate) async fn masters(masters: &[v1::Master]) -> anyhow::Result<UnreachableMasters> {
-    let http = client(LIMIT)?;
+pub(crate) async fn masters(
+    masters: &[v1::Master],
+    transport: &ClientTransport,
+) -> UnreachableMasters {
+    let http = ProbeClient::new(transport, LIMIT);
     let asked = masters.iter().map(|master| {
-        let request = http.get(format!("http://{}/healthz", master.api_address));
+        let http = &http;
         async move {
-            // Any answer counts; health is not checked here.
-            let error = request.send().await.err()?;
-            Some((master.node_id.clone(), describe(&error)))
+            let why = http.silence(Member::master(&master.api_address)).await?;
+            Some((master.node_id.clone(), why))
         }
     });
-    Ok(join_all(asked).await.into_iter().flatten().collect())
+    join_all(asked).await.into_iter().flatten().collect()
 }
 
 /// Returns whether this reason of a failed request shows that no process listens, so that a
 /// repetition is pointless.
 pub(crate) fn is_final(why: &str) -> bool {
     [REFUSED, UNKNOWN_HOST].contains(&why)
-}
-
-/// Returns the text at a URL of a master or agent, at most `limit` bytes of it.
-///
-/// # Errors
-/// The reason, without the URL.
-pub(crate) async fn text(
-    http: &reqwest::Client,
-    url: String,
-    limit: usize,
-) -> Result<String, String> {
-    let response = http.get(url).send().await;
-    let mut response = response.map_err(|error| describe(&error))?;
-    if !response.status().is_success() {
-        return Err(format!("answers with {}", response.status()));
-    }
-    let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| describe(&error))? {
-        if bytes.len() + chunk.len() > limit {
-            return Err(format!("answers with more than {limit} bytes"));
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Returns a client for direct requests, each of which takes at most `limit`.
-pub(crate) fn client(limit: Duration) -> anyhow::Result<reqwest::Client> {
-    // No proxy: cluster addresses are never reached through the environment's proxy. No
-    // certificates: nothing here is encrypted, and a host may have none to load. No redirects: a
-    // member may not choose what this host requests.
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .tls_certs_only([])
-        .timeout(limit)
-        .default_headers(no_web_page())
-        .build()?;
-    Ok(client)
 }
 
 /// Returns whether a reported address is a host and a port and nothing else.
@@ -92,17 +163,18 @@ pub(crate) fn is_host_and_port(address: &str) -> bool {
     is_port && is_host
 }
 
-fn describe(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "does not answer in time".to_owned();
-    }
-    let chain = crate::exit::chain(error);
-    if chain.contains("refused") {
-        REFUSED.to_owned()
-    } else if chain.contains("dns") || chain.contains("lookup") {
-        UNKNOWN_HOST.to_owned()
-    } else {
-        "closed the connection".to_owned()
+fn describe(error: &HttpClientError) -> String {
+    let text = error.to_string();
+    let kind = match error {
+        HttpClientError::Connect(error) => Some(error.kind()),
+        HttpClientError::Exchange(_) => None,
+    };
+    match kind {
+        Some(io::ErrorKind::ConnectionRefused) => REFUSED.to_owned(),
+        _ if text.contains("no TLS with") => text,
+        Some(io::ErrorKind::TimedOut) => LATE.to_owned(),
+        Some(_) if text.contains("lookup") => UNKNOWN_HOST.to_owned(),
+        Some(_) | None => CLOSED.to_owned(),
     }
 }
 
@@ -155,8 +227,10 @@ mod tests {
             );
             stream.write_all(answer.as_bytes()).unwrap();
         });
-        let http = client(Duration::from_secs(5)).unwrap();
-        let answer = text(&http, format!("http://{address}/metrics"), 1_000).await;
+        let http = ProbeClient::new(&ClientTransport::plaintext(), Duration::from_secs(5));
+        let address = address.to_string();
+        let answer = http.text(Member::master(&address), "/metrics", 1_000);
+        let answer = answer.await;
         assert_eq!(answer.unwrap_err(), "answers with 302 Found");
         server.join().unwrap();
         assert!(target.accept().is_err(), "the target was called");
@@ -178,7 +252,8 @@ mod tests {
             master("gone", address),
             master("hanging", hanging.local_addr().unwrap().to_string()),
         ];
-        let found = masters(&all).await.unwrap();
+        let transport = ClientTransport::plaintext();
+        let found = masters(&all, &transport).await;
         assert_eq!(found["gone"], "refused");
         assert_eq!(found["hanging"], "does not answer in time");
     }

@@ -12,6 +12,7 @@ use anyhow::Context;
 use argosy_master::{MasterConfig, MasterError, MasterParts};
 use argosy_proto::v1;
 use argosy_raft::LockedDirectory;
+use argosy_tls::application::Application;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,7 @@ use crate::master::{BoundMaster, MasterAddresses, RaftRuntime};
 use crate::operator::ClusterClient;
 use crate::output::{self, StatusLine, StatusMode, note};
 use crate::shutdown::{self, StopCondition};
+use crate::transport::ServiceTransport;
 use crate::{learner, listen, logging, random};
 
 /// Time for the new master to become a voter, including its snapshot.
@@ -50,6 +52,7 @@ pub(crate) fn rejoin(arguments: &MasterRejoin) -> VerbResult {
     })?;
     let BoundMaster {
         addresses: places,
+        transport,
         api,
         raft,
         config,
@@ -63,13 +66,15 @@ pub(crate) fn rejoin(arguments: &MasterRejoin) -> VerbResult {
     let ended = runtime.block_on(async {
         let stop = CancellationToken::new();
         shutdown::watch(StopCondition::Signals(&stop))?;
-        let operator = ClusterClient::open(&arguments.reach);
+        transport.begin();
+        let operator = ClusterClient::of(&arguments.reach, transport.client());
         let mode = StatusMode::unless(arguments.show.output.is_json());
         if !discard_data(arguments, &operator, &config, stopped).await? {
             return Ok(DONE);
         }
         let host = RejoinEnvironment {
             addresses: &places,
+            transport: &transport,
             raft_runtime: &raft_runtime,
             mode,
         };
@@ -138,6 +143,7 @@ async fn remove(operator: &ClusterClient, id: &str, mode: StatusMode) -> Result<
 /// The environment of the empty master until it has joined.
 struct RejoinEnvironment<'a> {
     addresses: &'a MasterAddresses,
+    transport: &'a ServiceTransport,
     raft_runtime: &'a RaftRuntime,
     mode: StatusMode,
 }
@@ -153,8 +159,10 @@ impl RejoinEnvironment<'_> {
         let api = listen::bind(&self.addresses.listen, "--listen")?;
         let raft = listen::bind(&self.addresses.raft_listen, "--raft-listen")?;
         let parts = MasterParts {
-            api: listen::connections(api).context("cannot use the API's socket")?,
-            raft: self.raft_runtime.environment(raft)?,
+            api: listen::connections(api, self.transport).context("cannot use the API's socket")?,
+            raft: self.raft_runtime.environment(raft, self.transport)?,
+            masters: self.transport.dialer(Application::Http2),
+            agents: self.transport.dialer(Application::Http1),
             raft_runtime: self.raft_runtime.handle.clone(),
             readers: tokio::runtime::Handle::current(),
             memory: None,

@@ -23,7 +23,6 @@ mod stdin;
 use std::time::{Duration, Instant};
 
 use argosy_client::Masters;
-use argosy_client::connector::ConnectorConfig;
 use argosy_client::scheduler::{
     AcknowledgeMode, SchedulerConfig, SchedulerDriver, SchedulerError, SchedulerRunner,
 };
@@ -36,6 +35,7 @@ use crate::exit::{Failure, FailureCode, VerbResult};
 use crate::operator::{self, ClusterClient};
 use crate::output::note;
 use crate::random;
+use crate::transport::ClientTransport;
 
 use attached::AttachedRun;
 use file::GroupFile;
@@ -72,7 +72,9 @@ pub(crate) async fn run(arguments: &Run) -> VerbResult {
         interactive: arguments.interactive,
         tty: arguments.tty,
     };
-    perform(job, options, &arguments.role, arguments.masters.as_ref()).await
+    let masters = operator::masters_or_default(arguments.masters.as_ref());
+    let transport = ClientTransport::new(&arguments.tls)?;
+    perform(job, options, &arguments.role, (masters, transport)).await
 }
 
 /// Runs the tasks of a file as one group.
@@ -98,19 +100,20 @@ pub(crate) async fn run_group(arguments: &GroupRun) -> VerbResult {
         interactive: false,
         tty: false,
     };
-    perform(job, options, &arguments.role, arguments.masters.as_ref()).await
+    let masters = operator::masters_or_default(arguments.masters.as_ref());
+    let transport = ClientTransport::new(&arguments.tls)?;
+    perform(job, options, &arguments.role, (masters, transport)).await
 }
 
 async fn perform(
     job: Job,
     options: RunOptions,
     role: &str,
-    masters: Option<&Masters>,
+    (masters, transport): (Masters, ClientTransport),
 ) -> VerbResult {
-    let masters = operator::masters_or_default(masters);
     let (sender, events) = mpsc::channel(EVENTS);
     let config = SchedulerConfig {
-        connector: ConnectorConfig::default(),
+        connector: transport.connector(),
         info: job.framework(role, options.detach),
         acknowledge: AcknowledgeMode::AfterCallback,
         tick: Duration::ZERO,
@@ -134,19 +137,19 @@ async fn perform(
         ended: session,
         started: Instant::now(),
     };
-    let operator = ClusterClient::to(masters.clone(), REASON_TIMEOUT);
+    let operator = ClusterClient::to(masters.clone(), REASON_TIMEOUT, transport.clone());
     let waits = options.timeout.is_some();
     let attached = AttachedRun::new(job, session, operator, options);
     tokio::select! {
         ended = attached.finish() => ended,
-        failure = no_master_listens(masters), if !waits => Err(failure),
+        failure = no_master_listens(masters, transport), if !waits => Err(failure),
     }
 }
 
 /// Returns only if every master refuses the connection now. The session would wait for masters that
 /// are starting.
-async fn no_master_listens(masters: Masters) -> Failure {
-    let operator = ClusterClient::of_running(masters, REASON_TIMEOUT);
+async fn no_master_listens(masters: Masters, transport: ClientTransport) -> Failure {
+    let operator = ClusterClient::of_running(masters, REASON_TIMEOUT, transport);
     match operator.none_listens().await {
         Some(failure) => failure,
         None => std::future::pending().await,

@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Top) -> VerbResult {
 
 async fn show(arguments: &Top) -> VerbResult {
     terminal::check()?;
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     // Before the screen is cleared, because without a cluster there is nothing to show.
     let first = operator.cluster(v1::Consistency::Local).await?;
     let mut signals = EndSignals::listen().map_err(|error| Failure::of(&error))?;

@@ -184,7 +184,7 @@ fn a_fetch_directory_must_be_an_absolute_path() {
     let data = directory.path().join("agent");
     let mut words = vec!["agent", "start", "--listen", "127.0.0.1:0"];
     words.extend(["--data-dir", data.to_str().unwrap()]);
-    words.extend(["--fetch-dir", "files"]);
+    words.extend(["--fetch-dir", "files", "--insecure-plaintext"]);
     let (code, _, stderr) = run(&words);
     assert_eq!(code, 2, "{stderr}");
     let expected = "--fetch-dir files is not an absolute path; begin it with /";
@@ -242,6 +242,7 @@ fn a_variable_may_have_its_former_name_but_not_both_names() {
     let started = |variables: &[(&str, &str)]| {
         let mut command = argosy(&["agent", "start", "--listen", "127.0.0.1:0", "--data-dir"]);
         command.arg(directory.path().join("agent"));
+        command.arg("--insecure-plaintext");
         let (code, _, stderr) = split(command.envs(variables.iter().copied()).output().unwrap());
         assert_eq!(code, 2, "{stderr}");
         stderr

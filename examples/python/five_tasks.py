@@ -11,6 +11,7 @@ every update. Run it so:
 """
 
 import argparse
+import pathlib
 import secrets
 import sys
 import threading
@@ -46,6 +47,14 @@ class Lost(Exception):
     """This master is of no use at the moment; what was asked may or may not have happened."""
 
 
+def credentials(ca, certificate, key):
+    """TLS with a master, whose certificate must name the host in its address; None for plaintext."""
+    if ca is None:
+        return None
+    ca, certificate, key = (path and pathlib.Path(path).read_bytes() for path in (ca, certificate, key))
+    return grpc.ssl_channel_credentials(ca, key, certificate)
+
+
 def log(text):
     print(text, flush=True)
 
@@ -61,8 +70,9 @@ def reason(error):
 
 
 class FiveTasks:
-    def __init__(self, masters, command, pause):
+    def __init__(self, masters, command, pause, tls=None):
         self.masters = masters
+        self.tls = tls
         self.command = command
         self.pause = pause
         self.next_launch = 0.0
@@ -92,10 +102,16 @@ class FiveTasks:
                 time.sleep(min(0.05 * 2**tries, 1.0))
         return self.failure
 
+    def connect(self, master):
+        options = [("grpc.enable_retries", 0)]
+        if self.tls is None:
+            return grpc.insecure_channel(master, options)
+        return grpc.secure_channel(master, self.tls, options)
+
     def follow(self, master):
         """One stream, until it ends."""
         subscribed = False
-        with grpc.insecure_channel(master, options=[("grpc.enable_retries", 0)]) as channel:
+        with self.connect(master) as channel:
             self.stub = scheduler_pb2_grpc.SchedulerStub(channel)
             stream = self.stub.Subscribe(v1.SubscribeRequest(
                 protocol=PROTOCOL,
@@ -294,9 +310,13 @@ def main():
     arguments.add_argument("--masters", default="127.0.0.1:5050", help="addresses of masters, any order")
     arguments.add_argument("--command", default="echo done", help="what each task runs by /bin/sh -c")
     arguments.add_argument("--pause", type=float, default=0.0, help="seconds between launches")
+    arguments.add_argument("--tls-ca", help="CA certificates of the masters; without them, plaintext")
+    arguments.add_argument("--tls-cert", help="certificate of this framework")
+    arguments.add_argument("--tls-key", help="key of that certificate")
     given = arguments.parse_args()
+    tls = credentials(given.tls_ca, given.tls_cert, given.tls_key)
     try:
-        failure = FiveTasks(given.masters.split(","), given.command, given.pause).run()
+        failure = FiveTasks(given.masters.split(","), given.command, given.pause, tls).run()
     except Refused as why:
         failure = f"{why} ({why.code})"
     if failure:

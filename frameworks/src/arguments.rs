@@ -1,7 +1,14 @@
 //! Arguments that all frameworks of this crate share, and their end on a signal.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use argosy_client::scheduler::SchedulerDriver;
-use argosy_client::{Masters, SchedulerConfig};
+use argosy_client::{ConnectorConfig, Dialer, Masters, SchedulerConfig};
+use argosy_tls::application::Application;
+use argosy_tls::credentials::{CredentialFiles, OwnFiles};
+use argosy_tls::store::CredentialStore;
+use argosy_tls::{PlaintextPolicy, Time, dialer};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -14,17 +21,60 @@ pub struct ClusterArguments {
     /// Role in which the framework receives offers
     #[arg(long, env = "ARGOSY_ROLE", default_value = "*")]
     pub role: String,
+    /// TLS with the masters.
+    #[command(flatten)]
+    pub tls: TlsArguments,
+}
+
+/// The files of TLS with the masters.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct TlsArguments {
+    /// CA certificates of the masters, in PEM; without them, connections are not encrypted
+    #[arg(long, env = "ARGOSY_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// Certificate of this framework, in PEM [default: no identity]
+    #[arg(long, env = "ARGOSY_TLS_CERT", value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of that certificate, in PEM
+    #[arg(
+        long,
+        env = "ARGOSY_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub tls_key: Option<PathBuf>,
+}
+
+impl TlsArguments {
+    fn connector(&self) -> anyhow::Result<ConnectorConfig> {
+        let mut config = ConnectorConfig::default();
+        let Some(ca) = &self.tls_ca else {
+            return Ok(config);
+        };
+        let own = self.tls_cert.clone().zip(self.tls_key.clone());
+        let files = CredentialFiles {
+            own: own.map(|(certificate, key)| OwnFiles { certificate, key }),
+            ca: ca.clone(),
+        };
+        let credentials = Arc::new(CredentialStore::load(files, Time::now())?);
+        let plaintext = PlaintextPolicy::Rejected;
+        config.dialer = dialer::dial(Dialer::tcp(), credentials, Application::Http2, plaintext);
+        Ok(config)
+    }
 }
 
 impl ClusterArguments {
     /// Returns a configuration for a framework called `name` whose tasks outlive it for
     /// `failover_timeout_ms`.
-    #[must_use]
-    pub fn config(&self, name: &str, failover_timeout_ms: u64) -> SchedulerConfig {
+    ///
+    /// # Errors
+    /// The files of TLS cannot be used.
+    pub fn config(&self, name: &str, failover_timeout_ms: u64) -> anyhow::Result<SchedulerConfig> {
         let mut config = SchedulerConfig::new(self.masters.clone(), name);
+        config.connector = self.tls.connector()?;
         config.info.roles = vec![self.role.clone()];
         config.info.failover_timeout_ms = Some(failover_timeout_ms);
-        config
+        Ok(config)
     }
 }
 

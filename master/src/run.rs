@@ -9,7 +9,7 @@ use std::time::Duration;
 use argosy_proto::metric_list;
 use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::server::{self, PortLimits as Connections};
-use argosy_proto::transport::Listener;
+use argosy_proto::transport::{Dialer, Listener};
 use argosy_proto::v1::agents_server::AgentsServer;
 use argosy_proto::v1::leadership_server::LeadershipServer;
 use argosy_proto::v1::operator_server::OperatorServer;
@@ -49,6 +49,10 @@ pub struct MasterParts {
     pub api: Listener,
     /// Raft's listener, its connections to other masters, and its clock.
     pub raft: NodeEnvironment,
+    /// The dialer of other masters' APIs.
+    pub masters: Dialer,
+    /// The dialer of agents' APIs, for HTTP/1.1.
+    pub agents: Dialer,
     /// The runtime of raft and of the owner of the registry, preferably with one thread, so that a
     /// flood on the API cannot cost leadership.
     pub raft_runtime: Handle,
@@ -102,9 +106,8 @@ async fn lead_or_follow(
 ) -> Result<(), MasterError> {
     let (owner, mut requests) = mpsc::channel(RAFT_REQUESTS);
     let raft_stop = CancellationToken::new();
-    let peers = MasterConnections::new(parts.raft.dialer.clone());
-    let asked = MasterConnections::new(parts.raft.dialer.clone());
-    let agents = service::client_of_agents(parts.raft.dialer.clone());
+    let peers = MasterConnections::new(parts.masters.clone());
+    let asked = MasterConnections::new(parts.masters);
     let has_threads = parts.memory.is_none();
     let stopped = raft_stop.clone();
     let starting = starting(config.clone(), parts.memory, parts.raft, owner, stopped);
@@ -125,14 +128,13 @@ async fn lead_or_follow(
     let replica = replica.with_threads(has_threads);
     let watchdog = run_watched(turn_counter, &node, has_threads)?;
     let _probe = AbortOnDropHandle::new(tokio::spawn(lag::probe(handle.inbox.clone())));
-    let sweeper = handle.readers.spawn(handle.encodings.clone().sweep());
-    let _sweeper = AbortOnDropHandle::new(sweeper);
+    let _sweeper = AbortOnDropHandle::new(handle.readers.spawn(handle.encodings.clone().sweep()));
     let _cutter = AbortOnDropHandle::new(tokio::spawn(handle.reads.clone().cut_off_slow_readers()));
     let served = CancellationToken::new();
     let services = Services {
         owner: handle,
         peers,
-        agents,
+        agents: service::client_of_agents(parts.agents),
         feed: Feed::default(),
         tasks: TaskTracker::new(),
     };

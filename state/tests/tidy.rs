@@ -37,7 +37,7 @@ const EDGES: [(&str, &[&str]); 18] = [
             "testing",
         ],
     ),
-    ("frameworks", &["client", "proto"]),
+    ("frameworks", &["client", "proto", "tls"]),
     (
         "cli",
         &[

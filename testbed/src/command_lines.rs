@@ -3,6 +3,9 @@
 
 use std::path::Path;
 
+/// The flag of a process without TLS. A test of TLS replaces it.
+pub const PLAINTEXT: &str = "--insecure-plaintext";
+
 /// The flags of every master.
 #[derive(Debug, Clone, Copy)]
 pub struct MasterFlags<'a> {
@@ -25,6 +28,7 @@ impl MasterFlags<'_> {
             self.peers,
             "--data-dir",
             &data_dir,
+            PLAINTEXT,
         ];
         to_strings(&every, more)
     }
@@ -56,6 +60,7 @@ impl AgentFlags<'_> {
             "--resources",
             self.resources,
             "--allow-missing-controllers",
+            PLAINTEXT,
         ];
         to_strings(&every, more)
     }

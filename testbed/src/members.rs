@@ -72,7 +72,6 @@ pub(crate) fn master(
         data_dir: &environment.directory.data(name),
     };
     let arguments = flags.arguments(&[
-        "--insecure-plaintext",
         "--agent-timeout",
         &format!("{}s", AGENT_TIMEOUT.as_secs()),
         "--framework-disconnect-timeout",
@@ -109,7 +108,6 @@ pub(crate) fn agent(
         // The program with which services listen on their ports.
         "--host-path",
         &environment.chaos.display().to_string(),
-        "--insecure-plaintext",
         // Services listen on the ports that they are given.
         "--allow-host-network",
     ]);

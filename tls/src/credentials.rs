@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use argosy_proto::transport::ExpectedPeer;
 use argosy_proto::transport::certificate_identity::{CertificateIdentity, ClusterName};
+use argosy_proto::transport::{ExpectedPeer, PeerIdentity};
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject as _};
@@ -21,7 +21,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use crate::application::{Application, PortKind};
 use crate::description;
 use crate::explanation;
-use crate::peers::{ClientVerifier, ServerVerifier, identity_of};
+use crate::peers::{ClientVerifier, ServerVerifier, hosts_of, identity_of};
 
 /// The maximum size of a file of certificates or keys, in bytes.
 const FILE_BYTES: u64 = 1 << 20;
@@ -159,6 +159,18 @@ impl Credentials {
         description::end_of(own.chain.first()?)
     }
 
+    /// Returns whether the own certificate names the host of an address, `host:port`.
+    #[must_use]
+    pub fn is_for(&self, address: &str) -> bool {
+        let own = self.own.as_ref();
+        own.is_some_and(|own| {
+            let hosts = own.chain.first().map(hosts_of).unwrap_or_default();
+            let principal = own.identity.principal.clone();
+            let peer = PeerIdentity::authenticated(principal, None);
+            peer.with_hosts(hosts).may_be_at(address)
+        })
+    }
+
     fn cluster(&self) -> Option<&ClusterName> {
         self.identity().map(|own| &own.cluster)
     }
@@ -252,8 +264,8 @@ fn own_credentials(
     })
 }
 
-/// Returns the settings of a server. Sessions are not resumed: each connection presents and verifies
-/// certificates again.
+/// Returns the settings of a server. Sessions are not resumed: each connection presents and
+/// verifies certificates again.
 fn server(
     pair: &Arc<SingleCertAndKey>,
     provider: &Arc<CryptoProvider>,

@@ -101,6 +101,8 @@ async fn master(cuts: CutLinks) -> Result {
             dialer: dialer(MASTER, &cuts),
             wall: WallClocks::default().of(MASTER),
         },
+        masters: dialer(MASTER, &cuts),
+        agents: dialer(MASTER, &cuts),
         raft_runtime: Handle::current(),
         readers: Handle::current(),
         memory: Some(MemoryStore::default()),

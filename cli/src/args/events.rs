@@ -7,6 +7,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 
 use super::shared::{ConnectionArguments, OutputArguments};
+use super::tls::ClientTls;
 use crate::parsers;
 
 /// The kinds of records that the feed shows.
@@ -71,6 +72,8 @@ pub(crate) struct Wait {
     /// Masters, in any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
     #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = parsers::masters)]
     pub(crate) masters: Option<Masters>,
+    #[command(flatten)]
+    pub(crate) tls: ClientTls,
 }
 
 /// The pages of `argosy top`.

@@ -19,6 +19,7 @@ mod run;
 mod security_options;
 mod service;
 mod shared;
+mod tls;
 mod update;
 mod volumes;
 
@@ -42,8 +43,10 @@ pub(crate) use service::{
     TimingName,
 };
 pub(crate) use shared::{
-    ConnectionArguments, Format, ListView, LogFormat, Logging, OutputArguments, WriteArguments,
+    CalledMasters, ConnectionArguments, Format, ListView, LogFormat, Logging, OutputArguments,
+    WriteArguments,
 };
+pub(crate) use tls::{ClientTls, ServiceTls, TlsMode};
 pub(crate) use update::Update;
 
 /// Use of colour in the output.
@@ -63,6 +66,8 @@ pub(crate) struct Doctor {
     /// Timeout of each call to the cluster
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = crate::parsers::timeout)]
     pub(crate) timeout: std::time::Duration,
+    #[command(flatten)]
+    pub(crate) tls: ClientTls,
     /// Directory whose disk is measured (where a master or agent will keep its data)
     #[arg(long, env = "ARGOSY_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<std::path::PathBuf>,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::service::MasterStart;
-use super::shared::{ConnectionArguments, ListView, OutputArguments};
+use super::shared::{CalledMasters, ConnectionArguments, ListView, OutputArguments};
 use crate::parsers;
 
 /// Arguments of a list without filters.
@@ -32,7 +32,7 @@ pub(crate) struct MasterRejoin {
     #[command(flatten)]
     pub(crate) show: OutputArguments,
     #[command(flatten)]
-    pub(crate) reach: ConnectionArguments,
+    pub(crate) reach: CalledMasters,
     #[command(flatten)]
     pub(crate) start: MasterStart,
 }

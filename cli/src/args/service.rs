@@ -15,6 +15,7 @@ use clap::{Args, ValueEnum, value_parser};
 use super::isolation::{IsolationName, IsolationParser};
 use super::security_options::AllowedSecurityOptions;
 use super::shared::Logging;
+use super::tls::ServiceTls;
 use crate::parsers::{self, Addresses};
 
 fn api_address(text: &str) -> Result<String, String> {
@@ -138,9 +139,8 @@ pub(crate) struct MasterStart {
     /// Seed of all random choices [default: random]
     #[arg(long, env = "ARGOSY_SEED", value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
-    /// Listen beyond this host although traffic is neither encrypted nor authenticated
-    #[arg(long, env = "ARGOSY_INSECURE_PLAINTEXT")]
-    pub(crate) insecure_plaintext: bool,
+    #[command(flatten)]
+    pub(crate) tls: ServiceTls,
     /// Allow every client that reaches this address to run commands in tasks
     #[arg(long, env = "ARGOSY_MASTER_ALLOW_EXEC")]
     pub(crate) allow_exec: bool,
@@ -394,9 +394,8 @@ pub(crate) struct AgentStart {
     /// Seed of all random choices [default: random]
     #[arg(long, env = "ARGOSY_SEED", value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
-    /// Listen beyond this host although traffic is neither encrypted nor authenticated
-    #[arg(long, env = "ARGOSY_INSECURE_PLAINTEXT")]
-    pub(crate) insecure_plaintext: bool,
+    #[command(flatten)]
+    pub(crate) tls: ServiceTls,
     /// Allow every client that reaches this address to run commands in tasks
     #[arg(long, env = "ARGOSY_AGENT_ALLOW_EXEC")]
     pub(crate) allow_exec: bool,

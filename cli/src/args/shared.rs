@@ -5,6 +5,7 @@ use std::time::Duration;
 use argosy_client::Masters;
 use clap::{Args, ValueEnum};
 
+use super::tls::ClientTls;
 use crate::parsers;
 
 /// The timeout of a command that names none.
@@ -13,6 +14,15 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connection to the masters.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ConnectionArguments {
+    #[command(flatten)]
+    pub(crate) called: CalledMasters,
+    #[command(flatten)]
+    pub(crate) tls: ClientTls,
+}
+
+/// The masters to call. A command that has the flags of TLS in another role takes only these.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CalledMasters {
     /// Masters, in any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
     #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = parsers::masters)]
     pub(crate) masters: Option<Masters>,
@@ -21,7 +31,7 @@ pub(crate) struct ConnectionArguments {
     pub(crate) timeout: Option<Duration>,
 }
 
-impl ConnectionArguments {
+impl CalledMasters {
     /// Returns the timeout of a command.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout.unwrap_or(DEFAULT_TIMEOUT)

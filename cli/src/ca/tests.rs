@@ -15,7 +15,7 @@ struct CommandLine {
 }
 
 /// A directory in which commands run; `@` in their words is its path.
-struct Place(TempDir);
+pub(crate) struct Place(TempDir);
 
 impl Place {
     fn new() -> Self {
@@ -23,13 +23,13 @@ impl Place {
     }
 
     /// Returns a place with a CA for the cluster `prod`.
-    fn with_ca() -> Self {
+    pub(crate) fn with_ca() -> Self {
         let place = Self::new();
         place.run("init --cluster prod --ca @/ca").unwrap();
         place
     }
 
-    fn run(&self, words: &str) -> VerbResult {
+    pub(crate) fn run(&self, words: &str) -> VerbResult {
         let path = self.0.path().to_str().unwrap();
         let words = words.split(' ').map(|word| word.replace('@', path));
         let words = std::iter::once("ca".to_owned()).chain(words);
@@ -40,7 +40,7 @@ impl Place {
         self.run(words).unwrap_err().to_string()
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 

@@ -25,7 +25,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const TAIL_BYTES: u64 = 16 << 20;
 
 pub(crate) async fn run(arguments: &Attach) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let task = operator.find_task(&arguments.task).await?;
     let shown = format!("{}/{}", task.framework_id, task.task_id);
     may_be_entered(&task, &shown)?;
@@ -41,7 +41,7 @@ pub(crate) async fn run(arguments: &Attach) -> VerbResult {
     let offsets = attached::begin(&mut socket).await;
     let offsets = offsets.map_err(|why| connection_lost(&shown, &why))?;
     if arguments.tail > 0 {
-        let mut files = FileReader::new(operator.masters().addresses())?;
+        let mut files = FileReader::new(operator.http_masters());
         tail(&mut files, &task, arguments.tail as u64, offsets).await;
     }
     match attached::run(socket, mode).await? {
@@ -107,7 +107,7 @@ async fn until_started(
     note(&format!(
         "{shown} has not started yet; waiting for its start"
     ));
-    let files = FileReader::new(operator.masters().addresses())?;
+    let files = FileReader::new(operator.http_masters());
     let started = async {
         loop {
             tokio::time::sleep(POLL_INTERVAL).await;
@@ -139,7 +139,7 @@ async fn open(
         agent_id: &task.agent_id,
         parameters: vec![("task", shown.to_owned()), ("stdin", stdin.to_string())],
     };
-    let opened = connection::open(operator.masters().addresses(), &wanted).await;
+    let opened = connection::open(&operator.http_masters(), &wanted).await;
     opened.map_err(|error| match error {
         OpenError::NotStarted(text) | OpenError::Refused(text) => {
             Failure::new(FailureCode::Refused, text)

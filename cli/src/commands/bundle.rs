@@ -20,7 +20,8 @@ use crate::args::Bundle;
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::operator::{ClusterClient, EndedObjects};
 use crate::output::{self, bytes, note};
-use crate::probe;
+use crate::probe::{Member, ProbeClient};
+use crate::transport::{AGENT, MASTER};
 use archive::Archive;
 use pages::Page;
 
@@ -39,12 +40,12 @@ const PAGE_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) async fn collect(arguments: &Bundle) -> VerbResult {
     let path = arguments.file.clone().unwrap_or_else(default_path);
     let mut archive = Archive::create(&path)?;
-    let client = ClusterClient::open(&arguments.reach);
+    let client = ClusterClient::open(&arguments.reach)?;
     note("collecting the state of the cluster");
     let masters = collect_cluster(&client, &mut archive).await?;
     let agents = collect_records(&client, &mut archive).await?;
     note("collecting metrics");
-    collect_metrics(masters, agents, &mut archive).await?;
+    collect_metrics(masters, agents, &client, &mut archive).await?;
     note("collecting logs and flags of this host");
     for (name, content) in host::collect(&arguments.logs, PART_BYTES) {
         archive.add_result(&name, content)?;
@@ -101,7 +102,7 @@ async fn collect_cluster(
         let own = own.map_err(|why| why.to_string());
         let seen = match own {
             Ok(own) => {
-                let itself = ClusterClient::to(own, client.timeout().min(PAGE_LIMIT));
+                let itself = client.at(own, client.timeout().min(PAGE_LIMIT));
                 let seen = itself.cluster(v1::Consistency::Local).await;
                 seen.map_err(|failure| failure.message)
             }
@@ -164,22 +165,27 @@ fn records<T, S: Serialize>(mut all: Vec<T>, scrub: impl Fn(T) -> S) -> String {
 async fn collect_metrics(
     masters: Vec<MemberAddress>,
     agents: Vec<MemberAddress>,
+    client: &ClusterClient,
     archive: &mut Archive,
 ) -> Result<(), Failure> {
-    let http = probe::client(PAGE_LIMIT)?;
-    let pages = |pages: &'static [Page], members: Vec<MemberAddress>| {
+    let http = ProbeClient::new(client.transport(), PAGE_LIMIT);
+    let pages = |pages: &'static [Page], expected, members: Vec<MemberAddress>| {
         members.into_iter().flat_map(move |member| {
             pages.iter().map(move |page| {
                 let name = format!("{}/{}", member.directory, page.file);
-                (name, member.address.clone(), page)
+                (name, member.address.clone(), expected, page)
             })
         })
     };
-    let of_masters = pages(pages::OF_MASTERS, masters);
-    let of_agents = pages(pages::OF_AGENTS, agents);
-    let asked = of_masters.chain(of_agents).map(|(name, address, page)| {
+    let of_masters = pages(pages::OF_MASTERS, MASTER, masters);
+    let of_agents = pages(pages::OF_AGENTS, AGENT, agents);
+    let asked = of_masters.chain(of_agents);
+    let asked = asked.map(|(name, address, expected, page)| {
         let http = http.clone();
-        async move { (name, page.read(&http, &address).await) }
+        async move {
+            let address = address.as_str();
+            (name, page.read(&http, Member { address, expected }).await)
+        }
     });
     let mut answers = stream::iter(asked).buffer_unordered(CONCURRENT);
     while let Some((name, text)) = answers.next().await {

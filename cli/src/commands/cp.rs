@@ -29,7 +29,7 @@ const MAX_DEPTH: usize = 100;
 
 pub(crate) async fn run(arguments: &Cp) -> VerbResult {
     let copy = CopyRequest::of(&arguments.source, &arguments.destination)?;
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let progress = Progress::new(arguments.quiet);
     let result = match &copy {
         CopyRequest::FromTask { task, path, to } => {

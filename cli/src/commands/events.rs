@@ -25,7 +25,7 @@ pub(crate) async fn show(arguments: &Events) -> VerbResult {
     let format = arguments.show.output;
     let layout = ListLayout::new::<v1::WatchChange>(format, &ListView::default())?;
     let mut printer = RowPrinter::new(format, &layout)?.at_least(&WIDTHS);
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let cluster = operator.cluster(v1::Consistency::Linearizable).await?;
     let newest = cluster.applied_index;
     if let Some(from) = arguments.from.filter(|from| *from > newest) {

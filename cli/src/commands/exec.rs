@@ -34,7 +34,7 @@ pub(crate) async fn run(arguments: &Exec) -> VerbResult {
                 .advise("omit --tty to forward a file or pipe"),
         );
     }
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let task = operator.find_task(&arguments.task).await?;
     let shown = format!("{}/{}", task.framework_id, task.task_id);
     may_be_entered(&task, &shown)?;
@@ -43,7 +43,7 @@ pub(crate) async fn run(arguments: &Exec) -> VerbResult {
         agent_id: &task.agent_id,
         parameters: parameters(arguments, &shown, terminal::size()),
     };
-    let socket = match connection::open(operator.masters().addresses(), &wanted).await {
+    let socket = match connection::open(&operator.http_masters(), &wanted).await {
         Ok(socket) => socket,
         Err(OpenError::NotStarted(why)) => {
             note(&format!("never started in {shown}: {why}"));

@@ -9,7 +9,7 @@ use crate::output::{self, Row, exit_word, plain, reason_word, state_word};
 use crate::reasons;
 
 pub(crate) async fn show(arguments: &Explain) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let wanted = arguments.wanted.clone().map(|demand| demand.0);
     let subject = match wanted.is_some() && !arguments.id.contains('/') {
         // A demand is always that of a framework.

@@ -27,7 +27,7 @@ const POLL_PAUSE: Duration = Duration::from_millis(50);
 const MAX_FOLLOWED: usize = 50;
 
 pub(crate) async fn show(arguments: &Logs) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let tasks = select(&operator, arguments).await?;
     let sources = sources(tasks);
     for source in &sources {
@@ -44,7 +44,7 @@ pub(crate) async fn show(arguments: &Logs) -> VerbResult {
         ))
         .advise("name a task or a group"));
     }
-    let files = FileReader::new(operator.masters().addresses())?;
+    let files = FileReader::new(operator.http_masters());
     let mut results = Results::of(&sources);
     let request = LogRequest {
         arguments,

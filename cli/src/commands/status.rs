@@ -10,9 +10,9 @@ use crate::output::{self, ShownFailover, palette, scalar, visible, wall_now_ms};
 use crate::probe;
 
 pub(crate) async fn show(arguments: &Status) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let cluster = operator.cluster_at_best().await?;
-    let unanswered = probe::masters(&cluster.masters).await?;
+    let unanswered = probe::masters(&cluster.masters, operator.transport()).await;
     let health = health::assess(&cluster, &unanswered);
     match arguments.show.output {
         Format::Table | Format::Wide => output::print(&text(&cluster, &health))?,

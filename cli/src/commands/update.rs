@@ -20,7 +20,7 @@ pub(crate) async fn run(arguments: &Update) -> VerbResult {
         let advice = "--mem-limit, --cpu-limit, --pids-limit, --io-weight and --io-limit do";
         return Err(Failure::usage("no limit is named").advise(advice));
     }
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let task = operator.find_task(&arguments.task).await?;
     let shown = format!("{}/{}", task.framework_id, task.task_id);
     if is_terminal(task.state) {

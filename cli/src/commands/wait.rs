@@ -12,6 +12,7 @@ use crate::args::{Wait, WaitKind};
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::operator::{self, ClusterClient};
 use crate::output::{StatusLine, StatusMode, mode_word, note, span_ms, state_word};
+use crate::transport::ClientTransport;
 use crate::{preparation, watching};
 
 use condition::{Condition, Progress};
@@ -33,9 +34,10 @@ pub(crate) fn is_condition(kind: WaitKind, text: &str) -> bool {
 pub(crate) async fn run(arguments: &Wait) -> VerbResult {
     let condition = Condition::parse(arguments.kind, &arguments.condition)?;
     let masters = operator::masters_or_default(arguments.masters.as_ref());
+    let transport = ClientTransport::new(&arguments.tls)?;
     let operator = match arguments.timeout {
-        Some(_) => ClusterClient::to(masters, condition::CALL_TIMEOUT),
-        None => ClusterClient::of_running(masters, condition::CALL_TIMEOUT),
+        Some(_) => ClusterClient::to(masters, condition::CALL_TIMEOUT, transport),
+        None => ClusterClient::of_running(masters, condition::CALL_TIMEOUT, transport),
     };
     let started = Instant::now();
     let waited = wait(&operator, arguments, condition);

@@ -8,11 +8,13 @@ use argosy_client::Masters;
 use argosy_proto::v1;
 use clap_complete::engine::CompletionCandidate;
 
+use crate::args::ClientTls;
 use crate::exit::Failure;
 use crate::objects::calls;
 use crate::operator::{ClusterClient, EndedObjects, default_masters};
 use crate::output::{framework_state, group_of, mode_word, state_word, visible_line};
 use crate::parsers;
+use crate::transport::ClientTransport;
 
 /// Time for the names to arrive. Starting this program takes the rest of half a second.
 const TIMEOUT: Duration = Duration::from_millis(400);
@@ -66,7 +68,8 @@ pub(super) fn read(
         // A failure has no place to be shown.
         let _ = calls(async {
             let masters = masters.unwrap_or_else(default_masters);
-            found = names(ClusterClient::to(masters, TIMEOUT)).await?;
+            let transport = ClientTransport::new(&ClientTls::of_environment())?;
+            found = names(ClusterClient::to(masters, TIMEOUT, transport)).await?;
             Ok(crate::exit::DONE)
         });
         // The receiver has given up.

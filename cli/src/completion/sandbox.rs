@@ -46,7 +46,7 @@ async fn entries(operator: &ClusterClient, prefix: &SandboxPrefix) -> Result<Nam
         None => &prefix.task,
     };
     let task = pick_task(tasks, name)?;
-    let mut files = FileReader::new(operator.masters().addresses()).map_err(Failure::from)?;
+    let mut files = FileReader::new(operator.http_masters());
     let location = FileLocation::of(&task, &prefix.directory.join("/"));
     let listing = files.browse(&location).await;
     let listing = listing.map_err(|error| Failure::of(&error))?;

@@ -13,6 +13,8 @@ use crate::parsers::{AGENT_PORT, API_PORT, RAFT_PORT};
 const USUAL_BASE: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
 
 const HOST_NETWORK: &str = "--allow-host-network";
+/// A dev cluster has no certificates.
+const PLAINTEXT: &str = "--insecure-plaintext";
 
 /// The kind of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,6 +190,7 @@ fn master_line(
     let allowed = arguments.allow_hosts.iter();
     let allowed = allowed.map(|name| ("--allow-host", name.clone()));
     let mut line = line(executable, "master", flags.into_iter().chain(allowed));
+    line.push(PLAINTEXT.to_owned());
     line.extend(access(arguments));
     line
 }
@@ -232,6 +235,7 @@ fn agent_line(
         flags.push(("--secret-dir", path.display().to_string()));
     }
     let mut line = line(executable, "agent", flags);
+    line.push(PLAINTEXT.to_owned());
     line.extend(arguments.allowed_security_options.flags());
     line.extend(access(arguments));
     line.push("--allow-missing-controllers".to_owned());

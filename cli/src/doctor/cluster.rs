@@ -12,7 +12,8 @@ use futures::future::join_all;
 use super::{CheckStatus, Finding};
 use crate::exit::Failure;
 use crate::operator::{ClusterClient, EndedObjects};
-use crate::probe;
+use crate::probe::{self, Member, ProbeClient};
+use crate::transport::ClientTransport;
 
 use disks::MemberMetrics;
 
@@ -43,15 +44,19 @@ struct MasterAnswer {
 }
 
 /// Runs all checks.
-pub(super) async fn all(masters: &Masters, timeout: Duration) -> Result<Vec<Finding>, Failure> {
-    let client = ClusterClient::of_running(masters.clone(), timeout);
+pub(super) async fn all(
+    masters: &Masters,
+    timeout: Duration,
+    transport: ClientTransport,
+) -> Result<Vec<Finding>, Failure> {
+    let client = ClusterClient::of_running(masters.clone(), timeout, transport);
     let cluster = client.cluster_at_best().await?;
-    let http = probe::client(timeout)?;
+    let http = &ProbeClient::new(client.transport(), timeout);
     let began = Instant::now();
     let asked = cluster
         .masters
         .iter()
-        .map(|master| ask(&http, master, timeout));
+        .map(|master| ask(&client, http, master, timeout));
     let mut answers = join_all(asked).await;
     let mut findings = vec![
         quorum(&cluster, &answers),
@@ -67,7 +72,7 @@ pub(super) async fn all(masters: &Masters, timeout: Duration) -> Result<Vec<Find
     };
     tokio::time::sleep(PERIOD.saturating_sub(began.elapsed())).await;
     let again = cluster.masters.iter().zip(&mut answers);
-    join_all(again.map(|(master, answer)| read_again(&http, master, answer))).await;
+    join_all(again.map(|(master, answer)| read_again(http, master, answer))).await;
     findings.extend(disks::syncs(&answers, began.elapsed()));
     findings.push(space(answers, agents));
     findings.extend(of_agents);
@@ -104,15 +109,23 @@ async fn agent_findings(
         controllers(&agents),
         agent_releases(&agents, release.unwrap_or_default()),
     ];
-    Ok((findings, disks::of_agents(&agents, timeout).await?))
+    Ok((
+        findings,
+        disks::of_agents(&agents, client.transport(), timeout).await,
+    ))
 }
 
-async fn metrics(http: &reqwest::Client, master: &v1::Master) -> Result<String, String> {
-    let url = format!("http://{}/metrics", master.api_address);
-    probe::text(http, url, METRICS_BYTES).await
+async fn metrics(http: &ProbeClient, master: &v1::Master) -> Result<String, String> {
+    let member = Member::master(&master.api_address);
+    http.text(member, "/metrics", METRICS_BYTES).await
 }
 
-async fn ask(http: &reqwest::Client, master: &v1::Master, timeout: Duration) -> MasterAnswer {
+async fn ask(
+    client: &ClusterClient,
+    http: &ProbeClient,
+    master: &v1::Master,
+    timeout: Duration,
+) -> MasterAnswer {
     let name = format!("{} ({})", master.node_id, master.api_address);
     let metrics = metrics(http, master).await;
     let unreachable = |why: String| MasterAnswer {
@@ -129,7 +142,7 @@ async fn ask(http: &reqwest::Client, master: &v1::Master, timeout: Duration) -> 
         Ok(address) => address,
         Err(why) => return unreachable(why.to_string()),
     };
-    let itself = ClusterClient::to(address, timeout);
+    let itself = client.at(address, timeout);
     // The first call opens the connection, which the second one, whose duration counts, uses.
     if let Err(failure) = itself.cluster(v1::Consistency::Local).await {
         return unreachable(failure.message);
@@ -154,7 +167,7 @@ async fn ask(http: &reqwest::Client, master: &v1::Master, timeout: Duration) -> 
 }
 
 /// Reads the metrics of a master that has answered once more.
-async fn read_again(http: &reqwest::Client, master: &v1::Master, answer: &mut MasterAnswer) {
+async fn read_again(http: &ProbeClient, master: &v1::Master, answer: &mut MasterAnswer) {
     if answer.metrics.is_ok() {
         answer.later_metrics = metrics(http, master).await.ok();
     }

@@ -2,9 +2,13 @@
 
 use argosy_proto::server::hosts::CLIENT_HEADER;
 use argosy_proto::trace;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use axum::body::{Body, BodyDataStream};
+use axum::http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use axum::http::{Request, Response};
+use futures::StreamExt as _;
 
 use super::{ANSWER_LIMIT, FileLocation, FileReader, ReadError, SILENCE_LIMIT, busy};
+use crate::transport::MASTER;
 
 /// Maximum size of the answer about a preparation. The name of an image and a URI are shorter.
 const PREPARATION_BYTES: usize = 64 * 1024;
@@ -27,9 +31,13 @@ impl FileCall {
     }
 }
 
+/// The maximum size of an error's body.
+const ERROR_BYTES: usize = 64 << 10;
+
 /// An answer whose body was not read yet.
 pub(super) struct FileAnswer {
-    response: reqwest::Response,
+    headers: HeaderMap,
+    body: BodyDataStream,
     /// The master that sends it.
     master: String,
 }
@@ -60,10 +68,14 @@ impl FileReader {
 
     /// Sends one request about an agent to the present master.
     async fn request(&self, agent_id: &str, path: &str) -> Result<FileAnswer, ReadError> {
-        let master = &self.masters[self.next % self.masters.len().max(1)];
-        let url = format!("http://{master}/v1/agents/{agent_id}/{path}");
-        let sent = tokio::time::timeout(ANSWER_LIMIT, self.http.get(&url).send()).await;
-        let response = match sent {
+        let masters = &self.masters.addresses;
+        let master = &masters[self.next % masters.len().max(1)];
+        let asked = Request::get(format!("/v1/agents/{agent_id}/{path}")).body(Body::empty());
+        let mut asked = asked.map_err(|error| broken(&error))?;
+        asked.headers_mut().extend(no_web_page());
+        let http = &self.masters.http;
+        let sending = http.send(master, MASTER, asked);
+        let response = match tokio::time::timeout(ANSWER_LIMIT, sending).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(broken(&error)),
             Err(_) => return Err(ReadError::Broken(format!("{master} does not answer"))),
@@ -72,7 +84,7 @@ impl FileReader {
         if !status.is_success() {
             let pause = response.headers().get(RETRY_AFTER);
             let pause = busy::pause(pause.and_then(|value| value.to_str().ok()));
-            let text = response_message(&response.text().await.unwrap_or_default());
+            let text = response_message(&error_body(response).await);
             return Err(match status.as_u16() {
                 404 => ReadError::NotFound(text),
                 429 => ReadError::Busy { text, pause },
@@ -80,8 +92,10 @@ impl FileReader {
                 _ => ReadError::Broken(text),
             });
         }
+        let (parts, body) = response.into_parts();
         Ok(FileAnswer {
-            response,
+            headers: parts.headers,
+            body: body.into_data_stream(),
             master: master.clone(),
         })
     }
@@ -89,7 +103,7 @@ impl FileReader {
 
 impl FileAnswer {
     fn header(&self, name: &str) -> Option<&str> {
-        self.response.headers().get(name)?.to_str().ok()
+        self.headers.get(name)?.to_str().ok()
     }
 
     /// Returns the number of bytes of the file.
@@ -119,9 +133,8 @@ impl FileAnswer {
 
     /// Returns the next bytes, or `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<bytes::Bytes>, ReadError> {
-        match tokio::time::timeout(SILENCE_LIMIT, self.response.chunk()).await {
-            Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(error)) => Err(broken(&error)),
+        match tokio::time::timeout(SILENCE_LIMIT, self.body.next()).await {
+            Ok(chunk) => chunk.transpose().map_err(|error| broken(&error)),
             Err(_) => {
                 let master = &self.master;
                 Err(ReadError::Broken(format!("{master} stopped sending")))
@@ -144,12 +157,18 @@ impl FileAnswer {
     }
 }
 
-fn broken(error: &reqwest::Error) -> ReadError {
+fn broken(error: &dyn std::error::Error) -> ReadError {
     ReadError::Broken(crate::exit::chain(error))
 }
 
-/// Returns a path as the value of a parameter.
-fn encoded(path: &str) -> String {
+/// Returns the body of an error; without one, only its status is known.
+pub(crate) async fn error_body(response: Response<Body>) -> String {
+    let body = axum::body::to_bytes(response.into_body(), ERROR_BYTES).await;
+    String::from_utf8_lossy(&body.unwrap_or_default()).into_owned()
+}
+
+/// Returns a text as the value of a parameter.
+pub(crate) fn encoded(path: &str) -> String {
     let mut all = String::with_capacity(path.len());
     for byte in path.bytes() {
         if byte.is_ascii_alphanumeric() || b"/-._~:@".contains(&byte) {

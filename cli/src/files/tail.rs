@@ -214,7 +214,7 @@ mod tests {
     }
 
     async fn tail_of(address: &str, lines: u64) -> u64 {
-        let mut files = FileReader::new(&[address.to_owned()]).unwrap();
+        let mut files = FileReader::plaintext(vec![address.to_owned()]);
         files.tail_offset(&location(), lines).await.unwrap()
     }
 
@@ -261,7 +261,7 @@ mod tests {
     async fn the_search_stays_within_its_bounds() {
         let byte = |at: u64| if at % 100 == 99 { b'\n' } else { b'x' };
         let (address, sent) = serve(10 << 20, 0, byte).await;
-        let mut files = FileReader::new(&[address]).unwrap();
+        let mut files = FileReader::plaintext(vec![address]);
         // More than the first page.
         for (lines, limit_bytes, offset, is_cut) in [
             (3, 1_000_000, 2_000_000 - 300, false),

@@ -86,7 +86,7 @@ async fn a_follow_resumes_at_its_offset_after_a_broken_connection() {
     // Declares ten bytes, sends four, and closes, as a killed master does.
     let (first, _) = master(vec![answer("tick", 10, false, 4)]).await;
     let (second, requests) = master(vec![answer("\ntock\n", 6, true, 10)]).await;
-    let mut files = FileReader::new(&[first.to_string(), second.to_string()]).unwrap();
+    let mut files = FileReader::plaintext(vec![first.to_string(), second.to_string()]);
     let mut text = Vec::new();
     let mut sink = |piece: FileChunk<'_>| {
         text.extend_from_slice(bytes_of(piece));
@@ -113,7 +113,7 @@ async fn a_follow_reports_rotated_bytes_and_continues() {
         answer_from(20, "twenty", true, 26),
     ])
     .await;
-    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::plaintext(vec![address.to_string()]);
     let mut all = Vec::new();
     files
         .follow(
@@ -139,7 +139,7 @@ async fn a_read_ends_at_the_initial_end_of_the_file() {
         answer_from(8, "eight", false, 99),
     ])
     .await;
-    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::plaintext(vec![address.to_string()]);
     let mut all = Vec::new();
     files
         .read(&location(), 0, &mut collect(&mut all))
@@ -160,7 +160,7 @@ async fn a_missing_file_is_reported_with_the_masters_message() {
         body.len()
     );
     let (address, _) = master(vec![absent]).await;
-    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::plaintext(vec![address.to_string()]);
     let error = files
         .read(&location(), 0, &mut |_| Ok(()))
         .await
@@ -182,7 +182,7 @@ fn absent() -> String {
 #[tokio::test]
 async fn a_follow_from_an_offset_requests_nothing_before_it() {
     let (address, requests) = master(vec![answer_from(100, "tick", true, 104)]).await;
-    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::plaintext(vec![address.to_string()]);
     let mut all = Vec::new();
     let over = CancellationToken::new();
     files
@@ -202,7 +202,7 @@ async fn a_file_that_vanishes_ends_the_follow_after_a_while() {
     let answers = std::iter::once(answer_from(0, "tick", false, 4));
     let answers = answers.chain(std::iter::repeat_with(absent).take(100));
     let (address, _) = master(answers.collect()).await;
-    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::plaintext(vec![address.to_string()]);
     let began = Instant::now();
     let over = CancellationToken::new();
     let error = files
@@ -220,7 +220,7 @@ async fn a_file_that_vanishes_ends_the_follow_after_a_while() {
 #[tokio::test]
 async fn a_file_of_an_ended_task_that_was_removed_is_reported() {
     let (address, _) = master(std::iter::repeat_with(absent).take(100).collect()).await;
-    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::plaintext(vec![address.to_string()]);
     let over = CancellationToken::new();
     over.cancel();
     let error = files
@@ -236,7 +236,7 @@ async fn a_file_of_an_ended_task_that_was_removed_is_reported() {
 #[tokio::test]
 async fn a_closed_output_ends_the_follow() {
     let (address, _) = master(vec![answer("tick", 4, true, 4)]).await;
-    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::plaintext(vec![address.to_string()]);
     let mut sink = |_: FileChunk<'_>| Err(io::Error::from(io::ErrorKind::BrokenPipe));
     let error = files
         .follow(&location(), 0, &CancellationToken::new(), &mut sink)
@@ -269,7 +269,7 @@ async fn a_follow_of_a_shared_file_ends_with_the_task() {
         shared: true,
         ..location()
     };
-    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::plaintext(vec![address.to_string()]);
     let mut all = Vec::new();
     files
         .follow(&location, 0, &over, &mut collect(&mut all))
@@ -313,7 +313,7 @@ async fn requests_under_any_host_name_are_not_mistaken_for_web_pages() {
         stream.write_all(answer.as_bytes()).await.unwrap();
         String::from_utf8(head).unwrap().to_lowercase()
     });
-    let mut files = FileReader::new(&[address]).unwrap();
+    let mut files = FileReader::plaintext(vec![address]);
     files.read(&location(), 0, &mut |_| Ok(())).await.unwrap();
     let head = requests.await.unwrap();
     assert!(head.contains("\r\nsec-argosy-client: argosy\r\n"), "{head}");
@@ -336,7 +336,7 @@ async fn a_follow_continues_after_the_pause_that_a_busy_agent_asks_for() {
         answer_from(4, "tock", true, 8),
     ])
     .await;
-    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::plaintext(vec![address.to_string()]);
     let mut all = Vec::new();
     let over = CancellationToken::new();
     files
@@ -353,7 +353,7 @@ async fn a_follow_continues_after_the_pause_that_a_busy_agent_asks_for() {
         answer_from(0, "tick", true, 4),
     ])
     .await;
-    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::plaintext(vec![address.to_string()]);
     assert_eq!(files.tail_offset(&location(), 0).await.unwrap(), 8);
     files.read(&location(), 0, &mut |_| Ok(())).await.unwrap();
 }
@@ -374,7 +374,7 @@ async fn parts_downloads_and_lists_wait_for_a_busy_agent() {
         answer(list, list.len(), true, 0),
     ])
     .await;
-    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::plaintext(vec![address.to_string()]);
     let mut all = Vec::new();
     let mut sink = collect(&mut all);
     files.read_part(&location(), 0, 8, &mut sink).await.unwrap();
@@ -390,7 +390,7 @@ async fn parts_downloads_and_lists_wait_for_a_busy_agent() {
 async fn a_follow_does_not_wait_for_hours() {
     let long = refusal("429 Too Many Requests", "retry-after: 3600\r\n", "full");
     let (address, _) = master(vec![long]).await;
-    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::plaintext(vec![address.to_string()]);
     let error = files
         .follow(&location(), 0, &CancellationToken::new(), &mut |_| Ok(()))
         .await
@@ -426,9 +426,7 @@ async fn a_follow_with_times_resumes_at_its_offset() {
         timed(10, &[(2_000, "o\n"), (i64::MIN, "\u{0}")], 0, true, 13),
     ])
     .await;
-    let mut files = FileReader::new(&[address.to_string()])
-        .unwrap()
-        .with_times();
+    let mut files = FileReader::plaintext(vec![address.to_string()]).with_times();
     let mut all = Vec::new();
     let over = CancellationToken::new();
     files
@@ -455,9 +453,7 @@ async fn an_agent_of_an_earlier_release_reports_no_times() {
         answer_from(0, "", true, 4),
     ];
     let (address, _) = master(answers.into()).await;
-    let mut files = FileReader::new(&[address.to_string()])
-        .unwrap()
-        .with_times();
+    let mut files = FileReader::plaintext(vec![address.to_string()]).with_times();
     for _ in 0..2 {
         let read = files.read(&location(), 0, &mut |_| Ok(())).await;
         let since = files.since_offset(&location(), 5).await;
@@ -477,7 +473,7 @@ async fn a_time_is_mapped_to_an_offset() {
     let found = answer_from(4_096, "", false, 9_000).replacen("\r\nconnection", head, 1);
     let busy = refusal("429 Too Many Requests", "retry-after: 0\r\n", "full");
     let (address, requests) = master(vec![busy, found]).await;
-    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::plaintext(vec![address.to_string()]);
     // Its bytes are removed: reading reports how many are missing.
     assert_eq!(files.since_offset(&location(), -7).await.unwrap(), 1_000);
     let requests = requests.lock().unwrap().clone();

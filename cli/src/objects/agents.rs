@@ -20,8 +20,10 @@ use crate::output::{self, mode_word, resources};
 pub(crate) enum AgentCommand {
     /// Start the agent of this host
     #[command(after_help = "Examples:
-  argosy agent start --masters 10.0.0.1,10.0.0.2,10.0.0.3 --listen 10.0.1.7 --insecure-plaintext
-  argosy agent start --resources 'cpus:2;mem:1024;ports:[31000-31100]' --attribute zone=a")]
+  argosy agent start --masters 10.0.0.1,10.0.0.2 --listen 10.0.1.7 --tls-cert a7.crt --tls-key a7.key --tls-ca ca.crt
+  argosy agent start --insecure-plaintext --resources 'cpus:2;mem:1024;ports:[31000-31100]' --attribute zone=a
+
+Without a certificate, --insecure-plaintext is needed. `argosy ca` creates certificates.")]
     Start(Box<AgentStart>),
     /// Stop the agent of this host; its tasks keep running
     #[command(after_help = "Examples:
@@ -122,7 +124,7 @@ impl ObjectCommand for AgentCommand {
 }
 
 async fn log_level(arguments: &LogLevel) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let agent = operator.find_agent(&arguments.id).await?;
     let filter = arguments.filter.clone();
     let changed = operator.set_log_filter(agent.agent_id, filter).await?;
@@ -149,7 +151,7 @@ pub(super) fn show_filter(format: Format, changed: &v1::LogFilter) -> VerbResult
 
 pub(crate) async fn show(arguments: &ShowArguments) -> VerbResult {
     // Only the leader knows which agents are connected.
-    let leader = ClusterClient::open(&arguments.reach).at_leader().await?;
+    let leader = ClusterClient::open(&arguments.reach)?.at_leader().await?;
     let agent = leader.find_agent(&arguments.id).await?;
     let info = agent.info.clone().unwrap_or_default();
     let mut attributes: Vec<_> = info

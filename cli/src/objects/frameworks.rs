@@ -111,7 +111,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) async fn list(arguments: &FrameworkList) -> VerbResult {
     let format = arguments.show.output;
     let layout = ListLayout::new::<v1::Framework>(format, &arguments.view)?;
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let mut page = operator
         .frameworks(EndedObjects::from_flag(arguments.all))
         .await?;
@@ -146,7 +146,7 @@ pub(crate) async fn list(arguments: &FrameworkList) -> VerbResult {
 }
 
 pub(crate) async fn show(arguments: &ShowArguments) -> VerbResult {
-    let framework = ClusterClient::open(&arguments.reach)
+    let framework = ClusterClient::open(&arguments.reach)?
         .find_framework(&arguments.id)
         .await?;
     let info = framework.info.clone().unwrap_or_default();
@@ -171,7 +171,7 @@ pub(crate) async fn show(arguments: &ShowArguments) -> VerbResult {
 }
 
 pub(crate) async fn teardown(arguments: &FrameworkTeardown) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let framework = operator.find_framework(&arguments.framework).await?;
     let name = framework
         .info

@@ -144,7 +144,7 @@ impl Row for ListedGroup {
 pub(crate) async fn list(arguments: &GroupList) -> VerbResult {
     let format = arguments.show.output;
     let layout = ListLayout::new::<ListedGroup>(format, &arguments.view)?;
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     if arguments.watch {
         return follow(&operator, arguments, &layout).await;
     }
@@ -215,7 +215,7 @@ async fn tracked(operator: &ClusterClient) -> Result<(GroupTracker, u64), Failur
 }
 
 pub(crate) async fn kill(arguments: &GroupKill) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let group = operator.find_group(&arguments.group).await?;
     let shown = group.shown();
     let mut live = group.tasks.iter().filter(|task| !task.has_ended);

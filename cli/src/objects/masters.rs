@@ -30,8 +30,10 @@ const LEADER_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) enum MasterCommand {
     /// Start a master
     #[command(after_help = "Examples:
-  argosy master start --bootstrap            a group of one, for this host only
-  argosy master start --listen 10.0.0.1 --peers 10.0.0.1,10.0.0.2,10.0.0.3 --insecure-plaintext")]
+  argosy master start --bootstrap --insecure-plaintext     a group of one, for this host only
+  argosy master start --listen 10.0.0.1 --peers 10.0.0.1,10.0.0.2,10.0.0.3 --tls-cert m1.crt --tls-key m1.key --tls-ca ca.crt
+
+Without a certificate, --insecure-plaintext is needed. `argosy ca` creates certificates.")]
     Start(Box<MasterStart>),
     /// List the masters, with leader and lag
     #[command(after_help = "Examples:
@@ -100,7 +102,7 @@ master joins as a new member and copies all data from the others. Then this comm
 Nothing is removed while the other masters have no quorum. After an interruption at any point, it can be run again.",
         after_help = "Examples:
   argosy master rejoin --masters 10.0.0.1,10.0.0.2 --listen 10.0.0.3 --peers 10.0.0.1,10.0.0.2,10.0.0.3 --insecure-plaintext
-  argosy master rejoin --masters 10.0.0.1 --peers 10.0.0.1,10.0.0.2,10.0.0.3 --dry-run"
+  argosy master rejoin --masters 10.0.0.1 --peers 10.0.0.1,10.0.0.2,10.0.0.3 --insecure-plaintext --dry-run"
     )]
     Rejoin(Box<MasterRejoin>),
 }
@@ -197,7 +199,7 @@ impl ObjectCommand for MasterCommand {
 }
 
 pub(crate) async fn join(arguments: &MasterJoin) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let address = &arguments.raft_address;
     let line = StatusLine::new(StatusMode::unless(arguments.show.output.is_json()));
     let reply = tokio::select! {
@@ -232,7 +234,7 @@ async fn report_learner(
 }
 
 pub(crate) async fn remove(arguments: &MasterRemove) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let master = find(&operator, &arguments.master).await?;
     let shown = format!("{} ({})", master.node_id, master.api_address);
     if arguments.dry_run {
@@ -251,7 +253,7 @@ pub(crate) async fn remove(arguments: &MasterRemove) -> VerbResult {
 }
 
 pub(crate) async fn transfer(arguments: &MasterTransfer) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let node_id = match &arguments.master {
         Some(wanted) => find(&operator, wanted).await?.node_id,
         None => String::new(),
@@ -295,7 +297,7 @@ fn leader_of(masters: &[v1::Master]) -> Option<&v1::Master> {
 }
 
 pub(crate) async fn raise_level(arguments: &MasterRaiseLevel) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     confirm(
         "this raises the feature level of the cluster; no master of an earlier release can return",
         arguments.yes,
@@ -310,11 +312,11 @@ pub(crate) async fn raise_level(arguments: &MasterRaiseLevel) -> VerbResult {
 }
 
 async fn log_level(arguments: &LogLevel) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let master = find(&operator, &arguments.id).await?;
     // A call reaches the log of the master that answers it.
     let address = Masters::new([&master.api_address]).map_err(|why| Failure::of(&why))?;
-    let itself = ClusterClient::to(address, arguments.reach.timeout());
+    let itself = operator.at(address, arguments.reach.called.timeout());
     let changed = itself.set_log_filter(String::new(), arguments.filter.clone());
     show_filter(arguments.show.output, &changed.await?)
 }

@@ -66,7 +66,7 @@ impl ObjectCommand for OfferCommand {
 async fn list(arguments: &OfferList) -> VerbResult {
     let format = arguments.show.output;
     let layout = ListLayout::new::<v1::Offer>(format, &arguments.view)?;
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let mut page = operator.offers().await?;
     if arguments.watch {
         let again = async || Ok(operator.offers().await?.offers);

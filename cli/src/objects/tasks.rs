@@ -85,7 +85,7 @@ impl ObjectCommand for TaskCommand {
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(crate) async fn show(arguments: &ShowArguments) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let mut task = operator.find_task(&arguments.id).await?;
     // A task that was found in a list has no history.
     if task.history.is_empty()
@@ -207,7 +207,7 @@ fn group_text(spec: &v1::TaskSpec) -> String {
 }
 
 pub(crate) async fn kill(arguments: &TaskKill) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let task = operator.find_task(&arguments.task).await?;
     let shown = format!("{}/{}", task.framework_id, task.task_id);
     if is_terminal(task.state) {

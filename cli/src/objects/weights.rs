@@ -131,7 +131,7 @@ fn weight_of(record: v1::WatchRecord) -> Option<v1::RoleWeight> {
 async fn list(arguments: &WeightList) -> VerbResult {
     let format = arguments.show.output;
     let layout = ListLayout::new::<v1::RoleWeight>(format, &arguments.view)?;
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let (mut roles, revision) = operator.weights().await?;
     layout.arrange(&mut roles);
     if arguments.watch {
@@ -152,7 +152,7 @@ async fn list(arguments: &WeightList) -> VerbResult {
 }
 
 async fn set(arguments: &WeightSet) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let role = arguments.role.to_string();
     let wanted = arguments.weight.0.unsigned_abs();
     let (weights, _) = operator.weights().await?;

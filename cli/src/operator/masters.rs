@@ -3,13 +3,13 @@
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use argosy_client::connector::ConnectorConfig;
 use argosy_client::{CallError, Connector, Masters, OperatorClient};
 use argosy_proto::v1;
 
 use super::{ClusterClient, read_failure};
-use crate::args::ConnectionArguments;
+use crate::args::{CalledMasters, ConnectionArguments};
 use crate::exit::Failure;
+use crate::transport::{ClientTransport, HttpMasters};
 
 /// Time for a listener on this host to accept a connection.
 const LOCAL_PROBE: Duration = Duration::from_millis(200);
@@ -35,32 +35,61 @@ pub(crate) fn masters_or_default(named: Option<&Masters>) -> Masters {
 }
 
 impl ClusterClient {
-    /// Opens the client of a command. It waits for masters that are starting only if the user has
-    /// set a timeout.
-    pub(crate) fn open(reach: &ConnectionArguments) -> Self {
-        let masters = masters_or_default(reach.masters.as_ref());
-        match reach.timeout {
-            Some(timeout) => Self::to(masters, timeout),
-            None => Self::of_running(masters, reach.timeout()),
+    /// Opens the client of a command.
+    ///
+    /// # Errors
+    /// The files of TLS cannot be used.
+    pub(crate) fn open(reach: &ConnectionArguments) -> Result<Self, Failure> {
+        let transport = ClientTransport::new(&reach.tls)?;
+        Ok(Self::of(&reach.called, transport))
+    }
+
+    /// Returns a client of these masters. It waits for masters that are starting only if the user
+    /// has set a timeout.
+    pub(crate) fn of(called: &CalledMasters, transport: ClientTransport) -> Self {
+        let masters = masters_or_default(called.masters.as_ref());
+        match called.timeout {
+            Some(timeout) => Self::to(masters, timeout, transport),
+            None => Self::of_running(masters, called.timeout(), transport),
         }
     }
 
     /// Returns a client whose first call fails at once if every master refuses the connection.
-    pub(crate) fn of_running(masters: Masters, timeout: Duration) -> Self {
-        let connector = Connector::new(masters, ConnectorConfig::default());
-        Self::with(connector.failing_if_none_listens(), timeout)
+    pub(crate) fn of_running(
+        masters: Masters,
+        timeout: Duration,
+        transport: ClientTransport,
+    ) -> Self {
+        let connector = Connector::new(masters, transport.connector());
+        Self::with(connector.failing_if_none_listens(), timeout, transport)
     }
 
     /// Returns a client that waits for masters that are starting.
-    pub(crate) fn to(masters: Masters, timeout: Duration) -> Self {
-        Self::with(Connector::new(masters, ConnectorConfig::default()), timeout)
+    pub(crate) fn to(masters: Masters, timeout: Duration, transport: ClientTransport) -> Self {
+        let connector = Connector::new(masters, transport.connector());
+        Self::with(connector, timeout, transport)
     }
 
-    fn with(connector: Connector, timeout: Duration) -> Self {
+    fn with(connector: Connector, timeout: Duration, transport: ClientTransport) -> Self {
         Self {
             client: OperatorClient::new(connector).with_deadline(timeout),
             timeout,
+            transport,
         }
+    }
+
+    /// Returns a client of other masters, with the same transport.
+    pub(crate) fn at(&self, masters: Masters, timeout: Duration) -> Self {
+        Self::to(masters, timeout, self.transport.clone())
+    }
+
+    pub(crate) fn transport(&self) -> &ClientTransport {
+        &self.transport
+    }
+
+    /// Returns the same masters, for requests of HTTP/1.1.
+    pub(crate) fn http_masters(&self) -> HttpMasters {
+        HttpMasters::new(self.masters().addresses().to_vec(), &self.transport)
     }
 
     pub(crate) fn masters(&self) -> &Masters {

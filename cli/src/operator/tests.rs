@@ -14,7 +14,8 @@ use fake_master::FakeMaster;
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn client(addresses: &[&str]) -> ClusterClient {
-    ClusterClient::to(Masters::new(addresses).unwrap(), TIMEOUT)
+    let masters = Masters::new(addresses).unwrap();
+    ClusterClient::to(masters, TIMEOUT, ClientTransport::plaintext())
 }
 
 /// Returns a cluster as a master reports it that knows this leader.

@@ -175,7 +175,7 @@ impl AttachedRun {
                 if !self.options.quiet && !self.members.all_started() {
                     let place = (agent_id.as_str(), self.framework_id.as_str());
                     self.preparing
-                        .show(self.operator.masters(), place, self.job.tasks());
+                        .show(self.operator.http_masters(), place, self.job.tasks());
                 }
                 self.agent_id = Some(agent_id);
                 if self.options.detach {
@@ -271,7 +271,7 @@ impl AttachedRun {
         let agent_id = self.agent_id.clone().unwrap_or_default();
         let text = outcome::start_text(&self.times, &agent_id);
         print_note(&self.options, task, &text);
-        let masters = self.operator.masters().addresses().to_vec();
+        let masters = self.operator.http_masters();
         if self.options.interactive {
             let typing = AttachedInput {
                 masters,
@@ -290,8 +290,7 @@ impl AttachedRun {
             let stream = StandardStream::of_file(file);
             let mut labelled = PrefixedOutput::new(stream, file, label.clone());
             self.tails.spawn(async move {
-                let broken = |error: anyhow::Error| ReadError::Broken(format!("{error:#}"));
-                let mut files = FileReader::new(&masters).map_err(broken)?;
+                let mut files = FileReader::new(masters);
                 let mut sink = |piece: FileChunk<'_>| labelled.pass(piece);
                 let followed = files.follow(&location, 0, &over, &mut sink).await;
                 labelled.finish(followed)
@@ -369,7 +368,8 @@ impl AttachedRun {
     }
 
     fn request_reason(&self) -> impl Future<Output = Result<PendingReason, Failure>> + use<> {
-        let operator = ClusterClient::to(self.operator.masters().clone(), self.operator.timeout());
+        let masters = self.operator.masters().clone();
+        let operator = self.operator.at(masters, self.operator.timeout());
         let job = self.job.clone();
         let refused = self.last_refusal.clone();
         let request = v1::ExplainRequest {

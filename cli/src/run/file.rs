@@ -11,7 +11,9 @@ use crate::args::Run;
 use crate::exit::Failure;
 
 /// Flags of the group or its caller, which a task cannot have.
-const GROUP_ONLY_FLAGS: [&str; 5] = ["role", "detach", "timeout", "quiet", "masters"];
+const GROUP_ONLY_FLAGS: [&str; 8] = [
+    "role", "detach", "timeout", "quiet", "masters", "tls-ca", "tls-cert", "tls-key",
+];
 /// The field of the command, which follows the flags.
 const COMMAND: &str = "command";
 

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use argosy_client::Masters;
 use argosy_proto::v1;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -12,6 +11,7 @@ use super::outcome;
 use crate::files::FileReader;
 use crate::output::is_status_shown;
 use crate::preparation::{self, PreparedTask};
+use crate::transport::HttpMasters;
 
 /// Time from the launch to the first line about the preparation of a task, and between such lines.
 const REPORT_DELAY: Duration = Duration::from_secs(2);
@@ -38,17 +38,13 @@ impl Preparing {
     /// Shows on the terminal what is done for these tasks, as long as [`Self::update`] is awaited.
     pub(super) fn show(
         &mut self,
-        masters: &Masters,
+        masters: HttpMasters,
         (agent_id, framework_id): (&str, &str),
         tasks: &[v1::TaskSpec],
     ) {
-        // Without a client of the API, the reports remain.
-        let Ok(files) = FileReader::new(masters.addresses()) else {
-            return;
-        };
         let tasks = tasks.iter();
         let tasks = tasks.map(|task| PreparedTask::new(agent_id, framework_id, &task.task_id));
-        self.line = Some(preparation::show(files, tasks.collect()).boxed());
+        self.line = Some(preparation::show(FileReader::new(masters), tasks.collect()).boxed());
     }
 
     /// Keeps the line up to date; never returns.

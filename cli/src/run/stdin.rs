@@ -9,10 +9,11 @@ use crate::commands::exec::attached::{self, ClientSessionEnd, StreamMode};
 use crate::commands::exec::connection::{self, SessionKind, SessionRequest, Socket};
 use crate::files::{FileChunk, FileLocation, FileReader, ReadError};
 use crate::output::write_chunk;
+use crate::transport::HttpMasters;
 
 /// An attached client and its task.
 pub(super) struct AttachedInput {
-    pub(super) masters: Vec<String>,
+    pub(super) masters: HttpMasters,
     pub(super) agent_id: String,
     pub(super) framework_id: String,
     pub(super) task_id: String,
@@ -26,8 +27,7 @@ impl AttachedInput {
     /// Runs until the task has ended. The output of a task that ended before the client could
     /// attach is shown too.
     pub(super) async fn run(self) -> Result<(), ReadError> {
-        let mut files = FileReader::new(&self.masters)
-            .map_err(|error: anyhow::Error| ReadError::Broken(format!("{error:#}")))?;
+        let mut files = FileReader::new(self.masters.clone());
         let Ok((socket, begins)) = self.open().await else {
             return self.follow(&mut files).await;
         };

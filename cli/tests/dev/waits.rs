@@ -19,7 +19,8 @@ fn a_rejoin_shows_that_it_waits_for_the_masters() {
     let (api, raft) = (free_address(), free_address());
     let words = ["master", "rejoin", "--masters", &masters, "--timeout", "5s"];
     let addresses = ["--listen", &api, "--raft-listen", &raft, "--peers", &raft];
-    let mut command = argosy(&[&words[..], &addresses].concat());
+    let plaintext = ["--insecure-plaintext"];
+    let mut command = argosy(&[&words[..], &addresses, &plaintext].concat());
     command
         .arg("--data-dir")
         .arg(directory.path().join("master"));

@@ -85,6 +85,14 @@ impl TestMember {
         *argument.expect("it is an argument") = to.to_owned();
     }
 
+    /// Replaces one argument by several, from the next start on.
+    pub(crate) fn replace_argument_by(&mut self, from: &str, to: Vec<String>) {
+        let arguments = &mut self.process.spec.arguments;
+        let at = arguments.iter().position(|one| one == from);
+        let at = at.expect("it is an argument");
+        arguments.splice(at..=at, to);
+    }
+
     /// Starts a member that does not run.
     pub(crate) fn start(&mut self) {
         let ended = self.ended();

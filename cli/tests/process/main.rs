@@ -27,4 +27,5 @@ mod stalls;
 mod subscriptions;
 mod test_framework;
 mod test_hooks;
+mod tls;
 mod upgrade;

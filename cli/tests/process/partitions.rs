@@ -90,7 +90,7 @@ impl PartitionNamespaces {
             peers: "10.77.1.1:5052,10.77.1.2:5052,10.77.1.3:5052",
             data_dir: &directory.path().join(&name),
         };
-        let own = ["--insecure-plaintext", "--raft-listen", &raft];
+        let own = ["--raft-listen", &raft];
         let arguments = flags.arguments(&[&own[..], more].concat());
         let master = member(directory.path(), name, address, arguments);
         master.within(&["ip", "netns", "exec", &self.namespaces[index]])
@@ -120,11 +120,7 @@ impl PartitionNamespaces {
             data_dir: &directory.path().join(&name),
             resources: AGENT_RESOURCES,
         };
-        let arguments = flags.arguments(&[
-            "--insecure-plaintext",
-            "--host-path",
-            &directory.path().display().to_string(),
-        ]);
+        let arguments = flags.arguments(&["--host-path", &directory.path().display().to_string()]);
         member(directory.path(), name, address, arguments)
     }
 

@@ -26,7 +26,7 @@ struct Arguments {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let mut scheduler = FiveTasks::new(&arguments.command);
-    let runner = SchedulerRunner::new(arguments.cluster.config("five-tasks", 60_000));
+    let runner = SchedulerRunner::new(arguments.cluster.config("five-tasks", 60_000)?);
     let stop = teardown_on_signal(runner.driver())?;
     runner.run(&mut scheduler, stop).await?;
     if let Some(failure) = &scheduler.failure {

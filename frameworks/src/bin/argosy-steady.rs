@@ -112,7 +112,7 @@ async fn main() -> anyhow::Result<()> {
         with_port: !arguments.no_port,
         template: arguments.template()?,
     };
-    let mut config = arguments.cluster.config(&arguments.name, 3_600_000);
+    let mut config = arguments.cluster.config(&arguments.name, 3_600_000)?;
     config.tick = std::time::Duration::from_millis(200);
     // Ids must never be reused, so each run has a unique prefix.
     let prefix = format!("{}-{:04x}", arguments.name, config.session & 0xffff);

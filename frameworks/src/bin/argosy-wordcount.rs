@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use argosy_client::scheduler::{SchedulerDriver, SchedulerRunner};
-use argosy_frameworks::arguments::{ClusterArguments, teardown_on_signal};
+use argosy_frameworks::arguments::{ClusterArguments, TlsArguments, teardown_on_signal};
 use argosy_frameworks::paths::{InputFile, collect as collect_inputs, escape};
 use argosy_frameworks::progress::ProgressFormat;
 use argosy_frameworks::wordcount::collect::{ResultStats, collect};
@@ -45,6 +45,8 @@ struct Arguments {
     /// Role in which the framework receives offers
     #[arg(long, env = "ARGOSY_ROLE", default_value = "*")]
     role: String,
+    #[command(flatten)]
+    tls: TlsArguments,
     /// Directories or files to count; the agents must see them under the same paths
     #[arg(long, num_args = 1.., required = true, value_name = "DIR")]
     input: Vec<PathBuf>,
@@ -166,8 +168,9 @@ async fn count(arguments: &Arguments, inputs: &[InputFile]) -> anyhow::Result<()
     let cluster = ClusterArguments {
         masters: arguments.masters.clone().context("--masters is needed")?,
         role: arguments.role.clone(),
+        tls: arguments.tls.clone(),
     };
-    let mut config = cluster.config(&arguments.name, 120_000);
+    let mut config = cluster.config(&arguments.name, 120_000)?;
     config.tick = Duration::from_millis(200);
     let (sender, outcome) = oneshot::channel();
     let hold = OfferHold::new(arguments.hold_offer.then_some(8_000));

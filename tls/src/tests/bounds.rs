@@ -1,6 +1,8 @@
 //! Bounds on handshakes that are not complete.
 
-use futures::stream;
+use futures::StreamExt as _;
+use futures::stream::{self, FuturesUnordered};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::*;
@@ -79,6 +81,49 @@ async fn half_open_connections_of_one_address_end_only_each_other() {
     let operator = client(&ca.member("argosy://prod/operator/alice"));
     call(&operator, &api.address).await.unwrap();
     assert_eq!(api.take_peers(), ["operator/alice", "operator/alice"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_thousand_half_open_connections_use_a_bounded_number_of_places() {
+    const FLOOD: usize = 5_000;
+    const PLACES: usize = 1_024;
+    // The clock does not advance while this thread waits, so that no deadline ends a handshake.
+    let (_stop, stopped) = std::sync::mpsc::channel::<()>();
+    tokio::task::spawn_blocking(move || stopped.recv());
+    // Both ends are in this process.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    let ca = TestCa::new();
+    let server = ca.member("argosy://prod/master/m1");
+    let port = TlsPort {
+        handshakes: PLACES,
+        ..port(PortKind::Api)
+    };
+    let api = Echo::with(server, port).await;
+    let mut flood = Vec::new();
+    for count in 0..FLOOD {
+        let own = format!("127.0.1.{}", count % 100 + 1);
+        let mut stream = connect_from(&own, &api.address).await;
+        if count % 2 == 0 {
+            stream.write_all(b"\x16\x03\x01\x02\x00").await.unwrap();
+        }
+        flood.push(stream);
+    }
+    let ends = flood.iter_mut().map(is_ended);
+    let mut ends: FuturesUnordered<_> = ends.collect();
+    for _ in PLACES..FLOOD {
+        ends.next().await.unwrap();
+    }
+    drop(ends);
+    let is_open = |stream: &TcpStream| {
+        let read = stream.try_read(&mut [0]);
+        read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    let open = flood.iter().filter(|stream| is_open(stream)).count();
+    assert_eq!(open, PLACES);
+    let operator = client(&ca.member("argosy://prod/operator/alice"));
+    call(&operator, &api.address).await.unwrap();
+    assert_eq!(api.take_peers(), ["operator/alice"]);
 }
 
 #[tokio::test]

@@ -103,9 +103,11 @@ async fn run_master(
         api,
         raft: NodeEnvironment {
             listener,
-            dialer: endpoint.dialer,
+            dialer: endpoint.dialer.clone(),
             wall: world.clocks.of(&master_name(place)),
         },
+        masters: endpoint.dialer.clone(),
+        agents: endpoint.dialer,
         raft_runtime: Handle::current(),
         readers: Handle::current(),
         memory: Some(world.stores[place].clone()),

@@ -32,6 +32,7 @@ const SHOWN_FLAGS: &[&str] = &[
     "--peers",
     "--resources",
     "--timing",
+    "--tls",
 ];
 /// The number of lines of the journal.
 const JOURNAL_LINES: &str = "20000";

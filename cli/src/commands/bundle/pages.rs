@@ -9,7 +9,7 @@ use argosy_proto::metric_list;
 use serde::{Deserialize, Serialize};
 
 use super::PART_BYTES;
-use crate::probe;
+use crate::probe::{self, Member, ProbeClient};
 
 /// A page, and the name of its file in the archive.
 pub(super) struct Page {
@@ -61,14 +61,14 @@ impl Page {
     /// The reason why there is none.
     pub(super) async fn read(
         &self,
-        http: &reqwest::Client,
-        address: &str,
+        http: &ProbeClient,
+        member: Member<'_>,
     ) -> Result<String, String> {
+        let address = member.address;
         if !probe::is_host_and_port(address) {
             return Err(format!("its address {address:?} is not host:port"));
         }
-        let url = format!("http://{address}{}", self.path);
-        let text = probe::text(http, url, PART_BYTES).await?;
+        let text = http.text(member, self.path, PART_BYTES).await?;
         (self.keep)(&text)
     }
 }
@@ -114,6 +114,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::transport::ClientTransport;
 
     #[test]
     fn only_pages_of_this_program_are_kept() {
@@ -141,8 +142,10 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = format!("{}/latest?x=", listener.local_addr().unwrap());
-        let http = probe::client(Duration::from_secs(1)).unwrap();
-        let why = METRICS.read(&http, &address).await.unwrap_err();
+        let transport = ClientTransport::plaintext();
+        let http = ProbeClient::new(&transport, Duration::from_secs(1));
+        let read = METRICS.read(&http, Member::master(&address));
+        let why = read.await.unwrap_err();
         assert!(why.contains("is not host:port"), "{why}");
         assert!(listener.accept().is_err(), "it was called");
     }

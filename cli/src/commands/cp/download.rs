@@ -66,7 +66,7 @@ pub(super) async fn run(
         "this is the sandbox of the executor and all its tasks",
     );
     let mut download = Download {
-        files: FileReader::new(operator.masters().addresses()).map_err(Failure::from)?,
+        files: FileReader::new(operator.http_masters()),
         task,
         progress,
     };

@@ -30,6 +30,7 @@ use crate::commands::exec::{self, may_be_entered, note_executor};
 use crate::exit::{Failure, FailureCode};
 use crate::operator::ClusterClient;
 use crate::random;
+use crate::transport::HttpMasters;
 
 /// Number of files that are copied at once. A task can have 64 sessions.
 const AT_ONCE: usize = 4;
@@ -56,7 +57,7 @@ pub(super) async fn run(
         "this is the sandbox of the executor and all its tasks",
     );
     let upload = Upload {
-        masters: operator.masters().addresses().to_vec(),
+        masters: operator.http_masters(),
         task,
         shown,
         progress,
@@ -108,7 +109,7 @@ impl LocalSource {
 
 /// A copy to the sandbox of a task.
 struct Upload<'a> {
-    masters: Vec<String>,
+    masters: HttpMasters,
     task: v1::Task,
     shown: String,
     progress: &'a Progress,

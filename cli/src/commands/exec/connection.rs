@@ -3,23 +3,27 @@
 use std::time::Duration;
 
 use argosy_proto::exec::{ATTACH_PROTOCOL, FRAME_LIMIT_BYTES, PROTOCOL};
-use reqwest::{Response, StatusCode, Upgraded, Url};
+use argosy_proto::http_client::{HttpClient, HttpClientError};
+use axum::body::Body;
+use axum::http::{Request, Response, StatusCode};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use crate::files::{no_web_page, response_message};
+use crate::exit::chain;
+use crate::files::{encoded, error_body, no_web_page, response_message};
+use crate::transport::{HttpMasters, MASTER};
 
-/// The longest URL that is requested, in bytes. Programs on the way may reject longer ones.
+/// The longest path that is requested, in bytes. Programs on the way may reject longer ones.
 pub(crate) const URL_LIMIT_BYTES: usize = 60_000;
-/// Time for one master to accept the connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// Timeout of the answer: a master gives an agent 20 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(25);
 
 /// Binary messages to and from a command.
-pub(crate) type Socket = WebSocketStream<Upgraded>;
+pub(crate) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// The call to an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,20 +83,12 @@ pub(crate) enum OpenError {
 /// Calls one master after the other until one accepts the connection. That master may have started
 /// the command, so no other is called after it.
 pub(crate) async fn open(
-    masters: &[String],
+    masters: &HttpMasters,
     wanted: &SessionRequest<'_>,
 ) -> Result<Socket, OpenError> {
-    // As for files: no proxy, and nothing here is encrypted.
-    let http = reqwest::Client::builder()
-        .no_proxy()
-        .tls_certs_only([])
-        .connect_timeout(CONNECT_LIMIT)
-        .default_headers(no_web_page())
-        .build();
-    let http = http.map_err(|error| OpenError::Unavailable(describe(error)))?;
     let mut unreached = OpenError::Unavailable("no master is named".to_owned());
-    for master in masters {
-        match call(&http, master, wanted).await {
+    for master in &masters.addresses {
+        match call(&masters.http, master, wanted).await {
             Err(ConnectError::Unreachable(why)) => {
                 unreached = OpenError::Unavailable(format!("{master} cannot be reached: {why}"));
             }
@@ -117,26 +113,21 @@ impl From<OpenError> for ConnectError {
 }
 
 async fn call(
-    http: &reqwest::Client,
+    http: &HttpClient,
     master: &str,
     wanted: &SessionRequest<'_>,
 ) -> Result<Socket, ConnectError> {
-    let url = url(master, wanted)?;
     let key = generate_key();
-    let asked = http
-        .get(url)
-        .header("connection", "upgrade")
-        .header("upgrade", "websocket")
-        .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", &key)
-        .header("sec-websocket-protocol", wanted.call.protocol());
-    let broken = |error| OpenError::Unavailable(format!("{master}: {}", describe(error)));
-    let response = match tokio::time::timeout(ANSWER_LIMIT, asked.send()).await {
+    let asked = request(wanted, &key)?;
+    // No error shows the path, whose arguments may be secret.
+    let broken = |why: String| OpenError::Unavailable(format!("{master}: {why}"));
+    let sending = http.send(master, MASTER, asked);
+    let response = match tokio::time::timeout(ANSWER_LIMIT, sending).await {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) if error.is_connect() => {
-            return Err(ConnectError::Unreachable(describe(error)));
+        Ok(Err(error @ HttpClientError::Connect(_))) => {
+            return Err(ConnectError::Unreachable(error.to_string()));
         }
-        Ok(Err(error)) => return Err(broken(error).into()),
+        Ok(Err(error)) => return Err(broken(error.to_string()).into()),
         Err(_) => {
             let why = format!(
                 "{master} has not answered within {} s",
@@ -149,35 +140,44 @@ async fn call(
         return Err(refusal(response).await.into());
     }
     check_upgrade(&response, &key, wanted.call.protocol())?;
-    let upgraded = response.upgrade().await;
-    let upgraded = upgraded.map_err(broken)?;
+    let upgraded = hyper::upgrade::on(response).await;
+    let upgraded = upgraded.map_err(|error| broken(chain(&error)))?;
     let config = WebSocketConfig::default()
         .max_frame_size(Some(FRAME_LIMIT_BYTES))
         .max_message_size(Some(FRAME_LIMIT_BYTES));
-    Ok(WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await)
+    let stream = TokioIo::new(upgraded);
+    Ok(WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await)
 }
 
-/// Removes the URL, whose arguments may be secret, from the message.
-fn describe(error: reqwest::Error) -> String {
-    crate::exit::chain(&error.without_url())
+fn request(wanted: &SessionRequest<'_>, key: &str) -> Result<Request<Body>, OpenError> {
+    let asked = Request::get(path(wanted)?)
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", key)
+        .header("sec-websocket-protocol", wanted.call.protocol())
+        .body(Body::empty());
+    let mut asked = asked.map_err(|error| OpenError::Unavailable(error.to_string()))?;
+    asked.headers_mut().extend(no_web_page());
+    Ok(asked)
 }
 
-fn url(master: &str, wanted: &SessionRequest<'_>) -> Result<Url, OpenError> {
+fn path(wanted: &SessionRequest<'_>) -> Result<String, OpenError> {
+    let parameters = wanted.parameters.iter();
+    let parameters = parameters.map(|(name, value)| format!("{name}={}", encoded(value)));
+    let parameters = parameters.collect::<Vec<_>>().join("&");
     let call = wanted.call.name();
-    let base = format!("http://{master}/v1/agents/{}/{call}", wanted.agent_id);
-    let url = Url::parse_with_params(&base, &wanted.parameters);
-    let url = url.map_err(|error| OpenError::Unavailable(format!("{base}: {error}")))?;
-    let bytes = url.as_str().len();
+    let path = format!("/v1/agents/{}/{call}?{parameters}", wanted.agent_id);
+    let bytes = path.len();
     if bytes > URL_LIMIT_BYTES {
         return Err(OpenError::TooLong { bytes });
     }
-    Ok(url)
+    Ok(path)
 }
 
-async fn refusal(response: Response) -> OpenError {
+async fn refusal(response: Response<Body>) -> OpenError {
     let status = response.status();
-    // Without a body, only the status is available.
-    let text = response_message(&response.text().await.unwrap_or_default());
+    let text = response_message(&error_body(response).await);
     match status {
         StatusCode::UNPROCESSABLE_ENTITY => OpenError::NotStarted(text),
         StatusCode::NOT_FOUND => OpenError::NotFound(text),
@@ -188,7 +188,7 @@ async fn refusal(response: Response) -> OpenError {
 }
 
 /// Checks that the answer is the requested WebSocket, and not another answer from an intermediary.
-fn check_upgrade(response: &Response, key: &str, protocol: &str) -> Result<(), OpenError> {
+fn check_upgrade(response: &Response<Body>, key: &str, protocol: &str) -> Result<(), OpenError> {
     let words = |name: &str, expected: &str| {
         let found = response.headers().get(name);
         found.is_some_and(|found| found.as_bytes() == expected.as_bytes())
@@ -207,6 +207,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::transport::ClientTransport;
 
     fn wanted(argument: &str) -> SessionRequest<'static> {
         SessionRequest {
@@ -214,6 +215,10 @@ mod tests {
             agent_id: "agent-1",
             parameters: vec![("task", "f/t".into()), ("argument", argument.into())],
         }
+    }
+
+    fn masters(addresses: Vec<String>) -> HttpMasters {
+        HttpMasters::new(addresses, &ClientTransport::plaintext())
     }
 
     /// Starts a master that answers one request with this.
@@ -230,12 +235,12 @@ mod tests {
 
     #[test]
     fn arguments_are_sent_unchanged_or_rejected_if_too_long() {
-        let url = url("127.0.0.1:5050", &wanted("a&b=c d%é\n")).unwrap();
+        let path = path(&wanted("a&b=c d+%é\n")).unwrap();
         assert_eq!(
-            url.as_str(),
-            "http://127.0.0.1:5050/v1/agents/agent-1/exec?task=f%2Ft&argument=a%26b%3Dc+d%25%C3%A9%0A"
+            path,
+            "/v1/agents/agent-1/exec?task=f/t&argument=a%26b%3Dc%20d%2B%25%C3%A9%0A"
         );
-        let long = super::url("127.0.0.1:5050", &wanted(&"x".repeat(60_000))).unwrap_err();
+        let long = super::path(&wanted(&"x".repeat(60_000))).unwrap_err();
         assert!(matches!(long, OpenError::TooLong { bytes } if bytes > URL_LIMIT_BYTES));
     }
 
@@ -265,8 +270,8 @@ mod tests {
                 OpenError::Unavailable(no_web_socket.into()),
             ),
         ] {
-            let masters = [master(answer.clone()).await, master(String::new()).await];
-            let error = open(&masters, &wanted("true")).await.unwrap_err();
+            let all = vec![master(answer.clone()).await, master(String::new()).await];
+            let error = open(&masters(all), &wanted("true")).await.unwrap_err();
             assert_eq!(error, expected, "{answer}");
         }
     }
@@ -276,10 +281,12 @@ mod tests {
         let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let nobody = gone.local_addr().unwrap().to_string();
         drop(gone);
-        let masters = [nobody.clone(), master(refusal(403, "off")).await];
-        let error = open(&masters, &wanted("true")).await.unwrap_err();
+        let all = vec![nobody.clone(), master(refusal(403, "off")).await];
+        let error = open(&masters(all), &wanted("true")).await.unwrap_err();
         assert_eq!(error, OpenError::Refused("off".into()));
-        let error = open(&[nobody], &wanted("true")).await.unwrap_err();
+        let error = open(&masters(vec![nobody]), &wanted("true"))
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("cannot be reached"), "{error}");
     }
 }

@@ -9,9 +9,9 @@ use futures::{StreamExt, stream};
 use super::super::checks::SLOW_SYNC;
 use super::super::{CheckStatus, Finding};
 use super::{MasterAnswer, host, names, warning};
-use crate::exit::Failure;
 use crate::output::{bytes, span_ms};
-use crate::probe;
+use crate::probe::{self, Member, ProbeClient};
+use crate::transport::ClientTransport;
 
 /// The histogram of the time in which a master's log reaches its disk.
 pub(super) const SYNCS: &str = "argosy_raft_append_sync_duration_seconds";
@@ -138,21 +138,22 @@ fn total(metrics: &str, name: &str, label: &str) -> Option<f64> {
 }
 
 /// Reads the metrics of connected agents. Returns whether some were left out.
-///
-/// # Errors
-/// If there is no HTTP client.
 pub(super) async fn of_agents(
     agents: &[v1::Agent],
+    transport: &ClientTransport,
     timeout: Duration,
-) -> Result<(Vec<MemberMetrics>, bool), Failure> {
-    let http = &probe::client(timeout.min(AGENT_TIMEOUT))?;
+) -> (Vec<MemberMetrics>, bool) {
+    let http = &ProbeClient::new(transport, timeout.min(AGENT_TIMEOUT));
     let connected: Vec<_> = agents.iter().filter(|agent| agent.connected).collect();
     let read = |agent: v1::Agent| async move {
         let address = agent.info.as_ref().map(|info| info.address.clone());
         let address = address.unwrap_or_default();
         // Its agent reports it.
         let metrics = match probe::is_host_and_port(&address) {
-            true => probe::text(http, format!("http://{address}/metrics"), METRICS_BYTES).await,
+            true => {
+                let member = Member::agent(&address);
+                http.text(member, "/metrics", METRICS_BYTES).await
+            }
             false => Err("has no address host:port".to_owned()),
         };
         let name = host(&agent).to_owned();
@@ -161,7 +162,7 @@ pub(super) async fn of_agents(
     let some = connected.iter().take(AGENTS);
     let read = stream::iter(some.map(|agent| (*agent).clone())).map(read);
     let all = read.buffered(AGENTS_AT_A_TIME).collect().await;
-    Ok((all, connected.len() > AGENTS))
+    (all, connected.len() > AGENTS)
 }
 
 /// Checks the free space of the disks with the members' data.

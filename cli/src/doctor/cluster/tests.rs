@@ -232,16 +232,18 @@ async fn a_refused_connection_is_an_answer() {
     drop(gone);
     // A retry until this timeout would not end.
     let timeout = Duration::from_secs(86_400);
-    let http = probe::client(timeout).unwrap();
+    let transport = ClientTransport::plaintext();
+    let http = ProbeClient::new(&transport, timeout);
     let master = v1::Master {
         node_id: "master-1".to_owned(),
         api_address: address.clone(),
         ..Default::default()
     };
-    let answer = ask(&http, &master, timeout).await;
-    assert_eq!(answer.cluster.unwrap_err(), "refused");
     let named = Masters::new([&address]).unwrap();
-    let failure = all(&named, timeout).await.unwrap_err();
+    let client = ClusterClient::to(named.clone(), timeout, transport.clone());
+    let answer = ask(&client, &http, &master, timeout).await;
+    assert_eq!(answer.cluster.unwrap_err(), "refused");
+    let failure = all(&named, timeout, transport).await.unwrap_err();
     assert_eq!(
         failure.message,
         format!("no master answers: {address} refused")

@@ -55,7 +55,7 @@ pub(crate) struct AgentGone {
 
 pub(crate) async fn attribute(arguments: &AgentAttribute) -> VerbResult {
     let wanted = parsers::unique(&arguments.attributes, "attribute").map_err(Failure::usage)?;
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let agent = operator.find_agent(&arguments.agent).await?;
     let change = format!("{}: {}", shown(&agent), changes(&agent, &wanted));
     if arguments.write.dry_run {
@@ -97,7 +97,7 @@ fn changes<'a>(
 }
 
 pub(crate) async fn deactivate(arguments: &AgentChange) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let agent = operator.find_agent(&arguments.agent).await?;
     let shown = shown(&agent);
     if agent.mode() == v1::AgentMode::Deactivated {
@@ -133,7 +133,7 @@ pub(crate) async fn deactivate(arguments: &AgentChange) -> VerbResult {
 }
 
 pub(crate) async fn reactivate(arguments: &AgentChange) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let agent = operator.find_agent(&arguments.agent).await?;
     let shown = shown(&agent);
     if agent.mode() == v1::AgentMode::Registered {
@@ -163,7 +163,7 @@ pub(crate) async fn reactivate(arguments: &AgentChange) -> VerbResult {
 }
 
 pub(crate) async fn gone(arguments: &AgentGone) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     // Only the leader knows which agents are connected.
     let leader = operator.at_leader().await?;
     let agent = leader.find_agent(&arguments.agent).await?;

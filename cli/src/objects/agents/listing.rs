@@ -43,7 +43,7 @@ impl AgentList {
 pub(super) async fn list(arguments: &AgentList) -> VerbResult {
     let format = arguments.show.output;
     let layout = ListLayout::new::<v1::Agent>(format, &arguments.view)?;
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let mut page = operator.agents(EndedObjects::Excluded).await?;
     let is_empty = page.agents.is_empty();
     page.agents.retain(|agent| arguments.matches(agent));

@@ -48,7 +48,7 @@ impl PolledRow for v1::Master {
 pub(super) async fn list(arguments: &MasterList) -> VerbResult {
     let format = arguments.show.output;
     let layout = ListLayout::new::<v1::Master>(format, &arguments.view)?;
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let mut cluster = read(&operator, format).await?;
     if arguments.watch {
         let again = async || Ok(read(&operator, format).await?.masters);
@@ -62,7 +62,7 @@ pub(super) async fn list(arguments: &MasterList) -> VerbResult {
 async fn read(operator: &ClusterClient, format: Format) -> Result<v1::Cluster, Failure> {
     let mut cluster = operator.cluster_at_best().await?;
     if !format.is_json() {
-        let unanswered = probe::masters(&cluster.masters).await?;
+        let unanswered = probe::masters(&cluster.masters, operator.transport()).await;
         let down = cluster
             .masters
             .iter_mut()
@@ -80,7 +80,7 @@ struct FailoverPage<'a> {
 pub(super) async fn failovers(arguments: &ListArguments) -> VerbResult {
     let format = arguments.show.output;
     let layout = ListLayout::new::<ShownFailover>(format, &arguments.view)?;
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     // Every master has them, also without a leader.
     let cluster = operator.cluster_at_best().await?;
     let mut failovers = ShownFailover::of(&cluster);

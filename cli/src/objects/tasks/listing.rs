@@ -88,7 +88,7 @@ impl TaskList {
 pub(crate) async fn list(arguments: &TaskList) -> VerbResult {
     let format = arguments.show.output;
     let layout = ListLayout::new::<v1::Task>(format, &arguments.view)?;
-    let operator = ClusterClient::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach)?;
     let filter = arguments.filter(&operator).await?;
     let fields: Vec<_> = filter
         .iter()

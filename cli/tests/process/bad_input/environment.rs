@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use argosy_client::Masters;
 use argosy_proto::v1;
-use argosy_testbed::command_lines::AgentFlags;
+use argosy_testbed::command_lines::{AgentFlags, PLAINTEXT};
 use nix::unistd::Pid;
 
 use super::row::Unchanged;
@@ -160,6 +160,7 @@ impl BadInputCluster {
         let (listen, data) = (self.at(OTHER_MASTER), self.directory(name));
         let mut arguments = to_strings(&["master", "start", "--bootstrap", "--listen", &listen]);
         arguments.extend(to_strings(&["--data-dir", &data.display().to_string()]));
+        arguments.push(PLAINTEXT.to_owned());
         let address = listen.parse().expect("it is an address");
         member(&self.directory(""), name.to_owned(), address, arguments)
     }

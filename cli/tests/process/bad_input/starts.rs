@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use argosy_testbed::command_lines::MasterFlags;
+use argosy_testbed::command_lines::{MasterFlags, PLAINTEXT};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
@@ -89,6 +89,7 @@ pub(super) fn unequal_lists(fixture: &BadInputCluster) -> LocalBoxFuture<'_, Row
         let listen = second.expand(fixture, "{free}");
         command.args(["master", "start", "--listen", &listen, "--peers", &peers]);
         command.arg("--data-dir").arg(fixture.directory("second"));
+        command.arg(PLAINTEXT);
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let child = child.expect("the executable starts");
         let output = tokio::task::spawn_blocking(move || child.wait_with_output())

@@ -119,12 +119,12 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     usage(
         "agents that may not be silent at all",
-        "master start --agent-timeout 0",
+        "master start --agent-timeout 0 --insecure-plaintext",
         ["--agent-timeout", "unreachable immediately", "15s"],
     ),
     usage(
         "agents that are forgotten at once",
-        "master start --forget-agents-after 0s",
+        "master start --forget-agents-after 0s --insecure-plaintext",
         ["--forget-agents-after", "forgotten as soon", "14d"],
     ),
     usage(
@@ -203,20 +203,21 @@ pub(crate) const ROWS: &[Row] = &[
         "master start --peers a:1,a:1",
         ["--peers", "a:1 is listed twice", "list each master once"],
     ),
+    // TLS.
     usage(
-        "a master for everybody",
-        "master start --bootstrap --listen 0.0.0.0:0",
-        ["--listen", "0.0.0.0:0", "--insecure-plaintext"],
+        "a master without a certificate",
+        "master start --bootstrap --listen {free} --data-dir {dir}/no",
+        ["no certificate", "argosy ca issue", "--insecure-plaintext"],
     ),
-    usage(
-        "an agent for everybody",
-        "agent start --listen 0.0.0.0:0",
-        ["--listen", "0.0.0.0:0", "--insecure-plaintext"],
+    start(
+        "an agent's certificate that does not exist",
+        "agent start --listen {free} --tls-cert a --tls-key b --tls-ca {dir}/c --data-dir {dir}/no",
+        ["cannot read", "{dir}/c", "docs/security.md"],
     ),
     // Addresses in use.
     start(
         "a master's taken port",
-        "master start --listen {own} --peers {peers} --data-dir {dir}/no",
+        "master start --listen {own} --peers {peers} --data-dir {dir}/no --insecure-plaintext",
         [
             "--listen",
             "{own}:5050 is taken by process {pid-master}",
@@ -225,7 +226,7 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     start(
         "a taken port for raft",
-        "master start --listen {free} --raft-listen {own} --peers {peers} --data-dir {dir}/no",
+        "master start --listen {free} --raft-listen {own} --peers {peers} --data-dir {dir}/no --insecure-plaintext",
         [
             "--raft-listen",
             "{own}:5052 is taken by process {pid-master}",
@@ -234,7 +235,7 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     start(
         "an agent's taken port",
-        "agent start --listen {agent} --masters {masters} --data-dir {dir}/no",
+        "agent start --listen {agent} --masters {masters} --data-dir {dir}/no --insecure-plaintext",
         [
             "--listen",
             "{agent}:5051 is taken by process {pid-agent}",
@@ -262,7 +263,7 @@ pub(crate) const ROWS: &[Row] = &[
     // Directories.
     start(
         "a master's directory in use",
-        "master start --listen {free} --data-dir {dir}/master-1",
+        "master start --listen {free} --data-dir {dir}/master-1 --insecure-plaintext",
         [
             "--data-dir",
             "{dir}/master-1 is in use by process {pid-master}",
@@ -271,14 +272,14 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     start(
         "a master's directory of a newer release",
-        "master start --listen {free} --data-dir {dir}/newer",
+        "master start --listen {free} --data-dir {dir}/newer --insecure-plaintext",
         ["{dir}/newer", "has format 99", "start a newer argosy"],
     ),
     Row {
         unchanged: Unchanged::File("precious/precious.txt", "of another client"),
         ..start(
             "somebody's directory",
-            "master start --bootstrap --listen {free} --data-dir {dir}/precious",
+            "master start --bootstrap --listen {free} --data-dir {dir}/precious --insecure-plaintext",
             ["--data-dir", "\"precious.txt\"", "an empty directory"],
         )
     },
@@ -286,7 +287,7 @@ pub(crate) const ROWS: &[Row] = &[
         unchanged: Unchanged::OtherCluster,
         ..start(
             "a master's directory of another cluster",
-            "master start --listen {free} --peers {wider} --data-dir {dir}/other",
+            "master start --listen {free} --peers {wider} --data-dir {dir}/other --insecure-plaintext",
             [
                 "--data-dir",
                 "belongs to another cluster",
@@ -296,7 +297,7 @@ pub(crate) const ROWS: &[Row] = &[
     },
     start(
         "an agent's directory in use",
-        "agent start --listen {free} --masters {masters} --allow-missing-controllers --data-dir {dir}/agent-1",
+        "agent start --listen {free} --masters {masters} --allow-missing-controllers --data-dir {dir}/agent-1 --insecure-plaintext",
         [
             "--data-dir",
             "another agent, process {pid-agent}",
@@ -305,7 +306,7 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     start(
         "an agent's journal of a newer release",
-        "agent start --listen {free} --masters {masters} --allow-missing-controllers --data-dir {dir}/newer-agent",
+        "agent start --listen {free} --masters {masters} --allow-missing-controllers --data-dir {dir}/newer-agent --insecure-plaintext",
         [
             "{dir}/newer-agent/journal",
             "has format 99",
@@ -314,7 +315,7 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     start(
         "an agent's journal that is none",
-        "agent start --listen {free} --masters {masters} --allow-missing-controllers --data-dir {dir}/no-journal",
+        "agent start --listen {free} --masters {masters} --allow-missing-controllers --data-dir {dir}/no-journal --insecure-plaintext",
         [
             "{dir}/no-journal/journal",
             "does not begin with the header of a journal",
@@ -331,12 +332,12 @@ pub(crate) const ROWS: &[Row] = &[
     // Lists of masters and of peers.
     start(
         "no peers",
-        "master start --listen {free} --data-dir {dir}/empty",
+        "master start --listen {free} --data-dir {dir}/empty --insecure-plaintext",
         ["--peers", "no --peers are given", "--bootstrap"],
     ),
     start(
         "peers without this one",
-        "master start --listen {free} --peers {peers} --data-dir {dir}/empty-too",
+        "master start --listen {free} --peers {peers} --data-dir {dir}/empty-too --insecure-plaintext",
         [
             "--peers",
             "does not contain this one ({free}:5052)",
@@ -345,7 +346,7 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     start(
         "a second cluster",
-        "master start --listen {free} --peers {wider} --bootstrap --data-dir {dir}/empty-also",
+        "master start --listen {free} --peers {wider} --bootstrap --data-dir {dir}/empty-also --insecure-plaintext",
         [
             "--bootstrap",
             "already belongs to one",

@@ -109,9 +109,11 @@ impl TestCluster {
                 api: network.listen(&api(place), own.clone()),
                 raft: NodeEnvironment {
                     listener: network.listen(&raft(place), own.clone()),
-                    dialer: network.dialer(own),
+                    dialer: network.dialer(own.clone()),
                     wall: WallClock::system(),
                 },
+                masters: network.dialer(own.clone()),
+                agents: network.dialer(own),
                 raft_runtime: Handle::current(),
                 readers: Handle::current(),
                 memory: Some(store.clone()),

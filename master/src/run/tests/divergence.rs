@@ -119,6 +119,8 @@ impl TestGroup {
         let parts = MasterParts {
             api: Listener::tcp(api),
             raft: NodeEnvironment::tcp(raft),
+            masters: Dialer::tcp(),
+            agents: Dialer::tcp(),
             raft_runtime: Handle::current(),
             readers: Handle::current(),
             memory: Some(master.memory.clone()),

@@ -66,6 +66,8 @@ impl TestMasters {
                     dialer: dialer(place, &raft, &far),
                     wall: WallClock::system(),
                 },
+                masters: dialer(place, &raft, &far),
+                agents: Dialer::tcp(),
                 raft_runtime: Handle::current(),
                 readers: Handle::current(),
                 memory: Some(MemoryStore::default()),

@@ -68,7 +68,7 @@ fn path(parts: &[&str]) -> SandboxPath {
 async fn copy(master: String, path: &SandboxPath, to: &Path) -> (Result<(), CopyError>, u64) {
     let progress = Progress::new(true);
     let mut download = Download {
-        files: FileReader::new(&[master]).unwrap(),
+        files: FileReader::plaintext(vec![master]),
         task: v1::Task {
             framework_id: "framework-1".to_owned(),
             task_id: "web".to_owned(),
