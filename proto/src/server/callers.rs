@@ -1,9 +1,9 @@
 //! The callers that may access tasks: run commands in them, attach to them, read their files.
 //!
-//! The connection is a server's only evidence of the caller's identity. If the connection comes
-//! from the server's host and network namespace, the kernel knows the user who opened it. Other
-//! callers cannot be identified, and are accepted only if the operator opens the part to every
-//! caller that reaches the address.
+//! The connection is a server's only evidence of the caller's identity. Masters and operators that
+//! the transport has authenticated are accepted. If the connection comes from the server's host and
+//! network namespace, the kernel knows the user who opened it. Other callers cannot be identified,
+//! and are accepted only if the operator opens the part to every caller that reaches the address.
 
 mod owner;
 mod table;
@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
+use argosy_state::actor::PrincipalKind;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
@@ -19,7 +20,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use metrics::counter;
 
-use crate::transport::ConnectionAddresses;
+use crate::transport::{ConnectionAddresses, PeerIdentity};
 
 /// The callers that may use a part of an API. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,14 +174,29 @@ impl CallerCheck {
                  or with {flag} to allow every caller that reaches it"
             ),
             CallerRejection::Remote | CallerRejection::Unknown(_) => {
-                format!("to allow every caller that reaches it, start it with {flag}")
+                format!(
+                    "with TLS, an operator's certificate is enough; to allow every caller that reaches it, start it with {flag}"
+                )
             }
         };
         format!("{closed} on this {server} to {rejection}; {remedy}")
     }
 }
 
+/// Returns whether the proven identity of a peer is enough: a master has checked the callers whose
+/// requests it forwards.
+fn is_trusted(peer: Option<&PeerIdentity>) -> bool {
+    let principal = peer.and_then(PeerIdentity::principal);
+    principal.is_some_and(|principal| match principal.kind {
+        PrincipalKind::Master | PrincipalKind::Operator => true,
+        PrincipalKind::Agent | PrincipalKind::Framework => false,
+    })
+}
+
 async fn guarded(State(guard): State<CallerCheck>, request: Request, next: Next) -> Response {
+    if is_trusted(request.extensions().get()) {
+        return next.run(request).await;
+    }
     let addresses = request.extensions().get::<ConnectionAddresses>().copied();
     let Err(rejection) = guard.callers.check(addresses) else {
         return next.run(request).await;

@@ -14,14 +14,27 @@ use crate::transport::Listener;
 
 /// Starts a server of one guarded route and an open one, at a new port of this address.
 async fn serve(callers: AllowedCallers, address: &str) -> SocketAddr {
+    serve_as(callers, address, None).await
+}
+
+/// The same, with each peer proven to be this one.
+async fn serve_as(callers: AllowedCallers, address: &str, peer: Option<&str>) -> SocketAddr {
     let listener = TcpListener::bind(address).await.unwrap();
     let at = listener.local_addr().unwrap();
+    let peer = peer.map(|peer| PeerIdentity::authenticated(peer.parse().unwrap(), None));
+    let connections = futures::stream::unfold(Listener::tcp(listener), move |mut listener| {
+        let peer = peer.clone();
+        async move {
+            let (connection, found) = listener.accept().await;
+            Some((Ok((connection, peer.unwrap_or(found))), listener))
+        }
+    });
     let guarded = Router::new().route("/guarded", get(|| async { "in\n" }));
     let router = callers
         .guard(ApiPart::Files, "agent", guarded)
         .route("/open", get(|| async { "open\n" }));
     let served = server::serve(
-        Listener::tcp(listener),
+        Listener::new(connections),
         router,
         PortLimits::of_this_process("callers"),
         CancellationToken::new(),
@@ -80,6 +93,21 @@ async fn another_user_is_rejected_with_a_message_but_may_use_other_paths() {
     assert!(fetch(at, "/open").await.starts_with("HTTP/1.1 200"));
     let named = AllowedCallers::users([nix::unistd::geteuid().as_raw() + 1]);
     assert!(named.check(None).is_err());
+}
+
+#[tokio::test]
+async fn masters_and_operators_with_a_proven_identity_are_allowed_from_everywhere() {
+    for (peer, status) in [
+        ("master/m1", "200"),
+        ("operator/alice", "200"),
+        ("agent/a1", "403"),
+        ("framework/web", "403"),
+    ] {
+        let at = serve_as(others(), "127.0.0.1:0", Some(peer)).await;
+        let answer = fetch(at, "/guarded").await;
+        let expected = format!("HTTP/1.1 {status}");
+        assert!(answer.starts_with(&expected), "{peer}: {answer}");
+    }
 }
 
 #[tokio::test]
