@@ -106,15 +106,38 @@ impl ListLayout {
     }
 }
 
-impl Column {
-    /// Returns the text of this column.
-    pub(super) fn cell<R: Row>(&self, row: &R) -> String {
-        let of = |cells: Vec<String>, at: usize| cells.into_iter().nth(at).unwrap_or_default();
-        match &self.source {
-            CellSource::Usual(at) => of(row.cells(), *at),
-            CellSource::Wide(at) => of(row.wide_cells(), *at),
+/// The cells of one row, which are computed once for all columns.
+pub(super) struct RowCells<'a, R> {
+    row: &'a R,
+    usual: Option<Vec<String>>,
+    wide: Option<Vec<String>>,
+}
+
+impl<'a, R: Row> RowCells<'a, R> {
+    pub(super) fn new(row: &'a R) -> Self {
+        Self {
+            row,
+            usual: None,
+            wide: None,
+        }
+    }
+
+    /// Returns the text of a column.
+    pub(super) fn cell(&mut self, column: &Column) -> String {
+        let of = |cells: &[String], at: usize| cells.get(at).cloned().unwrap_or_default();
+        let row = self.row;
+        match &column.source {
+            CellSource::Usual(at) => of(self.usual.get_or_insert_with(|| row.cells()), *at),
+            CellSource::Wide(at) => of(self.wide.get_or_insert_with(|| row.wide_cells()), *at),
             CellSource::Named(name) => row.named_cell(name),
         }
+    }
+}
+
+impl Column {
+    /// Returns the text of this column.
+    fn cell<R: Row>(&self, row: &R) -> String {
+        RowCells::new(row).cell(self)
     }
 }
 

@@ -4,7 +4,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::colour::Palette;
-use super::layout::Column;
+use super::layout::{Column, RowCells};
 use super::visible::{visible, visible_line};
 
 /// A record that can be a line of a table.
@@ -57,7 +57,8 @@ pub(crate) fn table<R: Row>(rows: &[R], columns: &[Column], palette: Palette) ->
 
 /// Returns the cells of a row as single lines, `-` where there is nothing.
 pub(super) fn cells<R: Row>(row: &R, columns: &[Column]) -> Vec<String> {
-    let cell = |column: &Column| match column.cell(row) {
+    let mut cells = RowCells::new(row);
+    let cell = |column: &Column| match cells.cell(column) {
         text if text.is_empty() => "-".to_owned(),
         text => visible_line(&text),
     };
