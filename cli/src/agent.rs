@@ -41,7 +41,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) fn start(arguments: &AgentStart) -> VerbResult {
     logging::install(&arguments.logging)?;
     let resolved = listen::resolve(&arguments.listen, "--listen")?;
-    let transport = ServiceTransport::new(&arguments.tls, PrincipalKind::Agent)?;
+    let transport =
+        ServiceTransport::new(&arguments.tls, PrincipalKind::Agent, &arguments.api_users)?;
     let address = advertised(
         arguments.advertise.as_ref(),
         &arguments.listen,

@@ -81,7 +81,8 @@ pub(crate) struct BoundMaster {
 impl BoundMaster {
     pub(crate) fn new(arguments: &MasterStart) -> Result<Self, Failure> {
         let places = MasterAddresses::new(arguments)?;
-        let transport = ServiceTransport::new(&arguments.tls, PrincipalKind::Master)?;
+        let transport =
+            ServiceTransport::new(&arguments.tls, PrincipalKind::Master, &arguments.api_users)?;
         transport.check_raft_address(&places.raft_advertise)?;
         let api = listen::bind(&places.listen, "--listen")?;
         let raft = listen::bind(&places.raft_listen, "--raft-listen")?;

@@ -12,17 +12,18 @@ use std::time::Duration;
 
 use argosy_client::connector::ConnectorConfig;
 use argosy_proto::http_client::HttpClient;
+use argosy_proto::server::callers::AllowedCallers;
 use argosy_proto::server::handshakes;
 use argosy_proto::transport::{Dialer, ExpectedPeer, Listener};
 use argosy_state::actor::PrincipalKind;
 use argosy_tls::application::{Application, PortKind};
 use argosy_tls::credentials::{CredentialFiles, OwnFiles};
-use argosy_tls::listener::TlsPort;
+use argosy_tls::listener::{AnonymousClients, TlsPort};
 use argosy_tls::store::{CredentialStore, follow_files};
 use argosy_tls::{PlaintextPolicy, Time, dialer, listener};
 use tokio::runtime::Handle;
 
-use crate::args::{ClientTls, ServiceTls, TlsMode};
+use crate::args::{ClientTls, ServiceTls, TlsAnonymous, TlsMode};
 use crate::exit::Failure;
 
 /// Where the remedies are described.
@@ -42,14 +43,19 @@ pub(crate) enum ServiceTransport {
 pub(crate) struct Tls {
     credentials: Arc<CredentialStore>,
     plaintext: PlaintextPolicy,
+    anonymous: AnonymousClients,
 }
 
 impl ServiceTransport {
-    /// Reads the files of a process of this kind.
+    /// Reads the files of a process of this kind. `users` are those of `--api-user`.
     ///
     /// # Errors
     /// Neither TLS nor plaintext is chosen, or the files cannot be used.
-    pub(crate) fn new(flags: &ServiceTls, kind: PrincipalKind) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        flags: &ServiceTls,
+        kind: PrincipalKind,
+        users: &[u32],
+    ) -> Result<Self, Failure> {
         if flags.insecure_plaintext {
             return plaintext(flags);
         }
@@ -85,6 +91,13 @@ impl ServiceTransport {
                 TlsMode::Required => PlaintextPolicy::Rejected,
                 TlsMode::Optional => PlaintextPolicy::Accepted,
             },
+            anonymous: match flags.tls_anonymous {
+                TlsAnonymous::All => AnonymousClients::All,
+                TlsAnonymous::Local => {
+                    AnonymousClients::Local(AllowedCallers::users(users.iter().copied()))
+                }
+                TlsAnonymous::None => AnonymousClients::None,
+            },
         }))
     }
 
@@ -118,6 +131,7 @@ impl ServiceTransport {
             name,
             kind,
             plaintext: tls.plaintext,
+            anonymous: tls.anonymous.clone(),
             handshakes: handshakes(),
         };
         listener::listen(inner, tls.credentials.clone(), port, runtime)
@@ -259,9 +273,12 @@ fn load(files: CredentialFiles) -> Result<Arc<CredentialStore>, Failure> {
 
 fn plaintext(flags: &ServiceTls) -> Result<ServiceTransport, Failure> {
     let files = [&flags.tls_cert, &flags.tls_key, &flags.tls_ca];
-    if files.into_iter().any(Option::is_some) || flags.tls == TlsMode::Optional {
+    if files.into_iter().any(Option::is_some)
+        || flags.tls == TlsMode::Optional
+        || flags.tls_anonymous != TlsAnonymous::All
+    {
         return Err(Failure::usage(
-            "--insecure-plaintext excludes --tls-cert, --tls-key, --tls-ca and --tls optional",
+            "--insecure-plaintext excludes --tls-cert, --tls-key, --tls-ca, --tls optional and --tls-anonymous",
         )
         .advise("omit it; while a cluster moves to TLS, use --tls optional"));
     }

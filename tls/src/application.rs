@@ -18,6 +18,8 @@ pub enum Application {
 pub enum PortKind {
     /// An API of a master or agent. Clients may have a certificate of their cluster, or none.
     Api,
+    /// The same, for clients with a certificate only.
+    ClosedApi,
     /// A Raft port. Only masters of the same cluster may use it.
     Raft,
 }
@@ -39,7 +41,7 @@ impl PortKind {
     #[must_use]
     pub const fn applications(self) -> &'static [Application] {
         match self {
-            Self::Api => &[Application::Http2, Application::Http1],
+            Self::Api | Self::ClosedApi => &[Application::Http2, Application::Http1],
             Self::Raft => &[Application::Raft],
         }
     }

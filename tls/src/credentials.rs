@@ -110,6 +110,7 @@ struct OwnCredentials {
     key: PrivateKeyDer<'static>,
     pair: Arc<SingleCertAndKey>,
     api: Arc<ServerConfig>,
+    closed_api: Arc<ServerConfig>,
     raft: Arc<ServerConfig>,
 }
 
@@ -190,6 +191,7 @@ impl Credentials {
         let own = self.own.as_ref()?;
         Some(match port {
             PortKind::Api => own.api.clone(),
+            PortKind::ClosedApi => own.closed_api.clone(),
             PortKind::Raft => own.raft.clone(),
         })
     }
@@ -256,6 +258,7 @@ fn own_credentials(
     };
     Ok(OwnCredentials {
         api: server(&pair, provider, verifier(PortKind::Api)),
+        closed_api: server(&pair, provider, verifier(PortKind::ClosedApi)),
         raft: server(&pair, provider, verifier(PortKind::Raft)),
         identity,
         chain,

@@ -9,8 +9,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use argosy_proto::server::callers::AllowedCallers;
 use argosy_proto::server::peer_network;
-use argosy_proto::transport::{Connection, IdentifiedConnection, Listener, PeerIdentity};
+use argosy_proto::transport::{
+    Connection, ConnectionAddresses, IdentifiedConnection, Listener, PeerIdentity,
+};
 use futures::stream;
 use metrics::counter;
 use rustls::pki_types::CertificateDer;
@@ -36,8 +39,29 @@ const FIRST_BYTES: usize = 2_048;
 /// The minimum interval between two log lines about rejected connections.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
+/// The clients without a certificate that an API accepts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnonymousClients {
+    /// All that reach the port.
+    All,
+    /// Those that the kernel identifies as these users of this host.
+    Local(AllowedCallers),
+    /// None.
+    None,
+}
+
+impl AnonymousClients {
+    fn accept(&self, addresses: Option<ConnectionAddresses>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Local(users) => users.accept(addresses),
+            Self::None => false,
+        }
+    }
+}
+
 /// The settings of one TLS port.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct TlsPort {
     /// The name of the port, for logs and metrics.
     pub name: &'static str,
@@ -45,6 +69,8 @@ pub struct TlsPort {
     pub kind: PortKind,
     /// Whether it accepts plaintext too. Such a peer has no identity.
     pub plaintext: PlaintextPolicy,
+    /// The clients without a certificate that it accepts, if it is an API.
+    pub anonymous: AnonymousClients,
     /// The maximum number of incomplete handshakes. An additional one ends the oldest of the
     /// address that has the most.
     pub handshakes: usize,
@@ -90,9 +116,9 @@ pub fn listen(
     let accepting = TlsListener {
         inner,
         credentials,
+        table: HandshakeTable::new(port.handshakes),
         port,
         runtime,
-        table: HandshakeTable::new(port.handshakes),
         ids: HashMap::new(),
         aborts: HashMap::new(),
         tasks: JoinSet::new(),
@@ -154,9 +180,9 @@ impl TlsListener {
             counter!("argosy_connections_refused_total", "port" => port, "reason" => "handshakes")
                 .increment(1);
         }
-        let (credentials, port) = (self.credentials.clone(), self.port);
+        let (credentials, port) = (self.credentials.clone(), self.port.clone());
         let handshake = async move {
-            let shaking = shake_hands(connection, &peer, &credentials, port);
+            let shaking = shake_hands(connection, &peer, &credentials, &port);
             let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaking).await;
             let shaken = shaken.unwrap_or(Err(HandshakeError::Late));
             shaken.map_err(|error| (peer, error))
@@ -178,9 +204,13 @@ async fn shake_hands(
     mut connection: Connection,
     peer: &PeerIdentity,
     credentials: &CredentialStore,
-    port: TlsPort,
+    port: &TlsPort,
 ) -> Result<IdentifiedConnection, HandshakeError> {
     let addresses = connection.addresses();
+    let kind = match port.kind {
+        PortKind::Api if !port.anonymous.accept(addresses) => PortKind::ClosedApi,
+        kind => kind,
+    };
     let mut first = Vec::with_capacity(FIRST_BYTES);
     let read = connection.read_buf(&mut first).await;
     if read.map_err(HandshakeError::Failed)? == 0 {
@@ -190,13 +220,16 @@ async fn shake_hands(
     let again = connection.with_prefix(first);
     match (protocol, port.plaintext) {
         (FirstBytes::Tls, _) => {}
-        (_, PlaintextPolicy::Accepted) => return Ok((again, peer.clone())),
-        (protocol, PlaintextPolicy::Rejected) => {
+        // Plaintext has no certificate either.
+        (_, PlaintextPolicy::Accepted) if kind != PortKind::ClosedApi => {
+            return Ok((again, peer.clone()));
+        }
+        (protocol, _) => {
             plaintext::reject(again, protocol).await;
             return Err(HandshakeError::Plaintext);
         }
     }
-    let config = credentials.current().server(port.kind);
+    let config = credentials.current().server(kind);
     let config = config.ok_or(HandshakeError::NoCertificate)?;
     let accepting = TlsAcceptor::from(config).accept(again).into_fallible();
     let stream = match accepting.await {
@@ -209,12 +242,12 @@ async fn shake_hands(
     };
     let (_, session) = stream.get_ref();
     let spoken = session.alpn_protocol();
-    if port.kind == PortKind::Raft && spoken != Some(Application::Raft.name()) {
+    if kind == PortKind::Raft && spoken != Some(Application::Raft.name()) {
         let error = rustls::Error::NoApplicationProtocol;
         return Err(HandshakeError::Failed(io::Error::other(error)));
     }
     let certificate = session.peer_certificates().and_then(<[_]>::first);
-    let identity = identified(certificate, peer, port.kind).map_err(HandshakeError::Failed)?;
+    let identity = identified(certificate, peer, kind).map_err(HandshakeError::Failed)?;
     let connection = Connection::new(stream);
     let connection = match addresses {
         Some(addresses) => connection.with_addresses(addresses),
@@ -236,7 +269,7 @@ fn identified(
     let identity = identity_of(certificate).map_err(io::Error::other)?;
     let peer = PeerIdentity::authenticated(identity.principal, address);
     match port {
-        PortKind::Api => Ok(peer),
+        PortKind::Api | PortKind::ClosedApi => Ok(peer),
         // Masters are the members at the addresses of the group.
         PortKind::Raft => Ok(peer.with_hosts(hosts_of(certificate))),
     }

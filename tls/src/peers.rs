@@ -118,7 +118,10 @@ pub(crate) struct ClientVerifier {
 
 impl ClientCertVerifier for ClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
-        self.port == PortKind::Raft
+        match self.port {
+            PortKind::Api => false,
+            PortKind::ClosedApi | PortKind::Raft => true,
+        }
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -136,7 +139,7 @@ impl ClientCertVerifier for ClientVerifier {
             .verify_client_cert(certificate, intermediates, now)?;
         let found = of_cluster(certificate, Some(&self.cluster))?;
         let is_admitted = match self.port {
-            PortKind::Api => true,
+            PortKind::Api | PortKind::ClosedApi => true,
             PortKind::Raft => found.principal.kind == PrincipalKind::Master,
         };
         if !is_admitted {

@@ -27,7 +27,7 @@ use crate::application::{Application, PortKind};
 use crate::authority::{self, Authority, NewAuthority, Validity};
 use crate::credentials::{CredentialFiles, OwnFiles};
 use crate::dialer;
-use crate::listener::{self, TlsPort};
+use crate::listener::{self, AnonymousClients, TlsPort};
 use crate::request::{self, CertificateNames, CertificateRequest};
 use crate::store::CredentialStore;
 
@@ -163,6 +163,7 @@ impl Echo {
             name: "test",
             kind,
             plaintext,
+            anonymous: AnonymousClients::All,
             handshakes: 64,
         };
         Self::with(credentials, port).await

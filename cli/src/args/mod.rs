@@ -46,7 +46,7 @@ pub(crate) use shared::{
     CalledMasters, ConnectionArguments, Format, ListView, LogFormat, Logging, OutputArguments,
     WriteArguments,
 };
-pub(crate) use tls::{ClientTls, ServiceTls, TlsMode};
+pub(crate) use tls::{ClientTls, ServiceTls, TlsAnonymous, TlsMode};
 pub(crate) use update::Update;
 
 /// Use of colour in the output.

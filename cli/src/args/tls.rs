@@ -20,6 +20,10 @@ pub(crate) struct ServiceTls {
     /// Whether other processes must use TLS: required, or optional while a cluster moves to TLS
     #[arg(long, env = "ARGOSY_TLS", value_enum, value_name = "MODE", default_value_t = TlsMode::Required, hide_possible_values = true)]
     pub(crate) tls: TlsMode,
+    /// Clients without a certificate that the API accepts: all; or local, which are root, the user
+    /// of this process, and --api-user; or none
+    #[arg(long, env = "ARGOSY_TLS_ANONYMOUS", value_enum, value_name = "CLIENTS", default_value_t = TlsAnonymous::All, hide_possible_values = true)]
+    pub(crate) tls_anonymous: TlsAnonymous,
     /// Use no TLS although traffic is then neither encrypted nor authenticated
     #[arg(long, env = "ARGOSY_INSECURE_PLAINTEXT")]
     pub(crate) insecure_plaintext: bool,
@@ -33,6 +37,18 @@ pub(crate) enum TlsMode {
     Required,
     /// Plaintext is accepted, and used with a peer that has no TLS.
     Optional,
+}
+
+/// The clients without a certificate that an API accepts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TlsAnonymous {
+    /// All that reach the port.
+    #[default]
+    All,
+    /// Some users of this host.
+    Local,
+    /// None.
+    None,
 }
 
 /// TLS of a client of the masters.

@@ -35,7 +35,9 @@ fn client_flags(directory: &Path, name: Option<&str>) -> ClientTls {
 }
 
 fn refused(flags: &ServiceTls, kind: PrincipalKind) -> String {
-    ServiceTransport::new(flags, kind).unwrap_err().to_string()
+    ServiceTransport::new(flags, kind, &[])
+        .unwrap_err()
+        .to_string()
 }
 
 /// Returns a directory with a CA, a master at 127.0.0.1, an agent and a person.
@@ -66,7 +68,7 @@ fn a_service_needs_certificates_or_an_explicit_opt_out() {
         insecure_plaintext: true,
         ..none.clone()
     };
-    let chosen = ServiceTransport::new(&plain, PrincipalKind::Agent).unwrap();
+    let chosen = ServiceTransport::new(&plain, PrincipalKind::Agent, &[]).unwrap();
     assert!(matches!(chosen, ServiceTransport::Plaintext));
     let both = ServiceTls {
         tls: TlsMode::Optional,
@@ -96,7 +98,7 @@ fn a_certificate_is_for_the_kind_and_the_host_of_its_process() {
     let text = refused(&with_plaintext, PrincipalKind::Agent);
     assert!(text.contains("--insecure-plaintext excludes"), "{text}");
 
-    let master = ServiceTransport::new(&flags(&directory, "master-m1"), PrincipalKind::Master);
+    let master = ServiceTransport::new(&flags(&directory, "master-m1"), PrincipalKind::Master, &[]);
     let master = master.unwrap();
     master.check_raft_address("127.0.0.1:5052").unwrap();
     let failure = master.check_raft_address("10.0.0.1:5052").unwrap_err();
@@ -154,7 +156,7 @@ async fn clients_with_and_without_an_identity_reach_a_master_over_tls() {
     let directory = place.path("");
     let stop = CancellationToken::new();
     let own = flags(&directory, "master-m1");
-    let master = ServiceTransport::new(&own, PrincipalKind::Master).unwrap();
+    let master = ServiceTransport::new(&own, PrincipalKind::Master, &[]).unwrap();
     let address = served(&master, &stop).await;
     for name in [None, Some("operator-alice")] {
         let client = ClientTransport::new(&client_flags(&directory, name)).unwrap();
@@ -169,7 +171,7 @@ async fn clients_with_and_without_an_identity_reach_a_master_over_tls() {
     let refused = ask(&client, &plain).await.unwrap_err();
     assert!(refused.contains("speaks plaintext"), "{refused}");
     // An agent is no master.
-    let agent = ServiceTransport::new(&flags(&directory, "agent-a1"), PrincipalKind::Agent);
+    let agent = ServiceTransport::new(&flags(&directory, "agent-a1"), PrincipalKind::Agent, &[]);
     let address = served(&agent.unwrap(), &stop).await;
     let refused = ask(&client, &address).await.unwrap_err();
     assert!(refused.contains("argosy://prod/agent/a1"), "{refused}");
@@ -185,7 +187,7 @@ async fn in_the_optional_mode_both_ends_may_have_no_tls() {
         tls: TlsMode::Optional,
         ..flags(&directory, "master-m1")
     };
-    let moving = ServiceTransport::new(&optional, PrincipalKind::Master).unwrap();
+    let moving = ServiceTransport::new(&optional, PrincipalKind::Master, &[]).unwrap();
     let address = served(&moving, &stop).await;
     let trusting = ClientTransport::new(&client_flags(&directory, None)).unwrap();
     assert_eq!(ask(&trusting, &address).await, Ok(200));

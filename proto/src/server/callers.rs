@@ -120,6 +120,12 @@ impl AllowedCallers {
         router.route_layer(middleware::from_fn_with_state(guard, guarded))
     }
 
+    /// Returns whether the peer of a connection is such a caller, by the kernel of this host.
+    #[must_use]
+    pub fn accept(&self, addresses: Option<ConnectionAddresses>) -> bool {
+        self.check(addresses).is_ok()
+    }
+
     fn check(&self, addresses: Option<ConnectionAddresses>) -> Result<(), CallerRejection> {
         let Self::Users(users) = self else {
             return Ok(());

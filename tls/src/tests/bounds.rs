@@ -15,6 +15,7 @@ fn port(kind: PortKind) -> TlsPort {
         name: "test",
         kind,
         plaintext: PlaintextPolicy::Rejected,
+        anonymous: AnonymousClients::All,
         handshakes: LIMIT,
     }
 }

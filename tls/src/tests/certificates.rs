@@ -2,10 +2,12 @@
 
 use std::time::SystemTime;
 
+use argosy_proto::server::callers::AllowedCallers;
 use argosy_state::actor::{PrincipalKind, PrincipalName};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
 use rustls::version::TLS12;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::net::TcpStream;
 
 use super::*;
 use crate::credentials::CredentialError;
@@ -68,6 +70,56 @@ async fn a_port_knows_its_peers_by_their_certificates() {
     let other = client_of(&ca.member("argosy://prod/master/m2"), Application::Raft);
     call(&other, &raft.address).await.unwrap();
     assert_eq!(raft.take_peers(), ["master/m2"]);
+}
+
+#[tokio::test]
+async fn a_port_may_require_a_certificate_of_clients_that_are_not_local_users() {
+    let ca = TestCa::new();
+    let master = ca.member("argosy://prod/master/m1");
+    let nobody = AllowedCallers::Users(Arc::new([65_534].into()));
+    for (anonymous, plaintext, is_accepted) in [
+        (AnonymousClients::All, PlaintextPolicy::Rejected, true),
+        (
+            AnonymousClients::Local(AllowedCallers::users([])),
+            PlaintextPolicy::Rejected,
+            true,
+        ),
+        (
+            AnonymousClients::Local(nobody.clone()),
+            PlaintextPolicy::Rejected,
+            false,
+        ),
+        (
+            AnonymousClients::Local(nobody),
+            PlaintextPolicy::Accepted,
+            false,
+        ),
+        (AnonymousClients::None, PlaintextPolicy::Accepted, false),
+    ] {
+        let port = TlsPort {
+            name: "test",
+            kind: PortKind::Api,
+            plaintext,
+            anonymous,
+            handshakes: 64,
+        };
+        let shown = format!("{port:?}");
+        let api = Echo::with(master.clone(), port).await;
+        let browser = client_of(&ca.anonymous(), Application::Http1);
+        let called = call(&browser, &api.address).await;
+        assert_eq!(called.is_ok(), is_accepted, "{shown}: {:?}", called.err());
+        let mut plain = TcpStream::connect(&api.address).await.unwrap();
+        plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        plain.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("this port needs TLS"), "{shown}: {answer}");
+        let peers = api.take_peers();
+        assert_eq!(peers.len(), usize::from(is_accepted), "{shown}: {peers:?}");
+        // A certificate is always enough.
+        let operator = client(&ca.member("argosy://prod/operator/alice"));
+        call(&operator, &api.address).await.unwrap();
+        assert_eq!(api.take_peers(), ["operator/alice"]);
+    }
 }
 
 #[tokio::test]
