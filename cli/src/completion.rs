@@ -16,6 +16,7 @@ use argosy_proto::v1;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use clap_complete::env::Shells;
 
+use crate::contexts::ContextFile;
 use crate::exit::{Failure, VerbResult};
 use crate::objects::LISTS;
 use crate::output::{self, mode_word, state_word};
@@ -82,6 +83,10 @@ const ARGUMENTS: &[(&[&str], &str, Source)] = &[
         "id",
         Source::Names(NameKind::TasksAndFrameworks),
     ),
+    (&["context", "use"], "name", Source::Words(contexts)),
+    (&["context", "remove"], "name", Source::Words(contexts)),
+    (&["context", "show"], "name", Source::Words(contexts)),
+    (&["context", "env"], "name", Source::Words(contexts)),
     (&["wait"], "name", Source::Waited),
     (&["wait"], "condition", Source::Words(conditions)),
 ];
@@ -102,6 +107,17 @@ fn states() -> Vec<String> {
 fn modes() -> Vec<String> {
     let modes = (1..).map_while(|number| v1::AgentMode::try_from(number).ok());
     modes.map(|mode| mode_word(mode.into())).collect()
+}
+
+/// Returns the names of the contexts; none if the file cannot be read.
+fn contexts() -> Vec<String> {
+    let read = ContextFile::of_user().and_then(|file| file.read());
+    let names = read.map(|contexts| contexts.all.into_keys());
+    names
+        .into_iter()
+        .flatten()
+        .map(|name| name.to_string())
+        .collect()
 }
 
 /// Returns the conditions of `argosy wait`.

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::args::{Doctor, Format};
+use crate::args::{ClusterArguments, Doctor, Format};
+use crate::contexts::ChosenCluster;
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::objects::two_threads;
 use crate::output::{self, Row, palette, visible_line};
-use crate::transport::ClientTransport;
 
 /// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -87,13 +87,14 @@ impl Row for Finding {
 }
 
 pub(crate) fn run(arguments: &Doctor) -> VerbResult {
-    let findings = match &arguments.masters {
-        Some(masters) => {
-            let transport = ClientTransport::new(&arguments.tls)?;
-            let checking = cluster::all(masters, arguments.timeout, transport);
+    let named = named_cluster(arguments)?;
+    let findings = match named.masters.is_some() || named.context.is_some() {
+        true => {
+            let ChosenCluster { masters, transport } = ChosenCluster::of(&named)?;
+            let checking = cluster::all(&masters, arguments.timeout, transport);
             two_threads()?.block_on(checking)?
         }
-        None => {
+        false => {
             let directory = arguments.data_dir.clone().unwrap_or_else(default_directory);
             checks::all(&directory)
         }
@@ -117,6 +118,24 @@ pub(crate) fn run(arguments: &Doctor) -> VerbResult {
             "{count} checks failed; the lines above name the remedies"
         ))),
     }
+}
+
+/// Returns the cluster that the command line names. A context of the environment replaces no check
+/// of this host, but has the files of TLS for masters that are named.
+fn named_cluster(arguments: &Doctor) -> Result<ClusterArguments, Failure> {
+    let mut context = arguments.context.clone();
+    if arguments.masters.is_some()
+        && context.is_none()
+        && let Ok(name) = std::env::var("ARGOSY_CONTEXT")
+    {
+        let wrong = |why: String| Failure::usage(format!("ARGOSY_CONTEXT {name:?}: {why}"));
+        context = Some(name.parse().map_err(wrong)?);
+    }
+    Ok(ClusterArguments {
+        masters: arguments.masters.clone(),
+        context,
+        tls: arguments.tls.clone(),
+    })
 }
 
 /// Returns the default data directory if it exists, else the directory for temporary files.

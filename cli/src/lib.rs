@@ -1,8 +1,8 @@
 //! The executable `argosy`: wiring, `dev`, operator commands, output.
 //!
 //! It contains no rule of the cluster. Reading order: `verbs` (the command line), this file,
-//! `exit`; `transport`; the services `master` and `agent`; `dev`; `run`; `objects` and `commands`
-//! with `operator`, `watching`; `top`; `completion`; `ca`; `output`.
+//! `exit`; `transport`, `contexts`; the services `master` and `agent`; `dev`; `run`; `objects` and
+//! `commands` with `operator`, `watching`; `top`; `completion`; `ca`; `output`.
 
 mod agent;
 mod args;
@@ -10,6 +10,7 @@ mod ca;
 mod commands;
 mod completion;
 mod containers;
+mod contexts;
 mod dev;
 mod doctor;
 mod exit;
@@ -132,6 +133,7 @@ fn run_verb(verb: &Verb) -> VerbResult {
         Verb::Offer(command) => command.run(),
         Verb::Weight(command) => command.run(),
         Verb::Ca(command) => command.run(),
+        Verb::Context(command) => command.run(),
         Verb::Dev(arguments) => calls(dev::run(arguments)),
         Verb::Run(arguments) => two_threads()?.block_on(run::run(arguments)),
         Verb::Ps(arguments) => calls(objects::ps(arguments)),
@@ -175,6 +177,7 @@ fn prints_json(verb: &Verb) -> bool {
         Verb::Offer(command) => command.output(),
         Verb::Weight(command) => command.output(),
         Verb::Ca(command) => command.output(),
+        Verb::Context(command) => command.output(),
         Verb::Dev(arguments) => Some(arguments.show),
         Verb::Ps(arguments) => Some(arguments.show),
         Verb::Events(arguments) => Some(arguments.show),

@@ -1,9 +1,10 @@
 //! The objects of a cluster, one file per object: its commands, their arguments and examples, and
-//! what they do.
+//! what they do. `contexts` has the clusters themselves, as this user has named them.
 //!
 //! Each command makes its calls, chooses the exit code, and passes records to `output`.
 
 mod agents;
+mod contexts;
 mod frameworks;
 mod groups;
 mod masters;
@@ -16,6 +17,7 @@ use argosy_proto::v1;
 use tokio::runtime::{Builder, Runtime};
 
 pub(crate) use agents::AgentCommand;
+pub(crate) use contexts::ContextCommand;
 pub(crate) use frameworks::FrameworkCommand;
 pub(crate) use groups::GroupCommand;
 pub(crate) use masters::MasterCommand;

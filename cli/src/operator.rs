@@ -21,7 +21,6 @@ use crate::transport::ClientTransport;
 
 pub(crate) use failures::{quote, read_failure, refusal_failure};
 pub(crate) use groups::{GroupTracker, ListedGroup, tasks_of_group};
-pub(crate) use masters::{default_masters, masters_or_default};
 
 /// Timeout of a direct call to the leader.
 const LEADER_LIMIT: Duration = Duration::from_secs(2);

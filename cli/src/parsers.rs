@@ -3,6 +3,7 @@
 //! Pure; the argument parser adds the name of the flag.
 
 mod amounts;
+mod context_name;
 mod times;
 mod volumes;
 
@@ -16,6 +17,7 @@ use argosy_proto::v1;
 use argosy_state::task::DiscoveryPort;
 
 pub(crate) use amounts::{Demand, Milli, cpus, demand, duration, memory, size, timeout, weight};
+pub(crate) use context_name::ContextName;
 pub(crate) use times::{PointInTime, point_in_time};
 pub(crate) use volumes::{VolumeMount, secret, tmpfs, volume};
 

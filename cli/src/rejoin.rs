@@ -16,7 +16,7 @@ use argosy_tls::application::Application;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::MasterRejoin;
+use crate::args::{CalledMasters, MasterRejoin};
 use crate::commands::confirm;
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::master::{BoundMaster, MasterAddresses, RaftRuntime};
@@ -41,10 +41,11 @@ pub(crate) fn rejoin(arguments: &MasterRejoin) -> VerbResult {
             "--bootstrap creates a new group, but rejoin joins an existing one; omit it",
         ));
     }
-    if arguments.reach.masters.is_none() {
+    let CalledMasters { masters, timeout } = &arguments.reach;
+    let Some(masters) = masters else {
         let failure = Failure::usage("rejoin calls the other masters, and none is named");
         return Err(failure.advise("name them with --masters, as --masters 10.0.0.1,10.0.0.2"));
-    }
+    };
     logging::install(&start.logging)?;
     // First, because a running master keeps its directory and its addresses.
     let stopped = LockedDirectory::open(&start.data_dir).map_err(|error| {
@@ -67,7 +68,7 @@ pub(crate) fn rejoin(arguments: &MasterRejoin) -> VerbResult {
         let stop = CancellationToken::new();
         shutdown::watch(StopCondition::Signals(&stop))?;
         transport.begin();
-        let operator = ClusterClient::of(&arguments.reach, transport.client());
+        let operator = ClusterClient::within(masters.clone(), *timeout, transport.client());
         let mode = StatusMode::unless(arguments.show.output.is_json());
         if !discard_data(arguments, &operator, &config, stopped).await? {
             return Ok(DONE);

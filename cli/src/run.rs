@@ -31,6 +31,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{GroupRun, Run};
+use crate::contexts::ChosenCluster;
 use crate::exit::{Failure, FailureCode, VerbResult};
 use crate::operator::{self, ClusterClient};
 use crate::output::note;
@@ -72,9 +73,8 @@ pub(crate) async fn run(arguments: &Run) -> VerbResult {
         interactive: arguments.interactive,
         tty: arguments.tty,
     };
-    let masters = operator::masters_or_default(arguments.masters.as_ref());
-    let transport = ClientTransport::new(&arguments.tls)?;
-    perform(job, options, &arguments.role, (masters, transport)).await
+    let cluster = ChosenCluster::of(&arguments.cluster)?;
+    perform(job, options, &arguments.role, cluster).await
 }
 
 /// Runs the tasks of a file as one group.
@@ -100,16 +100,15 @@ pub(crate) async fn run_group(arguments: &GroupRun) -> VerbResult {
         interactive: false,
         tty: false,
     };
-    let masters = operator::masters_or_default(arguments.masters.as_ref());
-    let transport = ClientTransport::new(&arguments.tls)?;
-    perform(job, options, &arguments.role, (masters, transport)).await
+    let cluster = ChosenCluster::of(&arguments.cluster)?;
+    perform(job, options, &arguments.role, cluster).await
 }
 
 async fn perform(
     job: Job,
     options: RunOptions,
     role: &str,
-    (masters, transport): (Masters, ClientTransport),
+    ChosenCluster { masters, transport }: ChosenCluster,
 ) -> VerbResult {
     let (sender, events) = mpsc::channel(EVENTS);
     let config = SchedulerConfig {

@@ -4,6 +4,7 @@
 //! The behaviour of a command is in the module of its object (`objects`), or of its name
 //! (`commands`); flags that several modules read are in `args`.
 
+mod context_flag;
 mod hints;
 mod leading_flags;
 
@@ -20,8 +21,8 @@ use crate::args::{
 };
 use crate::ca::CaCommand;
 use crate::objects::{
-    AgentCommand, FrameworkCommand, GroupCommand, LISTS, MasterCommand, ObjectCommand,
-    OfferCommand, TaskCommand, TaskList, WeightCommand,
+    AgentCommand, ContextCommand, FrameworkCommand, GroupCommand, LISTS, MasterCommand,
+    ObjectCommand, OfferCommand, TaskCommand, TaskList, WeightCommand,
 };
 use crate::parsers;
 
@@ -46,7 +47,7 @@ const STYLES: Styles = Styles::styled()
   argosy dev                                 a cluster on this machine, until Ctrl-C
   argosy run --cpus 0.5 --mem 64M -- echo hello
 
-The flags --masters, --timeout and --output may also precede the command.
+The flags --masters, --context, --timeout and --output may also precede the command.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unavailable, 6 not placed in time.
 An attached run exits with the code of the task, 125 if it never started, 128+n on signal n. So do
@@ -78,6 +79,8 @@ pub(crate) enum Verb {
     Weight(WeightCommand),
     #[command(subcommand, about = CaCommand::ABOUT, after_help = CaCommand::EXAMPLES)]
     Ca(Box<CaCommand>),
+    #[command(subcommand, about = ContextCommand::ABOUT, after_help = ContextCommand::EXAMPLES)]
+    Context(ContextCommand),
     /// Run a whole cluster on this machine until Ctrl-C
     #[command(after_help = DEV)]
     Dev(Box<Dev>),
@@ -309,10 +312,15 @@ pub(crate) fn read() -> Arguments {
     let variable = |name: &str| std::env::var_os(name);
     let mut command = former_names::read(command(), &variable);
     let args = leading_flags::moved(&command, std::env::args_os().collect());
-    let matches = match command.try_get_matches_from_mut(args.clone()) {
+    let mut matches = match command.try_get_matches_from_mut(args.clone()) {
         Ok(matches) => matches,
         Err(error) => advised(&mut command, error, &args).exit(),
     };
+    if context_flag::has_precedence(&matches) {
+        command = context_flag::without_variables(command);
+        let again = command.try_get_matches_from_mut(args);
+        matches = again.unwrap_or_else(|error| error.exit());
+    }
     if let Some(conflict) = former_names::conflict(&command, &matches, &variable) {
         command.error(ErrorKind::ArgumentConflict, conflict).exit();
     }

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use argosy_client::Masters;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 
-use super::shared::{ConnectionArguments, OutputArguments};
-use super::tls::ClientTls;
+use super::shared::{ClusterArguments, ConnectionArguments, OutputArguments};
 use crate::parsers;
 
 /// The kinds of records that the feed shows.
@@ -69,11 +67,8 @@ pub(crate) struct Wait {
     /// Fail after this time [default: unlimited]
     #[arg(long, value_name = "TIME", value_parser = parsers::duration)]
     pub(crate) timeout: Option<Duration>,
-    /// Masters, in any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
-    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = parsers::masters)]
-    pub(crate) masters: Option<Masters>,
     #[command(flatten)]
-    pub(crate) tls: ClientTls,
+    pub(crate) cluster: ClusterArguments,
 }
 
 /// The pages of `argosy top`.

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use argosy_client::Masters;
 use clap::Args;
 
-use super::tls::ClientTls;
+use super::shared::ClusterArguments;
 use crate::parsers;
 
 #[derive(Debug, Args)]
@@ -25,9 +24,6 @@ pub(crate) struct GroupRun {
     /// Print only the tasks' output and errors
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Masters, in any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
-    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = parsers::masters)]
-    pub(crate) masters: Option<Masters>,
     #[command(flatten)]
-    pub(crate) tls: ClientTls,
+    pub(crate) cluster: ClusterArguments,
 }

@@ -43,8 +43,8 @@ pub(crate) use service::{
     TimingName,
 };
 pub(crate) use shared::{
-    CalledMasters, ConnectionArguments, Format, ListView, LogFormat, Logging, OutputArguments,
-    WriteArguments,
+    CalledMasters, ClusterArguments, ConnectionArguments, Format, ListView, LogFormat, Logging,
+    OutputArguments, WriteArguments,
 };
 pub(crate) use tls::{ClientTls, ServiceTls, TlsAnonymous, TlsMode};
 pub(crate) use update::Update;
@@ -63,6 +63,9 @@ pub(crate) struct Doctor {
     /// Check the running cluster of these masters instead of this host
     #[arg(long, value_name = "HOST:PORT,…", value_parser = crate::parsers::masters, conflicts_with = "data_dir")]
     pub(crate) masters: Option<argosy_client::Masters>,
+    /// Check the running cluster of this context instead of this host
+    #[arg(long, value_name = "NAME", conflicts_with = "data_dir")]
+    pub(crate) context: Option<crate::parsers::ContextName>,
     /// Timeout of each call to the cluster
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = crate::parsers::timeout)]
     pub(crate) timeout: std::time::Duration,

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use argosy_client::Masters;
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 use argosy_state::task::{KillSignal, SecurityOptions};
@@ -14,7 +13,7 @@ use super::checks::Checks;
 use super::filters::LabelFilter;
 use super::limits::Limits;
 use super::security_options::RequestedSecurityOptions;
-use super::tls::ClientTls;
+use super::shared::ClusterArguments;
 use super::volumes::Volumes;
 use crate::parsers::{self, Milli};
 
@@ -167,11 +166,8 @@ pub(crate) struct Run {
     /// Print only the task's output and errors
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Masters, in any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
-    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = parsers::masters)]
-    pub(crate) masters: Option<Masters>,
     #[command(flatten)]
-    pub(crate) tls: ClientTls,
+    pub(crate) cluster: ClusterArguments,
     /// Command and arguments; with an image, those of its entry point, if it has one
     #[arg(last = true, required_unless_present = "image", value_name = "CMD")]
     pub(crate) command: Vec<String>,

@@ -6,36 +6,42 @@ use argosy_client::Masters;
 use clap::{Args, ValueEnum};
 
 use super::tls::ClientTls;
-use crate::parsers;
+use crate::parsers::{self, ContextName};
 
-/// The timeout of a command that names none.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The cluster that a command calls.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ClusterArguments {
+    /// Masters, in any order [default: those of the context, else 127.0.0.1:5050, else a dev
+    /// cluster at 127.77.0.1-3:5050]
+    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = parsers::masters)]
+    pub(crate) masters: Option<Masters>,
+    /// Context with masters and files of TLS, see argosy context [default: without --masters, the
+    /// current one, else that of a dev cluster]
+    #[arg(long, env = "ARGOSY_CONTEXT", value_name = "NAME")]
+    pub(crate) context: Option<ContextName>,
+    #[command(flatten)]
+    pub(crate) tls: ClientTls,
+}
 
 /// Connection to the masters.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ConnectionArguments {
     #[command(flatten)]
-    pub(crate) called: CalledMasters,
-    #[command(flatten)]
-    pub(crate) tls: ClientTls,
-}
-
-/// The masters to call. A command that has the flags of TLS in another role takes only these.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct CalledMasters {
-    /// Masters, in any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
-    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = parsers::masters)]
-    pub(crate) masters: Option<Masters>,
+    pub(crate) cluster: ClusterArguments,
     /// Fail after this time [default: 10s, but at once if every master refuses the connection]
     #[arg(long, env = "ARGOSY_TIMEOUT", value_name = "TIME", value_parser = parsers::timeout)]
     pub(crate) timeout: Option<Duration>,
 }
 
-impl CalledMasters {
-    /// Returns the timeout of a command.
-    pub(crate) fn timeout(&self) -> Duration {
-        self.timeout.unwrap_or(DEFAULT_TIMEOUT)
-    }
+/// The masters to call, for a command that has the flags of TLS in another role.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CalledMasters {
+    /// Masters, in any order
+    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = parsers::masters)]
+    pub(crate) masters: Option<Masters>,
+    /// Fail after this time [default: 10s, but at once if every master refuses the connection]
+    #[arg(long, env = "ARGOSY_TIMEOUT", value_name = "TIME", value_parser = parsers::timeout)]
+    pub(crate) timeout: Option<Duration>,
 }
 
 /// Output options for records.

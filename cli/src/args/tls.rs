@@ -52,9 +52,10 @@ pub(crate) enum TlsAnonymous {
 }
 
 /// TLS of a client of the masters.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(crate) struct ClientTls {
-    /// CA certificates of the masters, in PEM; without them, connections are not encrypted
+    /// CA certificates of the masters, in PEM; without them and without those of a context,
+    /// connections are not encrypted
     #[arg(long, env = "ARGOSY_TLS_CA", value_name = "FILE")]
     pub(crate) tls_ca: Option<PathBuf>,
     /// Certificate of this client, in PEM [default: no identity]
@@ -66,6 +67,12 @@ pub(crate) struct ClientTls {
 }
 
 impl ClientTls {
+    /// Returns whether it names no file.
+    pub(crate) fn is_empty(&self) -> bool {
+        let files = [&self.tls_ca, &self.tls_cert, &self.tls_key];
+        files.into_iter().all(Option::is_none)
+    }
+
     /// Returns the files that the environment names, for a program that reads no flags.
     pub(crate) fn of_environment() -> Self {
         let file = |name: &str| std::env::var_os(name).map(PathBuf::from);

@@ -9,10 +9,10 @@ use argosy_proto::v1::watch_event::Event;
 use argosy_proto::v1::watch_record::Record;
 
 use crate::args::{Wait, WaitKind};
+use crate::contexts::ChosenCluster;
 use crate::exit::{DONE, Failure, VerbResult};
-use crate::operator::{self, ClusterClient};
+use crate::operator::ClusterClient;
 use crate::output::{StatusLine, StatusMode, mode_word, note, span_ms, state_word};
-use crate::transport::ClientTransport;
 use crate::{preparation, watching};
 
 use condition::{Condition, Progress};
@@ -33,8 +33,7 @@ pub(crate) fn is_condition(kind: WaitKind, text: &str) -> bool {
 
 pub(crate) async fn run(arguments: &Wait) -> VerbResult {
     let condition = Condition::parse(arguments.kind, &arguments.condition)?;
-    let masters = operator::masters_or_default(arguments.masters.as_ref());
-    let transport = ClientTransport::new(&arguments.tls)?;
+    let ChosenCluster { masters, transport } = ChosenCluster::of(&arguments.cluster)?;
     let operator = match arguments.timeout {
         Some(_) => ClusterClient::to(masters, condition::CALL_TIMEOUT, transport),
         None => ClusterClient::of_running(masters, condition::CALL_TIMEOUT, transport),

@@ -4,17 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use argosy_client::Masters;
 use argosy_proto::v1;
 use clap_complete::engine::CompletionCandidate;
 
-use crate::args::ClientTls;
+use crate::args::{ClientTls, ClusterArguments};
+use crate::contexts::ChosenCluster;
 use crate::exit::Failure;
 use crate::objects::calls;
-use crate::operator::{ClusterClient, EndedObjects, default_masters};
+use crate::operator::{ClusterClient, EndedObjects};
 use crate::output::{framework_state, group_of, mode_word, state_word, visible_line};
 use crate::parsers;
-use crate::transport::ClientTransport;
 
 /// Time for the names to arrive. Starting this program takes the rest of half a second.
 const TIMEOUT: Duration = Duration::from_millis(400);
@@ -58,7 +57,7 @@ pub(super) fn read(
     current: &str,
     names: impl AsyncFnOnce(ClusterClient) -> Result<Names, Failure> + Send + 'static,
 ) -> Vec<CompletionCandidate> {
-    let Ok(masters) = masters(line) else {
+    let Ok(cluster) = cluster(line) else {
         return Vec::new();
     };
     let (sender, received) = sync_channel(1);
@@ -67,8 +66,7 @@ pub(super) fn read(
         let mut found = Names::new();
         // A failure has no place to be shown.
         let _ = calls(async {
-            let masters = masters.unwrap_or_else(default_masters);
-            let transport = ClientTransport::new(&ClientTls::of_environment())?;
+            let ChosenCluster { masters, transport } = ChosenCluster::of(&cluster)?;
             found = names(ClusterClient::to(masters, TIMEOUT, transport)).await?;
             Ok(crate::exit::DONE)
         });
@@ -101,13 +99,34 @@ pub(super) fn waited(line: &[String]) -> Option<NameKind> {
     })
 }
 
-/// Returns the masters that the line or the environment names, if it names any.
-fn masters(line: &[String]) -> Result<Option<Masters>, String> {
-    let after = line.iter().skip_while(|word| *word != "--masters").nth(1);
-    let joined = line.iter().find_map(|word| word.strip_prefix("--masters="));
-    let named = after.map(String::as_str).or(joined).map(str::to_owned);
-    let named = named.or_else(|| std::env::var("ARGOSY_MASTERS").ok());
-    named.map(|named| parsers::masters(&named)).transpose()
+/// Returns what the line and the environment name of the cluster.
+fn cluster(line: &[String]) -> Result<ClusterArguments, String> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let (masters, context) = (value(line, "--masters"), value(line, "--context"));
+    // A context that the line names takes precedence over variables.
+    let (masters, context, tls) = match context {
+        Some(context) => (masters, Some(context), ClientTls::default()),
+        None => (
+            masters.or_else(|| variable("ARGOSY_MASTERS")),
+            variable("ARGOSY_CONTEXT"),
+            ClientTls::of_environment(),
+        ),
+    };
+    Ok(ClusterArguments {
+        masters: masters.map(|named| parsers::masters(&named)).transpose()?,
+        context: context.map(|named| named.parse()).transpose()?,
+        tls,
+    })
+}
+
+/// Returns the value of a flag in the line.
+fn value(line: &[String], flag: &str) -> Option<String> {
+    let after = line.iter().skip_while(|word| *word != flag).nth(1);
+    let joined = line.iter().find_map(|word| {
+        let rest = word.strip_prefix(flag)?;
+        rest.strip_prefix('=')
+    });
+    after.map(String::as_str).or(joined).map(str::to_owned)
 }
 
 /// Returns whether every shell takes this as one word without a meaning: it is inserted as it is.
@@ -260,14 +279,17 @@ mod tests {
     }
 
     #[test]
-    fn kind_and_masters_come_from_the_line() {
+    fn kind_and_cluster_come_from_the_line() {
         assert_eq!(waited(&line("argosy wait task w")), Some(NameKind::Tasks));
         assert_eq!(waited(&line("argosy wait a")), None);
-        let named = masters(&line("argosy ps --masters 10.0.0.1 --agent a"));
-        assert_eq!(named.unwrap().unwrap().addresses(), ["10.0.0.1:5050"]);
-        let named = masters(&line("argosy ps --masters=10.0.0.2 --agent a"));
-        assert_eq!(named.unwrap().unwrap().addresses(), ["10.0.0.2:5050"]);
-        assert!(masters(&line("argosy ps --masters a:b")).is_err());
+        let named = |text: &str| cluster(&line(text)).map(|cluster| cluster.masters.unwrap());
+        let masters = named("argosy ps --masters 10.0.0.1 --agent a").unwrap();
+        assert_eq!(masters.addresses(), ["10.0.0.1:5050"]);
+        let masters = named("argosy ps --masters=10.0.0.2 --agent a").unwrap();
+        assert_eq!(masters.addresses(), ["10.0.0.2:5050"]);
+        assert!(named("argosy ps --masters a:b").is_err());
+        let context = cluster(&line("argosy ps --context prod")).unwrap().context;
+        assert_eq!(context.unwrap().to_string(), "prod");
     }
 
     #[test]

@@ -316,7 +316,7 @@ async fn log_level(arguments: &LogLevel) -> VerbResult {
     let master = find(&operator, &arguments.id).await?;
     // A call reaches the log of the master that answers it.
     let address = Masters::new([&master.api_address]).map_err(|why| Failure::of(&why))?;
-    let itself = operator.at(address, arguments.reach.called.timeout());
+    let itself = operator.at(address, operator.timeout());
     let changed = itself.set_log_filter(String::new(), arguments.filter.clone());
     show_filter(arguments.show.output, &changed.await?)
 }

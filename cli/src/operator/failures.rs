@@ -61,7 +61,7 @@ fn no_master(causes: String) -> Failure {
         failure.advise("check ARGOSY_MASTERS, or name the masters with --masters")
     } else {
         failure.advise(
-            "name the masters with --masters or ARGOSY_MASTERS, or start a cluster with argosy dev",
+            "name the masters with --masters or --context (argosy context list), or start a cluster with argosy dev",
         )
     }
 }

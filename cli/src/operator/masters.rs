@@ -1,56 +1,40 @@
-//! The masters that a command calls, and the creation of clients of them.
+//! The creation of clients of the masters that a command calls.
 
-use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use argosy_client::{CallError, Connector, Masters, OperatorClient};
 use argosy_proto::v1;
 
 use super::{ClusterClient, read_failure};
-use crate::args::{CalledMasters, ConnectionArguments};
+use crate::args::ConnectionArguments;
+use crate::contexts::ChosenCluster;
 use crate::exit::Failure;
 use crate::transport::{ClientTransport, HttpMasters};
 
-/// Time for a listener on this host to accept a connection.
-const LOCAL_PROBE: Duration = Duration::from_millis(200);
-
-/// Returns the default masters: those of this host, else those of `argosy dev`.
-pub(crate) fn default_masters() -> Masters {
-    let own = SocketAddr::from(([127, 0, 0, 1], crate::parsers::API_PORT));
-    let dev: Vec<_> = (1..=3)
-        .map(|last| SocketAddr::from(([127, 77, 0, last], crate::parsers::API_PORT)))
-        .collect();
-    let listens = |address: &SocketAddr| TcpStream::connect_timeout(address, LOCAL_PROBE).is_ok();
-    let list = if !listens(&own) && dev.iter().any(listens) {
-        dev
-    } else {
-        vec![own]
-    };
-    Masters::new(list.iter().map(ToString::to_string)).expect("our own addresses are well formed")
-}
-
-/// Returns the named masters, else the default ones.
-pub(crate) fn masters_or_default(named: Option<&Masters>) -> Masters {
-    named.cloned().unwrap_or_else(default_masters)
-}
+/// The timeout of a command that names none.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl ClusterClient {
-    /// Opens the client of a command.
+    /// Opens the client of a command. It waits for masters that are starting only if the user has
+    /// set a timeout.
     ///
     /// # Errors
-    /// The files of TLS cannot be used.
+    /// Files of contexts or of TLS cannot be used.
     pub(crate) fn open(reach: &ConnectionArguments) -> Result<Self, Failure> {
-        let transport = ClientTransport::new(&reach.tls)?;
-        Ok(Self::of(&reach.called, transport))
+        let ChosenCluster { masters, transport } = ChosenCluster::of(&reach.cluster)?;
+        Ok(Self::within(masters, reach.timeout, transport))
     }
 
-    /// Returns a client of these masters. It waits for masters that are starting only if the user
-    /// has set a timeout.
-    pub(crate) fn of(called: &CalledMasters, transport: ClientTransport) -> Self {
-        let masters = masters_or_default(called.masters.as_ref());
-        match called.timeout {
+    /// Returns a client of these masters. It waits for masters that are starting only if there is a
+    /// timeout.
+    pub(crate) fn within(
+        masters: Masters,
+        timeout: Option<Duration>,
+        transport: ClientTransport,
+    ) -> Self {
+        match timeout {
             Some(timeout) => Self::to(masters, timeout, transport),
-            None => Self::of_running(masters, called.timeout(), transport),
+            None => Self::of_running(masters, DEFAULT_TIMEOUT, transport),
         }
     }
 

@@ -11,8 +11,8 @@ use crate::args::Run;
 use crate::exit::Failure;
 
 /// Flags of the group or its caller, which a task cannot have.
-const GROUP_ONLY_FLAGS: [&str; 8] = [
-    "role", "detach", "timeout", "quiet", "masters", "tls-ca", "tls-cert", "tls-key",
+const GROUP_ONLY_FLAGS: [&str; 9] = [
+    "role", "detach", "timeout", "quiet", "masters", "context", "tls-ca", "tls-cert", "tls-key",
 ];
 /// The field of the command, which follows the flags.
 const COMMAND: &str = "command";

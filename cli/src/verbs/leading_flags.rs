@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Command;
 
 /// The flags, each with a value.
-const LEADING: [&str; 4] = ["--masters", "--timeout", "--output", "-o"];
+const LEADING: [&str; 5] = ["--masters", "--context", "--timeout", "--output", "-o"];
 /// A flag of the whole program, with a value.
 const GLOBAL: &str = "--color";
 
@@ -80,6 +80,7 @@ mod tests {
                 "argosy --color never ps -ojson",
             ),
             ("argosy --masters a task", "argosy task --masters a"),
+            ("argosy --context=a ps", "argosy ps --context=a"),
             (
                 "argosy run --masters a -- ps",
                 "argosy run --masters a -- ps",
