@@ -1,12 +1,14 @@
 //! `argosy dev`: masters and agents on this machine, as processes of this executable, until Ctrl-C.
 //!
-//! The parts: `plan` (members, addresses and command lines; pure), `opened` (what the plan opens;
-//! pure), `record` (the file for scripts), `members` (the processes), `ready` (waiting for the
-//! cluster).
+//! The parts: `plan` (members, addresses and command lines; pure), `credentials` (its CA and keys),
+//! `access_flags` (what the plan opens; pure), `record` (the file for scripts), `published` (the
+//! context), `members` (the processes), `ready` (waiting for the cluster).
 
 mod access_flags;
+mod credentials;
 mod members;
 mod plan;
+mod published;
 mod ready;
 mod record;
 
@@ -23,7 +25,7 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{Dev, Format, IsolationName};
+use crate::args::{ClientTls, Dev, Format, IsolationName};
 use crate::exit::{DONE, Failure, VerbResult, chain};
 use crate::operator::{ClusterClient, quote};
 use crate::output::{self, StatusMode, note};
@@ -34,7 +36,7 @@ use crate::{containers, listen};
 use access_flags::opening_flags;
 use members::DevMembers;
 use plan::{DevPlan, MemberKind};
-use record::DevRecord;
+use record::{DevRecord, RecordedTls};
 
 /// Time between TERM and KILL for the tasks of a temporary cluster.
 const TASK_GRACE: Duration = Duration::from_secs(1);
@@ -55,6 +57,15 @@ pub(crate) async fn run(arguments: &Dev) -> VerbResult {
         return Err(failure);
     }
     let stop = stop_at_signals()?;
+    if !arguments.insecure_plaintext
+        && let Err(error) = credentials::create(home.path(), &plan)
+    {
+        if !home.is_persistent() {
+            // The directory is temporary, and has nothing but keys.
+            let _ = fs::remove_dir_all(home.path());
+        }
+        return Err(error.into());
+    }
     let mut members = DevMembers::new(&plan);
     let ended = cluster(
         arguments,
@@ -91,9 +102,14 @@ async fn cluster(
     members.start(plan, home.is_persistent())?;
     let opened = opening_flags(plan, std::env::var_os);
     let mut record = DevRecord::new(plan, home.path(), opened);
+    record.tls = (!arguments.insecure_plaintext).then(|| RecordedTls::new(home.path()));
     record.note_processes(members);
     record.write(arguments)?;
-    let transport = ClientTransport::plaintext();
+    let tls = match arguments.insecure_plaintext {
+        true => ClientTls::default(),
+        false => credentials::of_user(home.path()),
+    };
+    let transport = ClientTransport::new(&tls)?;
     let operator = ClusterClient::to(plan.masters(), Duration::from_secs(2), transport);
     let mode = StatusMode::unless(arguments.show.output.is_json());
     let found = tokio::select! {
@@ -101,10 +117,15 @@ async fn cluster(
         () = stop.first.cancelled() => return Ok(DONE),
     };
     members.find_trees();
+    let published = published::publish(plan, home.path(), tls);
+    record.context = published.is_ok().then(|| plan.context().to_string());
     record.ready = true;
     record.write(arguments)?;
     match arguments.show.output {
-        Format::Table | Format::Wide => banner(plan, no_networks, home, &found, record.opened()),
+        Format::Table | Format::Wide => {
+            banner(plan, no_networks, home, &found, record.opened());
+            published::report(arguments, plan, home.path(), &published);
+        }
         Format::Yaml => drop(output::print(&output::yaml(&record)?)?),
         Format::Json | Format::Ndjson | Format::Name => {
             output::print(&output::json(&record)?)?;
@@ -161,17 +182,12 @@ fn banner(
     }
     let masters = plan.masters();
     let first = masters.addresses().first().cloned().unwrap_or_default();
-    note(&format!("  web and api  http://{first}"));
-    if !plan.is_default() {
-        note(&format!("  masters      export ARGOSY_MASTERS={masters}"));
-    }
+    let scheme = if plan.is_plaintext() { "http" } else { "https" };
+    note(&format!("  web and api  {scheme}://{first}"));
     note(&format!(
         "  record       {}",
         home.path().join(record::FILE).display()
     ));
-    note("  try          argosy run -- echo hello");
-    note("               argosy status; argosy agent list; argosy ps");
-    note("  stop         Ctrl-C");
 }
 
 /// Stops and removes everything. Continues after a failure and returns the first one.
@@ -182,13 +198,15 @@ async fn clean_up(
     arguments: &Dev,
 ) -> VerbResult {
     note("stopping");
+    let mut first = published::withdraw(plan, home.path()).err();
     members.find_trees();
     let signal = if home.is_persistent() {
         Signal::SIGTERM
     } else {
         END_TASKS
     };
-    let mut first = members.stop(MemberKind::Agent, signal).await.err();
+    let stopped = members.stop(MemberKind::Agent, signal).await.err();
+    first = first.or(stopped);
     if !home.is_persistent() {
         for member in plan
             .members
@@ -219,6 +237,11 @@ async fn clean_up(
         // The file names processes that no longer exist. If it cannot be removed, its `pid`s show
         // that.
         let _ = fs::remove_file(path);
+    }
+    if !home.is_persistent()
+        && let Err(error) = credentials::remove(home.path(), plan)
+    {
+        first.get_or_insert_with(|| Failure::from(error));
     }
     if let Err(error) = home.leave(first.is_none()) {
         first.get_or_insert_with(|| Failure::from(error));

@@ -58,7 +58,7 @@ pub(crate) struct Dev {
     #[arg(long = "task-allow", value_name = "PORT|metadata", value_parser = task_allow)]
     pub(crate) task_allow: Vec<String>,
     /// Allow every user of this host, also the process that fetches for tasks, to read the files of
-    /// tasks
+    /// tasks and the state of agents, without TLS too
     #[arg(long)]
     pub(crate) allow_files: bool,
     /// User of this host who may run commands in tasks and read their files, in addition to root
@@ -73,6 +73,9 @@ pub(crate) struct Dev {
     /// secrets]
     #[arg(long, alias = "secret-folder", value_name = "DIR")]
     pub(crate) secret_dir: Option<PathBuf>,
+    /// Use no TLS although other users of this host can then call the cluster
+    #[arg(long)]
+    pub(crate) insecure_plaintext: bool,
     #[command(flatten)]
     pub(crate) allowed_security_options: AllowedSecurityOptions,
     /// Time without a heartbeat after which an agent counts as unreachable

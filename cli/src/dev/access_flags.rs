@@ -6,7 +6,7 @@ use super::plan::{DevPlan, MemberKind};
 use crate::args::former_variable;
 
 /// Flags of agents that open something to tasks or to other users.
-const OPENING_FLAGS: [&str; 15] = [
+const OPENING_FLAGS: [&str; 16] = [
     "--allow-capabilities",
     "--allow-files",
     "--allow-host",
@@ -18,6 +18,7 @@ const OPENING_FLAGS: [&str; 15] = [
     "--fetch-allow",
     "--fetch-dir",
     "--host-path",
+    "--insecure-plaintext",
     "--insecure-registry",
     "--isolation",
     "--secret-dir",
@@ -94,6 +95,7 @@ mod tests {
             "--allow-new-privileges",
             "--allow-unconfined-seccomp",
             "--allow-nested-user-namespaces",
+            "--insecure-plaintext",
         ]);
         plan.allow_host_network();
         let mut opened = opening_flags(&plan, |name| match name {
@@ -121,6 +123,7 @@ mod tests {
                 "--fetch-dir /srv/files",
                 "--host-path /srv",
                 "--image-dir /srv/images",
+                "--insecure-plaintext",
                 "--insecure-registry 127.0.0.1:5000",
                 "--isolation processes",
                 "--secret-dir /srv/secrets",

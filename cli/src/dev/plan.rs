@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use argosy_client::Masters;
 use clap::ValueEnum;
 
-use crate::args::{Dev, OrphanTasks};
-use crate::parsers::{AGENT_PORT, API_PORT, RAFT_PORT};
+use super::credentials::{self, Pair};
+use crate::args::{Dev, OrphanTasks, TlsAnonymous, TlsMode};
+use crate::parsers::{AGENT_PORT, API_PORT, ContextName, RAFT_PORT};
 
 /// The address at which the client finds a dev cluster by default.
 const USUAL_BASE: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
 
 const HOST_NETWORK: &str = "--allow-host-network";
-/// A dev cluster has no certificates.
 const PLAINTEXT: &str = "--insecure-plaintext";
 
 /// The kind of a member.
@@ -64,12 +64,16 @@ impl DevPlan {
         for index in 0..masters {
             let mut member = member(MemberKind::Master, index + 1, at(index), home);
             member.argv = master_line(&executable, &member, &peers, arguments);
+            member.argv.extend(security(arguments, home, &member));
+            member.argv.extend(access(arguments));
             member.dev_flags = vec!["--stop-with-stdin".to_owned()];
             members.push(member);
         }
         for index in 0..arguments.size.agents {
             let mut member = member(MemberKind::Agent, index + 1, at(masters + index), home);
             member.argv = agent_line(&executable, &member, &api, arguments);
+            member.argv.extend(security(arguments, home, &member));
+            member.argv.extend(access(arguments));
             let tasks = if arguments.keep.is_some() {
                 OrphanTasks::Leave
             } else {
@@ -122,8 +126,15 @@ impl DevPlan {
         all.collect()
     }
 
-    pub(super) fn is_default(&self) -> bool {
-        self.base == USUAL_BASE && self.count(MemberKind::Master) <= 3
+    /// Returns whether members use no TLS.
+    pub(super) fn is_plaintext(&self) -> bool {
+        let mut words = self.members.iter().flat_map(|member| &member.argv);
+        words.any(|word| word == PLAINTEXT)
+    }
+
+    /// Returns the name of the cluster's context.
+    pub(super) fn context(&self) -> ContextName {
+        ContextName::of_dev((self.base != USUAL_BASE).then_some(self.base))
     }
 
     pub(super) fn size_text(&self) -> String {
@@ -189,10 +200,7 @@ fn master_line(
     ];
     let allowed = arguments.allow_hosts.iter();
     let allowed = allowed.map(|name| ("--allow-host", name.clone()));
-    let mut line = line(executable, "master", flags.into_iter().chain(allowed));
-    line.push(PLAINTEXT.to_owned());
-    line.extend(access(arguments));
-    line
+    line(executable, "master", flags.into_iter().chain(allowed))
 }
 
 fn agent_line(
@@ -235,11 +243,34 @@ fn agent_line(
         flags.push(("--secret-dir", path.display().to_string()));
     }
     let mut line = line(executable, "agent", flags);
-    line.push(PLAINTEXT.to_owned());
     line.extend(arguments.allowed_security_options.flags());
-    line.extend(access(arguments));
     line.push("--allow-missing-controllers".to_owned());
     line
+}
+
+/// Returns the flags of TLS. Clients without a certificate must be users of this host that may
+/// access tasks. The process that fetches files of tasks from agents is another user, and has no
+/// TLS with agents.
+fn security(arguments: &Dev, home: &Path, member: &DevMember) -> Vec<String> {
+    if arguments.insecure_plaintext {
+        return vec![PLAINTEXT.to_owned()];
+    }
+    let Pair { certificate, key } = Pair::of_member(home, &member.name);
+    let (mode, anonymous) = match member.kind {
+        MemberKind::Agent if arguments.allow_files => (TlsMode::Optional, TlsAnonymous::All),
+        MemberKind::Agent | MemberKind::Master => (TlsMode::Required, TlsAnonymous::Local),
+    };
+    let flags = [
+        ("--tls-cert", certificate.display().to_string()),
+        ("--tls-key", key.display().to_string()),
+        ("--tls-ca", credentials::ca(home).display().to_string()),
+        ("--tls", name_of(mode)),
+        ("--tls-anonymous", name_of(anonymous)),
+    ];
+    let words = flags.into_iter();
+    words
+        .flat_map(|(flag, value)| [flag.to_owned(), value])
+        .collect()
 }
 
 /// Returns the flags of the clients that may access tasks.
@@ -280,11 +311,15 @@ pub(super) mod tests {
     use crate::verbs::{Arguments, Verb};
 
     pub(in crate::dev) fn plan_of(args: &[&str]) -> DevPlan {
+        plan_in(Path::new("/d"), args)
+    }
+
+    pub(in crate::dev) fn plan_in(home: &Path, args: &[&str]) -> DevPlan {
         let args = ["argosy", "dev"].iter().chain(args);
         let Verb::Dev(arguments) = Arguments::try_parse_from(args).unwrap().verb else {
             panic!("it is a dev");
         };
-        DevPlan::new(&arguments, Path::new("/d"), Path::new("/bin/argosy"))
+        DevPlan::new(&arguments, home, Path::new("/bin/argosy"))
     }
 
     #[test]
@@ -303,8 +338,9 @@ pub(super) mod tests {
             .collect();
         assert_eq!(all[..2], ["127.77.0.1:5050", "127.77.0.1:5052"]);
         assert_eq!(all[6..], ["127.77.0.4:5051", "127.77.0.5:5051"]);
-        assert!(plan.is_default());
-        assert!(!plan_of(&["--base", "127.78.0.1"]).is_default());
+        assert_eq!(plan.context().to_string(), "dev");
+        let other = plan_of(&["--base", "127.78.0.1"]);
+        assert_eq!(other.context().to_string(), "dev-127.78.0.1");
     }
 
     const FLAGS: &[&str] = &[
@@ -348,6 +384,8 @@ pub(super) mod tests {
                             panic!("it starts a master")
                         };
                         assert_eq!(start.data_dir, member.directory);
+                        assert_eq!(start.tls.tls, TlsMode::Required);
+                        assert_eq!(start.tls.tls_anonymous, TlsAnonymous::Local);
                         assert_eq!(start.allow_hosts, ["dev.example"]);
                         assert!(start.allow_files && !start.allow_exec);
                         assert_eq!(start.api_users, [1001]);
@@ -357,6 +395,11 @@ pub(super) mod tests {
                             panic!("it starts an agent")
                         };
                         assert!(start.allow_missing_controllers);
+                        // Its files are open to the process that fetches for tasks.
+                        assert_eq!(start.tls.tls, TlsMode::Optional);
+                        assert_eq!(start.tls.tls_anonymous, TlsAnonymous::All);
+                        let key = Some(PathBuf::from("/d/agent-1/tls/agent-1.key"));
+                        assert_eq!(start.tls.tls_key, key);
                         assert!(start.allow_files && !start.allow_exec);
                         assert_eq!(start.api_users, [1001]);
                         let allowed = start.allowed_security_options.options();
@@ -375,6 +418,16 @@ pub(super) mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn plaintext_is_used_only_if_it_is_chosen() {
+        let is_plain = |plan: DevPlan| {
+            let mut members = plan.members.into_iter();
+            members.all(|member| member.argv.iter().any(|word| word == PLAINTEXT))
+        };
+        assert!(is_plain(plan_of(&["--insecure-plaintext"])));
+        assert!(!is_plain(plan_of(&[])));
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 
+use super::credentials;
 use super::members::DevMembers;
 use super::plan::{DevMember, DevPlan, MemberKind};
-use crate::args::Dev;
+use crate::args::{ClientTls, Dev};
 use crate::parsers::{AGENT_PORT, API_PORT, RAFT_PORT};
 use crate::pid_file;
 
@@ -28,9 +29,38 @@ pub(crate) struct DevRecord {
     directory: PathBuf,
     /// API addresses, in the format of ARGOSY_MASTERS.
     masters: String,
+    /// The context by which commands find the cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) context: Option<String>,
+    /// Files of TLS of the user; absent in plaintext.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls: Option<RecordedTls>,
     /// Flags of the agents that open something to tasks or to other users.
     opened: Vec<String>,
     members: Vec<RecordedMember>,
+}
+
+/// Paths of files in PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct RecordedTls {
+    ca: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+}
+
+impl RecordedTls {
+    pub(super) fn new(home: &Path) -> Self {
+        let ClientTls {
+            tls_ca,
+            tls_cert,
+            tls_key,
+        } = credentials::of_user(home);
+        Self {
+            ca: tls_ca,
+            certificate: tls_cert,
+            key: tls_key,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -59,6 +89,8 @@ impl DevRecord {
             pid: std::process::id(),
             directory: home.to_owned(),
             masters: plan.masters().to_string(),
+            context: None,
+            tls: None,
             opened,
             members: plan.members.iter().map(member).collect(),
         }
@@ -117,8 +149,11 @@ mod tests {
     #[test]
     fn a_record_contains_the_fields_for_scripts() {
         let opened = vec!["--allow-files".to_owned()];
-        let record = DevRecord::new(&plan_of(&["--size", "1x1"]), Path::new("/d"), opened);
+        let mut record = DevRecord::new(&plan_of(&["--size", "1x1"]), Path::new("/d"), opened);
+        record.tls = Some(RecordedTls::new(Path::new("/d")));
         let json = serde_json::to_value(&record).unwrap();
+        assert_eq!(json["tls"]["ca"], "/d/ca.crt");
+        assert_eq!(json["tls"]["key"], "/d/tls/operator.key");
         assert_eq!(json["masters"], "127.77.0.1:5050");
         assert_eq!(json["members"][0]["raft"], "127.77.0.1:5052");
         assert_eq!(json["members"][1]["api"], "127.77.0.2:5051");

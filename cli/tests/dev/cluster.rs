@@ -3,16 +3,23 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use argosy_client::{ConnectorConfig, Dialer};
 use argosy_testbed::leftovers::remove_networks;
 use argosy_testbed::processes::{end, remove_flag_variables};
+use argosy_tls::application::Application;
+use argosy_tls::credentials::{CredentialFiles, OwnFiles};
+use argosy_tls::store::CredentialStore;
+use argosy_tls::{PlaintextPolicy, Time, dialer};
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 /// Time limit of a step on a busy machine.
 pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// A host without CA certificates must suffice: nothing here uses TLS.
+/// A host without CA certificates must suffice: clusters have their own.
 pub(crate) const NO_CERTIFICATES: [(&str, &str); 2] = [
     ("SSL_CERT_FILE", "/nonexistent"),
     ("SSL_CERT_DIR", "/nonexistent"),
@@ -33,8 +40,13 @@ fn program(name: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(name);
     remove_flag_variables(&mut command);
     command.envs(NO_CERTIFICATES).args(words);
+    // Nor do contexts of the user who runs the tests.
+    command.env(CONFIGURATION, "/nonexistent");
     command
 }
+
+/// The variable of the directory with the configuration of all programs, so with the contexts.
+pub(crate) const CONFIGURATION: &str = "XDG_CONFIG_HOME";
 
 /// Exit code, standard output, standard error.
 pub(crate) type CommandOutput = (i32, String, String);
@@ -43,6 +55,8 @@ pub(crate) type CommandOutput = (i32, String, String);
 pub(crate) struct DevCluster {
     dev: Child,
     pub(crate) record: serde_json::Value,
+    /// The directory with the contexts of its user.
+    pub(crate) configuration: TempDir,
 }
 
 impl DevCluster {
@@ -87,7 +101,9 @@ impl DevCluster {
     }
 
     fn of(mut command: Command) -> Self {
+        let configuration = tempfile::tempdir().unwrap();
         let mut dev = command
+            .env(CONFIGURATION, configuration.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -102,13 +118,41 @@ impl DevCluster {
             }
         }
         let record = serde_json::from_str(&text).unwrap();
-        Self { dev, record }
+        Self {
+            dev,
+            record,
+            configuration,
+        }
     }
 
     pub(crate) fn argosy(&self, words: &[&str]) -> Command {
         let mut command = argosy(words);
-        command.env("ARGOSY_MASTERS", self.record["masters"].as_str().unwrap());
+        // A test may name one master in addition.
+        command.env("ARGOSY_CONTEXT", self.record["context"].as_str().unwrap());
+        command.env(CONFIGURATION, self.configuration.path());
         command
+    }
+
+    /// Returns the settings of a framework's connections to the masters.
+    pub(crate) fn connector(&self) -> ConnectorConfig {
+        let path = |name: &str| PathBuf::from(self.record["tls"][name].as_str().unwrap());
+        let files = CredentialFiles {
+            own: Some(OwnFiles {
+                certificate: path("certificate"),
+                key: path("key"),
+            }),
+            ca: path("ca"),
+        };
+        let credentials = CredentialStore::load(files, Time::now()).unwrap();
+        ConnectorConfig {
+            dialer: dialer::dial(
+                Dialer::tcp(),
+                Arc::new(credentials),
+                Application::Http2,
+                PlaintextPolicy::Rejected,
+            ),
+            ..ConnectorConfig::default()
+        }
     }
 
     pub(crate) fn run(&self, words: &[&str]) -> CommandOutput {

@@ -158,7 +158,8 @@ fn exec_works_through_any_master_and_survives_failovers() {
     let cluster = with_task(45, "3x1", "web");
     let masters = cluster.record["masters"].as_str().unwrap().to_owned();
     for master in masters.split(',') {
-        let mut exec = argosy(&["exec", "web", "--masters", master, "--", "echo", master]);
+        let words = ["exec", "web", "--masters", master, "--", "echo", master];
+        let mut exec = cluster.argosy(&words);
         let output = exec.output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         assert_eq!(
@@ -169,7 +170,7 @@ fn exec_works_through_any_master_and_survives_failovers() {
     let leader = leader_other_than(&cluster, None);
     let other = masters.split(',').find(|master| *master != leader).unwrap();
     let words = ["exec", "-i", "web", "--masters", other, "--", "cat"];
-    let mut cat = argosy(&words);
+    let mut cat = cluster.argosy(&words);
     let mut cat = cat
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -205,7 +206,8 @@ fn exec_works_through_any_master_and_survives_failovers() {
 
 fn check_end_with_master(cluster: &DevCluster, other: &str) {
     let script = "echo up; exec sleep 7360";
-    let mut sleep = argosy(&["exec", "web", "--masters", other, "--", "sh", "-c", script]);
+    let words = ["exec", "web", "--masters", other, "--", "sh", "-c", script];
+    let mut sleep = cluster.argosy(&words);
     let sleep = sleep.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut sleep = sleep.spawn().unwrap();
     let mut output = BufReader::new(sleep.stdout.take().unwrap());

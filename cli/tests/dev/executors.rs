@@ -123,7 +123,11 @@ impl TestFramework {
         let masters = cluster.record["masters"].as_str().unwrap().split(',');
         let masters: Vec<_> = masters.map(str::to_owned).collect();
         let masters = Masters::new(&masters).unwrap();
-        let runner = scheduler::SchedulerRunner::new(SchedulerConfig::new(masters, "hosts"));
+        let config = SchedulerConfig {
+            connector: cluster.connector(),
+            ..SchedulerConfig::new(masters, "hosts")
+        };
+        let runner = scheduler::SchedulerRunner::new(config);
         let heard = Arc::new(Mutex::new(ReceivedEvents::default()));
         let (driver, mut listener) = (runner.driver(), EventRecorder(heard.clone()));
         let thread = std::thread::spawn(move || {

@@ -98,7 +98,10 @@ fn a_group_is_launched_together_and_killed_through_one_task() {
     let mut cluster = DevCluster::start(24, "1x1", &[]);
     let masters = cluster.record["masters"].as_str().unwrap().split(',');
     let masters: Vec<_> = masters.map(str::to_owned).collect();
-    let config = SchedulerConfig::new(Masters::new(&masters).unwrap(), "pod");
+    let config = SchedulerConfig {
+        connector: cluster.connector(),
+        ..SchedulerConfig::new(Masters::new(&masters).unwrap(), "pod")
+    };
     let mut pod = GroupScheduler::default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -2,6 +2,7 @@
 
 mod administration;
 mod attach;
+mod closed;
 mod cluster;
 mod cni;
 mod copies;

@@ -445,6 +445,8 @@ fn a_task_cannot_reach_its_host_or_other_tasks() {
             directories.of("secrets"),
         );
         let flags = [
+            // The agent's API must answer plain requests, so that another defence rejects them.
+            "--insecure-plaintext",
             "--allow-host-network",
             "--fetch-dir",
             &fetched,
@@ -465,16 +467,10 @@ fn a_task_cannot_reach_its_host_or_other_tasks() {
         let cluster = DevCluster::start_with(43, "1x1", &flags, &variables);
         with_cluster(cluster, |cluster| {
             gives_up_root(cluster);
+            let line = "echo text > page; exec busybox httpd -f -p 8080";
             start_victim(
                 cluster,
-                &[
-                    "--publish",
-                    "31090:8080",
-                    "--",
-                    "sh",
-                    "-c",
-                    "echo text > page; exec busybox httpd -f -p 8080",
-                ],
+                &["--publish", "31090:8080", "--", "sh", "-c", line],
             );
             wait_for("the victim to listen", || reached(HOST, 31090).is_ok());
             by_members(cluster);
