@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A first call: the address of the leader, and the form of refusals. Usage: first_call.py MASTER"""
 
+import os
 import sys
 
 import grpc
@@ -22,7 +23,16 @@ def explain(error):
     return f"{error.code().name}: {error.details()}"
 
 
-with grpc.insecure_channel(sys.argv[1]) as channel:
+def connect(master):
+    """A channel with TLS by the files that the environment names, or without."""
+    paths = [os.environ.get(f"ARGOSY_TLS_{name}") for name in ("CA", "KEY", "CERT")]
+    if not paths[0]:
+        return grpc.insecure_channel(master)
+    files = [path and open(path, "rb").read() for path in paths]
+    return grpc.secure_channel(master, grpc.ssl_channel_credentials(*files))
+
+
+with connect(sys.argv[1]) as channel:
     operator = operator_pb2_grpc.OperatorStub(channel)
     cluster, call = operator.GetCluster.with_call(operator_pb2.GetClusterRequest(), timeout=10)
     print(f"cluster {cluster.cluster_id}: {cluster.leader} leads in epoch {cluster.epoch}")

@@ -6,11 +6,14 @@ when the leader changes, repeats calls of unknown outcome under their numbers, a
 every update. Run it so:
 
     examples/python/stubs /tmp/argosy-python
-    PYTHONPATH=/tmp/argosy-python/stubs /tmp/argosy-python/bin/python \\
-        examples/python/five_tasks.py --masters 127.77.0.1:5050,127.77.0.2:5050,127.77.0.3:5050
+    eval "$(argosy context env)"
+    PYTHONPATH=/tmp/argosy-python/stubs /tmp/argosy-python/bin/python examples/python/five_tasks.py
+
+The second command names masters and files of TLS by variables, which the flags replace.
 """
 
 import argparse
+import os
 import pathlib
 import secrets
 import sys
@@ -307,12 +310,14 @@ class Pulse:
 
 def main():
     arguments = argparse.ArgumentParser(description="Run five tasks and acknowledge each.")
-    arguments.add_argument("--masters", default="127.0.0.1:5050", help="addresses of masters, any order")
+    arguments.add_argument("--masters", default=os.environ.get("ARGOSY_MASTERS", "127.0.0.1:5050"),
+                           help="addresses of masters, any order")
     arguments.add_argument("--command", default="echo done", help="what each task runs by /bin/sh -c")
     arguments.add_argument("--pause", type=float, default=0.0, help="seconds between launches")
-    arguments.add_argument("--tls-ca", help="CA certificates of the masters; without them, plaintext")
-    arguments.add_argument("--tls-cert", help="certificate of this framework")
-    arguments.add_argument("--tls-key", help="key of that certificate")
+    variable = os.environ.get
+    arguments.add_argument("--tls-ca", default=variable("ARGOSY_TLS_CA"), help="CA certificates of the masters; without them, plaintext")
+    arguments.add_argument("--tls-cert", default=variable("ARGOSY_TLS_CERT"), help="certificate of this framework")
+    arguments.add_argument("--tls-key", default=variable("ARGOSY_TLS_KEY"), help="key of that certificate")
     given = arguments.parse_args()
     tls = credentials(given.tls_ca, given.tls_cert, given.tls_key)
     try:

@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -29,12 +30,6 @@ CLOSE_ENTRIES = 100
 
 class Failed(Exception):
     """An expected event that did not happen."""
-
-
-def get(address, path, timeout_s=0.5):
-    """Returns the JSON at this address and path."""
-    with urllib.request.urlopen(f"http://{address}{path}", timeout=timeout_s) as response:
-        return json.load(response)
 
 
 def free_base():
@@ -59,6 +54,9 @@ class Cluster:
         # Settings for other clusters must not reach this one.
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("ARGOSY_")}
         self.environment["DEMO_RUN"] = marker
+        # The variables of commands and frameworks, once the cluster runs.
+        self.client_environment = self.environment
+        self.tls = None
         self.record = None
         self.dev = None
         # Restarted members, by name; `argosy dev` reaps its own.
@@ -93,6 +91,17 @@ class Cluster:
             with contextlib.suppress(OSError, ValueError):
                 self.record = json.loads(record.read_text())
         shutil.copy(record, self.directory / "members.json")
+        files = self.record["tls"]
+        self.tls = ssl.create_default_context(cafile=files["ca"])
+        self.tls.load_cert_chain(files["certificate"], files["key"])
+        self.client_environment = self.environment | {
+            "ARGOSY_TLS_CA": files["ca"], "ARGOSY_TLS_CERT": files["certificate"], "ARGOSY_TLS_KEY": files["key"],
+        }
+
+    def get(self, address, path, timeout_s=0.5):
+        """Returns the JSON at this address and path."""
+        with urllib.request.urlopen(f"https://{address}{path}", timeout=timeout_s, context=self.tls) as response:
+            return json.load(response)
 
     @property
     def home(self):
@@ -158,7 +167,8 @@ class Cluster:
         """Returns whether `argosy master list` shows three voters that have all committed entries."""
         command = [self.argosy, "master", "list", "--output", "json", "--masters", self.masters]
         try:
-            done = subprocess.run(command, capture_output=True, timeout=10, check=False, env=self.environment)
+            done = subprocess.run(command, capture_output=True, timeout=10, check=False,
+                                  env=self.client_environment)
         except subprocess.TimeoutExpired:
             return False
         if done.returncode != 0 or self.dead:
@@ -216,6 +226,7 @@ class Watcher(threading.Thread):
 
     def __init__(self, cluster):
         super().__init__(daemon=True)
+        self.cluster = cluster
         self.addresses = [member["api"] for member in cluster.members("master")]
         self.view = {}
         self.failovers = {}
@@ -227,7 +238,7 @@ class Watcher(threading.Thread):
             views = []
             for address in self.addresses:
                 with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-                    views.append(get(address, "/v1/cluster"))
+                    views.append(self.cluster.get(address, "/v1/cluster"))
             for view in views:
                 for failover in view.get("failovers", []):
                     numbers = {snake(key): int(value) for key, value in failover.items()

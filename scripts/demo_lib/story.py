@@ -17,7 +17,7 @@ import tempfile
 import time
 
 from . import observe
-from .cluster import Cluster, Failed, Watcher, get
+from .cluster import Cluster, Failed, Watcher
 from .probes import Probe
 from .screen import Screen, bar
 from .work import COPIES, MAPS, REDUCES, TASK_PROGRAMS, Steady, WordCount
@@ -124,7 +124,7 @@ class Story:
         self.screen.log(f"      opened: {', '.join(self.cluster.record['opened'])}")
         self.watcher = Watcher(self.cluster)
         self.watcher.start()
-        place = (self.bin_dir, self.programs, self.cluster.masters, self.directory, self.witness, self.cluster.environment)
+        place = (self.bin_dir, self.programs, self.cluster.masters, self.directory, self.witness, self.cluster.client_environment)
         begun = time.monotonic()
         self.steady = Steady(*place)
         self.wait("the services run", lambda: len(self.steady.running()) == COPIES)
@@ -134,7 +134,7 @@ class Story:
         self.wait("the work begins", lambda: self.wordcount.last("input"))
         size = self.wordcount.last("input")
         text = f"the words of {size['files']:,} files, {size['bytes'] / 2**20:.1f} MiB, are counted"
-        self.stage(3, "story", f"{text}; web http://{self.cluster.masters.split(',')[0]}")
+        self.stage(3, "story", f"{text}; web https://{self.cluster.masters.split(',')[0]}")
         self.is_drawing = True
 
     def stage(self, number, name, text, begun=None):
@@ -190,7 +190,7 @@ class Story:
 
     def leads(self, address):
         with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-            view = get(address, "/v1/cluster")
+            view = self.cluster.get(address, "/v1/cluster")
             return view.get("leader") == view.get("answeredBy") and int(view["epoch"]) == self.watcher.epoch
         return False
 
@@ -221,7 +221,7 @@ class Story:
     def is_back(self, agent):
         """Returns whether the leader reports the agent as connected, and its process is the new one."""
         with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-            agents = get(self.watcher.leader, "/v1/agents")["agents"]
+            agents = self.cluster.get(self.watcher.leader, "/v1/agents")["agents"]
             linked = [each["info"]["address"] for each in agents if each.get("connected")]
             return agent["api"] in linked and self.cluster.is_again(agent)
         return False
@@ -277,7 +277,7 @@ class Story:
             probe.finish()
         tasks, token = [], ""
         while token is not None:
-            page = get(self.watcher.leader, f"/v1/tasks?include_ended=true&page_size=10000&page_token={token}", timeout_s=10)
+            page = self.cluster.get(self.watcher.leader, f"/v1/tasks?include_ended=true&page_size=10000&page_token={token}", timeout_s=10)
             tasks += page.get("tasks", [])
             token = page.get("nextPageToken") or None
         keep = ("frameworkId", "taskId", "agentId", "agentAddress", "state")
@@ -311,13 +311,12 @@ class Story:
 
     def hints(self):
         """Prints what to try on a cluster that is kept."""
-        argosy, masters = self.bin_dir / "argosy", self.cluster.masters
-        usual = masters.startswith("127.77.0.1:5050,")
+        argosy = self.bin_dir / "argosy"
         address, port = next(iter(self.steady.running().values()))
         leader = self.cluster.process(self.cluster.at(self.watcher.leader))[0]
         lines = [
             "", "The cluster and the services are left running (KEEP=1). Try:",
-            *([] if usual else [f"  export ARGOSY_MASTERS={masters}"]),
+            f"  export ARGOSY_CONTEXT={self.cluster.record.get('context')}",
             f"  export PATH={argosy.parent}:$PATH",
             "  argosy status", "  argosy ps",
             "  argosy run -- sh -c 'echo hello from $ARGOSY_AGENT_ID; sleep 2; exit 7'; echo $?",
