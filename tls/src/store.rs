@@ -94,10 +94,32 @@ impl ExpiryWarning {
     }
 }
 
+/// When failures to reload are reported: one in a row is usual while the files are being replaced.
+#[derive(Debug, Default)]
+struct ReloadFailures {
+    last: Option<String>,
+    is_reported: bool,
+}
+
+impl ReloadFailures {
+    /// Returns whether this failure is reported: it is not the first in a row, and its error has
+    /// not been reported yet.
+    fn is_due(&mut self, error: &str) -> bool {
+        let again = self.last.is_some();
+        if self.last.as_deref() != Some(error) {
+            self.last = Some(error.to_owned());
+            self.is_reported = false;
+        }
+        let is_due = again && !self.is_reported;
+        self.is_reported |= is_due;
+        is_due
+    }
+}
+
 /// Reads the files again at each interval, and warns before the own certificate expires. Never
 /// returns; dropping the future ends it.
 pub async fn follow_files(store: Arc<CredentialStore>) {
-    let mut last = None;
+    let mut failures = ReloadFailures::default();
     let mut expiry = ExpiryWarning::default();
     loop {
         let now = i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX);
@@ -116,23 +138,16 @@ pub async fn follow_files(store: Arc<CredentialStore>) {
         let read = tokio::task::spawn_blocking(move || reading.reload(UnixTime::now())).await;
         let Ok(read) = read else { continue };
         match read {
-            Ok(Reload::Unchanged) => last = None,
+            Ok(Reload::Unchanged) => failures = ReloadFailures::default(),
             Ok(Reload::Changed) => {
                 info!("new connections use the changed certificates");
-                last = None;
+                failures = ReloadFailures::default();
             }
             Err(error) => {
-                let text = chain(&error);
-                // Once is usual while the files are being replaced.
-                match last.replace(text.clone()) {
-                    None => debug!(error = text, "cannot reload certificates"),
-                    Some(former) if former != text => {
-                        warn!(
-                            error = text,
-                            "cannot reload certificates; the former stay in use"
-                        );
-                    }
-                    Some(_) => {}
+                let error = chain(&error);
+                match failures.is_due(&error) {
+                    true => warn!(error, "cannot reload certificates; the former stay in use"),
+                    false => debug!(error, "cannot reload certificates"),
                 }
             }
         }
@@ -153,6 +168,13 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_to_reload_is_reported_once_if_it_lasts() {
+        let mut failures = ReloadFailures::default();
+        let due = ["a", "a", "a", "b", "b", "a"].map(|error| failures.is_due(error));
+        assert_eq!(due, [false, true, false, true, false, true]);
+    }
 
     #[test]
     fn an_expiring_certificate_is_reported_once_a_day_in_its_last_week() {
