@@ -430,6 +430,9 @@ fn other_hosts_cannot_exec_or_read_output_unless_the_operator_allows_it() {
     let agent = agent.concat();
     reachable.start(MASTER, &master);
     reachable.start(AGENT, &agent);
+    // It waits for the master, and run does not: it fails at once if no master listens.
+    let (code, _, stderr) = reachable.run(&["master", "list"]);
+    assert_eq!(code, 0, "{stderr}");
     let line = "echo up; exec sleep 1000";
     let words = ["run", "--detach", "--name", "web", "--", "sh", "-c", line];
     let (code, _, stderr) = reachable.run(&words);
