@@ -28,7 +28,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Time in which it reads the snapshot, which is not measured.
 const SETTLING: Duration = Duration::from_secs(5);
 
-/// What one page uses.
+/// The use of one page.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TopUsage {
     pub(super) core_percent: f64,

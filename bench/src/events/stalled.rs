@@ -18,7 +18,7 @@ const STREAM_WINDOW: u32 = 1_024;
 /// Time for a subscriber to read what was sent, and the changes after that.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What became of the subscribers.
+/// The results of the subscribers.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StallResults {
     /// Those that the master did not disconnect with a revision to resume from.
