@@ -125,8 +125,8 @@ impl Connector {
     }
 
     /// Returns a connector whose calls do not wait for masters that are not running: a call fails
-    /// as soon as every master of the list has refused the connection, or has no known host. Once a
-    /// master has answered, calls wait for it, because it may be restarting.
+    /// as soon as every master of the list has refused the connection, has no known host, or is not
+    /// trusted. Once a master has answered, calls wait for it, because it may be restarting.
     #[must_use]
     pub fn failing_if_none_listens(&self) -> Self {
         Self {
@@ -331,7 +331,10 @@ impl Connector {
         match cause {
             MasterFailure::TimedOut(_) => self.mark_silent(address),
             MasterFailure::NoHost(_) => self.drop_connection(address),
-            MasterFailure::Refused | MasterFailure::Broken(_) | MasterFailure::Unavailable(_) => {
+            MasterFailure::Refused
+            | MasterFailure::Untrusted(_)
+            | MasterFailure::Broken(_)
+            | MasterFailure::Unavailable(_) => {
                 self.known(|known| {
                     if known.likely_leader.as_deref() == Some(address) {
                         known.likely_leader = None;

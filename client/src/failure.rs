@@ -185,6 +185,10 @@ pub(crate) fn cause_of(
             match io.kind() {
                 std::io::ErrorKind::ConnectionRefused => return MasterFailure::Refused,
                 std::io::ErrorKind::TimedOut => return MasterFailure::TimedOut(timeout_ms),
+                // Dialers report so that an identity is rejected, at either end.
+                std::io::ErrorKind::PermissionDenied => {
+                    return MasterFailure::Untrusted(short(&io.to_string()));
+                }
                 _ if io.to_string().contains("failed to lookup address") => {
                     return MasterFailure::NoHost(short(&io.to_string()));
                 }

@@ -21,6 +21,9 @@ pub enum MasterFailure {
     TimedOut(u64),
     /// The host name cannot be resolved; the text gives the reason.
     NoHost(String),
+    /// The process at the address is not trusted, or does not trust this one; the text gives the
+    /// reason.
+    Untrusted(String),
     /// The connection ended before the answer.
     Broken(String),
     /// The master answers, but cannot serve now, for example because it knows no leader.
@@ -34,6 +37,7 @@ impl fmt::Display for MasterFailure {
             Self::TimedOut(ms) if ms % 1_000 == 0 => write!(f, "timed out after {} s", ms / 1_000),
             Self::TimedOut(ms) => write!(f, "timed out after {ms} ms"),
             Self::NoHost(text) => write!(f, "is no known host ({text})"),
+            Self::Untrusted(text) => write!(f, "is not trusted ({text})"),
             Self::Broken(text) => write!(f, "broke off ({text})"),
             Self::Unavailable(text) if text.is_empty() => f.write_str("cannot serve the call"),
             Self::Unavailable(text) => write!(f, "cannot serve the call ({text})"),
@@ -57,12 +61,23 @@ impl NoMaster {
         causes.any(|(_, cause)| matches!(cause, MasterFailure::Unavailable(_)))
     }
 
-    /// Returns whether all called masters have refused the connection, or have no known host.
-    /// Nothing is known of a master that does not answer in time.
+    /// Returns whether an identity was rejected, that of a master or that of this process.
+    #[must_use]
+    pub fn some_untrusted(&self) -> bool {
+        let mut causes = self.causes.iter();
+        causes.any(|(_, cause)| matches!(cause, MasterFailure::Untrusted(_)))
+    }
+
+    /// Returns whether no called master can be used: each has refused the connection, has no known
+    /// host, or has failed to prove its identity or rejected that of this process. Nothing is known
+    /// of a master that does not answer in time.
     #[must_use]
     pub fn none_listens(&self) -> bool {
-        let is_final = |cause: &MasterFailure| {
-            matches!(cause, MasterFailure::Refused | MasterFailure::NoHost(_))
+        let is_final = |cause: &MasterFailure| match cause {
+            MasterFailure::Refused | MasterFailure::NoHost(_) | MasterFailure::Untrusted(_) => true,
+            MasterFailure::TimedOut(_)
+            | MasterFailure::Broken(_)
+            | MasterFailure::Unavailable(_) => false,
         };
         !self.causes.is_empty() && self.causes.iter().all(|(_, cause)| is_final(cause))
     }

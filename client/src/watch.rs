@@ -242,6 +242,7 @@ impl Watch {
             MasterFailure::TimedOut(_) => self.connector.drop_connection(address),
             MasterFailure::Refused
             | MasterFailure::NoHost(_)
+            | MasterFailure::Untrusted(_)
             | MasterFailure::Broken(_)
             | MasterFailure::Unavailable(_) => self.connector.note_failure(address, cause),
         }

@@ -157,6 +157,8 @@ impl Dialer {
         Self::new(|address, _| async move {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
+            // A socket that rejects an option still works.
+            let _ = keep_alive(&stream);
             let peer = PeerIdentity::unauthenticated(stream.peer_addr().ok());
             Ok((Connection::new(stream), peer))
         })

@@ -19,6 +19,9 @@ pub(crate) fn read_failure(error: CallError) -> Failure {
         }
         CallError::Refused(refusal) => refusal_failure(refusal.code, refusal.message),
         CallError::NoMaster(causes) if causes.some_answered() => no_leader(&causes),
+        CallError::NoMaster(causes) if causes.some_untrusted() => {
+            Failure::new(FailureCode::Unavailable, causes.to_string()).advise(TRUST)
+        }
         CallError::NoMaster(causes) => no_master(causes.to_string()),
         CallError::Unanswered { causes, .. } if causes.some_answered() => no_leader(&causes),
         CallError::Unanswered { after_ms, causes } => Failure::new(
@@ -35,6 +38,9 @@ pub(crate) fn read_failure(error: CallError) -> Failure {
 /// The ports of masters, a remedy for a wrong address.
 const PORTS: &str =
     "masters serve their API at port 5050, agents theirs at 5051; 5052 is for masters only";
+
+/// The remedy if an identity is rejected.
+const TRUST: &str = "compare the context or --tls-ca with the CA of the cluster; docs/security.md lists causes by message";
 
 /// Returns whether an HTTP server that does not know gRPC has answered.
 fn is_from_another_server(refusal: &MasterRejection) -> bool {

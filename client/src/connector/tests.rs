@@ -173,6 +173,10 @@ async fn a_call_fails_after_one_round_if_no_master_listens() {
             if address.starts_with('m') {
                 return Err(io::Error::from(io::ErrorKind::ConnectionRefused));
             }
+            if address.starts_with('u') {
+                let error = "no trusted CA has signed its certificate";
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, error));
+            }
             let stream = tokio::net::TcpStream::connect(address).await?;
             let peer = PeerIdentity::unauthenticated(None);
             Ok((Connection::new(stream), peer))
@@ -196,6 +200,12 @@ async fn a_call_fails_after_one_round_if_no_master_listens() {
     let (connections, error) = call(&none, DEFAULT_DEADLINE).await;
     assert_eq!(connections, 2, "{error:?}");
     assert!(matches!(error, CallError::NoMaster(_)), "{error:?}");
+    let (connections, error) = call(&connector("m1:1,u1:1"), DEFAULT_DEADLINE).await;
+    assert_eq!(connections, 2, "{error:?}");
+    assert!(
+        error.to_string().contains("u1:1 is not trusted (no trusted CA"),
+        "{error}"
+    );
     let (connections, error) = call(&connector(&format!("m1:1,{starting_at}")), short).await;
     assert!(connections > 2, "one does not refuse: {error:?}");
     closing.abort();

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{KEEPALIVE_IDLE_SECONDS, Listener};
+use super::{Dialer, ExpectedPeer, KEEPALIVE_IDLE_SECONDS, Listener};
 
 /// The kernel's number of a keepalive timer, and the state of an open connection.
 const KEEPALIVE_TIMER: &str = "02";
@@ -42,6 +42,21 @@ async fn the_kernel_probes_the_peers_of_accepted_connections() {
     let peer = TcpStream::connect(own).await.unwrap();
     let (_accepted, _) = Listener::tcp(socket).accept().await;
     let (timer, ticks) = timer(own, peer.local_addr().unwrap());
+    assert_eq!(timer, KEEPALIVE_TIMER);
+    assert!(ticks <= KEEPALIVE_IDLE_SECONDS * TICKS_PER_SECOND);
+}
+
+#[tokio::test]
+async fn the_kernel_probes_the_peers_of_outgoing_connections() {
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let peer = socket.local_addr().unwrap();
+    let dialer = Dialer::tcp();
+    let _dialed = dialer
+        .dial(&peer.to_string(), &ExpectedPeer::MASTER)
+        .await
+        .unwrap();
+    let (_accepted, own) = socket.accept().await.unwrap();
+    let (timer, ticks) = timer(own, peer);
     assert_eq!(timer, KEEPALIVE_TIMER);
     assert!(ticks <= KEEPALIVE_IDLE_SECONDS * TICKS_PER_SECOND);
 }
