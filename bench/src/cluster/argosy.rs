@@ -6,10 +6,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;
-use argosy_testbed::command_lines::MasterFlags;
+use argosy_testbed::command_lines::{MasterFlags, MemberTransport};
 use argosy_testbed::health::{HealthCheck, read_cluster};
 use argosy_testbed::loopback::free_addresses;
 use argosy_testbed::processes::{LaunchMethod, ProcessSpec};
+use argosy_testbed::transport::ClientTransport;
 use tonic::transport::Channel;
 
 use super::{CAUGHT_UP, LogStatus, MEMBERS, REQUEST_TIMEOUT};
@@ -36,6 +37,7 @@ pub(super) fn specs(argosy: &Path, directory: &Path) -> Result<Vec<(String, Proc
             listen: &own[0],
             peers: &peers,
             data_dir: &directory.join(&name),
+            transport: &MemberTransport::Plaintext,
         };
         let spec = ProcessSpec {
             program: argosy.to_owned(),
@@ -55,6 +57,7 @@ pub(super) fn health_check(masters: Vec<String>) -> HealthCheck {
         masters,
         agents: Vec::new(),
         lag_limit: CAUGHT_UP + 1,
+        transport: ClientTransport::default(),
     }
 }
 

@@ -14,7 +14,7 @@ use argosy_testbed::programs::{TestPrograms, UsageError, find_programs, own_exec
 use argosy_testbed::progress::ProgressDisplay;
 use argosy_testbed::run_directory::RunDirectory;
 use argosy_testbed::schedulers::FrameworkBehaviour;
-use argosy_testbed::testbed::{ClusterPlan, Testbed, create_directory};
+use argosy_testbed::testbed::{ClusterPlan, ClusterTransport, Testbed, create_directory};
 
 use super::arguments::{ReportArguments, RunArguments};
 use super::faults::{FaultName, FaultRequirement};
@@ -112,6 +112,11 @@ fn random_seed() -> u64 {
 }
 
 fn prepare(arguments: &RunArguments) -> Result<RunSetup, UsageError> {
+    if arguments.tls.is_some() {
+        return Err(UsageError(
+            "--tls-cert, --tls-key and --tls-ca are for the existing cluster of --masters; other clusters get certificates of their own".to_owned(),
+        ));
+    }
     let means = find_programs(arguments.argosy.as_ref(), own_executable()?)?;
     check_paths(arguments)?;
     let seed = arguments.seed.unwrap_or_else(random_seed);
@@ -273,6 +278,7 @@ fn run_in_testbed(
         size: arguments.size,
         seed,
         behaviours: &FrameworkBehaviour::ALL,
+        transport: arguments.transport(),
     };
     let testbed = Testbed::new(&prepared.programs, directory, plan)?;
     let began_ns = testbed.started_ns();
@@ -292,6 +298,7 @@ fn run_in_testbed(
     report.version = version;
     report.seed = seed;
     report.size = arguments.size.to_string();
+    report.uses_tls = arguments.transport() == ClusterTransport::Tls;
     report.interrupted = interrupted;
     Ok(report)
 }

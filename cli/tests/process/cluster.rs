@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
 use argosy_proto::v1;
-use argosy_testbed::command_lines::{AgentFlags, MasterFlags};
+use argosy_testbed::command_lines::{AgentFlags, MasterFlags, MemberTransport};
 use argosy_testbed::health::{HealthCheck, leader_address};
 use argosy_testbed::leftovers;
 use argosy_testbed::loopback::LoopbackNetwork;
 use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec, RunSettings};
+use argosy_testbed::transport::ClientTransport;
 use argosy_testbed::waiting::poll;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -167,6 +168,7 @@ fn master(network: LoopbackNetwork, directory: &Path, host: u8, more: &[&str]) -
         listen: &address.to_string(),
         peers: &network.list(3, 5052),
         data_dir: &directory.join(&name),
+        transport: &MemberTransport::Plaintext,
     };
     member(directory, name, address, flags.arguments(more))
 }
@@ -178,6 +180,7 @@ fn agent(network: LoopbackNetwork, directory: &Path, number: u8) -> TestMember {
         listen: &address.to_string(),
         masters: &network.list(3, 5050),
         data_dir: &directory.join(&name),
+        transport: &MemberTransport::Plaintext,
         resources: AGENT_RESOURCES,
     };
     let arguments = flags.arguments(&["--host-path", &directory.display().to_string()]);
@@ -333,6 +336,7 @@ impl Cluster {
             masters: self.masters.iter().map(TestMember::api).collect(),
             agents: Vec::new(),
             lag_limit: 100,
+            transport: ClientTransport::default(),
         }
     }
 
