@@ -50,6 +50,8 @@ pub enum FaultKind {
     FreezeAllMasters,
     CutLeaderFromMasters,
     ReconnectStorm,
+    /// Files of certificates are replaced. `detail` names the way.
+    CertificateRenewal,
     /// A switch in the code itself that makes rare orders of events frequent.
     Buggify,
 }

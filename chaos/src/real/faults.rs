@@ -17,6 +17,8 @@ pub(crate) enum FaultRequirement {
     FakeClock,
     /// A minimum number of voters.
     Voters(usize),
+    /// A cluster with TLS.
+    Tls,
 }
 
 macro_rules! faults {
@@ -89,6 +91,7 @@ faults! {
     ClockJump "clock-jump" 3 FaultRequirement::FakeClock, "the wall clock of a master jumps by an hour, there and back";
     ReplaceMaster "replace-master" 3 FaultRequirement::Voters(3), "a master loses its disk, leaves the group and joins it again";
     ReconnectStorm "reconnect-storm" 2 FaultRequirement::Nothing, "1,000 agents connect together while the leader is killed";
+    CertificateRenewal "certificate-renewal" 2 FaultRequirement::Tls, "three members get new certificates while they run, one of them a wrong file first";
 }
 
 impl FaultName {
@@ -103,6 +106,7 @@ impl FaultName {
                 | Self::FailingSync
                 | Self::ClockJump
                 | Self::ReplaceMaster
+                | Self::CertificateRenewal
                 | Self::ReconnectStorm
         )
     }

@@ -165,7 +165,8 @@ fn plan(
     programs: &TestPrograms,
 ) -> Result<(FaultSource, Vec<FaultName>, Vec<String>), UsageError> {
     let masters = usize::from(arguments.size.masters);
-    let check_possible = |fault| check_possible(fault, masters, &programs.argosy);
+    let transport = arguments.transport();
+    let check_possible = |fault| check_possible(fault, (masters, transport), &programs.argosy);
     if let Some(path) = &arguments.script {
         let text = fs::read_to_string(path)
             .map_err(|error| UsageError(format!("cannot read {}: {error}", path.display())))?;
@@ -216,7 +217,11 @@ fn plan(
 }
 
 /// Checks whether this host and this group size allow the fault. Otherwise returns the reason.
-fn check_possible(fault: FaultName, masters: usize, argosy: &Path) -> Result<(), String> {
+fn check_possible(
+    fault: FaultName,
+    (masters, transport): (usize, ClusterTransport),
+    argosy: &Path,
+) -> Result<(), String> {
     match fault.need() {
         FaultRequirement::Nothing => Ok(()),
         FaultRequirement::Program(program) if host_tools::find(program).is_some() => Ok(()),
@@ -230,6 +235,8 @@ fn check_possible(fault: FaultName, masters: usize, argosy: &Path) -> Result<(),
         FaultRequirement::Voters(least) => {
             Err(format!("{fault} needs {least} masters, not {masters}"))
         }
+        FaultRequirement::Tls if transport == ClusterTransport::Tls => Ok(()),
+        FaultRequirement::Tls => Err(format!("{fault} needs TLS, not --insecure-plaintext")),
     }
 }
 
