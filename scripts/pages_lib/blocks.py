@@ -100,10 +100,9 @@ class Player:
         return [machine for machine in self.machines if machine.has_master]
 
     def leader(self):
-        """Returns the address of the leader."""
-        masters = self.masters()
-        listed = f"argosy master list -o json --masters {','.join(machine.address for machine in masters)}"
-        status, output = masters[0].run(listed)
+        """Returns the address of the leader, by the current context of a machine."""
+        listed = "argosy master list -o json"
+        status, output = self.masters()[0].run(listed)
         found = json.loads(output) if status == 0 else []
         found = found.get("masters", []) if isinstance(found, dict) else found
         for master in found:
