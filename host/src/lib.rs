@@ -10,9 +10,11 @@
 //! - `atomic_file`: files that are written as a whole. `claims`: numbers and names that one holder
 //!   of a host may have. `remove_tree`: removal of untrusted directory trees. `disk_space`: free
 //!   space.
+//! - `audit`: the audit log of a process.
 //! - `container_id`: names of containers, by which crates find the records of one.
 
 pub mod atomic_file;
+pub mod audit;
 pub mod claims;
 pub mod container_id;
 pub mod crash_points;
