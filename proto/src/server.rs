@@ -5,10 +5,11 @@
 //! `admission` (which connection is accepted, and which one is evicted for it), `activity` (the
 //! state of a connection) and `connection` (the task of one connection) with `calls` (its calls).
 //! Last, `incomplete_messages` and `stalls` (limits on slow senders and on slow readers); `hosts`
-//! (the host names of a server), `callers` (access to tasks).
+//! (the host names of a server), `callers` (access to tasks), `audit` (the record of callers).
 
 mod activity;
 mod admission;
+pub mod audit;
 pub mod callers;
 mod calls;
 mod connection;

@@ -19,7 +19,7 @@ const EDGES: [(&str, &[&str]); 18] = [
     ("host", &[]),
     ("isolation", &["host", "network"]),
     ("network", &["host"]),
-    ("proto", &["state"]),
+    ("proto", &["host", "state"]),
     ("tls", &["proto", "state"]),
     ("raft", &["host", "state", "proto"]),
     ("client", &["state", "proto"]),

@@ -20,6 +20,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use metrics::counter;
 
+use super::audit::Audit;
 use crate::transport::{ConnectionAddresses, PeerIdentity};
 
 /// The callers that may use a part of an API. Cheap to clone.
@@ -80,6 +81,16 @@ enum CallerRejection {
     Unknown(io::Error),
 }
 
+impl CallerRejection {
+    /// Returns the user of this host, if it is known.
+    fn user(&self) -> Option<u32> {
+        match self {
+            Self::User(user) => Some(*user),
+            Self::Remote | Self::Unknown(_) => None,
+        }
+    }
+}
+
 /// The state of the middleware.
 #[derive(Debug, Clone)]
 struct CallerCheck {
@@ -126,9 +137,13 @@ impl AllowedCallers {
         self.check(addresses).is_ok()
     }
 
-    fn check(&self, addresses: Option<ConnectionAddresses>) -> Result<(), CallerRejection> {
+    /// Returns the user of an accepted caller, if the kernel had to be asked.
+    fn check(
+        &self,
+        addresses: Option<ConnectionAddresses>,
+    ) -> Result<Option<u32>, CallerRejection> {
         let Self::Users(users) = self else {
-            return Ok(());
+            return Ok(None);
         };
         let addresses = addresses.ok_or(CallerRejection::Remote)?;
         let (end, other) = (addresses.peer, addresses.own);
@@ -137,7 +152,7 @@ impl AllowedCallers {
             answered => answered,
         };
         match owner {
-            Ok(user) if users.contains(&user) => Ok(()),
+            Ok(user) if users.contains(&user) => Ok(Some(user)),
             Ok(user) => Err(CallerRejection::User(user)),
             // No socket of this host is its other end.
             Err(why)
@@ -187,6 +202,15 @@ impl CallerCheck {
         };
         format!("{closed} on this {server} to {rejection}; {remedy}")
     }
+
+    fn refuse(&self, request: &Request, rejection: &CallerRejection) -> Response {
+        let addresses = request.extensions().get::<ConnectionAddresses>();
+        counter!("argosy_requests_refused_total", "reason" => "caller").increment(1);
+        let message = self.message(rejection);
+        tracing::debug!(?addresses, message, "rejecting the caller of a request");
+        let body = serde_json::json!({ "code": "PermissionDenied", "message": message });
+        (StatusCode::FORBIDDEN, axum::Json(body)).into_response()
+    }
 }
 
 /// Returns whether the proven identity of a peer is enough: a master has checked the callers whose
@@ -200,18 +224,26 @@ fn is_trusted(peer: Option<&PeerIdentity>) -> bool {
 }
 
 async fn guarded(State(guard): State<CallerCheck>, request: Request, next: Next) -> Response {
-    if is_trusted(request.extensions().get()) {
-        return next.run(request).await;
-    }
-    let addresses = request.extensions().get::<ConnectionAddresses>().copied();
-    let Err(rejection) = guard.callers.check(addresses) else {
-        return next.run(request).await;
+    let mut used = Audit::begin_use(&request, guard.part);
+    let accepted = match is_trusted(request.extensions().get()) {
+        true => Ok(None),
+        false => guard.callers.check(request.extensions().get().copied()),
     };
-    counter!("argosy_requests_refused_total", "reason" => "caller").increment(1);
-    let message = guard.message(&rejection);
-    tracing::debug!(?addresses, message, "rejecting the caller of a request");
-    let body = serde_json::json!({ "code": "PermissionDenied", "message": message });
-    (StatusCode::FORBIDDEN, axum::Json(body)).into_response()
+    let user = match &accepted {
+        Ok(user) => *user,
+        Err(rejection) => rejection.user(),
+    };
+    if let Some(used) = &mut used {
+        used.set_user(user);
+    }
+    let response = match accepted {
+        Ok(_) => next.run(request).await,
+        Err(rejection) => guard.refuse(&request, &rejection),
+    };
+    match used {
+        Some(used) => used.complete(response),
+        None => response,
+    }
 }
 
 #[cfg(test)]
