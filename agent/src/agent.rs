@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters};
+use argosy_proto::server::audit::AuditWriter;
 use argosy_proto::trace;
 use argosy_proto::transport::Listener;
 use argosy_proto::v1;
@@ -88,6 +89,7 @@ pub async fn run(
         end_tasks: parts.end_tasks,
         ending: false,
         traces: LaunchTraces::default(),
+        _audit: opened.audit,
         _lock: opened.lock,
     };
     match has_threads {
@@ -136,6 +138,8 @@ struct Agent {
     end_tasks: CancellationToken,
     ending: bool,
     traces: LaunchTraces,
+    /// Ends the audit log, before the lock is free.
+    _audit: Option<AuditWriter>,
     /// Held while it runs.
     _lock: Option<DirectoryLock>,
 }

@@ -149,6 +149,8 @@ pub struct Config {
     pub allow_missing_controllers: bool,
     /// Host directories that tasks may request, with everything below them; empty means none.
     pub host_paths: Vec<PathBuf>,
+    /// The size of a file of the audit log in the directory, in MiB; 0 means that there is no log.
+    pub audit_file_mib: u64,
     /// The permission for interactive access to tasks through its API.
     pub access: ApiAccess,
     /// Host names that its API accepts in requests that could come from web pages, in addition to
@@ -237,6 +239,7 @@ impl Config {
             isolation: IsolationMode::Detect,
             allow_missing_controllers: false,
             host_paths: Vec::new(),
+            audit_file_mib: 0,
             access: ApiAccess::default(),
             host_names: Vec::new(),
             session_timeout: argosy_proto::exec::SILENCE_LIMIT,

@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use argosy_isolation::division::HostUser;
 use argosy_proto::clock::WallClock;
+use argosy_proto::server::audit::{Audit, AuditSettings, AuditWriter};
 use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::server::{self, PortLimits};
 use argosy_proto::transport::Listener;
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
+use axum::Extension;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -126,6 +128,8 @@ pub(crate) struct Startup {
     pub(crate) broker: Option<BrokerClient>,
     /// Background tasks next to the loop. None of them ends before the agent does.
     pub(crate) helpers: JoinSet<Result<(), RunError>>,
+    /// Ends the audit log when it is dropped.
+    pub(crate) audit: Option<AuditWriter>,
     /// Held while the agent runs.
     pub(crate) lock: Option<DirectoryLock>,
 }
@@ -232,6 +236,8 @@ fn on_machine(
     )?;
     start::clear_orphans(&runner, &contents.facts)?;
     let asker = QueryHandle::new(inbox.clone());
+    let (audit, audit_writer) = open_audit(config)?;
+    let front = (front, audit);
     let mut helpers = spawn_helpers(config, front, &runner, (paths, broker.clone()), asker);
     if let Some(ended) = ended {
         helpers.spawn(end_with_broker(ended));
@@ -246,20 +252,30 @@ fn on_machine(
         reach: EgressRules::new(config, Some(broker.clone())),
         broker: Some(broker),
         helpers,
+        audit: audit_writer,
         lock: Some(lock),
+    })
+}
+
+/// Opens the audit log, after the directory is locked.
+fn open_audit(config: &Config) -> Result<(Audit, Option<AuditWriter>), RunError> {
+    let settings = AuditSettings::below(&config.directory, config.audit_file_mib);
+    Audit::open(settings.as_ref()).map_err(|source| RunError::Directory {
+        path: Paths::new(&config.directory).audit(),
+        source,
     })
 }
 
 /// Serves the API, and collects garbage at intervals.
 fn spawn_helpers(
     config: &Config,
-    front: HttpSurface,
+    (front, audit): (HttpSurface, Audit),
     runner: &Runner,
     (paths, broker): (Paths, BrokerClient),
     asker: QueryHandle,
 ) -> JoinSet<Result<(), RunError>> {
     let mut helpers = serve(
-        front.api,
+        (front.api, audit),
         config.hosts(),
         api::ApiState {
             files: FilesState::new(paths.clone(), asker.clone()),
@@ -310,7 +326,7 @@ fn collect_garbage(
 
 /// Serves the agent's API, with limits on its connections.
 pub(crate) fn serve(
-    listener: Listener,
+    (listener, audit): (Listener, Audit),
     hosts: AllowedHosts,
     shared: api::ApiState,
 ) -> JoinSet<Result<(), RunError>> {
@@ -319,7 +335,7 @@ pub(crate) fn serve(
     // It ends with the helpers.
     let served = server::serve(
         listener,
-        hosts.guard(api::router(shared)),
+        hosts.guard(api::router(shared).layer(Extension(audit))),
         limits,
         CancellationToken::new(),
     );
@@ -368,7 +384,8 @@ impl SimulatedHost {
             observer: Some(self.observer),
             reach: EgressRules::new(config, None),
             broker: None,
-            helpers: serve(front.api, config.hosts(), shared),
+            helpers: serve((front.api, Audit::default()), config.hosts(), shared),
+            audit: None,
             lock: None,
         })
     }

@@ -23,6 +23,7 @@
 //!   cache/<digest of URI>           fetch cache; the time of a file is that of its last use
 //!   images/                         images, their layers, and the containers that hold them: see
 //!                                   argosy_content
+//!   audit/                          audit log: see argosy_host
 //!   network-prefix6                 IPv6 prefix of its containers, if it was generated
 //!   probe/                          the container that probes this host for overlay support
 //!   cni/<container>.json            input of CNI plugins for a container, for its release
@@ -34,6 +35,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use argosy_host::ContainerId;
+use argosy_host::audit::AuditSettings;
 use argosy_isolation::output::times_path;
 use argosy_state::ids::{FrameworkId, GroupId, TaskKey};
 use sha2::{Digest, Sha256};
@@ -85,6 +87,12 @@ impl Paths {
     #[must_use]
     pub fn network_prefix6(&self) -> PathBuf {
         self.root.join("network-prefix6")
+    }
+
+    /// Returns the directory of the audit log.
+    #[must_use]
+    pub fn audit(&self) -> PathBuf {
+        self.root.join(AuditSettings::DIRECTORY)
     }
 
     #[must_use]

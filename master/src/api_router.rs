@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use argosy_proto::server::audit::{self, Audit, AuditEvent, AuditedCaller};
 use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::trace::{self, TraceContext, TraceIds};
 use argosy_proto::transport::PeerIdentity;
@@ -27,6 +28,7 @@ use crate::{http, reads};
 pub(crate) struct ApiRouter {
     routes: Router,
     shared: Arc<Shared>,
+    audit: Audit,
 }
 
 struct Shared {
@@ -50,21 +52,40 @@ impl ApiRouter {
         Self {
             routes,
             shared: Arc::new(shared),
+            audit: Audit::default(),
         }
+    }
+
+    /// Returns the same routes, which record refused callers in this audit log.
+    pub(crate) fn with_audit(self, audit: Audit) -> Self {
+        Self { audit, ..self }
     }
 
     /// Answers a request with its own id, or with a new one, which every answer names.
     async fn answer(self, request: Request) -> Response {
         let given = TraceContext::of_headers(request.headers());
         let context = given.unwrap_or_else(|| self.shared.ids.next());
-        let mut response = trace::scope(Some(context), self.answer_traced(request)).await;
+        let mut response = trace::scope(Some(context), self.answer_audited(request)).await;
         let headers = response.headers_mut();
         headers.insert(trace::REPLY_HEADER, context.id().header());
         response
     }
 
+    async fn answer_audited(self, mut request: Request) -> Response {
+        let audit = self.audit.clone();
+        let Some(caller) = audit.caller(&request) else {
+            return self.answer_traced(request).await;
+        };
+        let (uri, has_token) = (request.uri().clone(), audit::has_token(request.headers()));
+        request.extensions_mut().insert(audit.clone());
+        let response = self.answer_traced(request).await;
+        audit.record_refusal(&caller, (&uri, has_token), &response);
+        record_filter_change(&audit, &caller, uri.path(), &response);
+        response
+    }
+
     async fn answer_traced(self, request: Request) -> Response {
-        let Self { routes, shared } = self;
+        let Self { routes, shared, .. } = self;
         if let Some(refused) = shared.hosts.refusal(&request) {
             return refused;
         }
@@ -95,6 +116,19 @@ impl ApiRouter {
             "answered a request"
         );
         response
+    }
+}
+
+/// The paths by which the log filter of this master or of an agent is changed.
+const LOG_FILTER: [&str; 2] = ["/argosy.v1.Operator/SetLogFilter", "/v1/log-filter"];
+
+/// Records a change of the log filter. The log of a refusal is that of all calls.
+fn record_filter_change(audit: &Audit, caller: &AuditedCaller, path: &str, response: &Response) {
+    let failed = response.headers().get("grpc-status");
+    let is_ok = response.status().is_success() && failed.is_none_or(|code| code == "0");
+    if is_ok && LOG_FILTER.contains(&path) {
+        let what = ("set-log-filter", path);
+        audit.record(caller, AuditEvent::LogFilterChanged, what, "Ok");
     }
 }
 

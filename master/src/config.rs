@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use argosy_proto::server::audit::AuditSettings;
 use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::server::hosts::AllowedHosts;
 use argosy_raft::{SnapshotPolicy, Timing};
@@ -44,6 +45,8 @@ pub struct MasterConfig {
     pub initial_level: Level,
     /// The clients that may enter tasks through the API, by way of the agents.
     pub access: ApiAccess,
+    /// The size of a file of the audit log in the directory, in MiB; 0 means that there is no log.
+    pub audit_file_mib: u64,
     /// Host names that the API accepts in requests that could come from web pages, in addition to
     /// that of `api_address`, `localhost` and IP addresses.
     pub host_names: Vec<String>,
@@ -70,6 +73,7 @@ impl MasterConfig {
             leader_lease_ms: None,
             initial_level: Level::NEWEST,
             access: ApiAccess::default(),
+            audit_file_mib: 0,
             host_names: Vec::new(),
             seed: 0,
         }
@@ -79,6 +83,11 @@ impl MasterConfig {
     pub(crate) fn hosts(&self) -> AllowedHosts {
         let own = std::iter::once(&self.api_address);
         AllowedHosts::new(own.chain(&self.host_names))
+    }
+
+    /// Returns the settings of the audit log, if there is one.
+    pub(crate) fn audit(&self) -> Option<AuditSettings> {
+        AuditSettings::below(&self.directory, self.audit_file_mib)
     }
 
     /// Returns the maximum age of a quorum's last acknowledgement while this master acts as leader.

@@ -3,10 +3,12 @@
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::metric_list;
+use argosy_proto::server::audit::{Audit, AuditWriter};
 use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::server::{self, PortLimits as Connections};
 use argosy_proto::transport::{Dialer, Listener};
@@ -125,6 +127,7 @@ async fn lead_or_follow(
         transfers,
         turn_counter,
     } = owner_of(&config, &node, registry, (parts.entropy, parts.readers));
+    let (audit, _audit_writer) = open_audit(&config)?;
     let replica = replica.with_threads(has_threads);
     let watchdog = run_watched(turn_counter, &node, has_threads)?;
     let _probe = AbortOnDropHandle::new(tokio::spawn(lag::probe(handle.inbox.clone())));
@@ -140,8 +143,7 @@ async fn lead_or_follow(
     };
     let _hub = run_feed(&services);
     let _exchange = run_exchange(&services, asked);
-    let pages = pages(&config, &services, parts.metrics);
-    let front = (pages, config.hosts(), trace_seed(&parts.entropy));
+    let front = front(&config, &services, (parts.metrics, &parts.entropy), audit);
     let mut server = tokio::spawn(serve(services, api, front, served.clone()));
     let hands = tokio::spawn(transfer_on_request(node.clone(), transfers));
     let inboxes = (requests, messages, queries);
@@ -165,10 +167,34 @@ async fn lead_or_follow(
     ended
 }
 
+/// The HTTP surface, the host names of the API, the seed of ids of requests, and the audit log.
+type HttpFront = (Router, AllowedHosts, u64, Audit);
+
+fn front(
+    config: &MasterConfig,
+    services: &Services,
+    (metrics, entropy): (Option<PrometheusHandle>, &[u8; 32]),
+    audit: Audit,
+) -> HttpFront {
+    let pages = pages(config, services, metrics);
+    (pages, config.hosts(), trace_seed(entropy), audit)
+}
+
 /// Returns the HTTP surface.
 fn pages(config: &MasterConfig, services: &Services, metrics: Option<PrometheusHandle>) -> Router {
     let exec_limit = exec::StreamLimit::new(server::outgoing(exec::STREAMS));
     http::router(services.clone(), metrics, exec_limit, config.access.clone())
+}
+
+/// Opens the audit log, which ends when its writer is dropped.
+fn open_audit(config: &MasterConfig) -> Result<(Audit, Option<AuditWriter>), MasterError> {
+    let failed = |why: io::Error| {
+        let directory = config.directory.display();
+        MasterError::Failed(format!(
+            "the audit log in {directory} cannot be used: {why}"
+        ))
+    };
+    Audit::open(config.audit().as_ref()).map_err(failed)
 }
 
 /// Returns the seed of ids of requests. Ids are public, and the entropy is not.
@@ -434,7 +460,7 @@ async fn transfer_on_request(node: Node, mut requests: mpsc::Receiver<&'static s
 async fn serve(
     services: Services,
     socket: Listener,
-    (pages, hosts, trace_seed): (Router, AllowedHosts, u64),
+    (pages, hosts, trace_seed, audit): HttpFront,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let reflection = service::reflection().map_err(std::io::Error::other)?;
@@ -458,7 +484,7 @@ async fn serve(
         .merge(reflection)
         .merge(pages)
         .fallback(http::unknown);
-    let front = ApiRouter::new(router, services.owner, hosts, trace_seed);
+    let front = ApiRouter::new(router, services.owner, hosts, trace_seed).with_audit(audit);
     let connections = Connections::of_this_process("api");
     tokio::select! {
         () = server::serve(socket, front, connections, stop.clone()) => {}

@@ -5,7 +5,7 @@
 //!   containers/ sandboxes/ groups/ images/ images/layers/ and all in them down to a task's own files
 //!                       root's; the agent may list them
 //!   executors/ disks/ cni/ probe/            root's
-//!   journal lock cache/ images/blobs/ images/records/ images/leases/    the agent's
+//!   journal lock audit/ cache/ images/blobs/ images/records/ images/leases/    the agent's
 //! ```
 //! So the agent can replace no directory on the path to a file that root acts on. Without a broker,
 //! all of it belongs to one user.
@@ -76,7 +76,7 @@ pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io
         take_over(CWD, &path, owner).map_err(at(&path))?;
     }
     let images = ["blobs", "records", "leases"].map(|name| paths.images().join(name));
-    for path in images.into_iter().chain([paths.cache()]) {
+    for path in images.into_iter().chain([paths.cache(), paths.audit()]) {
         make(&path, 0o700)?;
         take_over_directory(&path, owner).map_err(at(&path))?;
     }

@@ -1,5 +1,6 @@
 //! Tests over HTTP, on real directories: served files, and refused requests.
 
+mod audit;
 mod unread_answers;
 
 use std::fs;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use argosy_isolation::output::{FileId, OutputSpan, StreamName, encode_times};
 use argosy_proto::exec::SILENCE_LIMIT;
+use argosy_proto::server::audit::{Audit, AuditSettings, AuditWriter};
 use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::transport::Listener;
@@ -35,6 +37,7 @@ struct FilesServer {
     directory: tempfile::TempDir,
     base: String,
     files: FilesState,
+    audit: Option<AuditWriter>,
     _serving: JoinSet<Result<(), RunError>>,
 }
 
@@ -89,12 +92,15 @@ impl FilesServer {
             access: ApiAccess::default(),
             metrics: None,
         };
+        let settings = AuditSettings::below(directory.path(), 1);
+        let (audit, writer) = Audit::open(settings.as_ref()).unwrap();
         let hosts = AllowedHosts::new(["Agent-1.example:5051"]);
-        let serving = crate::environment::serve(Listener::tcp(listener), hosts, shared);
+        let serving = crate::environment::serve((Listener::tcp(listener), audit), hosts, shared);
         Self {
             directory,
             base,
             files,
+            audit: writer,
             _serving: serving,
         }
     }

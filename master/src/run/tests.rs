@@ -3,6 +3,7 @@
 
 mod actors;
 mod answers;
+mod audit;
 mod changes;
 mod discovery;
 mod divergence;

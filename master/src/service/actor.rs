@@ -3,6 +3,7 @@
 //!
 //! Fields of the message itself do not identify its sender.
 
+use argosy_proto::server::audit::FORWARDED_ACTOR;
 use argosy_proto::transport::PeerIdentity;
 use argosy_state::actor::{Actor, Principal, PrincipalKind};
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -10,9 +11,6 @@ use tonic::{Code, Extensions, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::forward::FORWARDED;
-
-/// Names the actor of a forwarded call, in the text form of [`Actor`].
-const FORWARDED_ACTOR: &str = "argosy-forwarded-actor";
 
 /// Returns the actor of a call, from its metadata and the identity of its peer.
 ///

@@ -17,9 +17,9 @@ pub(crate) const LOCK: &str = "lock";
 pub(crate) const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_TEXT: &str = "argosy master directory, format ";
 
-/// Files that a new data directory may already contain: the lock, and entries of a fresh file
-/// system.
-pub(crate) const HARMLESS: [&str; 2] = [LOCK, "lost+found"];
+/// Entries that a new data directory may already contain, and that stay when data are discarded:
+/// the lock, the audit log of this or of a former master, and entries of a fresh file system.
+pub(crate) const HARMLESS: [&str; 3] = [LOCK, "audit", "lost+found"];
 
 type BoxError = Box<dyn Error + Send + Sync>;
 

@@ -147,11 +147,13 @@ mod tests {
                 "{refused}"
             );
         }
+        // The audit log is evidence, and no data of the group.
+        fs::create_dir(place.path().join("audit")).unwrap();
         LockedDirectory::open(place.path())
             .unwrap()
             .discard()
             .unwrap();
-        assert_eq!(names(place.path()), [directory::LOCK]);
+        assert_eq!(names(place.path()), ["audit", directory::LOCK]);
         Directory::open(place.path()).unwrap();
     }
 

@@ -24,7 +24,7 @@ use super::*;
 
 const MASTERS: usize = 3;
 const PIPE_BYTES: usize = 1 << 20;
-const HEADER: &str = "argosy-forwarded-actor";
+pub(super) const HEADER: &str = "argosy-forwarded-actor";
 
 /// Addresses, and the processes that listen there.
 #[derive(Clone, Default)]
@@ -84,9 +84,11 @@ pub(super) struct TestCluster {
     stores: Vec<MemoryStore>,
     stop: CancellationToken,
     running: Vec<JoinHandle<Result<(), MasterError>>>,
+    /// Has a directory of each master.
+    directory: tempfile::TempDir,
 }
 
-fn api(place: usize) -> String {
+pub(super) fn api(place: usize) -> String {
     format!("m{place}:5050")
 }
 
@@ -96,13 +98,15 @@ impl TestCluster {
         let raft = |place: usize| format!("m{place}:5052");
         let stop = CancellationToken::new();
         let (mut stores, mut running) = (Vec::new(), Vec::new());
+        let directory = tempfile::tempdir().unwrap();
         for place in 0..MASTERS {
             let own = proof.of(&format!("master/m{place}"));
             let config = MasterConfig {
                 peers: (0..MASTERS).map(raft).collect(),
                 timing: Timing::testing(),
                 seed: place as u64,
-                ..MasterConfig::new(Default::default(), api(place), raft(place))
+                audit_file_mib: 1,
+                ..MasterConfig::new(directory.path().join(api(place)), api(place), raft(place))
             };
             let store = MemoryStore::default();
             let parts = MasterParts {
@@ -129,6 +133,7 @@ impl TestCluster {
             stores,
             stop,
             running,
+            directory,
         }
     }
 
@@ -172,16 +177,18 @@ impl TestCluster {
             .collect()
     }
 
-    pub(super) async fn end(self) {
+    /// Returns the directory with those of the masters.
+    pub(super) async fn end(self) -> tempfile::TempDir {
         self.stop.cancel();
         for master in self.running {
             master.await.unwrap().unwrap();
         }
+        self.directory
     }
 }
 
 /// Sends an operator's change on a separate connection, with the given `headers`.
-async fn write(
+pub(super) async fn write(
     cluster: &TestCluster,
     (principal, place): (&str, usize),
     headers: &[(&'static str, &str)],
