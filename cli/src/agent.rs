@@ -145,10 +145,7 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
         Some(IsolationName::Processes) => IsolationMode::Processes,
     };
     config.allow_missing_controllers = arguments.allow_missing_controllers;
-    config.log_file_bytes = arguments.log_file_size;
-    config.log_files = arguments.log_files;
-    config.log_retention = arguments.log_retention_age;
-    config.log_retention_bytes = arguments.log_retention_bytes;
+    logs(arguments, &mut config);
     config.default_memory_bytes = arguments.default_mem;
     config.default_disk_bytes = arguments.default_disk;
     fetching(arguments, &mut config);
@@ -196,6 +193,14 @@ fn images(arguments: &AgentStart, images: &mut ImageSettings) {
         ImagePullName::Latest => PullPolicy::Latest,
         ImagePullName::Always => PullPolicy::Always,
     };
+}
+
+fn logs(arguments: &AgentStart, config: &mut Config) {
+    config.audit_file_mib = arguments.audit_log_mib;
+    config.log_file_bytes = arguments.log_file_size;
+    config.log_files = arguments.log_files;
+    config.log_retention = arguments.log_retention_age;
+    config.log_retention_bytes = arguments.log_retention_bytes;
 }
 
 fn fetching(arguments: &AgentStart, config: &mut Config) {

@@ -187,6 +187,7 @@ fn config(arguments: &MasterStart, places: &MasterAddresses) -> Result<MasterCon
         arguments.allow_exec,
         arguments.allow_files,
     );
+    config.audit_file_mib = arguments.audit_log_mib;
     config.host_names = listen::host_names(&places.listen, &arguments.allow_hosts);
     config.agent_timeout_ms = arguments.agent_timeout.as_millis() as u64;
     config.framework_grace_ms = arguments.framework_disconnect_timeout.as_millis() as u64;

@@ -4,6 +4,7 @@
 //! Each command makes its calls, chooses the exit code, and passes records to `output`.
 
 mod agents;
+mod audit;
 mod contexts;
 mod frameworks;
 mod groups;
@@ -17,6 +18,7 @@ use argosy_proto::v1;
 use tokio::runtime::{Builder, Runtime};
 
 pub(crate) use agents::AgentCommand;
+pub(crate) use audit::AuditCommand;
 pub(crate) use contexts::ContextCommand;
 pub(crate) use frameworks::FrameworkCommand;
 pub(crate) use groups::GroupCommand;

@@ -21,8 +21,8 @@ use crate::args::{
 };
 use crate::ca::CaCommand;
 use crate::objects::{
-    AgentCommand, ContextCommand, FrameworkCommand, GroupCommand, LISTS, MasterCommand,
-    ObjectCommand, OfferCommand, TaskCommand, TaskList, WeightCommand,
+    AgentCommand, AuditCommand, ContextCommand, FrameworkCommand, GroupCommand, LISTS,
+    MasterCommand, ObjectCommand, OfferCommand, TaskCommand, TaskList, WeightCommand,
 };
 use crate::parsers;
 
@@ -79,6 +79,8 @@ pub(crate) enum Verb {
     Weight(WeightCommand),
     #[command(subcommand, about = CaCommand::ABOUT, after_help = CaCommand::EXAMPLES)]
     Ca(Box<CaCommand>),
+    #[command(subcommand, about = AuditCommand::ABOUT, after_help = AuditCommand::EXAMPLES)]
+    Audit(AuditCommand),
     #[command(subcommand, about = ContextCommand::ABOUT, after_help = ContextCommand::EXAMPLES)]
     Context(ContextCommand),
     /// Run a whole cluster on this machine until Ctrl-C

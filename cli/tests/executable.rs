@@ -2,8 +2,10 @@
 //! Invalid command lines have their table in `process/bad_input`.
 
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use argosy_host::audit::{AuditEntry, AuditEvent, AuditLog, AuditSettings};
 use argosy_testbed::processes::remove_flag_variables;
 
 fn argosy(words: &[&str]) -> Command {
@@ -274,5 +276,83 @@ fn a_variable_of_a_flag_without_a_value_is_a_word_for_yes_or_no() {
         let (code, _, stderr) = start(text);
         assert_eq!(code, 2, "{stderr}");
         assert!(stderr.contains("is not a filter"), "{stderr}");
+    }
+}
+
+/// Writes an audit log of two files, and returns its directory.
+fn audit_log(directory: &Path) -> PathBuf {
+    let settings = AuditSettings {
+        directory: directory.join("audit"),
+        file_bytes: 1,
+        files: 10,
+    };
+    let (log, writer) = AuditLog::open(&settings, || 5_000, |_| ()).unwrap();
+    for event in [AuditEvent::Exec, AuditEvent::CallRefused] {
+        log.record(AuditEntry {
+            principal: "operator/alice".to_owned(),
+            ..AuditEntry::new(5_000, event)
+        });
+    }
+    drop(writer);
+    settings.directory
+}
+
+#[test]
+fn an_audit_log_is_shown_and_verified() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = audit_log(directory.path());
+    let log = log.to_str().unwrap();
+    let (code, stdout, _) = run(&["audit", "show", "--event", "exec", log]);
+    assert_eq!(code, 0);
+    assert!(
+        stdout.starts_with("1970-01-01T00:00:05.000Z exec ") && stdout.contains("operator/alice"),
+        "{stdout}"
+    );
+    assert_eq!(stdout.lines().count(), 1);
+    let (_, head, _) = run(&["audit", "show", "--head", log]);
+    let verify = ["audit", "verify", "--head", head.trim(), log];
+    let (code, _, stderr) = run(&verify);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(
+        stderr.contains(head.trim()) && stderr.contains("4 lines in 2 files"),
+        "{stderr}"
+    );
+    let last = format!("{log}/audit-0000000002.log");
+    let text = std::fs::read_to_string(&last).unwrap();
+    std::fs::write(&last, text.replace("alice", "mallo")).unwrap();
+    let (code, _, stderr) = run(&["audit", "verify", log]);
+    assert_eq!(code, 1);
+    let expected = format!("{last}, line 2: the chain value does not match");
+    assert!(stderr.contains(&expected), "{stderr}");
+    std::fs::write(&last, "no line\n").unwrap();
+    let (code, stdout, stderr) = run(&["audit", "show", log]);
+    assert_eq!((code, stdout.lines().count()), (1, 2));
+    assert!(stderr.contains("1 lines are not shown"), "{stderr}");
+    let (code, ..) = run(&["audit", "verify", directory.path().to_str().unwrap()]);
+    assert_eq!(code, 3);
+}
+
+#[test]
+fn the_commands_of_the_page_about_the_audit_log_work() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operate/audit.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let blocks: Vec<_> = page.split("```\n").skip(1).step_by(2).collect();
+    assert!(blocks.len() >= 3, "{blocks:?}");
+    let program = Path::new(env!("CARGO_BIN_EXE_argosy"));
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", program.parent().unwrap().display());
+    let directory = tempfile::tempdir().unwrap();
+    let log = audit_log(directory.path());
+    for block in blocks {
+        let block = ["master", "agent"]
+            .iter()
+            .fold(block.to_owned(), |block, kind| {
+                let usual = format!("/var/lib/argosy/{kind}/audit");
+                block.replace(&usual, log.to_str().unwrap())
+            });
+        let mut command = Command::new("sh");
+        command.args(["-ec", &block]).env("PATH", &path);
+        let (code, _, stderr) = split(command.output().unwrap());
+        assert_eq!(code, 0, "{block}: {stderr}");
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use argosy_agent::images::InsecureRegistry;
 use argosy_agent::{FetchAllow, TaskAllow, TaskSubnet6};
 use argosy_client::Masters;
+use argosy_host::audit::AuditSettings;
 use argosy_network::Subnet;
 use argosy_proto::server::hosts;
 use argosy_proto::uri::RedactedUri;
@@ -151,6 +152,10 @@ pub(crate) struct MasterStart {
     /// and the user of this process; may be repeated
     #[arg(long = "api-user", env = "ARGOSY_MASTER_API_USERS", value_delimiter = ',', value_name = "USER", value_parser = parsers::user)]
     pub(crate) api_users: Vec<u32>,
+    /// Size at which a file of the audit log in the data directory is followed by the next one, in
+    /// MiB; ten are kept, and 0 disables the log
+    #[arg(long, env = "ARGOSY_MASTER_AUDIT_LOG_MIB", value_name = "MIB", default_value_t = AuditSettings::FILE_MIB)]
+    pub(crate) audit_log_mib: u64,
     /// Host name by which web pages and other HTTP/1.1 clients may reach this address, in addition
     /// to those of --listen and --advertise, the system's, and IP addresses; may be repeated
     #[arg(
@@ -406,6 +411,10 @@ pub(crate) struct AgentStart {
     /// and the user of this process; may be repeated
     #[arg(long = "api-user", env = "ARGOSY_AGENT_API_USERS", value_delimiter = ',', value_name = "USER", value_parser = parsers::user)]
     pub(crate) api_users: Vec<u32>,
+    /// Size at which a file of the audit log in the data directory is followed by the next one, in
+    /// MiB; ten are kept, and 0 disables the log
+    #[arg(long, env = "ARGOSY_AGENT_AUDIT_LOG_MIB", value_name = "MIB", default_value_t = AuditSettings::FILE_MIB)]
+    pub(crate) audit_log_mib: u64,
     /// Host name by which web pages and other HTTP/1.1 clients may reach this address, in addition
     /// to those of --listen and --advertise, the system's, and IP addresses; may be repeated
     #[arg(
