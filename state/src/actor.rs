@@ -124,16 +124,23 @@ impl fmt::Display for Actor {
     }
 }
 
+impl FromStr for PrincipalKind {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let mut all = Self::ALL.into_iter();
+        let rule = "write master, agent, framework or operator";
+        all.find(|kind| kind.as_str() == text)
+            .ok_or_else(|| InvalidId::new("kind of principal", text, rule))
+    }
+}
+
 impl FromStr for Principal {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let kind_of = |kind: &str| {
-            PrincipalKind::ALL
-                .into_iter()
-                .find(|one| one.as_str() == kind)
-        };
         let parts = text.split_once('/');
+        let kind_of = |kind: &str| kind.parse().ok();
         let Some((kind, name)) = parts.and_then(|(kind, name)| Some((kind_of(kind)?, name))) else {
             let rule = "write it as KIND/NAME, the kind as master, agent, framework or operator";
             return Err(InvalidId::new("principal", text, rule));

@@ -2,12 +2,13 @@
 //!
 //! The crate is pure: no IO, clock, randomness, float, async or hash map. Reading order: `limits`,
 //! `collections`, `codec`, `ids`, `resources`, `subject`, `digest`, `actor`, `task`, `capability`,
-//! `agent`, `rejection`, `framework`, `command`, `level`, `event`, `registry`, `encode`,
+//! `agent`, `access`, `rejection`, `framework`, `command`, `level`, `event`, `registry`, `encode`,
 //! `fingerprint`, `apply`, `check`. Each imports only from modules before it, and from `bugs` and
 //! `buggify`.
 
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod actor;
 pub mod agent;
 pub mod apply;
