@@ -167,7 +167,7 @@ mod tests {
         for text in [
             "group ops = operator/alice operator/bob",
             "group admin = operator/*",
-            "group framework:eng/web = framework/web framework/batch",
+            "group framework:eng/web = framework/batch framework/web",
             "group everyone = everyone",
             "group none =",
         ] {

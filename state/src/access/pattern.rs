@@ -153,6 +153,7 @@ impl FromStr for Pattern {
             return Err(wrong("write * or KIND:VALUE, such as role:eng/%"));
         };
         match kind {
+            "role" if value == "%" => Err(wrong("write * for every object")),
             "role" => match value.strip_suffix("/%") {
                 Some("*") => Err(wrong("no role is below *: write * for every object")),
                 Some(top) => Ok(Self::Subtree(Role::new(top)?)),
