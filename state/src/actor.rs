@@ -1,7 +1,8 @@
 //! The actor of a command: the proven identity on whose behalf it is proposed.
 //!
 //! The master that accepts a call sets the actor. It is never taken from the call: an identity in a
-//! request, such as `WriteBatch.principal`, is an unproven claim. `apply` makes no decision by it.
+//! request, such as `WriteBatch.principal`, is an unproven claim. `apply` makes no decision by it,
+//! except that a caller may not lose the right to set the rules of access by setting them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -57,7 +58,8 @@ impl Actor {
 }
 
 impl PrincipalKind {
-    const ALL: [Self; 4] = [Self::Master, Self::Agent, Self::Framework, Self::Operator];
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::Master, Self::Agent, Self::Framework, Self::Operator];
 
     /// Returns the name of the kind.
     #[must_use]

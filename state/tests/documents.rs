@@ -1,6 +1,8 @@
 //! Tests of the documents against the tree: links resolve, the map names existing files, and the
 //! protocol lists every code.
 
+#[path = "documents/access_limits.rs"]
+mod access_limits;
 #[path = "documents/host_limits.rs"]
 mod host_limits;
 #[path = "documents/limits.rs"]
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 use argosy_state::capability::{AgentCapability, FrameworkCapability};
 use argosy_state::command::Rejection;
 
+use access_limits::ACCESS_LIMITS;
 use host_limits::HOST_LIMITS;
 use limits::LIMITS;
 
@@ -268,7 +271,7 @@ fn every_bound_of_the_registry_is_in_the_protocol() {
         .filter_map(|line| line.strip_prefix("pub const ")?.split(':').next());
     let stated = |name: &str| {
         let of = |source: &str| source.starts_with(&format!("{name}: "));
-        let limits = LIMITS.iter();
+        let limits = LIMITS.iter().chain(ACCESS_LIMITS);
         limits
             .filter(|(file, ..)| *file == "state/src/limits.rs")
             .any(|(_, source, _)| of(source))
@@ -300,7 +303,7 @@ fn the_protocol_page_states_the_limits_of_the_sources() {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let page = words(&read("docs/protocol.md"));
     let mut wrong = Vec::new();
-    for &(file, source, output) in LIMITS.iter().chain(HOST_LIMITS) {
+    for (file, source, output) in [LIMITS, ACCESS_LIMITS, HOST_LIMITS].concat() {
         if !read(file).contains(source) {
             wrong.push(format!("{file} has no {source}"));
         }

@@ -446,7 +446,7 @@ impl Leader {
             }
             Event::FrameworkChanged(framework) => self.framework_changed(registry, now, *framework),
             // The allocator has observed it.
-            Event::FrameworkRevived { .. } | Event::WeightChanged(_) => {}
+            Event::FrameworkRevived { .. } | Event::WeightChanged(_) | Event::AccessChanged(_) => {}
             Event::FrameworkRemoving(framework) => {
                 let why = Rejection::FrameworkRemoved(*framework).to_string();
                 self.framework_removed(registry, now, *framework, &why);

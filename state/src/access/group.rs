@@ -35,6 +35,14 @@ pub struct Group {
     pub members: BTreeSet<Subject>,
 }
 
+impl NamedGroup {
+    /// Returns the name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl GroupName {
     /// The longest name of a group that is not built in, in bytes.
     pub const BYTES: usize = 64;

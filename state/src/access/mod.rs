@@ -3,15 +3,17 @@
 //!
 //! This module holds the facts and their text forms. It makes no decision about a call. Reading
 //! order: `action`, `pattern`, `subject`, `group`, `rule`, `policy`, `key_hash`, `token`,
-//! `rate_limit`.
+//! `rate_limit`, `operation`, `stored`.
 
 mod action;
 mod group;
 mod key_hash;
+mod operation;
 mod pattern;
 mod policy;
 mod rate_limit;
 mod rule;
+mod stored;
 mod subject;
 mod token;
 
@@ -24,10 +26,12 @@ use crate::ids::Revision;
 pub use action::Action;
 pub use group::{Group, GroupName, NamedGroup};
 pub use key_hash::KeyHash;
+pub use operation::{AccessOperation, NewToken};
 pub use pattern::{Pattern, SecretName};
-pub use policy::Policy;
+pub use policy::{InvalidPolicy, Policy};
 pub use rate_limit::RateLimit;
 pub use rule::{Effect, Rule};
+pub(crate) use stored::PolicyRecord;
 pub use subject::Subject;
 pub use token::{Token, TokenId, TokenPurpose, TokenSecret};
 

@@ -63,6 +63,7 @@ impl Registry {
                 Administration::Active,
             ),
             OperatorOperation::MarkGone(id) => self.mark_gone(context, *id, wall_ms),
+            OperatorOperation::Access(operation) => self.change_access(context, operation, wall_ms),
         }
     }
 

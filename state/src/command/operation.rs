@@ -1,11 +1,12 @@
 //! The changes by operators: for each one its form in the log, its fingerprint, the level that has
 //! it, a sample, and its words in scenarios. `apply/operation.rs` performs them.
 
+use crate::access::AccessOperation;
 use crate::codec::canonical::CanonicalWriter;
 use crate::codec::stored::stored;
 #[cfg(any(test, feature = "builders"))]
 use crate::ids::TaskId;
-use crate::ids::{AgentId, FrameworkId, LevelRequirement, Role, TaskKey};
+use crate::ids::{AgentId, FrameworkId, Level, LevelRequirement, Role, TaskKey};
 use crate::task::TaskLimits;
 
 /// One change by an operator.
@@ -49,10 +50,12 @@ pub enum OperatorOperation {
     Reactivate(AgentId),
     /// Declares an agent gone, permanently.
     MarkGone(AgentId),
+    /// Changes the facts of access.
+    Access(AccessOperation),
 }
 
 stored!(message OperatorOperation as (operation) {
-    1 | 2 | 3 | 4 | 5 | 6 | 7 | 40 operation: OneOf,
+    1 | 2 | 3 | 4 | 5 | 6 | 7 | 40 | 50 operation: OneOf,
 });
 
 stored!(oneof OperatorOperation {
@@ -77,6 +80,7 @@ stored!(oneof OperatorOperation {
         1 key: Part or "task",
         2 limits: Part,
     },
+    50 Access(Part),
 });
 
 impl OperatorOperation {
@@ -112,6 +116,7 @@ impl OperatorOperation {
             Self::Deactivate(id) => out.chosen(6, |out| out.number(1, id.0)),
             Self::Reactivate(id) => out.chosen(7, |out| out.number(1, id.0)),
             Self::MarkGone(id) => out.chosen(8, |out| out.number(1, id.0)),
+            Self::Access(operation) => out.chosen(30, |out| operation.fingerprint(out)),
         }
     }
 
@@ -119,6 +124,10 @@ impl OperatorOperation {
     pub(crate) fn level_requirement(&self) -> Option<LevelRequirement> {
         match self {
             Self::SetWeight { role, .. } => LevelRequirement::of_roles([role]),
+            Self::Access(_) => Some(LevelRequirement {
+                level: Level::RELEASE_0_2,
+                what: "a change of access",
+            }),
             Self::SetAttribute { .. }
             | Self::KillTask { .. }
             | Self::UpdateLimits { .. }
@@ -144,7 +153,12 @@ impl OperatorOperation {
             key: task.clone(),
             limits: limits.clone(),
         };
-        vec![("operate-limits", update_limits)]
+        let access = AccessOperation::samples().into_iter();
+        let access = access.map(|(name, operation)| (name, Self::Access(operation)));
+        [("operate-limits", update_limits)]
+            .into_iter()
+            .chain(access)
+            .collect()
     }
 
     /// Parses the words of an operation in a scenario, and the values that it may name by pairs.
@@ -185,7 +199,7 @@ impl OperatorOperation {
             ["deactivate", id] => Self::Deactivate(id.parse().ok()?),
             ["reactivate", id] => Self::Reactivate(id.parse().ok()?),
             ["gone", id] => Self::MarkGone(id.parse().ok()?),
-            _ => return None,
+            words => Self::Access(AccessOperation::from_words(words)?),
         })
     }
 }

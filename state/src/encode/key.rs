@@ -4,6 +4,8 @@
 //! records of one kind are adjacent, and keys sort in the order of [`RecordKey`].
 
 use super::DecodeError;
+use super::access_key::{binding, read_binding, read_subject, subject};
+use crate::access::{KeyHash, TokenId};
 use crate::command::SweepTarget;
 use crate::ids::{AgentId, FrameworkId, Role, TaskId, TaskKey};
 use crate::registry::RecordKey;
@@ -33,6 +35,11 @@ const AGENT_AGREED: u8 = 22;
 const AGENT_STATUS: u8 = 23;
 const SECOND_LIMITS: u8 = 24;
 const TASK_TRANSITION: u8 = 25;
+const POLICY: u8 = 30;
+const TOKEN: u8 = 31;
+const REVOKED_KEY: u8 = 32;
+const KEY_BINDING: u8 = 33;
+const RATE_LIMIT: u8 = 34;
 
 /// The target of a sweep: a byte between the kind and the id.
 const SWEPT_AGENT: u8 = 1;
@@ -102,6 +109,11 @@ pub fn key(name: &RecordKey) -> Vec<u8> {
             bytes.extend(number.to_be_bytes());
             bytes
         }
+        RecordKey::Policy => vec![POLICY],
+        RecordKey::Token(id) => numbers(TOKEN, &[id.0]),
+        RecordKey::RevokedKey(key) => [&[REVOKED_KEY][..], &key.0].concat(),
+        RecordKey::KeyBinding(principal) => binding(KEY_BINDING, principal),
+        RecordKey::RateLimit(limited) => subject(RATE_LIMIT, limited),
     }
 }
 
@@ -182,6 +194,11 @@ fn parse(bytes: &[u8]) -> Option<RecordKey> {
             let key = task(rest).filter(|_| *end == 0)?;
             RecordKey::TaskTransition(key, u32::from_be_bytes(*number))
         }
+        POLICY => end(rest, RecordKey::Policy)?,
+        TOKEN => RecordKey::Token(TokenId(only_number(rest)?)),
+        REVOKED_KEY => RecordKey::RevokedKey(Box::new(KeyHash(rest.try_into().ok()?))),
+        KEY_BINDING => RecordKey::KeyBinding(read_binding(rest)?),
+        RATE_LIMIT => RecordKey::RateLimit(Box::new(read_subject(rest)?)),
         _ => return None,
     })
 }
@@ -293,7 +310,27 @@ mod tests {
             )),
             (text, text).prop_map(|(a, b)| RecordKey::OperatorAnswer(Box::new((a, b)))),
             id.clone().prop_map(RecordKey::FinishedTask),
-            id.prop_map(RecordKey::FinishedFramework),
+            id.clone().prop_map(RecordKey::FinishedFramework),
+            id.prop_map(|id| RecordKey::Token(TokenId(id))),
+            access_names(),
+        ]
+    }
+
+    fn access_names() -> impl Strategy<Value = RecordKey> {
+        let name = "(master|agent|framework|operator)/[a-c]{1,3}";
+        let text = prop_oneof![
+            name.prop_map(|name| name),
+            "(anonymous|everyone|operator/[*]|agent/[*])",
+            "group:(admin|operator|viewer|[a-c]{1,3}|framework:[a-c]{1,2})",
+        ];
+        let subject = |text: String| RecordKey::RateLimit(Box::new(text.parse().unwrap()));
+        let binding = |text: String| RecordKey::KeyBinding(text.parse().unwrap());
+        let key = |byte: u8| RecordKey::RevokedKey(Box::new(KeyHash([byte; 32])));
+        prop_oneof![
+            Just(RecordKey::Policy),
+            any::<u8>().prop_map(key),
+            name.prop_map(binding),
+            text.prop_map(subject),
         ]
     }
 
@@ -305,7 +342,7 @@ mod tests {
         }
 
         #[test]
-        fn other_bytes_are_rejected_or_a_canonical_key(bytes in prop::collection::vec(0_u8..26, 0..30)) {
+        fn other_bytes_are_rejected_or_a_canonical_key(bytes in prop::collection::vec(0_u8..36, 0..34)) {
             if let Ok(name) = read_key(&bytes) {
                 prop_assert_eq!(key(&name), bytes);
             }

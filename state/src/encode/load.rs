@@ -6,6 +6,7 @@ use super::key::read_key;
 use super::split::{SplitParts, ensure};
 use super::{DecodeError, read};
 use crate::Registry;
+use crate::access::PolicyRecord;
 use crate::agent::{Agent, WholeAgent};
 use crate::digest::record_mark;
 use crate::framework::Framework;
@@ -143,6 +144,11 @@ impl Registry {
                 let transition = read(TRANSITION, value)?;
                 self.load_transition(key, *number, transition);
             }
+            RecordKey::Policy
+            | RecordKey::Token(_)
+            | RecordKey::RevokedKey(_)
+            | RecordKey::KeyBinding(_)
+            | RecordKey::RateLimit(_) => self.load_access(name, value)?,
             RecordKey::TaskFacts(_)
             | RecordKey::TaskSpec(_)
             | RecordKey::TaskStatus(_)
@@ -157,6 +163,37 @@ impl Registry {
             | RecordKey::AgentReport(_)
             | RecordKey::AgentAdministration(_)
             | RecordKey::AgentStatus(_) => parts.read(name, value)?,
+        }
+        Ok(())
+    }
+}
+
+impl Registry {
+    /// Loads a record of access; others are not its part.
+    fn load_access(&mut self, name: &RecordKey, value: &[u8]) -> Result<(), DecodeError> {
+        match name {
+            RecordKey::Policy => {
+                let record: PolicyRecord = read("policy record", value)?;
+                self.access.policy = record.policy;
+                self.access.policy_revision = Some(record.revision);
+            }
+            RecordKey::Token(id) => {
+                let token = read("token record", value)?;
+                self.access.tokens.insert(*id, token);
+            }
+            RecordKey::RevokedKey(key) => {
+                let revoked = read("revoked key record", value)?;
+                self.access.revoked.insert(**key, revoked);
+            }
+            RecordKey::KeyBinding(principal) => {
+                let key = read("key binding record", value)?;
+                self.access.bindings.insert(principal.clone(), key);
+            }
+            RecordKey::RateLimit(subject) => {
+                let limit = read("rate limit record", value)?;
+                self.access.limits.insert((**subject).clone(), limit);
+            }
+            _ => {}
         }
         Ok(())
     }

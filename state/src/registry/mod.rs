@@ -2,6 +2,7 @@
 //!
 //! The fields are private: facts change only through `apply`, and all other code borrows them.
 
+mod access;
 mod answers;
 mod deadlines;
 mod executors;
@@ -18,6 +19,7 @@ pub(crate) mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::access::AccessFacts;
 use crate::agent::{Agent, AgentMode};
 use crate::collections::persistent::{Map, Table};
 use crate::command::{ClusterFacts, StoredRejection, SweepTarget};
@@ -116,6 +118,7 @@ pub struct Registry {
     pub(crate) operator_answers: Table<(String, String), OperatorAnswer>,
     pub(crate) finished_tasks: Table<u64, FinishedTask>,
     pub(crate) finished_frameworks: Table<u64, FinishedFramework>,
+    pub(crate) access: AccessFacts,
     pub(crate) index: Indexes,
     pub(crate) changed: BTreeSet<RecordKey>,
     pub(crate) marks: BTreeMap<RecordKey, u128>,

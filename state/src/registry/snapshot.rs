@@ -42,6 +42,7 @@ impl Registry {
             operator_answers: self.operator_answers.clone(),
             finished_tasks: self.finished_tasks.clone(),
             finished_frameworks: self.finished_frameworks.clone(),
+            access: self.access.clone(),
             index: self.index.clone(),
             changed: BTreeSet::new(),
             marks: BTreeMap::new(),

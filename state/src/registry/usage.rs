@@ -42,10 +42,26 @@ pub struct BoundUsage {
     pub bytes: Option<(u64, u64)>,
 }
 
+impl BoundUsage {
+    pub(super) fn of(
+        kind: &'static str,
+        records: usize,
+        most: Option<usize>,
+        bytes: Option<(u64, u64)>,
+    ) -> Self {
+        Self {
+            kind,
+            records: records as u64,
+            most_records: most.map(|most| most as u64),
+            bytes,
+        }
+    }
+}
+
 impl Registry {
     /// Returns usage and bounds of each kind of record. The cost does not grow with the registry.
     #[must_use]
-    pub fn usage(&self) -> [BoundUsage; 8] {
+    pub fn usage(&self) -> [BoundUsage; 13] {
         let ByteUsage {
             tasks,
             history,
@@ -53,12 +69,8 @@ impl Registry {
             agents,
             operator_answers,
         } = self.index.bytes;
-        let usage = |kind, records: usize, most: Option<usize>, bytes| BoundUsage {
-            kind,
-            records: records as u64,
-            most_records: most.map(|most| most as u64),
-            bytes,
-        };
+        let usage = BoundUsage::of;
+        let [rules, tokens, revoked_keys, key_bindings, rate_limits] = self.access_usage();
         [
             usage(
                 "tasks",
@@ -98,6 +110,11 @@ impl Registry {
                 Some(limits::OPERATOR_ANSWERS),
                 Some((operator_answers, limits::OPERATOR_ANSWER_BYTES)),
             ),
+            rules,
+            tokens,
+            revoked_keys,
+            key_bindings,
+            rate_limits,
         ]
     }
 

@@ -116,6 +116,11 @@ fn arguments(why: &Rejection) -> Vec<String> {
         Rejection::AgentIncapable(agent, capability) => {
             vec![agent.to_string(), capability.to_string()]
         }
+        Rejection::WouldLockOut(whom) => vec![whom.clone()],
+        Rejection::UnknownToken(id) => vec![id.to_string()],
+        Rejection::TokenRefused { token, text } => vec![token.to_string(), text.clone()],
+        Rejection::KeyBound(principal) => vec![principal.to_string()],
+        Rejection::KeyRevoked(key) => vec![key.to_string()],
         Rejection::UnknownTask(key) => vec![key.framework.to_string(), key.task.to_string()],
         Rejection::TaskGroupInvalid { group, .. } => vec![group.to_string()],
         Rejection::StaleEpoch
@@ -194,6 +199,14 @@ fn restored(code: u8, arguments: &[String]) -> Option<Rejection> {
             text: STORED_INVALID.to_owned(),
         },
         "agent-incapable" => Rejection::AgentIncapable(agent()?, read(arguments, 1)?),
+        "would-lock-out" => Rejection::WouldLockOut(text(0)?),
+        "unknown-token" => Rejection::UnknownToken(read(arguments, 0)?),
+        "token-refused" => Rejection::TokenRefused {
+            token: read(arguments, 0)?,
+            text: text(1)?,
+        },
+        "key-bound" => Rejection::KeyBound(read(arguments, 0)?),
+        "key-revoked" => Rejection::KeyRevoked(read(arguments, 0)?),
         "registry-full" => {
             Rejection::Full("a bound of the registry was reached; a new call is told which".into())
         }

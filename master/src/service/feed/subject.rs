@@ -105,7 +105,12 @@ impl Subject {
             | RecordKey::Sweep(_)
             | RecordKey::History
             // The status of the task changes with it.
-            | RecordKey::TaskTransition(..) => None,
+            | RecordKey::TaskTransition(..)
+            | RecordKey::Policy
+            | RecordKey::Token(_)
+            | RecordKey::RevokedKey(_)
+            | RecordKey::KeyBinding(_)
+            | RecordKey::RateLimit(_) => None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Samples of every record and command, with a distinctive value in each field.
 
+mod access;
 mod actors;
 mod agents;
 mod limits;
@@ -147,6 +148,7 @@ pub(super) fn registry() -> Registry {
     );
     add_long_messages(&mut registry);
     add_transitions(&mut registry);
+    registry.access = access::facts();
     registry.index = registry.indexes().unwrap();
     registry
 }

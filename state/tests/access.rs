@@ -1,0 +1,126 @@
+//! Tests of the facts of access at their bounds, and at the levels that do not have them.
+
+use argosy_state::access::{
+    AccessOperation, KeyHash, NewToken, RateLimit, Subject, TokenId, TokenPurpose,
+};
+use argosy_state::command::{Command, CommandReply, Operate, OperatorOperation, Rejection};
+use argosy_state::ids::NodeId;
+use argosy_state::level::{self, Level};
+use argosy_state::limits;
+use argosy_state::testing::World;
+
+fn command(operations: Vec<AccessOperation>, wall_ms: i64) -> Command {
+    let operations = operations.into_iter().map(OperatorOperation::Access);
+    Command::Operate(Operate {
+        request: None,
+        hash: 0,
+        operations: operations.collect(),
+        wall_ms,
+    })
+}
+
+fn operate(
+    world: &mut World,
+    operations: Vec<AccessOperation>,
+    wall_ms: i64,
+) -> Vec<Result<(), Rejection>> {
+    match world.apply(command(operations, wall_ms)).outcome {
+        Ok(CommandReply::Operate { outcomes, .. }) => outcomes,
+        other => panic!("not operated: {other:?}"),
+    }
+}
+
+/// Applies operations in as few commands as possible.
+fn operate_all(world: &mut World, operations: impl Iterator<Item = AccessOperation>) {
+    let operations: Vec<_> = operations.collect();
+    for batch in operations.chunks(limits::OPERATIONS_PER_BATCH) {
+        let outcomes = operate(world, batch.to_vec(), 0);
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    }
+}
+
+fn token(id: usize, lifetime_ms: Option<u64>) -> AccessOperation {
+    AccessOperation::CreateToken(NewToken {
+        id: TokenId(id as u64),
+        purpose: TokenPurpose::Bearer("operator/ci".parse().unwrap()),
+        hash: [1; 32],
+        lifetime_ms,
+        description: String::new(),
+    })
+}
+
+fn full(outcome: &Result<(), Rejection>) -> bool {
+    matches!(outcome, Err(Rejection::Full(_)))
+}
+
+#[test]
+fn at_the_bound_a_new_token_removes_expired_ones() {
+    let mut world = World::new();
+    let expiring = limits::EXPIRED_TOKENS_DROPPED + 1;
+    let lifetime = |at: usize| (at < expiring).then_some(1_000);
+    operate_all(
+        &mut world,
+        (0..limits::TOKENS).map(|at| token(at, lifetime(at))),
+    );
+    let most = limits::TOKENS;
+    assert!(full(&operate(&mut world, vec![token(most, None)], 999)[0]));
+    assert_eq!(world.registry.access().tokens.len(), most);
+    assert_eq!(
+        operate(&mut world, vec![token(most, None)], 1_000),
+        [Ok(())]
+    );
+    let left = most + 1 - limits::EXPIRED_TOKENS_DROPPED;
+    assert_eq!(world.registry.access().tokens.len(), left);
+    assert!(world.reloaded() == world.registry);
+}
+
+#[test]
+fn keys_and_limits_beyond_their_bounds_are_refused() {
+    let mut world = World::new();
+    let key = |at: usize| {
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&(at as u64).to_be_bytes());
+        AccessOperation::RevokeKey(KeyHash(hash))
+    };
+    operate_all(&mut world, (0..limits::REVOKED_KEYS).map(key));
+    let outcomes = operate(&mut world, vec![key(0), key(limits::REVOKED_KEYS)], 0);
+    assert!(outcomes[0].is_ok() && full(&outcomes[1]), "{outcomes:?}");
+    let limit = |at: usize, calls_per_second| {
+        let subject: Subject = format!("operator/o{at}").parse().unwrap();
+        let limit = Some(RateLimit {
+            calls_per_second,
+            burst: 1,
+        });
+        AccessOperation::SetLimit { subject, limit }
+    };
+    operate_all(&mut world, (0..limits::RATE_LIMITS).map(|at| limit(at, 1)));
+    let more = vec![limit(0, 2), limit(limits::RATE_LIMITS, 1)];
+    let outcomes = operate(&mut world, more, 0);
+    assert!(outcomes[0].is_ok() && full(&outcomes[1]), "{outcomes:?}");
+    let remove = AccessOperation::SetLimit {
+        subject: "operator/o0".parse().unwrap(),
+        limit: None,
+    };
+    let outcomes = operate(&mut world, vec![remove, limit(limits::RATE_LIMITS, 1)], 0);
+    assert_eq!(outcomes, [Ok(()), Ok(())]);
+}
+
+#[test]
+fn a_cluster_below_level_3_has_no_facts_of_access() {
+    let mut world = World::empty();
+    world.level = Level::RELEASE_0_1;
+    world.open_epoch(NodeId(1));
+    for (name, operation) in AccessOperation::samples() {
+        let command = command(vec![operation], 0);
+        let need = level::first_unsupported(Level::RELEASE_0_1, &command);
+        let need = need.map(|need| need.level);
+        assert_eq!(need, Some(Level::RELEASE_0_2), "{name}");
+        assert_eq!(level::first_unsupported(Level::RELEASE_0_2, &command), None);
+    }
+    let facts = world.registry.access().clone();
+    assert_eq!(facts, argosy_state::access::AccessFacts::default());
+    world.apply(Command::RaiseLevel {
+        level: Level::RELEASE_0_2,
+    });
+    assert_eq!(*world.registry.access(), facts);
+}
