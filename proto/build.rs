@@ -8,6 +8,7 @@ use protox::prost_reflect::prost_types::FileDescriptorProto;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "types",
+        "access",
         "scheduler",
         "agents",
         "executor",

@@ -108,6 +108,14 @@ impl OperatorClient {
         get_task(v1::GetRequest) -> v1::Task;
         /// Returns one page of open offers.
         list_offers(v1::ListRequest) -> v1::OfferPage;
+        /// Returns the rules and groups of access.
+        get_policy(v1::GetPolicyRequest) -> v1::Policy;
+        /// Returns one page of tokens, without their secrets.
+        list_tokens(v1::ListRequest) -> v1::TokenPage;
+        /// Returns one page of revoked keys.
+        list_revoked_keys(v1::ListRequest) -> v1::RevokedKeyPage;
+        /// Returns one page of limits of rate.
+        list_rate_limits(v1::ListRequest) -> v1::SubjectLimitPage;
         /// Explains why a task or framework does not run.
         explain(v1::ExplainRequest) -> v1::Explanation;
     }

@@ -2,6 +2,7 @@
 //! feed, the files of agents, and commands in tasks. The JSON is the canonical mapping of
 //! `argosy.v1`. `routes` has the table of all paths.
 
+mod access;
 mod caller;
 mod discovery;
 mod events;

@@ -4,7 +4,7 @@ use argosy_proto::server::callers::{ApiAccess, ApiPart};
 use axum::Router;
 use axum::routing::{MethodRouter, delete, get, post, put};
 
-use super::{Http, discovery, events, exec, index, writes};
+use super::{Http, access, discovery, events, exec, index, writes};
 
 /// A method of a path.
 pub(crate) struct Route {
@@ -72,6 +72,15 @@ pub(crate) const ROUTES: &[Route] = &[
     route("GET", "/v1/offers", Call("ListOffers"), "open offers, a page at a time", || get(super::offers)),
     route("PUT", "/v1/roles/{role}/weight", Operation("set_weight"), "sets the weight of a role: {\"weightMilli\": \"…\"}", || put(writes::set_weight)),
     route("POST", "/v1/write", Call("WriteOne"), "a batch of operations: WriteBatch", || post(writes::batch)),
+    route("GET", "/v1/policy", Call("GetPolicy"), "rules and groups of access", || get(access::policy)),
+    route("PUT", "/v1/policy", Operation("set_policy"), "replaces rules and groups: SetPolicy", || put(access::set_policy)),
+    route("GET", "/v1/tokens", Call("ListTokens"), "tokens without their secrets, a page at a time", || get(access::tokens)),
+    route("POST", "/v1/tokens", Operation("create_token"), "creates a token: CreateToken", || post(access::create_token)),
+    route("DELETE", "/v1/tokens/{token_id}", Operation("revoke_token"), "revokes a token", || delete(access::revoke_token)),
+    route("GET", "/v1/revoked-keys", Call("ListRevokedKeys"), "revoked keys, a page at a time", || get(access::revoked_keys)),
+    route("PUT", "/v1/revoked-keys/{key_hash}", Operation("revoke_key"), "revokes a key", || put(access::revoke_key)),
+    route("GET", "/v1/rate-limits", Call("ListRateLimits"), "limits of rate, a page at a time", || get(access::rate_limits)),
+    route("PUT", "/v1/rate-limits", Operation("set_rate_limit"), "sets or removes a limit of rate: SetRateLimit", || put(access::set_rate_limit)),
     route("POST", "/v1/masters", Call("JoinMaster"), "adds a running, empty master: {\"raftAddress\": \"…\"}", || post(writes::join)),
     route("DELETE", "/v1/masters/{node_id}", Call("RemoveMaster"), "removes a master from the group", || delete(writes::remove)),
     route("POST", "/v1/masters/transfer", Call("TransferLeader"), "transfers leadership: {\"nodeId\": \"…\"}", || post(writes::transfer)),

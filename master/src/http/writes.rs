@@ -25,7 +25,7 @@ const REQUEST_ID: &str = "argosy-request-id";
 
 /// The body of a request: JSON of at most [`CALL_BYTES`], without unknown fields. No body is the
 /// empty message.
-pub(super) struct JsonBody<T>(T);
+pub(super) struct JsonBody<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Response;
@@ -111,7 +111,7 @@ impl Change {
     }
 
     /// Performs one operation. Its refusal is the status of the response.
-    async fn operate(self, http: Http, operation: Operation) -> Response {
+    pub(super) async fn operate(self, http: Http, operation: Operation) -> Response {
         match self.without_parameters() {
             Ok(change) => change.write(http, operation).await,
             Err(status) => problem(&status),

@@ -3,6 +3,7 @@
 //! Any master serves any call: calls that only the leader can answer are forwarded to it, in one
 //! hop.
 
+mod access;
 mod actor;
 pub(crate) mod agent_api;
 mod agents;
@@ -18,6 +19,7 @@ mod level;
 mod lists;
 mod log_filter;
 mod membership;
+mod operations;
 mod operator;
 mod peers;
 mod rate_limit;
@@ -92,7 +94,9 @@ fn malformed(why: &InvalidMessage) -> Status {
 /// Returns the status for a rejection, with its machine-readable code.
 pub(crate) fn refused(code: &str, message: &str) -> Status {
     let kind = match code {
-        "unknown-agent" | "unknown-framework" | "unknown-task" => tonic::Code::NotFound,
+        "unknown-agent" | "unknown-framework" | "unknown-task" | "unknown-token" => {
+            tonic::Code::NotFound
+        }
         "invalid" | "call-reused" | "request-reused" | "too-many-operations" => {
             tonic::Code::InvalidArgument
         }

@@ -3,14 +3,12 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use argosy_proto::convert::{self, InvalidMessage};
+use argosy_proto::convert;
 use argosy_proto::v1::operator_client::OperatorClient;
 use argosy_proto::v1::operator_server::Operator;
 use argosy_proto::{trace, v1};
 use argosy_state::actor::Actor;
-use argosy_state::command::{Operate, OperatorOperation};
-use argosy_state::fingerprint;
-use argosy_state::ids::{AgentId, FrameworkId, NodeId, Role, TaskId, TaskKey};
+use argosy_state::ids::{AgentId, FrameworkId, NodeId, TaskId, TaskKey};
 use futures::{Stream, StreamExt};
 use prost::Message;
 use tokio::sync::Semaphore;
@@ -21,11 +19,13 @@ use super::actor::actor;
 use super::forward::{CallRoute, forwarded, readable};
 use super::lists::settle;
 use super::membership::unchanged;
+use super::operations::operate;
 use super::peers::ConnectionUse;
 use super::rate_limit::with_flow_control;
 use super::status_codes::correct_status;
 use super::{
-    ListKind, MESSAGE_BYTES, Services, accepted, bounded, malformed, not_found, views, watch,
+    ListKind, MESSAGE_BYTES, Services, accepted, access, bounded, malformed, not_found, views,
+    watch,
 };
 use crate::inbox::StateView;
 use crate::leader::Input;
@@ -256,6 +256,38 @@ impl Operator for Services {
         changed.map(Response::new)
     }
 
+    async fn get_policy(
+        &self,
+        request: Request<v1::GetPolicyRequest>,
+    ) -> Result<Response<v1::Policy>, Status> {
+        let policy = access::policy(&self.owner, request.into_inner()).await?;
+        Ok(Response::new(policy))
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::TokenPage>, Status> {
+        let page = access::tokens(&self.owner, request.into_inner()).await?;
+        Ok(Response::new(page))
+    }
+
+    async fn list_revoked_keys(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::RevokedKeyPage>, Status> {
+        let page = access::revoked_keys(&self.owner, request.into_inner()).await?;
+        Ok(Response::new(page))
+    }
+
+    async fn list_rate_limits(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::SubjectLimitPage>, Status> {
+        let page = access::rate_limits(&self.owner, request.into_inner()).await?;
+        Ok(Response::new(page))
+    }
+
     async fn watch(
         &self,
         request: Request<v1::WatchRequest>,
@@ -318,81 +350,6 @@ impl Services {
 /// and frameworks are connected.
 pub(super) fn is_local(consistency: i32) -> bool {
     consistency == i32::from(v1::Consistency::Local)
-}
-
-fn operate(batch: v1::WriteBatch) -> Result<Operate, InvalidMessage> {
-    let operations = batch.operations.into_iter().enumerate().map(|(at, wire)| {
-        let field = format!("operations[{at}]");
-        wire.operation
-            .ok_or_else(|| InvalidMessage::new(&field, "it is empty, or of a newer release"))
-            .and_then(|wire| operation(wire).map_err(|why| why.inside(&field)))
-    });
-    let mut operate = Operate {
-        request: if batch.request_id.is_empty() {
-            None
-        } else {
-            Some((batch.principal, batch.request_id))
-        },
-        hash: 0,
-        operations: operations.collect::<Result<_, _>>()?,
-        wall_ms: 0,
-    };
-    if operate
-        .request
-        .as_ref()
-        .is_some_and(|(principal, id)| principal.len() > 255 || id.len() > 255)
-    {
-        return Err(InvalidMessage::new(
-            "request_id",
-            "principal and request id take 255 bytes at most",
-        ));
-    }
-    if operate.request.is_some() {
-        operate.hash = fingerprint::batch(&operate);
-    }
-    Ok(operate)
-}
-
-fn operation(wire: v1::write_operation::Operation) -> Result<OperatorOperation, InvalidMessage> {
-    use v1::write_operation::Operation as Wire;
-    let agent = |id: &str| convert::id::<AgentId>("agent_id", id);
-    Ok(match wire {
-        Wire::SetAttribute(set) => OperatorOperation::SetAttribute {
-            agent: agent(&set.agent_id)?,
-            name: set.name,
-            value: set.value,
-        },
-        Wire::KillTask(kill) => OperatorOperation::KillTask {
-            key: task_key(&kill.framework_id, &kill.task_id)?,
-            grace_ms: kill.grace_ms,
-        },
-        Wire::UpdateLimits(update) => OperatorOperation::UpdateLimits {
-            key: task_key(&update.framework_id, &update.task_id)?,
-            limits: convert::limits_from(update.limits.unwrap_or_default()),
-        },
-        Wire::TeardownFramework(teardown) => {
-            OperatorOperation::Teardown(convert::id("framework_id", &teardown.framework_id)?)
-        }
-        Wire::SetWeight(set) => {
-            let role =
-                Role::new(&set.role).map_err(|why| InvalidMessage::new("role", why.to_string()))?;
-            OperatorOperation::SetWeight {
-                role,
-                weight_milli: set.weight_milli,
-            }
-        }
-        Wire::DeactivateAgent(wire) => OperatorOperation::Deactivate(agent(&wire.agent_id)?),
-        Wire::ReactivateAgent(wire) => OperatorOperation::Reactivate(agent(&wire.agent_id)?),
-        Wire::MarkAgentGone(wire) => OperatorOperation::MarkGone(agent(&wire.agent_id)?),
-    })
-}
-
-fn task_key(framework: &str, task: &str) -> Result<TaskKey, InvalidMessage> {
-    let task = TaskId::new(task).map_err(|why| InvalidMessage::new("task_id", why.to_string()))?;
-    Ok(TaskKey {
-        framework: convert::id("framework_id", framework)?,
-        task,
-    })
 }
 
 /// Returns the bytes of a record that was found.

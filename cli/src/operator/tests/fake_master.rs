@@ -148,4 +148,8 @@ serve! {
     transfer_leader(TransferLeaderRequest) -> MembershipReply;
     raise_level(RaiseLevelRequest) -> RaiseLevelReply;
     set_log_filter(SetLogFilterRequest) -> LogFilter;
+    get_policy(GetPolicyRequest) -> Policy;
+    list_tokens(ListRequest) -> TokenPage;
+    list_revoked_keys(ListRequest) -> RevokedKeyPage;
+    list_rate_limits(ListRequest) -> SubjectLimitPage;
 }
