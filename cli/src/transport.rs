@@ -15,6 +15,7 @@ use argosy_proto::http_client::HttpClient;
 use argosy_proto::server::callers::AllowedCallers;
 use argosy_proto::server::handshakes;
 use argosy_proto::transport::{Dialer, ExpectedPeer, Listener};
+use argosy_state::access::TokenSecret;
 use argosy_state::actor::PrincipalKind;
 use argosy_tls::application::{Application, PortKind};
 use argosy_tls::credentials::{CredentialFiles, OwnFiles};
@@ -137,6 +138,14 @@ impl ServiceTransport {
         listener::listen(inner, tls.credentials.clone(), port, runtime)
     }
 
+    /// Returns whether every peer of a port proves its identity, or has none: plaintext is refused.
+    pub(crate) fn proves_identities(&self) -> bool {
+        match self {
+            Self::Plaintext => false,
+            Self::Tls(tls) => tls.plaintext == PlaintextPolicy::Rejected,
+        }
+    }
+
     /// Returns a dialer of connections that speak this protocol.
     pub(crate) fn dialer(&self, application: Application) -> Dialer {
         match self {
@@ -224,6 +233,14 @@ impl ClientTransport {
             grpc: dialer(Application::Http2),
             http: dialer(Application::Http1),
         })
+    }
+
+    /// Returns the same transport for requests with this bearer token.
+    pub(crate) fn with_token(self, token: &TokenSecret) -> Self {
+        Self {
+            grpc: self.grpc.with_token(token),
+            http: self.http.with_token(token),
+        }
     }
 
     /// Returns the settings of connections to masters.

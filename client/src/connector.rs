@@ -13,12 +13,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 pub use argosy_proto::transport::{Connection, Dialer, ExpectedPeer, PeerIdentity};
 use argosy_proto::versions::{self, VersionRange};
+pub use argosy_state::access::TokenSecret;
 
 use crate::failure::{AttemptError, CallError, MasterRejection, classify};
 use crate::leader::{LeaderSearch, LeaderSearchStep, MasterFailure, NoMaster, next_random};
@@ -60,6 +61,18 @@ impl Default for ConnectorConfig {
         Self {
             dialer: Dialer::tcp(),
             seed: random_seed(),
+        }
+    }
+}
+
+impl ConnectorConfig {
+    /// Returns the same settings with a bearer token, which gives the calls its identity. Only
+    /// masters that prove their identity get it.
+    #[must_use]
+    pub fn with_token(self, token: &TokenSecret) -> Self {
+        Self {
+            dialer: self.dialer.with_token(token),
+            ..self
         }
     }
 }
@@ -145,6 +158,16 @@ impl Connector {
     #[must_use]
     pub fn leader(&self) -> Option<String> {
         self.known(|known| known.likely_leader.clone())
+    }
+
+    /// Adds the token of the dialer to a call, if it has one.
+    pub(crate) fn authorize(&self, metadata: &mut MetadataMap) {
+        let value = self.inner.dialer.authorization();
+        let value = value.and_then(|value| MetadataValue::try_from(value.as_bytes()).ok());
+        if let Some(mut value) = value {
+            value.set_sensitive(true);
+            metadata.insert("authorization", value);
+        }
     }
 
     /// Records that nothing was received from `address` for too long. The network may have failed,

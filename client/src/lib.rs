@@ -20,7 +20,7 @@ pub mod test_masters;
 pub mod uplink;
 pub mod watch;
 
-pub use connector::{Connector, ConnectorConfig, Dialer, ExpectedPeer, PeerIdentity};
+pub use connector::{Connector, ConnectorConfig, Dialer, ExpectedPeer, PeerIdentity, TokenSecret};
 pub use failure::{CallError, MasterRejection};
 pub use leader::NoMaster;
 pub use masters::{InvalidMasters, Masters};

@@ -223,6 +223,7 @@ impl OperatorClient {
             let own = VersionRange::OWN.header();
             let own = own.try_into().expect("digits and a hyphen are a value");
             request.metadata_mut().insert(versions::HEADER, own);
+            self.connector.authorize(request.metadata_mut());
             trace::add_to_call(request.metadata_mut());
             ask(stub(channel), request)
         };

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use argosy_client::scheduler::SchedulerDriver;
-use argosy_client::{ConnectorConfig, Dialer, Masters, SchedulerConfig};
+use argosy_client::{ConnectorConfig, Dialer, Masters, SchedulerConfig, TokenSecret};
 use argosy_tls::application::Application;
 use argosy_tls::credentials::{CredentialFiles, OwnFiles};
 use argosy_tls::store::CredentialStore;
@@ -43,6 +44,14 @@ pub struct TlsArguments {
         requires = "tls_cert"
     )]
     pub tls_key: Option<PathBuf>,
+    /// File with a bearer token, the identity of this framework
+    #[arg(
+        long,
+        env = "ARGOSY_TOKEN_FILE",
+        value_name = "FILE",
+        requires = "tls_ca"
+    )]
+    pub token_file: Option<PathBuf>,
 }
 
 impl TlsArguments {
@@ -59,7 +68,17 @@ impl TlsArguments {
         let credentials = Arc::new(CredentialStore::load(files, Time::now())?);
         let plaintext = PlaintextPolicy::Rejected;
         config.dialer = dialer::dial(Dialer::tcp(), credentials, Application::Http2, plaintext);
-        Ok(config)
+        let Some(path) = &self.token_file else {
+            return Ok(config);
+        };
+        let shown = path.display();
+        let text = std::fs::read_to_string(path);
+        let text = text.with_context(|| format!("cannot read --token-file {shown}"))?;
+        let token: TokenSecret = text
+            .trim_end()
+            .parse()
+            .map_err(|why| anyhow::anyhow!("--token-file {shown}: {why}"))?;
+        Ok(config.with_token(&token))
     }
 }
 

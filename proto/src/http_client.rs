@@ -9,7 +9,7 @@ use std::io;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::header::HOST;
+use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -82,6 +82,9 @@ impl HttpClient {
         let host = HeaderValue::from_str(address).map_err(io::Error::other);
         let host = host.map_err(HttpClientError::Connect)?;
         request.headers_mut().insert(HOST, host);
+        if let Some(value) = self.dialer.authorization() {
+            request.headers_mut().insert(AUTHORIZATION, value.clone());
+        }
         let begun = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = begun.map_err(HttpClientError::Exchange)?;
         // A task, because the connection must proceed while the body is read elsewhere. It ends

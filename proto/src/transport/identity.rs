@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use argosy_state::access::{KeyHash, TokenId};
 use argosy_state::actor::{Actor, Principal, PrincipalKind, PrincipalName};
 
 /// The identity of a connection's peer. An extension of each request on the connection.
@@ -15,6 +16,16 @@ pub struct PeerIdentity {
     /// The names and addresses of hosts for which its proof is valid. `None`: the transport proves
     /// no hosts.
     hosts: Option<Arc<[String]>>,
+    credential: Option<Credential>,
+}
+
+/// The credential that proves an identity, as far as it can be revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential {
+    /// The key of a certificate.
+    Key(KeyHash),
+    /// A bearer token, until a wall-clock time in milliseconds since 1970, if it expires.
+    Token(TokenId, Option<i64>),
 }
 
 impl PeerIdentity {
@@ -25,6 +36,7 @@ impl PeerIdentity {
             principal: None,
             address,
             hosts: None,
+            credential: None,
         }
     }
 
@@ -35,6 +47,7 @@ impl PeerIdentity {
             principal: Some(principal),
             address,
             hosts: None,
+            credential: None,
         }
     }
 
@@ -45,6 +58,21 @@ impl PeerIdentity {
             hosts: Some(hosts.into_iter().collect()),
             ..self
         }
+    }
+
+    /// Returns the same peer with the credential that proves its identity.
+    #[must_use]
+    pub fn with_credential(self, credential: Credential) -> Self {
+        Self {
+            credential: Some(credential),
+            ..self
+        }
+    }
+
+    /// Returns the credential that proves its identity, if it can be revoked.
+    #[must_use]
+    pub fn credential(&self) -> Option<Credential> {
+        self.credential
     }
 
     /// Returns whether the peer may be what listens at this address, `host:port`. Any peer may
