@@ -86,7 +86,8 @@ impl BoundMaster {
         transport.check_raft_address(&places.raft_advertise)?;
         let api = listen::bind(&places.listen, "--listen")?;
         let raft = listen::bind(&places.raft_listen, "--raft-listen")?;
-        let config = config(arguments, &places)?;
+        let mut config = config(arguments, &places)?;
+        config.enforces_access = transport.proves_identities();
         crate::raise_file_limit();
         let raft_runtime = RaftRuntime::start()?;
         let runtime = Builder::new_multi_thread()

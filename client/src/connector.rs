@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod tests;
 
+mod config;
 mod leader_watch;
 
 use std::collections::{HashMap, HashSet};
@@ -25,6 +26,7 @@ use crate::failure::{AttemptError, CallError, MasterRejection, classify};
 use crate::leader::{LeaderSearch, LeaderSearchStep, MasterFailure, NoMaster, next_random};
 use crate::masters::Masters;
 
+pub use config::ConnectorConfig;
 use leader_watch::{LeaderEpoch, LeaderWatch};
 
 /// Name of the reply header in which every master names the leader's API address.
@@ -45,37 +47,6 @@ const QUIET_TIME: Duration = Duration::from_millis(200);
 /// Time for which a master that did not answer in time is not called first, even if another one
 /// names it.
 const AVOID_TIME: Duration = Duration::from_secs(10);
-
-/// Connection settings.
-#[derive(Clone)]
-pub struct ConnectorConfig {
-    /// Opens the byte streams.
-    pub dialer: Dialer,
-    /// Seed of the random sequence that spreads pauses and choices.
-    pub seed: u64,
-}
-
-impl Default for ConnectorConfig {
-    /// Returns TCP with a random seed.
-    fn default() -> Self {
-        Self {
-            dialer: Dialer::tcp(),
-            seed: random_seed(),
-        }
-    }
-}
-
-impl ConnectorConfig {
-    /// Returns the same settings with a bearer token, which gives the calls its identity. Only
-    /// masters that prove their identity get it.
-    #[must_use]
-    pub fn with_token(self, token: &TokenSecret) -> Self {
-        Self {
-            dialer: self.dialer.with_token(token),
-            ..self
-        }
-    }
-}
 
 /// Whether a call may be sent again after it was sent once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

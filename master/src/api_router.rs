@@ -14,13 +14,16 @@ use argosy_proto::trace::{self, TraceContext, TraceIds};
 use argosy_proto::transport::PeerIdentity;
 use axum::Router;
 use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::response::Response;
 use tokio::time::Instant;
+use tonic::Status;
 use tracing::debug;
 
+use crate::access::{Check, check_of_call};
 use crate::metrics::{CALLS, CallTimes};
 use crate::owner_handle::OwnerHandle;
-use crate::service::{self, ReplyHeaders};
+use crate::service::{self, ReplyHeaders, WatchedCredential};
 use crate::{http, reads};
 
 /// The routes with the checks and headers that apply to each of them. Cheap to clone.
@@ -93,7 +96,18 @@ impl ApiRouter {
         let uri = request.uri().clone();
         let call = Some(uri.path()).filter(|path| path.starts_with(CALLS));
         let mut response = match service::check_versions(request.headers()) {
-            Ok(()) => shared.bounded(routes, request).await,
+            Ok(()) => {
+                let (mut head, body) = request.into_parts();
+                match shared.permit(&mut head).await {
+                    Ok(credential) => {
+                        let request = Request::from_parts(head, body);
+                        let response = shared.bounded(routes, request).await;
+                        service::until_revoked(response, credential)
+                    }
+                    Err(status) if call.is_some() => status.into_http(),
+                    Err(status) => http::problem(&status),
+                }
+            }
             Err(status) => status.into_http(),
         };
         if call.is_some() {
@@ -133,6 +147,31 @@ fn record_filter_change(audit: &Audit, caller: &AuditedCaller, path: &str, respo
 }
 
 impl Shared {
+    /// Identifies the caller of a request, and decides about it as far as that needs no record.
+    /// While access is enforced, a call or a path without a row in the tables is not served.
+    /// Returns the credential with which the answer ends.
+    async fn permit(&self, request: &mut Parts) -> Result<Option<WatchedCredential>, Status> {
+        service::identify(&self.owner, request).await?;
+        let credential = WatchedCredential::of(&self.owner, request.extensions.get())?;
+        if let Some(credential) = &credential {
+            request.extensions.insert(credential.clone());
+        }
+        if !self.owner.enforces_access {
+            return Ok(credential);
+        }
+        let path = request.uri.path();
+        let check = if path.starts_with(CALLS) {
+            let unknown = || Status::unimplemented(format!("no call {path}"));
+            check_of_call(path).ok_or_else(unknown)?
+        } else {
+            // Unknown paths get an error; the public description of the protocol and the state of
+            // this process are open.
+            http::check_of(request.method.as_str(), path).unwrap_or(Check::Open)
+        };
+        service::permit(&self.owner, check, &request.headers, &request.extensions).await?;
+        Ok(credential)
+    }
+
     async fn bounded(&self, mut routes: Router, request: Request) -> Response {
         if let Some(refused) = http::too_long(&request).or_else(|| http::undeclared(&request)) {
             return refused;

@@ -47,6 +47,9 @@ pub struct MasterConfig {
     pub access: ApiAccess,
     /// The size of a file of the audit log in the directory, in MiB; 0 means that there is no log.
     pub audit_file_mib: u64,
+    /// Whether the rules of the cluster are enforced: what no rule allows to the proven identity of
+    /// a caller is refused. Without a transport that proves identities, no rule can be enforced.
+    pub enforces_access: bool,
     /// Host names that the API accepts in requests that could come from web pages, in addition to
     /// that of `api_address`, `localhost` and IP addresses.
     pub host_names: Vec<String>,
@@ -74,6 +77,7 @@ impl MasterConfig {
             initial_level: Level::NEWEST,
             access: ApiAccess::default(),
             audit_file_mib: 0,
+            enforces_access: false,
             host_names: Vec::new(),
             seed: 0,
         }

@@ -18,6 +18,7 @@ use argosy_proto::server::GuardedBody;
 use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::v1::operator_server::Operator as _;
 use argosy_proto::{convert, metric_names, trace, v1};
+use argosy_state::access::Action;
 use argosy_state::resources::{InvalidResources, Resources};
 use axum::Router;
 use axum::body::Body;
@@ -28,6 +29,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status};
 
+use crate::service::task_access::{self, AgentRequest};
 use crate::service::{
     self, ANY_AGENT, ListKind, Services, address_of, filter_values, spawn_reader,
 };
@@ -38,6 +40,7 @@ pub(crate) use parameters::PathSegments;
 use parameters::QueryParameters;
 #[cfg(test)]
 pub(crate) use routes::ROUTES;
+pub(crate) use routes::check_of;
 
 /// Memory reserved for the text of `/metrics`. A longer text reserves more if there is room, and is
 /// returned in any case.
@@ -107,10 +110,16 @@ async fn show_metrics(State(http): State<Http>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
-async fn cluster(State(http): State<Http>, parameters: QueryParameters) -> Response {
+async fn cluster(
+    State(http): State<Http>,
+    caller: RequestPeer,
+    parameters: QueryParameters,
+) -> Response {
+    let owner = &http.services.owner;
+    let reader = owner.reader(caller.actor());
     let consistency = parameters.only(&["consistency"]);
     match consistency.and_then(|()| parameters.consistency()) {
-        Ok(consistency) => json(service::cluster(&http.services.owner, consistency).await),
+        Ok(consistency) => json(service::cluster(owner, reader, consistency).await),
         Err(status) => problem(&status),
     }
 }
@@ -235,6 +244,7 @@ async fn offers(
 /// Forwards a file request to the agent that has the files, and streams its response back.
 async fn agent_files(
     State(http): State<Http>,
+    caller: RequestPeer,
     PathSegments((id, verb)): PathSegments<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Response {
@@ -243,19 +253,30 @@ async fn agent_files(
             "no verb {verb:?} for files: browse, read or download"
         )));
     }
-    let path = format!("/v1/files/{verb}?{}", query.unwrap_or_default());
-    from_agent(&http, id, &path).await
+    let query = query.unwrap_or_default();
+    let wanted = AgentRequest::of_file(&query);
+    if let Err(status) = task_access::check(&http.services.owner, caller.actor(), &id, wanted).await
+    {
+        return problem(&status);
+    }
+    from_agent(&http, id, &format!("/v1/files/{verb}?{query}")).await
 }
 
 /// Forwards a request for the preparation of a task to its agent. The task's own record shows more,
-/// so no caller is refused.
+/// so every caller that may see it is served.
 async fn agent_preparation(
     State(http): State<Http>,
+    caller: RequestPeer,
     PathSegments(id): PathSegments<String>,
     RawQuery(query): RawQuery,
 ) -> Response {
-    let path = format!("/v1/preparation?{}", query.unwrap_or_default());
-    from_agent(&http, id, &path).await
+    let query = query.unwrap_or_default();
+    let wanted = AgentRequest::of_task(&query, &[Action::ViewTask]);
+    if let Err(status) = task_access::check(&http.services.owner, caller.actor(), &id, wanted).await
+    {
+        return problem(&status);
+    }
+    from_agent(&http, id, &format!("/v1/preparation?{query}")).await
 }
 
 /// Requests a path of an agent's API, and streams the response back.
@@ -386,6 +407,7 @@ fn json<T: serde::Serialize>(answer: Result<T, Status>) -> Response {
 pub(crate) fn problem(status: &Status) -> Response {
     let code = match status.code() {
         Code::InvalidArgument | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         Code::PermissionDenied => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::FailedPrecondition => StatusCode::CONFLICT,

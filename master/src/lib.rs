@@ -2,10 +2,11 @@
 //! services at the edge make no decisions.
 //!
 //! Reading order: `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `step_downs`, `comparison`,
-//! `checks`, `clock`, `failovers`, `watchdog`, `leader`, `offers`, `allocator`, `leader_reply`,
-//! `links`, `owner_handle`, `views`, `change_ring`, `reads`, `encodings`, `api_router`, `service`,
-//! `http`, `metrics`, `error`.
+//! `checks`, `clock`, `failovers`, `watchdog`, `access`, `leader`, `offers`, `allocator`,
+//! `leader_reply`, `links`, `owner_handle`, `views`, `change_ring`, `reads`, `encodings`,
+//! `api_router`, `service`, `http`, `metrics`, `error`.
 
+mod access;
 pub mod allocator;
 mod api_router;
 mod change_ring;

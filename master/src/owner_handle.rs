@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use argosy_proto::trace;
 use argosy_raft::Node;
+use argosy_state::access::AccessFacts;
+use argosy_state::actor::Actor;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tonic::Status;
 
+use crate::access::Reader;
 use crate::change_ring::ChangeRing;
 use crate::encodings::EncodingCache;
 use crate::failovers::OtherFailovers;
@@ -44,6 +47,9 @@ pub(crate) struct OwnerHandle {
     pub(crate) leader_status: watch::Receiver<LeaderStatus>,
     pub(crate) applied: watch::Receiver<u64>,
     pub(crate) counts: watch::Receiver<Arc<OwnerCounts>>,
+    /// The facts of access, as they are applied here.
+    pub(crate) access: watch::Receiver<AccessFacts>,
+    pub(crate) enforces_access: bool,
     pub(crate) own_address: String,
     pub(crate) other_failovers: OtherFailovers,
     next: Arc<AtomicU64>,
@@ -56,7 +62,10 @@ impl OwnerHandle {
         (views, changes): (SharedView, ChangeRing),
         (reads, readers): (ReadLimiter, Handle),
         (leadership, applied): (watch::Receiver<LeaderStatus>, watch::Receiver<u64>),
-        counts: watch::Receiver<Arc<OwnerCounts>>,
+        (counts, access): (
+            watch::Receiver<Arc<OwnerCounts>>,
+            watch::Receiver<AccessFacts>,
+        ),
         own_address: String,
     ) -> Self {
         Self {
@@ -78,9 +87,27 @@ impl OwnerHandle {
             leader_status: leadership,
             applied,
             counts,
+            access,
+            enforces_access: false,
             own_address,
             other_failovers: OtherFailovers::default(),
             next: Arc::new(AtomicU64::new(1)),
+        }
+    }
+
+    /// Sets whether this master enforces the rules of the cluster.
+    pub(crate) fn with_enforcement(self, enforces_access: bool) -> Self {
+        Self {
+            enforces_access,
+            ..self
+        }
+    }
+
+    /// Returns the reader on whose behalf a caller's request is served.
+    pub(crate) fn reader(&self, actor: Actor) -> Reader {
+        match self.enforces_access {
+            true => Reader::As(actor),
+            false => Reader::Unrestricted,
         }
     }
 

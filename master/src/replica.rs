@@ -18,6 +18,7 @@ use argosy_proto::trace;
 use argosy_proto::v1;
 use argosy_raft::{Node, OwnerRequest, RaftStatus};
 use argosy_state::Registry;
+use argosy_state::access::AccessFacts;
 use argosy_state::ids::{Epoch, NodeId};
 use argosy_state::planted_bug;
 use tokio::sync::{mpsc, watch};
@@ -51,6 +52,7 @@ pub(crate) struct PublishedState {
     pub(crate) leader_status: watch::Sender<LeaderStatus>,
     pub(crate) applied: watch::Sender<u64>,
     pub(crate) counts: watch::Sender<Arc<OwnerCounts>>,
+    pub(crate) access: watch::Sender<AccessFacts>,
     pub(crate) views: SharedView,
     pub(crate) changes: ChangeRing,
     pub(crate) turn_counter: Arc<TurnCounter>,
@@ -73,6 +75,7 @@ pub(crate) struct Replica {
     node: Node,
     process: u64,
     limits: LeaderTimeouts,
+    enforces_access: bool,
     leader_lease: Duration,
     registry: Registry,
     comparison: DigestComparison,
@@ -126,6 +129,7 @@ impl Replica {
             process,
             node,
             limits,
+            enforces_access: false,
             leader_lease,
             clock: ClusterClock::new(registry.time()),
             failovers: Failovers::new(registry.cluster().into()),
@@ -296,7 +300,8 @@ impl Replica {
             term = self.registry.cluster().term,
             "became the active leader"
         );
-        self.leader = Some(Leader::new(&self.registry, self.leader_time(), self.limits));
+        let leader = Leader::new(&self.registry, self.leader_time(), self.limits);
+        self.leader = Some(leader.with_enforcement(&self.registry, self.enforces_access));
         self.publish_leader_status();
         self.step(Input::Tick);
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use argosy_proto::metric_list;
 use argosy_proto::server::audit::{Audit, AuditWriter};
+use argosy_proto::server::callers::{AllowedCallers, ApiAccess};
 use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::server::{self, PortLimits as Connections};
 use argosy_proto::transport::{Dialer, Listener};
@@ -183,7 +184,15 @@ fn front(
 /// Returns the HTTP surface.
 fn pages(config: &MasterConfig, services: &Services, metrics: Option<PrometheusHandle>) -> Router {
     let exec_limit = exec::StreamLimit::new(server::outgoing(exec::STREAMS));
-    http::router(services.clone(), metrics, exec_limit, config.access.clone())
+    let access = match config.enforces_access {
+        // The rules decide, with the same identities.
+        true => ApiAccess {
+            exec: AllowedCallers::All,
+            files: AllowedCallers::All,
+        },
+        false => config.access.clone(),
+    };
+    http::router(services.clone(), metrics, exec_limit, access)
 }
 
 /// Opens the audit log, which ends when its writer is dropped.
@@ -273,6 +282,7 @@ fn owner_of(
     let (leadership, leadership_seen) = watch::channel(LeaderStatus::default());
     let (applied, applied_seen) = watch::channel(registry.applied());
     let (counts, counts_seen) = watch::channel(Arc::<OwnerCounts>::default());
+    let (access, access_seen) = watch::channel(registry.access().clone());
     let (inbox, messages) = mpsc::channel(INBOX);
     let (query, queries) = mpsc::channel(QUERIES);
     let views = SharedView::default();
@@ -291,6 +301,7 @@ fn owner_of(
         leader_status: leadership,
         applied,
         counts,
+        access,
         views: views.clone(),
         changes: changes.clone(),
         turn_counter: Arc::clone(&turn_counter),
@@ -305,16 +316,19 @@ fn owner_of(
         registry,
         entropy,
     );
-    let replica = replica.with_initial_level(config.initial_level);
+    let replica = replica
+        .with_initial_level(config.initial_level)
+        .with_enforcement(config.enforces_access);
     let handle = OwnerHandle::new(
         node.clone(),
         (inbox, query),
         (views, changes),
         (ReadLimiter::new(ReadBounds::default()), readers),
         (leadership_seen, applied_seen),
-        counts_seen,
+        (counts_seen, access_seen),
         config.api_address.clone(),
     );
+    let handle = handle.with_enforcement(config.enforces_access);
     RegistryOwner {
         replica,
         handle,

@@ -3,9 +3,12 @@
 use std::convert::Infallible;
 
 use argosy_proto::transport::PeerIdentity;
+use argosy_state::actor::Actor;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use tonic::Request;
+
+use crate::service::actor_of_peer;
 
 pub(super) struct RequestPeer(Option<PeerIdentity>);
 
@@ -18,6 +21,11 @@ impl<S: Sync> FromRequestParts<S> for RequestPeer {
 }
 
 impl RequestPeer {
+    /// Returns the actor of the request: its peer, since masters do not forward HTTP.
+    pub(super) fn actor(&self) -> Actor {
+        actor_of_peer(self.0.as_ref())
+    }
+
     /// Builds the caller's request. Headers are dropped: masters do not forward HTTP.
     pub(super) fn request<T>(self, question: T) -> Request<T> {
         let mut request = Request::new(question);

@@ -396,7 +396,7 @@ impl Leader {
         self.send_agent_failure(id, "gone");
     }
 
-    fn refuse_agent(&mut self, link: LinkId, code: &str, text: &str) {
+    pub(super) fn refuse_agent(&mut self, link: LinkId, code: &str, text: &str) {
         let refused = v1::RefusedAgent {
             code: code.to_owned(),
             text: text.to_owned(),

@@ -5,6 +5,7 @@
 //! then one file for each subject. A test is a scenario file, unless it needs a loop, an invalid
 //! value or a part of an output: then it is a function.
 
+mod access;
 mod actors;
 mod admission;
 mod agents;

@@ -56,6 +56,12 @@ fn note_refusal(applied: &AppliedProposal) {
     }
 }
 
+/// Returns whether a command has changed facts of access.
+fn changes_access(applied: &AppliedProposal) -> bool {
+    let mut events = applied.events.iter();
+    events.any(|event| matches!(event, Event::AccessChanged(_)))
+}
+
 /// Time for which the first leader of a cluster waits for the feature levels of its members.
 const FOUNDERS_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -135,6 +141,14 @@ impl Replica {
         // Raft stops with the process, and so do its waiters.
         let _ = applying.done.send(applying.writes);
         Ok(())
+    }
+
+    /// Sets whether this master, as the leader, enforces the rules of the cluster.
+    pub(crate) fn with_enforcement(self, enforces_access: bool) -> Self {
+        Self {
+            enforces_access,
+            ..self
+        }
     }
 
     /// Sets the highest level at which a new cluster begins.
@@ -217,6 +231,11 @@ impl Replica {
         let before = writes.len();
         let former = self.registry.level();
         let all = entry.apply(&mut self.registry, writes);
+        if all.iter().any(changes_access) {
+            // Before the index: a reader of later entries must not use earlier rules.
+            let facts = self.registry.access().clone();
+            self.published.access.send_replace(facts);
+        }
         let changes = &self.published.changes;
         changes.add(self.registry.applied(), &writes[before..]);
         metrics::compared(&self.comparison.applied(&self.registry, &all)?);

@@ -1,6 +1,7 @@
 //! Tests of one master alone, on a store in memory: the loop itself, with raft behind it. Also of
 //! three masters that are far apart.
 
+mod access;
 mod actors;
 mod answers;
 mod audit;

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use argosy_proto::convert::{self, InvalidMessage};
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation as Wire;
-use argosy_state::access::{AccessFacts, AccessOperation, KeyHash, Subject, TokenId};
+use argosy_state::access::{AccessFacts, AccessOperation, Action, KeyHash, Subject, TokenId};
 use argosy_state::ids::InvalidId;
 use prost::Message;
 use tonic::Status;
 
 use super::lists::settle;
-use super::malformed;
+use super::{denied, malformed};
+use crate::access::{Denial, Object, Reader};
 use crate::inbox::StateView;
 use crate::owner_handle::OwnerHandle;
 
@@ -54,15 +55,23 @@ pub(super) fn operation(wire: Wire) -> Result<AccessOperation, InvalidMessage> {
 /// Returns the rules and groups.
 pub(super) async fn policy(
     owner: &OwnerHandle,
+    reader: Reader,
     request: v1::GetPolicyRequest,
 ) -> Result<v1::Policy, Status> {
     let index = settle(owner, request.consistency, request.min_revision).await?;
-    let read = |view: &StateView| convert::policy(view.registry.access());
-    owner.read_one(index, read, Message::encoded_len).await
+    let read = |view: &StateView| {
+        let facts = view.registry.access();
+        reader.check(&facts.policy, Action::ViewAccess, &Object::CLUSTER)?;
+        Ok(convert::policy(facts))
+    };
+    let bytes = |found: &Result<v1::Policy, Denial>| found.as_ref().map_or(0, Message::encoded_len);
+    let found = owner.read_one(index, read, bytes).await?;
+    found.map_err(|denial| denied(&denial))
 }
 
 pub(super) async fn tokens(
     owner: &OwnerHandle,
+    reader: Reader,
     request: v1::ListRequest,
 ) -> Result<v1::TokenPage, Status> {
     let read = |facts: &AccessFacts, after: Bound<TokenId>, most| {
@@ -70,7 +79,7 @@ pub(super) async fn tokens(
         let all = found.map(|(id, token)| (*id, convert::token(*id, token)));
         all.unzip::<_, _, Vec<_>, Vec<_>>()
     };
-    let (tokens, next_page_token) = page(owner, request, read).await?;
+    let (tokens, next_page_token) = page(owner, reader, request, read).await?;
     Ok(v1::TokenPage {
         tokens,
         next_page_token,
@@ -79,6 +88,7 @@ pub(super) async fn tokens(
 
 pub(super) async fn revoked_keys(
     owner: &OwnerHandle,
+    reader: Reader,
     request: v1::ListRequest,
 ) -> Result<v1::RevokedKeyPage, Status> {
     let read = |facts: &AccessFacts, after: Bound<KeyHash>, most| {
@@ -86,7 +96,7 @@ pub(super) async fn revoked_keys(
         let all = found.map(|(key, revoked)| (*key, convert::revoked_key(*key, revoked)));
         all.unzip::<_, _, Vec<_>, Vec<_>>()
     };
-    let (keys, next_page_token) = page(owner, request, read).await?;
+    let (keys, next_page_token) = page(owner, reader, request, read).await?;
     Ok(v1::RevokedKeyPage {
         keys,
         next_page_token,
@@ -95,6 +105,7 @@ pub(super) async fn revoked_keys(
 
 pub(super) async fn rate_limits(
     owner: &OwnerHandle,
+    reader: Reader,
     request: v1::ListRequest,
 ) -> Result<v1::SubjectLimitPage, Status> {
     let read = |facts: &AccessFacts, after: Bound<Subject>, most| {
@@ -105,7 +116,7 @@ pub(super) async fn rate_limits(
         });
         all.unzip::<_, _, Vec<_>, Vec<_>>()
     };
-    let (limits, next_page_token) = page(owner, request, read).await?;
+    let (limits, next_page_token) = page(owner, reader, request, read).await?;
     Ok(v1::SubjectLimitPage {
         limits,
         next_page_token,
@@ -116,6 +127,7 @@ pub(super) async fn rate_limits(
 /// of the next page.
 async fn page<K: FromStr<Err = InvalidId> + ToString, T: Message>(
     owner: &OwnerHandle,
+    reader: Reader,
     request: v1::ListRequest,
     read: impl FnOnce(&AccessFacts, Bound<K>, usize) -> (Vec<K>, Vec<T>),
 ) -> Result<(Vec<T>, String), Status> {
@@ -132,9 +144,17 @@ async fn page<K: FromStr<Err = InvalidId> + ToString, T: Message>(
         size => size.min(PAGE),
     };
     let index = settle(owner, request.consistency, request.min_revision).await?;
-    let read = |view: &StateView| read(view.registry.access(), after, size + 1);
-    let bytes = |(_, records): &(Vec<K>, Vec<T>)| records.iter().map(Message::encoded_len).sum();
-    let (mut keys, mut records) = owner.read_one(index, read, bytes).await?;
+    let read = |view: &StateView| {
+        let facts = view.registry.access();
+        reader.check(&facts.policy, Action::ViewAccess, &Object::CLUSTER)?;
+        Ok(read(facts, after, size + 1))
+    };
+    let bytes = |found: &Result<(Vec<K>, Vec<T>), Denial>| {
+        let records = found.iter().flat_map(|(_, records)| records);
+        records.map(Message::encoded_len).sum()
+    };
+    let found = owner.read_one(index, read, bytes).await?;
+    let (mut keys, mut records) = found.map_err(|denial| denied(&denial))?;
     let has_more = records.len() > size;
     records.truncate(size);
     keys.truncate(size);

@@ -17,7 +17,19 @@ use super::forward::FORWARDED;
 /// # Errors
 /// If the call names an actor that its peer may not name.
 pub(super) fn actor(metadata: &MetadataMap, extensions: &Extensions) -> Result<Actor, Status> {
-    let peer = extensions.get::<PeerIdentity>();
+    actor_in(metadata, extensions.get())
+}
+
+/// Returns the actor of a request that its peer makes for itself.
+pub(crate) fn actor_of_peer(peer: Option<&PeerIdentity>) -> Actor {
+    peer.map(PeerIdentity::actor).unwrap_or_default()
+}
+
+/// As [`actor`], with the identity of the peer.
+pub(super) fn actor_in(
+    metadata: &MetadataMap,
+    peer: Option<&PeerIdentity>,
+) -> Result<Actor, Status> {
     let principal = peer.and_then(PeerIdentity::principal);
     let is_master = principal.is_some_and(|one| one.kind == PrincipalKind::Master);
     let mut named = metadata.get_all(FORWARDED_ACTOR).iter();

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use argosy_proto::convert;
 use argosy_proto::v1;
+use argosy_state::access::Action;
 use argosy_state::ids::{AgentId, FrameworkId};
 use prost::Message as _;
 use tonic::Status;
 
-use super::operator::one_task;
-use super::{Services, malformed, not_found};
+use super::records::one_task;
+use super::{Services, denied, malformed, not_found};
+use crate::access::{Reader, Sight};
 use crate::allocator::{DemandExplanation, ExplainQuery};
 use crate::inbox::OwnerState;
 
@@ -19,6 +21,7 @@ impl Services {
     pub(crate) async fn explain_here(
         &self,
         question: v1::ExplainRequest,
+        reader: Reader,
     ) -> Result<v1::Explanation, Status> {
         if !question.task_id.is_empty() {
             let request = v1::GetRequest {
@@ -27,7 +30,8 @@ impl Services {
                 consistency: v1::Consistency::Local.into(),
                 ..Default::default()
             };
-            return Ok(placed_explanation(&one_task(&self.owner, request).await?));
+            let task = one_task(&self.owner, (reader, Action::Explain), request);
+            return Ok(placed_explanation(&task.await?));
         }
         let id: FrameworkId =
             convert::id("framework_id", &question.framework_id).map_err(|why| malformed(&why))?;
@@ -38,7 +42,8 @@ impl Services {
             .owner
             .reserve(EXPLANATION_BYTES, EXPLANATION_BYTES)
             .await?;
-        let evaluated = self.explain_copy(ExplainQuery::new(id, wanted)).await?;
+        let query = ExplainQuery::new(id, wanted);
+        let evaluated = self.explain_copy(query, reader).await?;
         let found = evaluated.ok_or_else(|| not_found("framework", &question.framework_id, &[]))?;
         let explanation = crate::leader::explanation(found);
         share.resize(2 * explanation.encoded_len());
@@ -48,9 +53,28 @@ impl Services {
 
     /// Evaluates all agents of a copy of the registry outside the owner's turns; `None` if the
     /// framework does not exist. The leader's private state comes from short queries, so it may be
-    /// some milliseconds newer.
-    async fn explain_copy(&self, query: ExplainQuery) -> Result<Option<DemandExplanation>, Status> {
+    /// some milliseconds newer. Agents that the reader may not see are left out.
+    async fn explain_copy(
+        &self,
+        query: ExplainQuery,
+        reader: Reader,
+    ) -> Result<Option<DemandExplanation>, Status> {
         let framework = query.framework;
+        let policy = Arc::clone(&self.owner.access.borrow().policy);
+        let sight = reader.sight_by(&policy, Action::Explain);
+        sight.some().map_err(|denial| denied(&denial))?;
+        let agents = reader.sight_by(&policy, Action::ViewAgent);
+        let seen = move |facts: &OwnerState<'_>| {
+            let known = facts.registry.framework(framework);
+            let known = known.filter(|known| sight.framework(framework, &known.info))?;
+            Some(match reader.registered(known) {
+                true => Sight::ALL,
+                false => agents,
+            })
+        };
+        let Some(agents) = self.owner.query(seen).await? else {
+            return Ok(None);
+        };
         let first = move |facts: &OwnerState<'_>| {
             facts.registry.framework(framework)?;
             let leader = facts.leader.map(|leader| {
@@ -66,12 +90,13 @@ impl Services {
         let mut explanation = inputs.begin();
         let mut after = AgentId(0);
         loop {
-            let agents = registry.agents_after(after).take(AGENTS_PER_QUERY);
-            let ids: Vec<AgentId> = agents.map(|agent| agent.id).collect();
+            let some = registry.agents_after(after).take(AGENTS_PER_QUERY);
+            let mut ids: Vec<AgentId> = some.map(|agent| agent.id).collect();
             let Some(last) = ids.last() else {
                 return Ok(Some(explanation));
             };
             after = *last;
+            ids.retain(|id| agents.agent(*id));
             let of_agents = {
                 let (inputs, ids) = (Arc::clone(&inputs), ids.clone());
                 move |facts: &OwnerState<'_>| {

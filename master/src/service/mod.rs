@@ -7,6 +7,7 @@ mod access;
 mod actor;
 pub(crate) mod agent_api;
 mod agents;
+mod bearer;
 mod calls;
 mod explain;
 mod failover_exchange;
@@ -22,11 +23,15 @@ mod membership;
 mod operations;
 mod operator;
 mod peers;
+mod permits;
 mod rate_limit;
 mod reconcile;
+mod records;
 mod reflection;
+mod revocation;
 mod scheduler;
 mod status_codes;
+pub(crate) mod task_access;
 mod views;
 mod watch;
 
@@ -34,14 +39,18 @@ use argosy_proto::convert::InvalidMessage;
 use argosy_proto::http_client::HttpClient;
 use argosy_proto::v1;
 use argosy_proto::versions::{self, VersionRange};
+use metrics::counter;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::access::{DENIED, UNPROVEN};
 use crate::leader_reply::LeaderReply;
 use crate::owner_handle::OwnerHandle;
 
+pub(crate) use actor::actor_of_peer;
 pub(crate) use agent_api::{ANY_AGENT, address_of, client_of_agents};
+pub(crate) use bearer::identify;
 pub(crate) use failover_exchange::exchange_failovers;
 pub(crate) use feed::Feed;
 #[cfg(test)]
@@ -49,9 +58,11 @@ pub(crate) use feed::Subscription;
 pub(crate) use forward::{ReplyHeaders, check_versions, is_referral};
 pub(crate) use health::health;
 pub(crate) use lists::{ListKind, routes as list_routes, spawn_reader};
-pub(crate) use operator::{cluster, one_agent};
 pub(crate) use peers::MasterConnections;
+pub(crate) use permits::{denied, here, permit};
+pub(crate) use records::{cluster, one_agent};
 pub(crate) use reflection::reflection;
+pub(crate) use revocation::{WatchedCredential, until_revoked};
 pub(crate) use status_codes::correct;
 pub(crate) use views::masters;
 pub(crate) use watch::{routes as watch_routes, stream as watch_stream};
@@ -97,6 +108,8 @@ pub(crate) fn refused(code: &str, message: &str) -> Status {
         "unknown-agent" | "unknown-framework" | "unknown-task" | "unknown-token" => {
             tonic::Code::NotFound
         }
+        DENIED => tonic::Code::PermissionDenied,
+        UNPROVEN => tonic::Code::Unauthenticated,
         "invalid" | "call-reused" | "request-reused" | "too-many-operations" => {
             tonic::Code::InvalidArgument
         }
@@ -110,6 +123,9 @@ pub(crate) fn refused(code: &str, message: &str) -> Status {
         "internal" => tonic::Code::Internal,
         _ => tonic::Code::FailedPrecondition,
     };
+    if matches!(code, DENIED | UNPROVEN) {
+        counter!("argosy_requests_refused_total", "reason" => "caller").increment(1);
+    }
     let details = ErrorDetails::with_error_info(code, "argosy", []);
     Status::with_error_details(kind, message.to_owned(), details)
 }

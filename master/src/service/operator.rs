@@ -7,30 +7,30 @@ use argosy_proto::convert;
 use argosy_proto::v1::operator_client::OperatorClient;
 use argosy_proto::v1::operator_server::Operator;
 use argosy_proto::{trace, v1};
+use argosy_state::access::Action;
 use argosy_state::actor::Actor;
-use argosy_state::ids::{AgentId, FrameworkId, NodeId, TaskId, TaskKey};
+use argosy_state::ids::{AgentId, NodeId};
 use futures::{Stream, StreamExt};
 use prost::Message;
 use tokio::sync::Semaphore;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::actor::actor;
 use super::forward::{CallRoute, forwarded, readable};
-use super::lists::settle;
 use super::membership::unchanged;
 use super::operations::operate;
 use super::peers::ConnectionUse;
 use super::rate_limit::with_flow_control;
+use super::records::{cluster, one_agent, one_framework, one_task};
 use super::status_codes::correct_status;
 use super::{
-    ListKind, MESSAGE_BYTES, Services, accepted, access, bounded, malformed, not_found, views,
-    watch,
+    ListKind, MESSAGE_BYTES, Services, accepted, access, bounded, here, malformed, views, watch,
 };
-use crate::inbox::StateView;
+use crate::access::{Object, Reader};
 use crate::leader::Input;
 use crate::leader_reply::LeaderReply;
-use crate::owner_handle::OwnerHandle;
 
 type WatchEvents = Pin<Box<dyn Stream<Item = Result<v1::WatchEvent, Status>> + Send>>;
 type WriteReplies = Pin<Box<dyn Stream<Item = Result<v1::WriteReply, Status>> + Send>>;
@@ -114,8 +114,10 @@ impl Operator for Services {
         &self,
         request: Request<v1::GetClusterRequest>,
     ) -> Result<Response<v1::Cluster>, Status> {
+        let reader = self.reader(request.metadata(), request.extensions())?;
+        let consistency = request.into_inner().consistency;
         Ok(Response::new(
-            cluster(&self.owner, request.into_inner().consistency).await?,
+            cluster(&self.owner, reader, consistency).await?,
         ))
     }
 
@@ -131,12 +133,14 @@ impl Operator for Services {
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::Agent>, Status> {
         if is_local(request.get_ref().consistency) {
+            let reader = self.reader(request.metadata(), request.extensions())?;
             return Ok(Response::new(
-                one_agent(&self.owner, request.into_inner()).await?,
+                one_agent(&self.owner, reader, request.into_inner()).await?,
             ));
         }
-        routed!(self, request, get_agent, |wanted, _| one_agent(
+        routed!(self, request, get_agent, |wanted, actor| one_agent(
             &self.owner,
+            self.owner.reader(actor),
             wanted
         ))
     }
@@ -153,12 +157,14 @@ impl Operator for Services {
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::Framework>, Status> {
         if is_local(request.get_ref().consistency) {
+            let reader = self.reader(request.metadata(), request.extensions())?;
             return Ok(Response::new(
-                one_framework(&self.owner, request.into_inner()).await?,
+                one_framework(&self.owner, reader, request.into_inner()).await?,
             ));
         }
-        routed!(self, request, get_framework, |wanted, _| one_framework(
+        routed!(self, request, get_framework, |wanted, actor| one_framework(
             &self.owner,
+            self.owner.reader(actor),
             wanted
         ))
     }
@@ -174,8 +180,14 @@ impl Operator for Services {
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::Task>, Status> {
+        let reader = self.reader(request.metadata(), request.extensions())?;
         Ok(Response::new(
-            one_task(&self.owner, request.into_inner()).await?,
+            one_task(
+                &self.owner,
+                (reader, Action::ViewTask),
+                request.into_inner(),
+            )
+            .await?,
         ))
     }
 
@@ -190,8 +202,8 @@ impl Operator for Services {
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::Explanation>, Status> {
-        routed!(self, request, explain, |question, _| self
-            .explain_here(question))
+        routed!(self, request, explain, |question, actor| self
+            .explain_here(question, self.owner.reader(actor)))
     }
 
     async fn join_master(
@@ -252,6 +264,9 @@ impl Operator for Services {
         request: Request<v1::SetLogFilterRequest>,
     ) -> Result<Response<v1::LogFilter>, Status> {
         let actor = actor(request.metadata(), request.extensions())?;
+        let agent = convert::id::<AgentId>("agent_id", &request.get_ref().agent_id).ok();
+        let object = agent.map_or(Object::CLUSTER, Object::agent);
+        here(&self.owner, &actor, Action::SetLogFilter, &object)?;
         let changed = self.change_log_filter(request.into_inner(), &actor).await;
         changed.map(Response::new)
     }
@@ -260,7 +275,8 @@ impl Operator for Services {
         &self,
         request: Request<v1::GetPolicyRequest>,
     ) -> Result<Response<v1::Policy>, Status> {
-        let policy = access::policy(&self.owner, request.into_inner()).await?;
+        let reader = self.reader(request.metadata(), request.extensions())?;
+        let policy = access::policy(&self.owner, reader, request.into_inner()).await?;
         Ok(Response::new(policy))
     }
 
@@ -268,7 +284,8 @@ impl Operator for Services {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::TokenPage>, Status> {
-        let page = access::tokens(&self.owner, request.into_inner()).await?;
+        let reader = self.reader(request.metadata(), request.extensions())?;
+        let page = access::tokens(&self.owner, reader, request.into_inner()).await?;
         Ok(Response::new(page))
     }
 
@@ -276,7 +293,8 @@ impl Operator for Services {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::RevokedKeyPage>, Status> {
-        let page = access::revoked_keys(&self.owner, request.into_inner()).await?;
+        let reader = self.reader(request.metadata(), request.extensions())?;
+        let page = access::revoked_keys(&self.owner, reader, request.into_inner()).await?;
         Ok(Response::new(page))
     }
 
@@ -284,7 +302,8 @@ impl Operator for Services {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::SubjectLimitPage>, Status> {
-        let page = access::rate_limits(&self.owner, request.into_inner()).await?;
+        let reader = self.reader(request.metadata(), request.extensions())?;
+        let page = access::rate_limits(&self.owner, reader, request.into_inner()).await?;
         Ok(Response::new(page))
     }
 
@@ -299,6 +318,11 @@ impl Operator for Services {
 }
 
 impl Services {
+    /// Returns the reader on whose behalf a call is served.
+    fn reader(&self, metadata: &MetadataMap, extensions: &Extensions) -> Result<Reader, Status> {
+        Ok(self.owner.reader(actor(metadata, extensions)?))
+    }
+
     fn members(&self) -> v1::MembershipReply {
         v1::MembershipReply {
             masters: views::masters(&self.owner.node),
@@ -350,88 +374,4 @@ impl Services {
 /// and frameworks are connected.
 pub(super) fn is_local(consistency: i32) -> bool {
     consistency == i32::from(v1::Consistency::Local)
-}
-
-/// Returns the bytes of a record that was found.
-fn bytes<T: Message>(found: &Option<T>) -> usize {
-    found.as_ref().map_or(0, Message::encoded_len)
-}
-
-pub(crate) async fn cluster(owner: &OwnerHandle, consistency: i32) -> Result<v1::Cluster, Status> {
-    let index = settle(owner, consistency, 0).await?;
-    let read = |view: &StateView| {
-        let cluster = views::cluster(view, &owner.node);
-        v1::Cluster {
-            failovers: owner.other_failovers.merged_with(&cluster.failovers),
-            ..cluster
-        }
-    };
-    owner.read_one(index, read, Message::encoded_len).await
-}
-
-pub(crate) async fn one_agent(
-    owner: &OwnerHandle,
-    request: v1::GetRequest,
-) -> Result<v1::Agent, Status> {
-    let index = settle(owner, request.consistency, request.min_revision).await?;
-    let id: Option<AgentId> = request.id.parse().ok();
-    let read = |view: &StateView| {
-        id.and_then(|id| view.registry.agent(id))
-            .map(|agent| views::agent(view, agent))
-    };
-    let found = owner.read_one(index, read, bytes);
-    found
-        .await?
-        .ok_or_else(|| not_found("agent", &request.id, &[]))
-}
-
-pub(crate) async fn one_framework(
-    owner: &OwnerHandle,
-    request: v1::GetRequest,
-) -> Result<v1::Framework, Status> {
-    let index = settle(owner, request.consistency, request.min_revision).await?;
-    let id: Option<FrameworkId> = request.id.parse().ok();
-    let read = |view: &StateView| {
-        let live = id
-            .and_then(|id| view.registry.framework(id))
-            .map(|framework| views::framework(view, framework));
-        live.or_else(|| {
-            view.registry
-                .finished_frameworks()
-                .find(|finished| Some(finished.id) == id)
-                .map(views::finished_framework)
-        })
-    };
-    let found = owner.read_one(index, read, bytes);
-    found
-        .await?
-        .ok_or_else(|| not_found("framework", &request.id, &[]))
-}
-
-/// Returns a task by the ids of its framework and its own; both are required.
-pub(crate) async fn one_task(
-    owner: &OwnerHandle,
-    request: v1::GetRequest,
-) -> Result<v1::Task, Status> {
-    let index = settle(owner, request.consistency, request.min_revision).await?;
-    let framework: FrameworkId =
-        convert::id("framework_id", &request.framework_id).map_err(|why| malformed(&why))?;
-    let Ok(task) = TaskId::new(&request.id) else {
-        return Err(not_found("task", &request.id, &[]));
-    };
-    let key = TaskKey { framework, task };
-    let read = |view: &StateView| {
-        let finished = view
-            .registry
-            .finished_task(&key)
-            .map(|finished| &finished.task);
-        view.registry
-            .task(&key)
-            .or(finished)
-            .map(|task| views::task_with_history(&view.registry, task))
-    };
-    let found = owner.read_one(index, read, bytes);
-    found
-        .await?
-        .ok_or_else(|| not_found("task", &request.id, &[]))
 }

@@ -237,7 +237,7 @@ impl Services {
     async fn decline_here(
         &self,
         wire: v1::DeclineRequest,
-        _: Actor,
+        actor: Actor,
     ) -> Result<v1::DeclineReply, Status> {
         bounded(wire.encoded_len())?;
         let offers = wire
@@ -259,11 +259,13 @@ impl Services {
                 offers,
                 ..decline.clone()
             };
-            accepted(
-                self.owner
-                    .ask(move |request| Input::Decline { request, decline })
-                    .await?,
-            )?;
+            let actor = actor.clone();
+            let asked = self.owner.ask(move |request| Input::Decline {
+                request,
+                actor,
+                decline,
+            });
+            accepted(asked.await?)?;
         }
         Ok(v1::DeclineReply {})
     }
@@ -271,7 +273,7 @@ impl Services {
     async fn message_here(
         &self,
         wire: v1::MessageRequest,
-        _: Actor,
+        actor: Actor,
     ) -> Result<v1::MessageReply, Status> {
         if wire.data.len() > EXECUTOR_MESSAGE_BYTES {
             let text = format!(
@@ -288,24 +290,26 @@ impl Services {
             executor: task(&wire.executor_id)?,
             data: wire.data,
         };
-        accepted(
-            self.owner
-                .ask(move |request| Input::Message { request, message })
-                .await?,
-        )?;
+        let asked = self.owner.ask(move |request| Input::Message {
+            request,
+            actor,
+            message,
+        });
+        accepted(asked.await?)?;
         Ok(v1::MessageReply {})
     }
 
     async fn heartbeat_here(
         &self,
         wire: v1::HeartbeatRequest,
-        _: Actor,
+        actor: Actor,
     ) -> Result<v1::HeartbeatReply, Status> {
         let (framework, session) = (framework(&wire.framework_id)?, wire.session);
         accepted(
             self.owner
                 .ask(move |request| Input::FrameworkHeartbeat {
                     request,
+                    actor,
                     framework,
                     session,
                 })

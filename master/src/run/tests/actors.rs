@@ -6,13 +6,15 @@ use std::io;
 use std::sync::Mutex;
 
 use argosy_proto::clock::WallClock;
+use argosy_proto::http_client::HttpClient;
 use argosy_proto::transport::{
-    Connection, Dialer, ExpectedPeer, IdentifiedConnection, PeerIdentity,
+    Connection, Credential, Dialer, ExpectedPeer, IdentifiedConnection, PeerIdentity,
 };
 use argosy_proto::v1::agents_client::AgentsClient;
 use argosy_proto::v1::operator_client::OperatorClient;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use argosy_proto::{convert, v1};
+use argosy_state::access::KeyHash;
 use argosy_state::encode;
 use argosy_state::testing::{framework_info, registration};
 use tokio::time::Instant;
@@ -40,11 +42,18 @@ pub(super) enum ConnectionProof {
     Unauthenticated,
 }
 
+/// Returns the key of the certificate of a principal.
+pub(super) fn key_of(principal: &str) -> KeyHash {
+    use sha2::Digest as _;
+    KeyHash(sha2::Sha256::digest(principal).into())
+}
+
 impl ConnectionProof {
     fn of(self, principal: &str) -> PeerIdentity {
         match self {
             Self::Authenticated if !principal.is_empty() => {
-                PeerIdentity::authenticated(principal.parse().unwrap(), None)
+                let peer = PeerIdentity::authenticated(principal.parse().unwrap(), None);
+                peer.with_credential(Credential::Key(key_of(principal)))
             }
             Self::Authenticated | Self::Unauthenticated => PeerIdentity::unauthenticated(None),
         }
@@ -94,6 +103,15 @@ pub(super) fn api(place: usize) -> String {
 
 impl TestCluster {
     pub(super) fn start(proof: ConnectionProof) -> Self {
+        Self::start_with(proof, false)
+    }
+
+    /// Starts masters that enforce the rules of access.
+    pub(super) fn start_enforcing() -> Self {
+        Self::start_with(ConnectionProof::Authenticated, true)
+    }
+
+    fn start_with(proof: ConnectionProof, enforces_access: bool) -> Self {
         let network = TestNetwork::default();
         let raft = |place: usize| format!("m{place}:5052");
         let stop = CancellationToken::new();
@@ -106,6 +124,7 @@ impl TestCluster {
                 timing: Timing::testing(),
                 seed: place as u64,
                 audit_file_mib: 1,
+                enforces_access,
                 ..MasterConfig::new(directory.path().join(api(place)), api(place), raft(place))
             };
             let store = MemoryStore::default();
@@ -144,12 +163,18 @@ impl TestCluster {
         endpoint.connect_with_connector_lazy(dialer.connector(TIMEOUT, ExpectedPeer::MASTER))
     }
 
+    /// Returns a client of HTTP/1.1 of `principal`, and the address of the master at `place`.
+    pub(super) fn http(&self, principal: &str, place: usize) -> (HttpClient, String) {
+        let dialer = self.network.dialer(self.proof.of(principal));
+        (HttpClient::new(dialer, TIMEOUT), api(place))
+    }
+
     /// Returns a master that leads and one that does not.
     pub(super) async fn places(&self) -> (usize, usize) {
         let deadline = Instant::now() + TIMEOUT;
         loop {
             for place in 0..MASTERS {
-                let mut client = OperatorClient::new(self.channel("", place));
+                let mut client = OperatorClient::new(self.channel("operator/root", place));
                 let consistency = v1::Consistency::Local.into();
                 let asked = client.get_cluster(v1::GetClusterRequest { consistency });
                 let asked = tokio::time::timeout(Duration::from_secs(1), asked);

@@ -165,9 +165,11 @@ impl TestLinks {
             filter_ms: 0,
             reason: Default::default(),
         };
-        let asked = self
-            .handle
-            .ask(move |request| Input::Decline { request, decline });
+        let asked = self.handle.ask(move |request| Input::Decline {
+            request,
+            actor: Actor::default(),
+            decline,
+        });
         assert_eq!(asked.await.unwrap(), LeaderReply::Declined);
         self.next_offer().await;
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use argosy_proto::v1;
 use argosy_proto::v1::watch_event::Event;
 use argosy_proto::watch::PROGRESS_INTERVAL;
+use argosy_state::access::AccessFacts;
 use argosy_state::ids::Revision;
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -86,6 +87,7 @@ pub(crate) struct Subscription {
     /// Every change up to it was sent, waits in the slot to be sent, or did not match.
     cursor: Revision,
     announced: watch::Receiver<u64>,
+    access: watch::Receiver<AccessFacts>,
     progress_due: Instant,
     /// The log index up to which there were changes when the subscriber resumed, until it has them.
     caught_up_at: Option<u64>,
@@ -109,6 +111,7 @@ impl Subscription {
             None => (Phase::Changes, through(applied)),
         };
         let announced = feed.shared.announced.subscribe();
+        let access = owner.access.clone();
         if phase == Phase::Changes {
             let newest = feed.shared.window().end_offset();
             slot.waits_from(newest);
@@ -124,6 +127,7 @@ impl Subscription {
             phase,
             cursor,
             announced,
+            access,
             progress_due: Instant::now() + PROGRESS_INTERVAL,
             caught_up_at: start.after.map(|after| after.index.max(applied)),
             leaderless: 0,
@@ -145,6 +149,9 @@ impl Subscription {
             if let Some(status) = self.failed.take() {
                 return self.fail(status);
             }
+            if let Err(status) = self.follow_policy() {
+                return self.fail(status);
+            }
             let step = match self.phase {
                 Phase::SnapshotDue => self.begin_snapshot().await,
                 Phase::Snapshot => self.continue_snapshot().await,
@@ -155,6 +162,22 @@ impl Subscription {
                 return self.fail(status);
             }
         }
+    }
+
+    /// Begins again if the reader may see something else by a new policy: the records that it has
+    /// are out of date.
+    fn follow_policy(&mut self) -> Result<(), Status> {
+        let policy = Arc::clone(&self.access.borrow_and_update().policy);
+        if !self.selection.follow(&policy)? {
+            return Ok(());
+        }
+        if self.start.wants_snapshots {
+            self.phase = Phase::SnapshotDue;
+            self.slot.began_again();
+            return Ok(());
+        }
+        let text = "the rules of access have changed, and with them what this reader may see: begin with a snapshot";
+        Err(Status::out_of_range(text))
     }
 
     fn fail(&mut self, status: Status) -> Option<Result<FeedItem, Status>> {
@@ -275,6 +298,10 @@ impl Subscription {
         }
         tokio::select! {
             changed = self.announced.changed() => {
+                changed.map_err(|_| stopping())
+            }
+            // The caller follows it.
+            changed = self.access.changed() => {
                 changed.map_err(|_| stopping())
             }
             () = tokio::time::sleep_until(self.progress_due) => self.progress(),

@@ -1,0 +1,105 @@
+//! What a launched task needs, in addition to the launch in its role.
+
+use std::path::{Component, Path};
+
+use argosy_state::access::{Action, SecretName};
+use argosy_state::actor::Actor;
+use argosy_state::task::{TaskSpec, VolumeSource};
+
+use super::cache::PermitCache;
+use super::denial::Denial;
+use super::object::Object;
+
+/// Returns the first reason why a caller may not launch a task. `place` has the role, the framework
+/// and the agent.
+pub(crate) fn denied_launch(
+    permits: &mut PermitCache,
+    actor: &Actor,
+    place: Object<'_>,
+    spec: &TaskSpec,
+) -> Result<(), Denial> {
+    let mut check = |action: Action, object: &Object<'_>| {
+        let decision = permits.permits(actor, action).decide(object);
+        Denial::of(decision, actor, action, object)
+    };
+    check(Action::LaunchTask, &place)?;
+    check_container(&place, spec, &mut check)?;
+    match &spec.executor {
+        Some(executor) => check_container(&place, &executor.as_task(), &mut check),
+        None => Ok(()),
+    }
+}
+
+fn check_container(
+    place: &Object<'_>,
+    spec: &TaskSpec,
+    check: &mut impl FnMut(Action, &Object<'_>) -> Result<(), Denial>,
+) -> Result<(), Denial> {
+    if !spec.user.is_empty() {
+        let user = Some(spec.user.as_str());
+        check(Action::RunAsUser, &Object { user, ..*place })?;
+    }
+    let mut options = spec.container.security_options.clone();
+    if std::mem::take(&mut options.host_network) {
+        check(Action::UseHostNetwork, place)?;
+    }
+    if !options.is_empty() {
+        check(Action::UseSecurityOption, place)?;
+    }
+    if !spec.container.image.is_empty() {
+        let image = Some(spec.container.image.as_str());
+        check(Action::UseImage, &Object { image, ..*place })?;
+    }
+    for path in &spec.host_paths {
+        let path = resolved(&path.host_path);
+        let host_path = Some(path.as_str());
+        check(
+            Action::UseHostPath,
+            &Object {
+                host_path,
+                ..*place
+            },
+        )?;
+    }
+    for volume in &spec.volumes {
+        if let VolumeSource::Secret(name) = &volume.source {
+            // No rule names a name that is not valid, except one about all objects.
+            let name = SecretName::new(name).ok();
+            let secret = name.as_ref();
+            check(Action::UseSecret, &Object { secret, ..*place })?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns a path without `.`, `..` and repeated slashes, as rules name paths.
+fn resolved(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(part) => parts.extend(part.to_str()),
+            Component::ParentDir => drop(parts.pop()),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_paths_are_compared_without_detours() {
+        for (path, expected) in [
+            ("/data", "/data"),
+            ("/data/", "/data"),
+            ("//data/./a//b", "/data/a/b"),
+            ("/data/../etc", "/etc"),
+            ("/../..", "/"),
+            ("/", "/"),
+        ] {
+            assert_eq!(resolved(path), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Actions and objects of the changes by operators.
+
+use argosy_state::Registry;
+use argosy_state::access::{AccessOperation, Action};
+use argosy_state::actor::Actor;
+use argosy_state::command::OperatorOperation;
+
+use super::cache::PermitCache;
+use super::decision::decide_all;
+use super::denial::Denial;
+use super::object::Object;
+
+/// Returns the action of an operation: a new kind of operation does not compile without one.
+pub(crate) fn action_of(operation: &OperatorOperation) -> Action {
+    match operation {
+        OperatorOperation::SetAttribute { .. } => Action::SetAttribute,
+        OperatorOperation::KillTask { .. } => Action::KillTask,
+        OperatorOperation::UpdateLimits { .. } => Action::UpdateLimits,
+        OperatorOperation::Teardown(_) => Action::TeardownFramework,
+        OperatorOperation::SetWeight { .. } => Action::SetWeight,
+        OperatorOperation::Deactivate(_) | OperatorOperation::Reactivate(_) => {
+            Action::DeactivateAgent
+        }
+        OperatorOperation::MarkGone(_) => Action::MarkGone,
+        OperatorOperation::Access(operation) => match operation {
+            AccessOperation::SetPolicy(_) => Action::SetAccess,
+            // Masters use join tokens, for those that join.
+            AccessOperation::CreateToken(_) | AccessOperation::UseJoinToken { .. } => {
+                Action::CreateToken
+            }
+            AccessOperation::RevokeToken(_) | AccessOperation::RevokeKey(_) => Action::Revoke,
+            AccessOperation::SetLimit { .. } => Action::SetLimit,
+        },
+    }
+}
+
+/// Returns the reason why a caller may not perform an operation.
+pub(crate) fn denied_operation(
+    registry: &Registry,
+    permits: &mut PermitCache,
+    actor: &Actor,
+    operation: &OperatorOperation,
+) -> Result<(), Denial> {
+    let action = action_of(operation);
+    let permits = permits.permits(actor, action);
+    let check = |object: Object<'_>| Denial::of(permits.decide(&object), actor, action, &object);
+    match operation {
+        OperatorOperation::SetAttribute { agent, .. }
+        | OperatorOperation::Deactivate(agent)
+        | OperatorOperation::Reactivate(agent)
+        | OperatorOperation::MarkGone(agent) => check(Object::agent(*agent)),
+        OperatorOperation::KillTask { key, .. } | OperatorOperation::UpdateLimits { key, .. } => {
+            check(Object::of_key(registry, key))
+        }
+        OperatorOperation::Teardown(id) => match registry.framework(*id) {
+            Some(framework) => {
+                let objects = Object::framework(*id, &framework.info);
+                let (decision, object) = decide_all(&permits, objects);
+                Denial::of(decision, actor, action, &object)
+            }
+            None => check(Object {
+                framework: Some(*id),
+                ..Object::CLUSTER
+            }),
+        },
+        OperatorOperation::SetWeight { role, .. } => check(Object::role(role)),
+        OperatorOperation::Access(_) => check(Object::CLUSTER),
+    }
+}

@@ -1,0 +1,143 @@
+//! What callers see of state and events: nothing of others, at every master.
+
+use argosy_proto::transport::ExpectedPeer;
+use argosy_proto::v1::watch_event::Event;
+use axum::body::Body;
+use axum::http::Request;
+
+use super::*;
+
+/// Reads the records of the next snapshot, as `KIND ID`.
+async fn snapshot(events: &mut Streaming<v1::WatchEvent>) -> Vec<String> {
+    let mut records = Vec::new();
+    let mut begun = false;
+    loop {
+        let next = tokio::time::timeout(TIMEOUT, events.message()).await;
+        match next.unwrap().unwrap().unwrap().event.unwrap() {
+            Event::SnapshotBegin(_) => begun = true,
+            Event::Record(record) if begun => {
+                records.push(format!("{} {}", record.kind, record.id));
+            }
+            Event::SnapshotEnd(_) if begun => return records,
+            _ => {}
+        }
+    }
+}
+
+async fn watch(cluster: &TestCluster, principal: &str, place: usize) -> Streaming<v1::WatchEvent> {
+    let mut client = OperatorClient::new(cluster.channel(principal, place));
+    let request = v1::WatchRequest {
+        kinds: ["agent", "framework", "task"].map(str::to_owned).to_vec(),
+        ..Default::default()
+    };
+    client.watch(request).await.unwrap().into_inner()
+}
+
+const OWN: [&str; 2] = ["framework framework-1", "task framework-1/a"];
+const ALL: [&str; 4] = [
+    "agent agent-1",
+    "framework framework-1",
+    "framework framework-2",
+    "task framework-1/a",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_show_only_what_their_reader_may_see_also_after_a_change_of_the_rules() {
+    let (cluster, (leader, follower), population) = populated().await;
+    for place in [leader, follower] {
+        set_policy(&cluster, leader, POLICY).await;
+        let mut web = watch(&cluster, "framework/web", place).await;
+        let mut vera = watch(&cluster, "operator/vera", place).await;
+        assert_eq!(snapshot(&mut vera).await, ALL);
+        loop {
+            // Another master applies the policy a little later.
+            let records = snapshot(&mut web).await;
+            if records == OWN {
+                break;
+            }
+            assert!(records.len() <= 2, "{records:?}");
+        }
+        // A change of another framework is no event.
+        let weight = v1::SetWeight {
+            role: "ops".to_owned(),
+            weight_milli: 1_000 + place as u64,
+        };
+        let weight = v1::write_operation::Operation::SetWeight(weight);
+        write(&cluster, ("operator/root", leader), weight)
+            .await
+            .unwrap();
+        let moved = format!("{POLICY}\nallow framework/web view-framework role:ops");
+        set_policy(&cluster, leader, &moved).await;
+        assert_eq!(
+            snapshot(&mut web).await,
+            [OWN[0], "framework framework-2", OWN[1]]
+        );
+        // Without any right, the stream ends with the reason.
+        let none = POLICY.replace("group framework:eng = framework/web\n", "");
+        set_policy(&cluster, leader, &none).await;
+        let ended = loop {
+            let next = tokio::time::timeout(TIMEOUT, web.message()).await.unwrap();
+            match next {
+                Ok(event) => assert!(event.is_some(), "the stream ended without a reason"),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(End::of_result::<()>(Err(ended)), End::Denied);
+    }
+    drop(population);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_lists_and_targets_have_only_what_their_reader_may_see() {
+    let (cluster, (leader, follower), population) = populated().await;
+    let policy = format!("{POLICY}\nallow framework/web view-cluster *");
+    set_policy(&cluster, leader, &policy).await;
+    for place in [leader, follower] {
+        let counts = async |principal: &str| {
+            let mut client = OperatorClient::new(cluster.channel(principal, place));
+            let seen = client.get_cluster(v1::GetClusterRequest::default()).await;
+            let seen = seen.unwrap().into_inner();
+            let used = convert::resources_from("used", &seen.used).unwrap();
+            let counts = (seen.agents, seen.frameworks, seen.tasks_live);
+            (counts, seen.total.len(), used.to_string())
+        };
+        let everything = counts("operator/vera").await;
+        assert_eq!(everything.0, (1, 2, 1));
+        assert_eq!(counts("framework/web").await.0, (0, 1, 1));
+        assert_eq!(counts("framework/web").await.1, 0);
+        assert_eq!(counts("framework/web").await.2, everything.2);
+        let mut client = OperatorClient::new(cluster.channel("framework/web", place));
+        let page = client.list_frameworks(v1::ListRequest::default()).await;
+        let page = page.unwrap().into_inner();
+        let listed: Vec<_> = page
+            .frameworks
+            .iter()
+            .map(|one| &one.framework_id)
+            .collect();
+        assert_eq!(listed, ["framework-1"]);
+        let mut client = OperatorClient::new(cluster.channel("framework/other", place));
+        let page = client.list_tasks(v1::ListRequest::default()).await.unwrap();
+        let page = page.into_inner();
+        assert_eq!((page.tasks.len(), page.next_page_token.as_str()), (0, ""));
+        let targets = async |principal: &str| {
+            let (client, address) = cluster.http(principal, place);
+            let request = Request::get("/v1/sd/prometheus")
+                .body(Body::empty())
+                .unwrap();
+            let answer = client
+                .send(&address, &ExpectedPeer::MASTER, request)
+                .await
+                .unwrap();
+            let body = axum::body::to_bytes(answer.into_body(), 1 << 20)
+                .await
+                .unwrap();
+            let all: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            all.as_array().unwrap().len()
+        };
+        assert_eq!(targets("operator/vera").await, 4);
+        assert_eq!(targets("framework/other").await, 0);
+    }
+    drop(population);
+    cluster.end().await;
+}
