@@ -1,10 +1,10 @@
 //! The facts on which every master must agree, and the single function that changes them.
 //!
 //! The crate is pure: no IO, clock, randomness, float, async or hash map. Reading order: `limits`,
-//! `collections`, `codec`, `ids`, `resources`, `subject`, `digest`, `actor`, `task`, `capability`,
-//! `agent`, `access`, `rejection`, `framework`, `command`, `level`, `event`, `registry`, `encode`,
-//! `fingerprint`, `apply`, `check`. Each imports only from modules before it, and from `bugs` and
-//! `buggify`.
+//! `collections`, `codec`, `ids`, `resources`, `subject`, `digest`, `actor`, `secret`, `task`,
+//! `capability`, `agent`, `access`, `rejection`, `framework`, `command`, `level`, `event`,
+//! `registry`, `encode`, `fingerprint`, `apply`, `check`. Each imports only from modules before it,
+//! and from `bugs` and `buggify`.
 
 #![warn(missing_docs)]
 
@@ -30,6 +30,7 @@ pub mod limits;
 pub mod registry;
 pub mod rejection;
 pub mod resources;
+pub mod secret;
 pub mod subject;
 pub mod task;
 #[cfg(any(test, feature = "builders"))]

@@ -138,6 +138,17 @@ pub const REVOKED_KEYS: usize = 10_000;
 pub const KEY_BINDINGS: usize = 200_000;
 /// The number of limits of rate. More are refused.
 pub const RATE_LIMITS: usize = 10_000;
+/// The largest value of a secret in the registry, in bytes. Larger ones are refused.
+pub const SECRET_VALUE_BYTES: usize = 64 * 1024;
+/// The longest id of a key that seals secrets, in bytes. Longer ones are refused.
+pub const SECRET_KEY_ID_BYTES: usize = 64;
+/// The number of secrets of the registry that one task may use. More are refused. Together they fit
+/// into one message.
+pub const SECRETS_PER_TASK: usize = 16;
+/// The number of secrets in the registry. More are refused.
+pub const SECRETS: usize = 4_096;
+/// The bytes of all secrets in the registry. New ones and longer values are refused.
+pub const SECRET_BYTES: u64 = 64 << 20;
 /// The number of answers to numbered calls of all frameworks. At the bound calls are refused.
 pub const ANSWERS: usize = 500_000;
 /// The bytes of answers to operators' batches. At the bound new named batches are refused.

@@ -26,6 +26,7 @@ mod operation;
 mod operators;
 mod overlay;
 mod reconcile;
+mod secrets;
 mod stopped;
 mod sweeps;
 mod tasks;

@@ -9,6 +9,7 @@ use crate::access::{KeyHash, TokenId};
 use crate::command::SweepTarget;
 use crate::ids::{AgentId, FrameworkId, Role, TaskId, TaskKey};
 use crate::registry::RecordKey;
+use crate::secret::SecretName;
 
 const TIME: u8 = 1;
 const CLUSTER: u8 = 2;
@@ -40,6 +41,7 @@ const TOKEN: u8 = 31;
 const REVOKED_KEY: u8 = 32;
 const KEY_BINDING: u8 = 33;
 const RATE_LIMIT: u8 = 34;
+const SECRET: u8 = 40;
 
 /// The target of a sweep: a byte between the kind and the id.
 const SWEPT_AGENT: u8 = 1;
@@ -114,6 +116,7 @@ pub fn key(name: &RecordKey) -> Vec<u8> {
         RecordKey::RevokedKey(key) => [&[REVOKED_KEY][..], &key.0].concat(),
         RecordKey::KeyBinding(principal) => binding(KEY_BINDING, principal),
         RecordKey::RateLimit(limited) => subject(RATE_LIMIT, limited),
+        RecordKey::Secret(name) => with_text(vec![SECRET], name.as_str()),
     }
 }
 
@@ -199,6 +202,7 @@ fn parse(bytes: &[u8]) -> Option<RecordKey> {
         REVOKED_KEY => RecordKey::RevokedKey(Box::new(KeyHash(rest.try_into().ok()?))),
         KEY_BINDING => RecordKey::KeyBinding(read_binding(rest)?),
         RATE_LIMIT => RecordKey::RateLimit(Box::new(read_subject(rest)?)),
+        SECRET => RecordKey::Secret(SecretName::new(std::str::from_utf8(rest).ok()?).ok()?),
         _ => return None,
     })
 }
@@ -293,6 +297,8 @@ mod tests {
                 _ => SweepTarget::PrunedAgent(AgentId(id)),
             })),
             Just(RecordKey::History),
+            "[a-c]{1,2}/[a-c]{1,2}"
+                .prop_map(|name| RecordKey::Secret(SecretName::new(&name).unwrap())),
             (
                 id.clone(),
                 "[a-c]{1,3}",
@@ -342,7 +348,7 @@ mod tests {
         }
 
         #[test]
-        fn other_bytes_are_rejected_or_a_canonical_key(bytes in prop::collection::vec(0_u8..36, 0..34)) {
+        fn other_bytes_are_rejected_or_a_canonical_key(bytes in prop::collection::vec(0_u8..48, 0..34)) {
             if let Ok(name) = read_key(&bytes) {
                 prop_assert_eq!(key(&name), bytes);
             }

@@ -149,6 +149,10 @@ impl Registry {
             | RecordKey::RevokedKey(_)
             | RecordKey::KeyBinding(_)
             | RecordKey::RateLimit(_) => self.load_access(name, value)?,
+            RecordKey::Secret(name) => {
+                let secret = read("record of a secret", value)?;
+                self.secrets.insert(name.clone(), secret);
+            }
             RecordKey::TaskFacts(_)
             | RecordKey::TaskSpec(_)
             | RecordKey::TaskStatus(_)

@@ -109,6 +109,7 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         RecordKey::RevokedKey(key) => written(registry.access.revoked.get(&**key)?),
         RecordKey::KeyBinding(principal) => written(registry.access.bindings.get(principal)?),
         RecordKey::RateLimit(subject) => written(registry.access.limits.get(&**subject)?),
+        RecordKey::Secret(name) => written(registry.secrets.get(name)?),
         RecordKey::TaskFacts(_)
         | RecordKey::TaskSpec(_)
         | RecordKey::TaskStatus(_)
@@ -170,7 +171,8 @@ fn split_record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         | RecordKey::Token(_)
         | RecordKey::RevokedKey(_)
         | RecordKey::KeyBinding(_)
-        | RecordKey::RateLimit(_) => return None,
+        | RecordKey::RateLimit(_)
+        | RecordKey::Secret(_) => return None,
     })
 }
 

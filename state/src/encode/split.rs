@@ -261,7 +261,8 @@ impl SplitParts {
             | RecordKey::Token(_)
             | RecordKey::RevokedKey(_)
             | RecordKey::KeyBinding(_)
-            | RecordKey::RateLimit(_) => unreachable!("whole records are read elsewhere"),
+            | RecordKey::RateLimit(_)
+            | RecordKey::Secret(_) => unreachable!("whole records are read elsewhere"),
         }
         Ok(())
     }

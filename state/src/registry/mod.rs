@@ -29,6 +29,7 @@ use crate::ids::{
 };
 use crate::level::Level;
 use crate::resources::Resources;
+use crate::secret::{SealedSecret, SecretName};
 use crate::task::{FinishedTask, Task, TaskState};
 
 pub use crate::agent::{Order, OrderKind};
@@ -110,6 +111,7 @@ pub struct Registry {
     pub(crate) cluster: ClusterRecord,
     pub(crate) agents: Table<AgentId, Agent>,
     pub(crate) weights: Map<Role, u64>,
+    pub(crate) secrets: Map<SecretName, SealedSecret>,
     pub(crate) frameworks: Table<FrameworkId, Framework>,
     pub(crate) tasks: Table<TaskKey, Task>,
     /// The transitions of the tasks and of the finished tasks.
@@ -288,6 +290,17 @@ impl Registry {
     /// Returns the weights that operators have set, in ascending order of roles.
     pub fn weights(&self) -> impl Iterator<Item = (&Role, u64)> {
         self.weights.iter().map(|(role, weight)| (role, *weight))
+    }
+
+    /// Returns a sealed secret.
+    #[must_use]
+    pub fn secret(&self, name: &SecretName) -> Option<&SealedSecret> {
+        self.secrets.get(name)
+    }
+
+    /// Returns the sealed secrets in ascending order of their names.
+    pub fn secrets(&self) -> impl ExactSizeIterator<Item = (&SecretName, &SealedSecret)> {
+        self.secrets.iter()
     }
 
     /// Returns a task, ended or not, until all its updates are acknowledged.

@@ -4,6 +4,7 @@ use crate::access::{KeyHash, Subject, TokenId};
 use crate::actor::Principal;
 use crate::command::SweepTarget;
 use crate::ids::{AgentId, FrameworkId, Role, TaskKey};
+use crate::secret::SecretName;
 
 /// The name of a stored record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +72,8 @@ pub enum RecordKey {
     KeyBinding(Principal),
     /// The limit of a subject's rate. Boxed for the same reason.
     RateLimit(Box<Subject>),
+    /// A sealed secret.
+    Secret(SecretName),
 }
 
 /// A stored record. A write without a value deletes it.

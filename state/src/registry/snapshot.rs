@@ -35,6 +35,7 @@ impl Registry {
             cluster: self.cluster.clone(),
             agents: self.agents.clone(),
             weights: self.weights.clone(),
+            secrets: self.secrets.clone(),
             frameworks: self.frameworks.clone(),
             tasks: self.tasks.clone(),
             transitions: self.transitions.clone(),

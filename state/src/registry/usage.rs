@@ -8,6 +8,7 @@ use crate::framework::Framework;
 use crate::ids::{FrameworkId, TaskKey};
 use crate::limits;
 use crate::resources::Resources;
+use crate::secret::{SealedSecret, SecretName};
 use crate::task::{Cause, Task, TaskLimits, TaskState};
 
 /// The estimated cost of a record without its texts and lists: keys, indexes, marks, numbers.
@@ -26,6 +27,7 @@ pub(crate) struct ByteUsage {
     pub(crate) frameworks: u64,
     pub(crate) agents: u64,
     pub(crate) operator_answers: u64,
+    pub(crate) secrets: u64,
 }
 
 /// The usage of a bound.
@@ -61,13 +63,14 @@ impl BoundUsage {
 impl Registry {
     /// Returns usage and bounds of each kind of record. The cost does not grow with the registry.
     #[must_use]
-    pub fn usage(&self) -> [BoundUsage; 13] {
+    pub fn usage(&self) -> [BoundUsage; 14] {
         let ByteUsage {
             tasks,
             history,
             frameworks,
             agents,
             operator_answers,
+            secrets,
         } = self.index.bytes;
         let usage = BoundUsage::of;
         let [rules, tokens, revoked_keys, key_bindings, rate_limits] = self.access_usage();
@@ -109,6 +112,12 @@ impl Registry {
                 self.operator_answers.len(),
                 Some(limits::OPERATOR_ANSWERS),
                 Some((operator_answers, limits::OPERATOR_ANSWER_BYTES)),
+            ),
+            usage(
+                "secrets",
+                self.secrets.len(),
+                Some(limits::SECRETS),
+                Some((secrets, limits::SECRET_BYTES)),
             ),
             rules,
             tokens,
@@ -272,6 +281,12 @@ pub(crate) fn of_framework(framework: &Framework) -> u64 {
         + roles.sum::<u64>()
         // Each session is indexed by its principal.
         + framework.past_sessions.len() as u64 * (PART_BYTES + info.principal.len() as u64)
+}
+
+/// Returns the bytes of a secret.
+pub(crate) fn of_secret(name: &SecretName, secret: &SealedSecret) -> u64 {
+    let texts = name.as_str().len() + secret.key_id.len() + secret.ciphertext.0.len();
+    RECORD_BYTES + texts as u64
 }
 
 fn of_texts(texts: &crate::command::Labels) -> u64 {

@@ -12,6 +12,7 @@ use crate::codec::canonical::CanonicalWriter;
 use crate::codec::stored::stored;
 use crate::ids::{Level, LevelRequirement, TaskId};
 use crate::resources::{Resource, Resources};
+use crate::secret::SecretName;
 
 /// A file that is fetched into the sandbox before the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,6 +231,13 @@ pub(crate) const FIELD_RULES: &[FieldRule] = &[
     own_container("max_completion_ms", |spec| spec.max_completion_ms > 0),
     own_container("stop_after_ms", |spec| spec.stop_after_ms > 0),
     FieldRule {
+        field: "volumes.secret as ROLE/NAME",
+        is_used: TaskSpec::has_registry_secrets,
+        level: Level::RELEASE_0_2,
+        in_executor: None,
+        in_group: None,
+    },
+    FieldRule {
         field: "discovery",
         is_used: |spec| spec.discovery.is_some(),
         level: Level::RELEASE_0_2,
@@ -275,6 +283,12 @@ pub(crate) const CAPABILITIES: &[CapabilityRule] = &[
             paths.any(|path| path.read_only || !path.has_same_path())
         },
     },
+    // Asks its leader for secrets of the registry.
+    CapabilityRule {
+        capability: "registry-secrets",
+        what: "volumes.secret as ROLE/NAME",
+        is_needed: TaskSpec::has_registry_secrets,
+    },
 ];
 
 // Numbers 18, 19, 21, 23, 25 and 27 are unused.
@@ -305,6 +319,17 @@ stored!(message TaskSpec {
 });
 
 impl TaskSpec {
+    /// Returns whether the task uses secrets of the registry.
+    fn has_registry_secrets(&self) -> bool {
+        self.registry_secrets().next().is_some()
+    }
+
+    /// Returns the secrets of the registry that the task uses, in the order of its volumes.
+    pub fn registry_secrets(&self) -> impl Iterator<Item = SecretName> {
+        let volumes = self.volumes.iter();
+        volumes.filter_map(|volume| volume.source.registry_secret())
+    }
+
     /// Removes the fields that release 0.1.0 did not read. There, a request for the host's network
     /// had no effect.
     pub(crate) fn reduce_to_0_1_0(&mut self) {

@@ -186,6 +186,7 @@ pub(crate) fn facts(registry: &Registry, what: &str) -> String {
         "level" => format!("level {}\n", registry.level()),
         "transitions" => transitions(registry),
         "access" => access(registry),
+        "secrets" => secrets(registry),
         other => panic!("cannot show {other:?}"),
     }
 }
@@ -373,6 +374,22 @@ fn transitions(registry: &Registry) -> String {
             )
             .unwrap();
         }
+    }
+    text
+}
+
+/// Prints the secrets, whose ciphertexts are texts in scenarios.
+fn secrets(registry: &Registry) -> String {
+    let mut text = String::new();
+    for (name, secret) in registry.secrets() {
+        writeln!(
+            text,
+            "{name} version {} under {}: {}",
+            secret.version,
+            secret.key_id,
+            String::from_utf8_lossy(&secret.ciphertext.0)
+        )
+        .unwrap();
     }
     text
 }

@@ -28,6 +28,7 @@ use crate::ids::{
 };
 use crate::level::Level;
 use crate::registry::{ClusterRecord, Layout, OperatorAnswer, SweepMark, reduce_to_history};
+use crate::secret::SealedSecret;
 use crate::task::{
     CheckResults, CommandSpec, Exit, FinishedTask, Reason, SecurityOptions, Sizes, Task, TaskState,
     TaskTransition, UpdateSource,
@@ -112,6 +113,8 @@ pub(super) fn registry() -> Registry {
     registry.time = Timestamp(123_456);
     registry.cluster = cluster();
     registry.weights.insert(role("web"), 2_500);
+    let (name, secret) = SealedSecret::sample();
+    registry.secrets.insert(name, secret);
     registry.agents.insert(AgentId(3), agents::agent());
     registry.frameworks.insert(FrameworkId(4), framework());
     registry.tasks.insert(key(4, "web-1"), task("web-1"));

@@ -5,6 +5,7 @@ use crate::access::{KeyHash, TokenId};
 use crate::command::SweepTarget;
 use crate::ids::{AgentId, FrameworkId, TaskKey};
 use crate::registry::RecordKey;
+use crate::secret::SealedSecret;
 
 /// The tasks of [`registry`](super::registry).
 const TASKS: [&str; 7] = [
@@ -42,6 +43,7 @@ pub(in crate::encode) fn records() -> Vec<RecordKey> {
         RecordKey::TaskTransition(key(4, "web-1"), 1),
         RecordKey::TaskTransition(key(4, "web-1"), 300),
         RecordKey::TaskTransition(key(4, "web-1"), 301),
+        RecordKey::Secret(SealedSecret::sample().0),
     ]);
     names.extend(access());
     names
