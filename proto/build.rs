@@ -25,6 +25,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let written = written(&descriptors.file);
     tonic_prost_build::configure()
         .bytes(".argosy.v1.Offer.token")
+        // Their values are never shown: see `secret_value.rs`.
+        .skip_debug([".argosy.v1.SetSecret", ".argosy.v1.TaskSecret"])
         .build_transport(false)
         .codec_path("crate::codec::MessageCodec")
         .compile_fds(descriptors)?;

@@ -116,6 +116,8 @@ impl OperatorClient {
         list_revoked_keys(v1::ListRequest) -> v1::RevokedKeyPage;
         /// Returns one page of limits of rate.
         list_rate_limits(v1::ListRequest) -> v1::SubjectLimitPage;
+        /// Returns the names of secrets, without their values.
+        list_secrets(v1::ListSecretsRequest) -> v1::SecretList;
         /// Explains why a task or framework does not run.
         explain(v1::ExplainRequest) -> v1::Explanation;
     }

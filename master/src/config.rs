@@ -1,6 +1,7 @@
 //! Start settings of a master.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::server::audit::AuditSettings;
@@ -8,6 +9,8 @@ use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::server::hosts::AllowedHosts;
 use argosy_raft::{SnapshotPolicy, Timing};
 use argosy_state::level::Level;
+
+use crate::secret_keys::SecretKeys;
 
 /// Settings of one master.
 #[derive(Debug, Clone)]
@@ -53,6 +56,9 @@ pub struct MasterConfig {
     /// Host names that the API accepts in requests that could come from web pages, in addition to
     /// that of `api_address`, `localhost` and IP addresses.
     pub host_names: Vec<String>,
+    /// The keys that seal secrets; the first one also seals new values. `None`: there are no secrets
+    /// in the registry.
+    pub secret_keys: Option<Arc<SecretKeys>>,
     /// Seed that spreads retries; any number.
     pub seed: u64,
 }
@@ -79,6 +85,7 @@ impl MasterConfig {
             audit_file_mib: 0,
             enforces_access: false,
             host_names: Vec::new(),
+            secret_keys: None,
             seed: 0,
         }
     }

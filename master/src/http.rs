@@ -241,6 +241,21 @@ async fn offers(
     listed::<v1::OfferPage>(&http, ListKind::Offers, caller, request).await
 }
 
+async fn secrets(State(http): State<Http>, parameters: QueryParameters) -> Response {
+    let known = parameters.only(&["role", "consistency", "min_revision"]);
+    let request = known.and_then(|()| {
+        Ok(v1::ListSecretsRequest {
+            role: parameters.0.get("role").cloned().unwrap_or_default(),
+            consistency: parameters.consistency()?,
+            min_revision: parameters.number("min_revision")?.unwrap_or(0),
+        })
+    });
+    match request {
+        Ok(request) => json(http.services.secrets(request).await),
+        Err(status) => problem(&status),
+    }
+}
+
 /// Forwards a file request to the agent that has the files, and streams its response back.
 async fn agent_files(
     State(http): State<Http>,

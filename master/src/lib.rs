@@ -1,10 +1,10 @@
 //! The master: one task owns the registry. Links, offers, allocator and deadlines are pure, and the
 //! services at the edge make no decisions.
 //!
-//! Reading order: `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `step_downs`, `comparison`,
-//! `checks`, `clock`, `failovers`, `watchdog`, `access`, `leader`, `offers`, `allocator`,
-//! `leader_reply`, `links`, `owner_handle`, `views`, `change_ring`, `reads`, `encodings`,
-//! `api_router`, `service`, `http`, `metrics`, `error`.
+//! Reading order: `secret_keys`, `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `step_downs`,
+//! `comparison`, `checks`, `clock`, `failovers`, `watchdog`, `access`, `leader`, `offers`,
+//! `allocator`, `leader_reply`, `links`, `owner_handle`, `views`, `change_ring`, `reads`,
+//! `encodings`, `api_router`, `service`, `http`, `metrics`, `error`.
 
 mod access;
 pub mod allocator;
@@ -29,6 +29,7 @@ mod owner_handle;
 mod reads;
 mod replica;
 mod run;
+mod secret_keys;
 mod service;
 mod step_downs;
 mod turns;
@@ -39,3 +40,4 @@ pub use comparison::Divergence;
 pub use config::MasterConfig;
 pub use error::MasterError;
 pub use run::{MasterParts, run};
+pub use secret_keys::{InvalidSecretKeys, SecretKeys};

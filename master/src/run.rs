@@ -140,6 +140,7 @@ async fn lead_or_follow(
         peers,
         agents: service::client_of_agents(parts.agents),
         feed: Feed::default(),
+        secret_keys: config.secret_keys.clone(),
         tasks: TaskTracker::new(),
     };
     let _hub = run_feed(&services);

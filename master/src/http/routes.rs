@@ -96,6 +96,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route("PUT", "/v1/tasks/{framework_id}/{task_id}/limits", Operation("update_limits"), "replaces the limits of a task: Limits", || put(writes::update_limits)),
     route("GET", "/v1/offers", Call("ListOffers"), "open offers, a page at a time", || get(super::offers)),
     route("PUT", "/v1/roles/{role}/weight", Operation("set_weight"), "sets the weight of a role: {\"weightMilli\": \"…\"}", || put(writes::set_weight)),
+    route("GET", "/v1/secrets", Call("ListSecrets"), "names and versions of secrets, without values", || get(super::secrets)),
     route("POST", "/v1/write", Call("WriteOne"), "a batch of operations: WriteBatch", || post(writes::batch)),
     route("GET", "/v1/policy", Call("GetPolicy"), "rules and groups of access", || get(access::policy)),
     route("PUT", "/v1/policy", Operation("set_policy"), "replaces rules and groups: SetPolicy", || put(access::set_policy)),

@@ -20,6 +20,7 @@ mod orders;
 mod presented_offers;
 mod pruning;
 mod registration_queue;
+mod secrets;
 mod stopping;
 #[cfg(test)]
 mod tests;
@@ -53,6 +54,7 @@ pub(crate) use messages::FrameworkMessage;
 pub(crate) use offering::explanation;
 use orders::OrderBudget;
 pub(crate) use presented_offers::PRESENTATION_RESULTS;
+pub(crate) use secrets::{GrantedSecret, SecretsRefusal};
 pub(crate) use view::LeaderView;
 
 /// The origin of a proposal, which determines where its outcome goes.

@@ -24,6 +24,7 @@ mod pruning;
 mod races;
 mod registration_queue;
 mod scenarios;
+mod secrets;
 mod stopping;
 mod turns;
 mod updates;

@@ -175,6 +175,7 @@ fn registry_metrics_include_every_bound() {
             Some(limits::OPERATOR_ANSWERS),
             Some(limits::OPERATOR_ANSWER_BYTES),
         ),
+        ("secrets", Some(limits::SECRETS), Some(limits::SECRET_BYTES)),
     ] {
         let records = records.map(|records| records as u64);
         assert_eq!(of(&shown, "records_limit", kind), records, "{kind}");

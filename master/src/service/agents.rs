@@ -84,7 +84,7 @@ impl Services {
         let over = Arc::clone(&ended);
         // Log lines about the stream have the id of this request. Its messages are separate ones.
         self.tasks.spawn(trace::scope(trace::current(), async move {
-            let read = services.read_agent(link, actor, messages).await;
+            let read = services.read_agent(link, actor, messages, &refusals).await;
             if let Err(why) = &read {
                 debug!(link = link.0, %why, "a stream of an agent ended");
                 let code = match why.code() {
@@ -138,8 +138,14 @@ impl Services {
         link: LinkId,
         actor: Actor,
         mut messages: Streaming<v1::FromAgent>,
+        answers: &WeakLinkSender<v1::ToAgent>,
     ) -> Result<(), Status> {
-        while let Some(message) = messages.message().await.map_err(correct_status)? {
+        while let Some(mut message) = messages.message().await.map_err(correct_status)? {
+            if let Some(v1::from_agent::Message::SecretsWanted(wanted)) = &mut message.message {
+                self.send_secrets(link, std::mem::take(wanted), answers)
+                    .await?;
+                continue;
+            }
             if let Some(v1::from_agent::Message::UnsupportedOrder(order)) = &message.message {
                 let order = order.order_index;
                 warn!(
@@ -214,7 +220,9 @@ fn input(
         }
         From::ExecutorMessage(message) => Ok(Input::AgentMessage { link, message }),
         // Handled earlier: it needs no decision.
-        From::UnsupportedOrder(_) => Err(InvalidMessage::new("message", "it needs no decision")),
+        From::UnsupportedOrder(_) | From::SecretsWanted(_) => {
+            Err(InvalidMessage::new("message", "it needs no decision"))
+        }
         From::Ping(ping) => Ok(Input::AgentPing {
             link,
             serial: ping.serial,

@@ -30,10 +30,13 @@ mod records;
 mod reflection;
 mod revocation;
 mod scheduler;
+mod secrets;
 mod status_codes;
 pub(crate) mod task_access;
 mod views;
 mod watch;
+
+use std::sync::Arc;
 
 use argosy_proto::convert::InvalidMessage;
 use argosy_proto::http_client::HttpClient;
@@ -47,6 +50,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::access::{DENIED, UNPROVEN};
 use crate::leader_reply::LeaderReply;
 use crate::owner_handle::OwnerHandle;
+use crate::secret_keys::SecretKeys;
 
 pub(crate) use actor::actor_of_peer;
 pub(crate) use agent_api::{ANY_AGENT, address_of, client_of_agents};
@@ -76,6 +80,8 @@ pub(crate) struct Services {
     pub(crate) agents: HttpClient,
     /// The subscribers of changes.
     pub(crate) feed: Feed,
+    /// The keys that seal secrets, if this master has some.
+    pub(crate) secret_keys: Option<Arc<SecretKeys>>,
     /// Tasks that read streams; they end with their streams.
     pub(crate) tasks: TaskTracker,
 }

@@ -6,7 +6,7 @@ use argosy_state::command::{Operate, OperatorOperation};
 use argosy_state::fingerprint;
 use argosy_state::ids::{AgentId, Role, TaskId, TaskKey};
 
-use super::access;
+use super::{access, secrets};
 
 /// Reads a batch of operators, and computes its fingerprint.
 pub(super) fn operate(batch: v1::WriteBatch) -> Result<Operate, InvalidMessage> {
@@ -73,6 +73,11 @@ fn operation(wire: v1::write_operation::Operation) -> Result<OperatorOperation, 
         Wire::DeactivateAgent(wire) => OperatorOperation::Deactivate(agent(&wire.agent_id)?),
         Wire::ReactivateAgent(wire) => OperatorOperation::Reactivate(agent(&wire.agent_id)?),
         Wire::MarkAgentGone(wire) => OperatorOperation::MarkGone(agent(&wire.agent_id)?),
+        Wire::SetSecret(wire) => secrets::operation(&wire.name, secrets::set)?,
+        Wire::ResealSecret(wire) => secrets::operation(&wire.name, secrets::reseal)?,
+        Wire::RemoveSecret(wire) => {
+            secrets::operation(&wire.name, OperatorOperation::RemoveSecret)?
+        }
         Wire::SetPolicy(_)
         | Wire::CreateToken(_)
         | Wire::RevokeToken(_)

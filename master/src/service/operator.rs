@@ -26,7 +26,8 @@ use super::rate_limit::with_flow_control;
 use super::records::{cluster, one_agent, one_framework, one_task};
 use super::status_codes::correct_status;
 use super::{
-    ListKind, MESSAGE_BYTES, Services, accepted, access, bounded, here, malformed, views, watch,
+    ListKind, MESSAGE_BYTES, Services, accepted, access, bounded, here, malformed, secrets, views,
+    watch,
 };
 use crate::access::{Object, Reader};
 use crate::leader::Input;
@@ -307,6 +308,13 @@ impl Operator for Services {
         Ok(Response::new(page))
     }
 
+    async fn list_secrets(
+        &self,
+        request: Request<v1::ListSecretsRequest>,
+    ) -> Result<Response<v1::SecretList>, Status> {
+        Ok(Response::new(self.secrets(request.into_inner()).await?))
+    }
+
     async fn watch(
         &self,
         request: Request<v1::WatchRequest>,
@@ -331,12 +339,14 @@ impl Services {
 
     async fn write_here(
         &self,
-        batch: v1::WriteBatch,
+        mut batch: v1::WriteBatch,
         actor: Actor,
     ) -> Result<v1::WriteReply, Status> {
         bounded(batch.encoded_len())?;
+        let values = secrets::take_values(&mut batch);
         let mut operate = operate(batch).map_err(|why| malformed(&why))?;
         operate.wall_ms = self.owner.node.wall_clock().now_ms();
+        self.seal(&mut operate, values, &actor).await?;
         match accepted(
             self.owner
                 .ask(move |request| Input::Operate {

@@ -34,6 +34,7 @@ pub(super) fn to_agent(message: &v1::to_agent::Message) -> String {
         Message::Shutdown(shutdown) => format!("shutdown: {}", shutdown.reason),
         Message::ListTasks(_) => "list your tasks".to_owned(),
         Message::ExecutorMessage(message) => format!("message to {}", message.executor_id),
+        Message::TaskSecrets(secrets) => format!("secrets of {}", secrets.task_id),
         Message::KillStray(stray) => format!(
             "kill stray {}/{}@{}",
             stray.framework_id, stray.task_id, stray.order_index

@@ -21,6 +21,7 @@ pub(super) fn services(owner_handle: &OwnerHandle) -> Services {
         peers: MasterConnections::new(Dialer::tcp()),
         agents: service::client_of_agents(Dialer::tcp()),
         feed: Feed::default(),
+        secret_keys: None,
         tasks: TaskTracker::new(),
     }
 }

@@ -104,6 +104,7 @@ impl Subject {
             | RecordKey::AgentCounters(_)
             | RecordKey::Sweep(_)
             | RecordKey::History
+            | RecordKey::Secret(_)
             // The status of the task changes with it.
             | RecordKey::TaskTransition(..)
             | RecordKey::Policy
