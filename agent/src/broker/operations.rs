@@ -16,14 +16,14 @@ use argosy_isolation::division::HostUser;
 use argosy_isolation::profile::CONTAINER_IDS;
 use argosy_isolation::unpack::{ArchiveFormat, HostOwner, UnpackJob, UnpackLimits};
 use argosy_isolation::{
-    Adoption, Cgroup, CgroupTree, ContainerUser, Isolation, LaunchError, LaunchSpec, adopt,
-    cancel_start, destroy, service,
+    Adoption, Cgroup, CgroupTree, ContainerUser, Isolation, LaunchDescriptors, LaunchError,
+    LaunchSpec, Network, adopt, cancel_start, destroy, service,
 };
 use argosy_proto::remedy;
 use argosy_state::planted_bug;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::guard::RequestPolicy;
+use super::guard::{RequestPolicy, check_secrets};
 use super::{directories, guard};
 use crate::broker_client::request::{
     BlockedEndpoints, BrokerReply, MeasureStep, OperationResult, TaskContainer, UnpackTarget,
@@ -116,15 +116,24 @@ impl PrivilegedOperations {
         Ok((operations, host))
     }
 
-    fn launch(&self, spec: &LaunchSpec, namespace: Option<OwnedFd>) -> OperationResult {
-        if let Err(rule) = self
+    /// The description shows which descriptors come with it.
+    fn launch(&self, spec: &LaunchSpec, descriptors: Vec<OwnedFd>) -> OperationResult {
+        let mut rest = descriptors.into_iter();
+        let mut next = |is_sent: bool| is_sent.then(|| rest.next()).flatten();
+        let namespace = next(spec.network == Network::Joined);
+        let secrets = next(spec.has_delivered_secrets());
+        let is_allowed = self
             .guard
             .check(spec, namespace.as_ref(), |first| self.owns_id(first))
-        {
+            .and_then(|()| check_secrets(secrets.as_ref()));
+        if let Err(rule) = is_allowed {
             return Err(format!("the launch of {} is refused: {rule}", spec.id));
         }
-        let namespace = namespace.as_ref().map(AsFd::as_fd);
-        match self.launcher.launch(spec, namespace) {
+        let descriptors = LaunchDescriptors {
+            namespace: namespace.as_ref().map(AsFd::as_fd),
+            secrets: secrets.as_ref().map(AsFd::as_fd),
+        };
+        match self.launcher.launch(spec, descriptors) {
             Ok(container) => Ok((
                 BrokerReply::Running(None),
                 vec![container.into_connection()],

@@ -12,7 +12,7 @@ use super::executors::ExecutorMessage;
 use super::facts::{ContainerName, Instance, JournalRecord};
 use super::input::ContainerStart;
 use super::launch::LaunchOrder;
-use super::messages::{AgentMessage, Hello};
+use super::messages::{AgentMessage, Hello, SecretsAnswer};
 
 /// An action that the core requests. Actions are performed in order.
 #[derive(Debug)]
@@ -73,6 +73,12 @@ pub enum ContainerEffect {
     Prepare(Box<ContainerStart>),
     /// Start a container, at most once.
     Start(Box<ContainerStart>),
+    /// Pass secrets of the registry to the start that waits for them, or the reason why there are
+    /// none.
+    DeliverSecrets {
+        instance: Instance,
+        answer: Box<SecretsAnswer>,
+    },
     /// Cancel a start. The outcome is reported in any case: the command was not executed, or the
     /// cancellation was too late.
     CancelStart(Instance),

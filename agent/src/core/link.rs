@@ -98,6 +98,7 @@ impl Core {
             MasterMessageBody::Pong { serial: ping } => self.pong(serial, ping),
             MasterMessageBody::ListTasks => self.list_tasks(serial),
             MasterMessageBody::KillStray { key, order } => self.kill_orphan(key.as_ref(), order),
+            MasterMessageBody::TaskSecrets(secrets) => self.secrets_arrived(secrets),
             MasterMessageBody::ExecutorMessage { executor, data } => {
                 self.pass_to_executor(executor.as_ref(), data);
             }

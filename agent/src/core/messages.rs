@@ -1,6 +1,7 @@
 //! Messages between this agent and its master, as the core works on them. The rim converts them
 //! from and to those of the wire (`wire`).
 
+use argosy_proto::secret_value::SecretValue;
 use argosy_state::agent::AgentInfo;
 use argosy_state::digest::Digests;
 use argosy_state::ids::{
@@ -49,8 +50,23 @@ pub enum MasterMessageBody {
         executor: Option<TaskKey>,
         data: Vec<u8>,
     },
+    TaskSecrets(TaskSecrets),
     /// A kind that this release does not know.
     Unknown,
+}
+
+/// The values of a task's secrets by name, each with the reason why there is none. Or the reason why
+/// the agent gets none of them.
+pub type SecretsAnswer = Result<Vec<(String, Result<SecretValue, String>)>, String>;
+
+/// The secrets of the registry for a task that is about to start.
+#[derive(Debug)]
+pub struct TaskSecrets {
+    /// The task; `None` if its name is invalid.
+    pub key: Option<TaskKey>,
+    /// The order that launched the task.
+    pub order: OrderIndex,
+    pub answer: SecretsAnswer,
 }
 
 /// The answer to a hello.
@@ -166,6 +182,12 @@ pub enum AgentMessage {
         agent: AgentId,
         executor: TaskId,
         data: Vec<u8>,
+    },
+    /// A request for the secrets of the registry that a task uses.
+    SecretsWanted {
+        key: TaskKey,
+        /// The order that launched the task.
+        order: OrderIndex,
     },
     /// An order of an unknown kind: it counts as taken, and nothing was done.
     UnsupportedOrder(OrderIndex),

@@ -40,6 +40,7 @@ mod security_options;
 pub(crate) mod sizes;
 mod starting;
 mod subnet6;
+mod task_secrets;
 mod teardown;
 mod unpacking;
 pub(crate) mod volumes;
@@ -154,6 +155,7 @@ pub(super) struct RunnerState {
     cpus: Arc<ContainerCpus>,
     cni: Arc<CniContainers>,
     groups: groups::GroupNamespaces,
+    secrets: task_secrets::SecretRequests,
     enforcement: DiskEnforcement,
     fetcher: Fetcher,
     service: Arc<ContentService>,
@@ -237,6 +239,7 @@ impl Runner {
             service,
             cni: CniContainers::new(broker.clone()),
             groups: groups::GroupNamespaces::default(),
+            secrets: task_secrets::SecretRequests::default(),
             enforcement: config.disk_enforcement,
             images: ContainerImages::new(images.clone()),
             cpus: Arc::new(ContainerCpus::of(tree.clone(), Some(broker.clone()))),
@@ -384,6 +387,9 @@ impl ContainerRuntime for Runner {
             ContainerEffect::CancelFetch(instance) => self.cancel_fetch(instance),
             ContainerEffect::Prepare(start) => self.prepare((*start).into()),
             ContainerEffect::Start(start) => self.start((*start).into()),
+            ContainerEffect::DeliverSecrets { instance, answer } => {
+                self.shared.secrets.deliver(instance, *answer);
+            }
             ContainerEffect::CancelStart(instance) => self.cancel_start(instance),
             ContainerEffect::Find { name, key } => self.find(name, key),
             ContainerEffect::Kill { instance, grace_ms } => {

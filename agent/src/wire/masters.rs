@@ -1,6 +1,7 @@
 //! Messages between agent and master.
 
 use argosy_proto::convert::{agent_info, key, limits_from};
+use argosy_proto::secret_value::SecretValue;
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message as FromAgent;
 use argosy_proto::v1::to_agent::Message as ToAgent;
@@ -11,7 +12,7 @@ use argosy_state::ids::{Epoch, OrderIndex, TaskKey};
 use super::{launch_from, state_number, update};
 use crate::core::messages::{
     AgentMessage, CommittedUpdate, HeldTask, Hello, MasterMessage, MasterMessageBody, Order,
-    OrderRequest, OrderSubject, Registration, VersionConflict,
+    OrderRequest, OrderSubject, Registration, SecretsAnswer, TaskSecrets, VersionConflict,
 };
 
 /// Reads a message of a master.
@@ -39,6 +40,11 @@ pub fn from_master(wire: v1::ToAgent) -> MasterMessage {
             executor: name(&message.framework_id, &message.executor_id),
             data: message.data,
         },
+        Some(ToAgent::TaskSecrets(secrets)) => MasterMessageBody::TaskSecrets(TaskSecrets {
+            key: name(&secrets.framework_id, &secrets.task_id),
+            order: OrderIndex(secrets.order_index),
+            answer: secrets_answer(secrets.secrets, secrets.refusal),
+        }),
         None => MasterMessageBody::Unknown,
     };
     MasterMessage {
@@ -46,6 +52,21 @@ pub fn from_master(wire: v1::ToAgent) -> MasterMessage {
         epoch: Epoch(wire.epoch),
         body,
     }
+}
+
+fn secrets_answer(secrets: Vec<v1::TaskSecret>, refusal: String) -> SecretsAnswer {
+    if !refusal.is_empty() {
+        return Err(refusal);
+    }
+    let secrets = secrets.into_iter().map(|secret| {
+        let value = SecretValue::new(secret.value);
+        let found = match secret.refusal.is_empty() {
+            true => Ok(value),
+            false => Err(secret.refusal),
+        };
+        (secret.name, found)
+    });
+    Ok(secrets.collect())
 }
 
 fn registration(wire: v1::Registered) -> Registration {
@@ -155,6 +176,11 @@ pub fn to_master(message: AgentMessage) -> v1::FromAgent {
             agent_id: agent.to_string(),
             executor_id: executor.to_string(),
             data,
+        }),
+        AgentMessage::SecretsWanted { key, order } => FromAgent::SecretsWanted(v1::SecretsWanted {
+            framework_id: key.framework.to_string(),
+            task_id: key.task.to_string(),
+            order_index: order.0,
         }),
         AgentMessage::UnsupportedOrder(order) => {
             FromAgent::UnsupportedOrder(v1::UnsupportedOrder {
