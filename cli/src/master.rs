@@ -2,15 +2,20 @@
 //! `master rejoin` uses the same parts.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::Context;
-use argosy_master::{MasterConfig, MasterError, MasterParts};
+use argosy_host::process::hide_memory;
+use argosy_master::{MasterConfig, MasterError, MasterParts, SecretKeys};
 use argosy_proto::clock::WallClock;
+use argosy_proto::secret_value::SecretValue;
 use argosy_proto::transport::Listener;
 use argosy_raft::{NodeEnvironment, StartError, Timing};
 use argosy_state::actor::PrincipalKind;
 use argosy_tls::application::{Application, PortKind};
+use argosy_tls::credentials::read_key;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
@@ -198,11 +203,34 @@ fn config(arguments: &MasterStart, places: &MasterAddresses) -> Result<MasterCon
         TimingName::Testing => Timing::testing(),
         TimingName::Wan => Timing::wan(),
     };
+    config.secret_keys = arguments
+        .secrets_key
+        .as_deref()
+        .map(secret_keys)
+        .transpose()?;
     config.seed = match arguments.seed {
         Some(seed) => seed,
         None => random::number()?,
     };
     Ok(config)
+}
+
+/// Reads the keys of secrets. From here on this process leaves no core dump, and other processes of
+/// its user cannot read its memory.
+fn secret_keys(path: &Path) -> Result<Arc<SecretKeys>, Failure> {
+    hide_memory().context("cannot hide the memory of this process")?;
+    let text = read_key(path).map_err(|error| Failure::of(&error))?;
+    let text = SecretValue::new(text);
+    let parsed = std::str::from_utf8(text.expose()).map(SecretKeys::parse);
+    let failed = |why: String| {
+        Failure::usage(format!("{}: {why}", path.display()))
+            .advise("it has lines KEYID:HEX, such as k1:0123… with 64 hexadecimal digits")
+    };
+    match parsed {
+        Ok(Ok(keys)) => Ok(Arc::new(keys)),
+        Ok(Err(why)) => Err(failed(why.to_string())),
+        Err(_) => Err(failed("it is not text".to_owned())),
+    }
 }
 
 /// One thread for consensus, its connections and the owner of the registry. A commit passes between

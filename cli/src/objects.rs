@@ -10,6 +10,7 @@ mod frameworks;
 mod groups;
 mod masters;
 mod offers;
+mod secrets;
 mod tasks;
 mod weights;
 
@@ -24,6 +25,7 @@ pub(crate) use frameworks::FrameworkCommand;
 pub(crate) use groups::GroupCommand;
 pub(crate) use masters::MasterCommand;
 pub(crate) use offers::OfferCommand;
+pub(crate) use secrets::SecretCommand;
 pub(crate) use tasks::{TaskCommand, TaskList, list as ps};
 pub(crate) use weights::WeightCommand;
 
@@ -51,6 +53,7 @@ pub(crate) const LISTS: &[ListCommand] = &[
         ListLayout::column_names::<v1::Framework>,
     ),
     (&["offer", "list"], ListLayout::column_names::<v1::Offer>),
+    (&["secret", "list"], ListLayout::column_names::<v1::Secret>),
     (
         &["weight", "list"],
         ListLayout::column_names::<v1::RoleWeight>,

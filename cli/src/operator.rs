@@ -47,6 +47,17 @@ impl ClusterClient {
         self.client.get_cluster(request).await.map_err(read_failure)
     }
 
+    /// Refuses to send a secret without TLS.
+    pub(crate) fn check_encrypted(&self) -> Result<(), Failure> {
+        match self.transport.is_encrypted() {
+            true => Ok(()),
+            false => Err(Failure::usage(
+                "a secret is not sent without TLS: others could read it on the way",
+            )
+            .advise("name the CA and a certificate, or a context of them: see argosy context")),
+        }
+    }
+
     /// Returns the cluster as reported by the leader, else by the first master that answers. Waits
     /// for an election in progress, also the first one, up to the timeout of this call.
     pub(crate) async fn cluster_at_best(&self) -> Result<v1::Cluster, Failure> {

@@ -193,6 +193,7 @@ impl ServiceTransport {
 pub(crate) struct ClientTransport {
     grpc: Dialer,
     http: Dialer,
+    is_encrypted: bool,
 }
 
 impl ClientTransport {
@@ -201,7 +202,13 @@ impl ClientTransport {
         Self {
             grpc: Dialer::tcp(),
             http: Dialer::tcp(),
+            is_encrypted: false,
         }
+    }
+
+    /// Returns whether every connection uses TLS.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.is_encrypted
     }
 
     /// Reads the files of a client. Without CA certificates, it speaks plaintext.
@@ -232,6 +239,7 @@ impl ClientTransport {
         Ok(Self {
             grpc: dialer(Application::Http2),
             http: dialer(Application::Http1),
+            is_encrypted: true,
         })
     }
 

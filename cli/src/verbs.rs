@@ -22,7 +22,8 @@ use crate::args::{
 use crate::ca::CaCommand;
 use crate::objects::{
     AgentCommand, AuditCommand, ContextCommand, FrameworkCommand, GroupCommand, LISTS,
-    MasterCommand, ObjectCommand, OfferCommand, TaskCommand, TaskList, WeightCommand,
+    MasterCommand, ObjectCommand, OfferCommand, SecretCommand, TaskCommand, TaskList,
+    WeightCommand,
 };
 use crate::parsers;
 
@@ -77,6 +78,8 @@ pub(crate) enum Verb {
     Offer(OfferCommand),
     #[command(subcommand, about = WeightCommand::ABOUT, after_help = WeightCommand::EXAMPLES)]
     Weight(WeightCommand),
+    #[command(subcommand, about = SecretCommand::ABOUT, after_help = SecretCommand::EXAMPLES)]
+    Secret(SecretCommand),
     #[command(subcommand, about = CaCommand::ABOUT, after_help = CaCommand::EXAMPLES)]
     Ca(Box<CaCommand>),
     #[command(subcommand, about = AuditCommand::ABOUT, after_help = AuditCommand::EXAMPLES)]

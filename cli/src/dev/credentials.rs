@@ -28,6 +28,8 @@ const CA: &str = "ca.crt";
 /// The directory with the keys of the CA and of the user, for the user alone.
 const KEYS: &str = "tls";
 const CA_KEY: &str = "ca.key";
+/// The key that seals secrets in the registry.
+const SECRETS_KEY: &str = "secrets.key";
 /// The days for which the CA and the certificates are valid.
 const CA_DAYS: u16 = 3_650;
 const DAYS: u16 = 365;
@@ -59,6 +61,11 @@ pub(super) fn ca(home: &Path) -> PathBuf {
     home.join(CA)
 }
 
+/// Returns the path of the key that seals secrets.
+pub(super) fn secrets_key(home: &Path) -> PathBuf {
+    home.join(KEYS).join(SECRETS_KEY)
+}
+
 /// Returns the files of TLS of the user's commands.
 pub(super) fn of_user(home: &Path) -> ClientTls {
     let own = Pair::of(&home.join(KEYS), "operator");
@@ -74,6 +81,7 @@ pub(super) fn create(home: &Path, plan: &DevPlan) -> anyhow::Result<()> {
     let keys = home.join(KEYS);
     create_directory(&keys, 0o700)?;
     let authority = open_or_create(home, &keys)?;
+    create_secrets_key(home)?;
     let user = Pair::of(&keys, "operator");
     issue(&authority, PrincipalKind::Operator, NAME, None, &user)?;
     for member in &plan.members {
@@ -123,6 +131,17 @@ fn give_to_agent(member: &DevMember, paths: &[&Path]) -> anyhow::Result<()> {
             .with_context(|| format!("cannot change the owner of {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Creates the key of secrets. That of a persistent cluster stays, as its registry does.
+fn create_secrets_key(home: &Path) -> anyhow::Result<()> {
+    let path = secrets_key(home);
+    if path.exists() {
+        return Ok(());
+    }
+    let key = random::bytes()?;
+    let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    write(&path, &format!("{NAME}:{digits}\n"), 0o600)
 }
 
 fn open_or_create(home: &Path, keys: &Path) -> anyhow::Result<Authority> {

@@ -267,7 +267,11 @@ fn security(arguments: &Dev, home: &Path, member: &DevMember) -> Vec<String> {
         ("--tls", name_of(mode)),
         ("--tls-anonymous", name_of(anonymous)),
     ];
-    let words = flags.into_iter();
+    let secrets = (member.kind == MemberKind::Master).then(|| {
+        let path = credentials::secrets_key(home);
+        ("--secrets-key", path.display().to_string())
+    });
+    let words = flags.into_iter().chain(secrets);
     words
         .flat_map(|(flag, value)| [flag.to_owned(), value])
         .collect()

@@ -20,6 +20,7 @@ mod outside;
 mod preparation;
 mod privilege_drop;
 mod registry;
+mod secrets;
 mod security_options;
 mod terminal;
 mod top;

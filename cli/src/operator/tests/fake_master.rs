@@ -142,6 +142,7 @@ serve! {
     list_tasks(ListRequest) -> TaskPage;
     get_task(GetRequest) -> Task;
     list_offers(ListRequest) -> OfferPage;
+    list_secrets(ListSecretsRequest) -> SecretList;
     explain(ExplainRequest) -> Explanation;
     join_master(JoinMasterRequest) -> MembershipReply;
     remove_master(RemoveMasterRequest) -> MembershipReply;
