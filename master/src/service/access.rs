@@ -43,7 +43,10 @@ pub(super) fn operation(wire: Wire) -> Result<AccessOperation, InvalidMessage> {
         | Wire::DeactivateAgent(_)
         | Wire::ReactivateAgent(_)
         | Wire::MarkAgentGone(_)
-        | Wire::UpdateLimits(_) => {
+        | Wire::UpdateLimits(_)
+        | Wire::SetSecret(_)
+        | Wire::ResealSecret(_)
+        | Wire::RemoveSecret(_) => {
             return Err(InvalidMessage::new(
                 "operation",
                 "it does not change access",
