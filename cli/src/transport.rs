@@ -162,6 +162,10 @@ impl ServiceTransport {
         ClientTransport {
             grpc: self.dialer(Application::Http2),
             http: self.dialer(Application::Http1),
+            is_encrypted: match self {
+                Self::Plaintext => false,
+                Self::Tls(tls) => tls.plaintext == PlaintextPolicy::Rejected,
+            },
         }
     }
 
