@@ -106,7 +106,8 @@ pub(crate) enum Workload {
     Stall,
     /// The cost of an idle cluster
     Idle,
-    /// Readers page through all tasks at the leader as fast as they can
+    /// Readers page through all tasks at the leader as fast as they can; one principal changes as
+    /// much as it can
     Flood,
     /// 10,000 agents and 1,000 schedulers, spread over the masters
     Crowd,

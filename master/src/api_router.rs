@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use argosy_proto::server::audit::{self, Audit, AuditEvent, AuditedCaller};
+use argosy_proto::server::call_rate::ConnectionCalls;
 use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::trace::{self, TraceContext, TraceIds};
 use argosy_proto::transport::PeerIdentity;
@@ -24,7 +25,7 @@ use crate::access::{Check, check_of_call};
 use crate::metrics::{CALLS, CallTimes};
 use crate::owner_handle::OwnerHandle;
 use crate::service::{self, ReplyHeaders, WatchedCredential};
-use crate::{http, reads};
+use crate::{http, principal_limits, reads};
 
 /// The routes with the checks and headers that apply to each of them. Cheap to clone.
 #[derive(Clone)]
@@ -176,7 +177,15 @@ impl Shared {
         if let Some(refused) = http::too_long(&request).or_else(|| http::undeclared(&request)) {
             return refused;
         }
-        let peer = request.extensions().get::<PeerIdentity>().cloned();
+        let extensions = request.extensions();
+        let peer = extensions.get::<PeerIdentity>().cloned();
+        let account = service::account(request.headers(), peer.as_ref());
+        let connection = extensions.get::<ConnectionCalls>();
+        if !http::is_probe(&request)
+            && let Err(reached) = self.owner.calls.admit(&account, connection)
+        {
+            return http::refused_call(&request, &reached.refuse());
+        }
         let answered = async {
             // A router is always ready.
             match tonic::codegen::Service::call(&mut routes, request).await {
@@ -184,6 +193,7 @@ impl Shared {
                 Err(never) => match never {},
             }
         };
+        let answered = principal_limits::within(account, answered);
         reads::bounded(&self.owner.reads, peer.as_ref(), answered).await
     }
 }

@@ -35,7 +35,7 @@ use crate::service::{
 };
 
 use caller::RequestPeer;
-pub(crate) use index::{too_long, undeclared, unknown};
+pub(crate) use index::{is_probe, refused_call, too_long, undeclared, unknown};
 pub(crate) use parameters::PathSegments;
 use parameters::QueryParameters;
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod links;
 mod metrics;
 pub mod offers;
 mod owner_handle;
+mod principal_limits;
 mod reads;
 mod replica;
 mod run;

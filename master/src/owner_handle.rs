@@ -22,15 +22,20 @@ use crate::leader::Input;
 use crate::leader_reply::LeaderReply;
 use crate::links::{LinkId, RequestId};
 use crate::metrics::OwnerCounts;
+use crate::principal_limits::{self, CallQueue, CallWaiter, LimitReached, RATE_LIMITED};
 use crate::reads::{ReadBounds, ReadLimiter, ReadReservation};
+use crate::turns;
 use crate::views::SharedView;
 
 /// A handle to the owner of the registry; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct OwnerHandle {
     pub(crate) node: Node,
-    /// A full inbox means that the owner is behind: senders wait, which slows their peers down.
+    /// The lane of links. A full one means that the owner is behind: senders wait, which slows
+    /// their peers down.
     pub(crate) inbox: mpsc::Sender<OwnerMessage>,
+    /// The lane of calls, in which principals share the owner.
+    pub(crate) calls: CallQueue,
     /// A full channel means that readers wait; each has one query in it at most, so they take
     /// turns.
     queries: mpsc::Sender<StateQuery>,
@@ -58,7 +63,11 @@ pub(crate) struct OwnerHandle {
 impl OwnerHandle {
     pub(crate) fn new(
         node: Node,
-        (inbox, queries): (mpsc::Sender<OwnerMessage>, mpsc::Sender<StateQuery>),
+        (inbox, calls, queries): (
+            mpsc::Sender<OwnerMessage>,
+            CallQueue,
+            mpsc::Sender<StateQuery>,
+        ),
         (views, changes): (SharedView, ChangeRing),
         (reads, readers): (ReadLimiter, Handle),
         (leadership, applied): (watch::Receiver<LeaderStatus>, watch::Receiver<u64>),
@@ -71,6 +80,7 @@ impl OwnerHandle {
         Self {
             node,
             inbox,
+            calls,
             queries,
             views,
             changes,
@@ -120,21 +130,35 @@ impl OwnerHandle {
         LinkId(self.number())
     }
 
-    /// Sends a message to the owner. Fails only when this process is shutting down.
+    /// Sends a message of a link to the owner. Fails only when this process is shutting down.
     pub(crate) async fn send(&self, message: OwnerMessage) -> Result<(), Status> {
         self.inbox.send(message).await.map_err(|_| stopping())
     }
 
-    /// Sends an input to the leader in this process; UNAVAILABLE if this master does not lead, or
-    /// stops leading before it answers. A rejection is returned only after a quorum has confirmed
-    /// that no other master led: a leader that was deposed without noticing rejects what the next
-    /// one has already done.
+    /// Sends a message of a framework's stream to the owner, on the account of the present call.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED if the account has used up its rate or its queue.
+    pub(crate) fn begin_stream(&self, message: OwnerMessage) -> Result<(), Status> {
+        let account = principal_limits::current();
+        let added = self.calls.begin_stream(&account, message);
+        added.map_err(LimitReached::refuse)
+    }
+
+    /// Sends an input to the leader in this process, on the account of the present call.
+    /// UNAVAILABLE if this master does not lead, or stops leading before it answers;
+    /// RESOURCE_EXHAUSTED if the account has used up its rate or its queue. Any other rejection is
+    /// returned only after a quorum has confirmed that no other master led: a leader that was
+    /// deposed without noticing rejects what the next one has already done.
     pub(crate) async fn ask(
         &self,
         input: impl FnOnce(RequestId) -> Input + Send + 'static,
     ) -> Result<LeaderReply, Status> {
         let term = self.leader_status.borrow().term;
         let answer = self.answer(input).await?;
+        if matches!(&answer, LeaderReply::Refused { code, .. } if *code == RATE_LIMITED) {
+            return Err(LimitReached::PrincipalQueue.refuse());
+        }
         if matches!(answer, LeaderReply::Refused { .. }) {
             let led = self.node.confirm_term().await;
             if led.map_err(|why| unavailable(&why.to_string()))? != Some(term) {
@@ -148,14 +172,14 @@ impl OwnerHandle {
         &self,
         input: impl FnOnce(RequestId) -> Input + Send + 'static,
     ) -> Result<LeaderReply, Status> {
-        let (waiter, answer) = oneshot::channel();
-        self.send(OwnerMessage::Ask(
-            RequestId(self.number()),
-            Box::new(input),
-            waiter,
-            trace::current(),
-        ))
-        .await?;
+        let (waiter, answer) = CallWaiter::new();
+        let request = RequestId(self.number());
+        let input = Box::new(input(request));
+        let cost = turns::input_work(&input);
+        let message = OwnerMessage::Ask(request, input, waiter, trace::current());
+        let account = principal_limits::current();
+        let added = self.calls.add_call(&account, cost, message);
+        added.map_err(LimitReached::refuse)?;
         answer.await.map_err(|_| unavailable(LEADER_MOVED))
     }
 

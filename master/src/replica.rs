@@ -33,11 +33,12 @@ use crate::comparison::DigestComparison;
 use crate::config::LeaderTimeouts;
 use crate::error::MasterError;
 use crate::failovers::Failovers;
-use crate::inbox::{LeaderStatus, OwnerMessage, StateQuery};
+use crate::inbox::{Inbox, LeaderStatus, OwnerMessage, StateQuery};
 use crate::lag::OwnerLag;
 use crate::leader::{Effect, Input, Leader, LeaderTime};
 use crate::links::{CloseReason, Outbox, SendOutcome};
 use crate::metrics::{DecisionMetrics, OwnerCounts, OwnerMetrics, OwnerState};
+use crate::principal_limits::CallQueue;
 use crate::step_downs::{FAR_AWAY, FarTransfer, StepDowns, TOO_OFTEN};
 use crate::turns::{self, OwnerTurn, QueryShare};
 use crate::views::SharedView;
@@ -56,6 +57,8 @@ pub(crate) struct PublishedState {
     pub(crate) views: SharedView,
     pub(crate) changes: ChangeRing,
     pub(crate) turn_counter: Arc<TurnCounter>,
+    /// The queue of calls, whose buckets are emptied when this master begins to lead.
+    pub(crate) calls: CallQueue,
 }
 
 /// Maximum number of inputs taken from the inbox at one time.
@@ -169,7 +172,7 @@ impl Replica {
     pub(crate) async fn run(
         mut self,
         mut requests: mpsc::Receiver<OwnerRequest>,
-        mut inbox: mpsc::Receiver<OwnerMessage>,
+        mut inbox: Inbox,
         mut queries: mpsc::Receiver<StateQuery>,
         stop: CancellationToken,
     ) -> Result<(), MasterError> {
@@ -197,7 +200,10 @@ impl Replica {
                     }
                     self.status_changed().map_err(MasterError::Failed)?;
                 }
-                _ = tick.tick() => self.tick(inbox.len())?,
+                _ = tick.tick() => {
+                    inbox.calls.tick();
+                    self.tick(inbox.waiting())?;
+                }
                 () = std::future::ready(()), if is_owed => self.turn.begin(),
                 () = std::future::ready(()), if has_query => {
                     if let Ok(query) = queries.try_recv() {
@@ -206,8 +212,8 @@ impl Replica {
                 }
                 () = std::future::ready(()), if self.applying.is_some() => self.apply_on()?,
                 loaded = self.loading.loaded(), if self.loading.is_loading() => self.take_loaded(loaded?),
-                _ = inbox.recv_many(&mut batch, INPUTS), if has_room && self.queued.is_empty() => {
-                    if batch.is_empty() {
+                is_open = inbox.receive(&mut batch, INPUTS), if has_room && self.queued.is_empty() => {
+                    if !is_open {
                         return Ok(());
                     }
                     self.queued.extend(batch.drain(..));
@@ -302,6 +308,8 @@ impl Replica {
         );
         let leader = Leader::new(&self.registry, self.leader_time(), self.limits);
         self.leader = Some(leader.with_enforcement(&self.registry, self.enforces_access));
+        self.published.calls.set_limits(self.registry.access());
+        self.published.calls.begin_leading();
         self.publish_leader_status();
         self.step(Input::Tick);
     }
@@ -377,6 +385,7 @@ impl Replica {
             .tick(self.last_tick.elapsed(), TICK, waiting + self.queued.len());
         self.last_tick = Instant::now();
         self.published.views.expire(self.last_tick);
+        self.published.calls.set_limits(self.registry.access());
         let (is_leader, term) = {
             let status = self.status.borrow();
             (status.is_leader, status.term)
@@ -453,13 +462,16 @@ impl Replica {
             OwnerMessage::Ask(request, input, waiter, context) => {
                 if self.leader.is_some() {
                     self.outbox.wait(request, waiter);
-                    trace::within(context, || self.step(input(request)));
+                    trace::within(context, || self.step(*input));
                 }
             }
             OwnerMessage::AgentLink(..) | OwnerMessage::FrameworkLink(..)
                 if self.leader.is_none() => {}
             OwnerMessage::AgentLink(link, sender) => self.outbox.open_agent(link, sender),
-            OwnerMessage::FrameworkLink(link, sender) => self.outbox.open_framework(link, sender),
+            OwnerMessage::FrameworkLink(link, sender, subscribe, context) => {
+                self.outbox.open_framework(link, sender);
+                trace::within(context, || self.input(*subscribe));
+            }
             OwnerMessage::Probe(due) => self.lag.record_probe(Instant::now(), due),
         }
     }

@@ -35,9 +35,10 @@ use crate::comparison::{self, DigestComparison};
 use crate::config::{LeaderTimeouts, MasterConfig};
 use crate::error::MasterError;
 use crate::http::exec;
-use crate::inbox::{LeaderStatus, OwnerMessage, StateQuery};
+use crate::inbox::{Inbox, LeaderStatus, StateQuery};
 use crate::metrics::OwnerCounts;
 use crate::owner_handle::OwnerHandle;
+use crate::principal_limits::CallQueue;
 use crate::reads::{ReadBounds, ReadLimiter};
 use crate::replica::{self, PublishedState, Replica};
 use crate::service;
@@ -71,7 +72,7 @@ pub struct MasterParts {
 
 /// Capacity for requests of raft to the owner. Raft waits for each answer, so there are never more.
 const RAFT_REQUESTS: usize = 4;
-/// Capacity for messages to the owner; senders wait when it is full.
+/// Capacity for messages of links to the owner; senders wait when it is full.
 const INBOX: usize = 16_384;
 /// Capacity for queries of readers; readers wait when it is full.
 const QUERIES: usize = 64;
@@ -123,7 +124,7 @@ async fn lead_or_follow(
     let RegistryOwner {
         replica,
         handle,
-        messages,
+        inbox,
         queries,
         transfers,
         turn_counter,
@@ -148,7 +149,7 @@ async fn lead_or_follow(
     let front = front(&config, &services, (parts.metrics, &parts.entropy), audit);
     let mut server = tokio::spawn(serve(services, api, front, served.clone()));
     let hands = tokio::spawn(transfer_on_request(node.clone(), transfers));
-    let inboxes = (requests, messages, queries);
+    let inboxes = (requests, inbox, queries);
     let owner = run_owner(replica, inboxes, node.clone(), stop.clone());
     let mut owner = AbortOnDropHandle::new(parts.raft_runtime.spawn(owner));
     let ended = tokio::select! {
@@ -255,7 +256,7 @@ fn step_down_handler(node: Node) -> impl Fn() + Send + Sync + 'static {
 struct RegistryOwner {
     replica: Replica,
     handle: OwnerHandle,
-    messages: mpsc::Receiver<OwnerMessage>,
+    inbox: Inbox,
     queries: mpsc::Receiver<StateQuery>,
     transfers: mpsc::Receiver<&'static str>,
     turn_counter: Arc<TurnCounter>,
@@ -264,7 +265,7 @@ struct RegistryOwner {
 /// The owner's receivers: raft's requests, messages, queries.
 type Inboxes = (
     mpsc::Receiver<OwnerRequest>,
-    mpsc::Receiver<OwnerMessage>,
+    Inbox,
     mpsc::Receiver<StateQuery>,
 );
 
@@ -284,7 +285,8 @@ fn owner_of(
     let (applied, applied_seen) = watch::channel(registry.applied());
     let (counts, counts_seen) = watch::channel(Arc::<OwnerCounts>::default());
     let (access, access_seen) = watch::channel(registry.access().clone());
-    let (inbox, messages) = mpsc::channel(INBOX);
+    let (messages, links) = mpsc::channel(INBOX);
+    let calls = CallQueue::new();
     let (query, queries) = mpsc::channel(QUERIES);
     let views = SharedView::default();
     let changes = ChangeRing::new(change_ring::RingBounds::default(), registry.applied());
@@ -306,6 +308,7 @@ fn owner_of(
         views: views.clone(),
         changes: changes.clone(),
         turn_counter: Arc::clone(&turn_counter),
+        calls: calls.clone(),
     };
     let lease = config.leader_lease();
     let replica = Replica::new(
@@ -322,7 +325,7 @@ fn owner_of(
         .with_enforcement(config.enforces_access);
     let handle = OwnerHandle::new(
         node.clone(),
-        (inbox, query),
+        (messages, calls.clone(), query),
         (views, changes),
         (ReadLimiter::new(ReadBounds::default()), readers),
         (leadership_seen, applied_seen),
@@ -333,7 +336,7 @@ fn owner_of(
     RegistryOwner {
         replica,
         handle,
-        messages,
+        inbox: Inbox { links, calls },
         queries,
         transfers,
         turn_counter,
@@ -344,12 +347,12 @@ fn owner_of(
 /// until then still take effect.
 async fn run_owner(
     replica: Replica,
-    (requests, messages, queries): Inboxes,
+    (requests, inbox, queries): Inboxes,
     node: Node,
     stop: CancellationToken,
 ) -> Result<(), MasterError> {
     let owner_stop = CancellationToken::new();
-    let owner = replica.run(requests, messages, queries, owner_stop.clone());
+    let owner = replica.run(requests, inbox, queries, owner_stop.clone());
     tokio::pin!(owner);
     tokio::select! {
         ended = &mut owner => return ended,

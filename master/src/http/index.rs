@@ -10,8 +10,8 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use tonic::{Code, Status};
 
-use super::refusal;
 use super::routes::{self, ROUTES, Route};
+use super::{problem, refusal};
 use crate::metrics::CALLS;
 
 /// Maximum length of a path with its parameters, in bytes. HTTP/1.1 rejects more than 65,534
@@ -98,6 +98,20 @@ pub(crate) fn undeclared(request: &Request) -> Option<Response> {
     let text = "a gRPC call must be declared: send the header content-type: application/grpc, once";
     let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
     Some(refusal(status, Code::InvalidArgument, text))
+}
+
+/// Returns whether a request asks for the health of this master. It is answered in any case.
+pub(crate) fn is_probe(request: &Request) -> bool {
+    matches!(request.uri().path(), "/healthz" | "/readyz")
+}
+
+/// Returns a refusal in the protocol of a request: gRPC, or JSON over HTTP.
+pub(crate) fn refused_call(request: &Request, status: &Status) -> Response {
+    let path = request.uri().path();
+    match path.starts_with(CALLS) || path.starts_with("/grpc.") {
+        true => status.clone().into_http(),
+        false => problem(status),
+    }
 }
 
 /// Rejects a path that is too long.

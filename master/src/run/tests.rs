@@ -14,6 +14,7 @@ mod forwarding;
 mod hellos;
 mod json_writes;
 mod lag_reports;
+mod limits;
 mod lists;
 mod preparation;
 mod readers;
@@ -37,7 +38,7 @@ use futures::future::join_all;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::inbox::LeaderStatus;
+use crate::inbox::{LeaderStatus, OwnerMessage};
 use crate::leader::Input;
 use crate::leader_reply::LeaderReply;
 
@@ -117,14 +118,14 @@ impl SingleMaster {
         let RegistryOwner {
             replica,
             handle: owner_handle,
-            messages,
+            inbox,
             queries,
             turn_counter: pulse,
             ..
         } = owner_of(&config, &node, registry, rest);
         let replica = replica.with_threads(true);
         let stop = CancellationToken::new();
-        let owner = tokio::spawn(replica.run(requests, messages, queries, stop.clone()));
+        let owner = tokio::spawn(replica.run(requests, inbox, queries, stop.clone()));
         Self {
             memory: memory.clone(),
             handle: owner_handle,

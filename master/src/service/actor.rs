@@ -6,11 +6,13 @@
 use argosy_proto::server::audit::FORWARDED_ACTOR;
 use argosy_proto::transport::PeerIdentity;
 use argosy_state::actor::{Actor, Principal, PrincipalKind};
+use axum::http::HeaderMap;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Extensions, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::forward::FORWARDED;
+use crate::principal_limits::Account;
 
 /// Returns the actor of a call, from its metadata and the identity of its peer.
 ///
@@ -50,6 +52,16 @@ pub(super) fn actor_in(
         (None, Actor::Unauthenticated) => Ok(actor),
         (_, Actor::Unauthenticated | Actor::Principal(_)) => Err(forged(principal, &actor)),
     }
+}
+
+/// Returns the account of a request. A master that forwards it names its caller.
+pub(crate) fn account(headers: &HeaderMap, peer: Option<&PeerIdentity>) -> Account {
+    let principal = peer.and_then(PeerIdentity::principal);
+    let is_master = principal.is_some_and(|one| one.kind == PrincipalKind::Master);
+    let named = headers.get(FORWARDED_ACTOR).filter(|_| is_master);
+    // A malformed name is refused later; the request is on the account of its master.
+    let forwarded = named.and_then(|named| read(named.as_bytes()).ok());
+    Account::of(peer, forwarded.as_ref())
 }
 
 /// Names the actor of a forwarded call.

@@ -52,7 +52,7 @@ use crate::leader_reply::LeaderReply;
 use crate::owner_handle::OwnerHandle;
 use crate::secret_keys::SecretKeys;
 
-pub(crate) use actor::actor_of_peer;
+pub(crate) use actor::{account, actor_of_peer};
 pub(crate) use agent_api::{ANY_AGENT, address_of, client_of_agents};
 pub(crate) use bearer::identify;
 pub(crate) use failover_exchange::exchange_failovers;

@@ -32,6 +32,7 @@ use super::{
 use crate::access::{Object, Reader};
 use crate::leader::Input;
 use crate::leader_reply::LeaderReply;
+use crate::principal_limits::{self, within};
 
 type WatchEvents = Pin<Box<dyn Stream<Item = Result<v1::WatchEvent, Status>> + Send>>;
 type WriteReplies = Pin<Box<dyn Stream<Item = Result<v1::WriteReply, Status>> + Send>>;
@@ -78,13 +79,14 @@ impl Operator for Services {
         match place {
             CallRoute::Local => {
                 let services = self.clone();
-                let context = trace::current();
+                let (context, account) = (trace::current(), principal_limits::current());
                 let replies = request.into_inner().map(move |batch| {
                     let (services, actor) = (services.clone(), actor.clone());
-                    trace::scope(context, async move {
+                    let written = async move {
                         let batch = batch.map_err(correct_status)?;
                         services.write_here(batch, actor).await
-                    })
+                    };
+                    trace::scope(context, within(account.clone(), written))
                 });
                 Ok(Response::new(Box::pin(replies.buffered(BATCHES))))
             }

@@ -26,6 +26,7 @@ use crate::inbox::OwnerMessage;
 use crate::leader::{Decline, FrameworkMessage, Input};
 use crate::leader_reply::LeaderReply;
 use crate::links;
+use crate::principal_limits;
 
 type Events = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
 
@@ -178,15 +179,13 @@ impl Services {
         // The stream is dropped with its connection, or with this call if its caller cancels while
         // the owner is busy; that drops the guard.
         let (guard, dropped) = oneshot::channel::<()>();
-        let owner_handle = self.owner.clone();
+        let (calls, account) = (self.owner.calls.clone(), principal_limits::current());
         // The registration, and the end of the stream, have the id of this request.
         let context = trace::current();
         self.tasks.spawn(async move {
             let _ = dropped.await;
             let closed = Input::FrameworkClosed { link };
-            let _ = owner_handle
-                .send(OwnerMessage::TracedInput(closed, context))
-                .await;
+            calls.end_stream(&account, OwnerMessage::TracedInput(closed, context));
         });
         let address = self.owner.own_address.clone();
         let events = receiver.map(move |mut event: v1::Event| {
@@ -196,17 +195,13 @@ impl Services {
             }
             Ok(event)
         });
-        self.owner
-            .send(OwnerMessage::FrameworkLink(link, sender))
-            .await?;
-        let subscribe = Input::Subscribe {
+        let subscribe = Box::new(Input::Subscribe {
             link,
             actor,
             subscription: Box::new(subscription),
-        };
-        self.owner
-            .send(OwnerMessage::TracedInput(subscribe, context))
-            .await?;
+        });
+        let opened = OwnerMessage::FrameworkLink(link, sender, subscribe, context);
+        self.owner.begin_stream(opened)?;
         Ok(Box::pin(events))
     }
 
