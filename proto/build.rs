@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "agents",
         "executor",
         "operator",
+        "tickets",
         "leadership",
         "reigns",
     ]
@@ -46,7 +47,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// The bodies of JSON requests. Unknown fields of these, and of the messages in them, are rejected.
-const BODIES: [&str; 6] = [
+const BODIES: [&str; 7] = [
+    ".argosy.v1.IssueTicketsRequest",
     ".argosy.v1.WriteBatch",
     ".argosy.v1.Limits",
     ".argosy.v1.JoinMasterRequest",

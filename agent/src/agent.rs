@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::core::{Core, Effect, Input, JournalEffect, LinkEffect};
 use crate::environment::{BootClock, Environment, HttpSurface, MessageObserver};
 use crate::error::RunError;
-use crate::inbox::{AgentQuery, Event, RegistrationStatus, WAITING};
+use crate::inbox::{AgentQuery, Event, RegistrationStatus, TicketAuthority, WAITING};
 use crate::journal::{DirectoryLock, Journal, WriterProgress};
 use crate::metrics;
 use crate::reach::EgressRules;
@@ -264,6 +264,13 @@ impl Agent {
             }
             Event::Query(AgentQuery::Registration(answer)) => {
                 drop(answer.send(self.registration()))
+            }
+            Event::Query(AgentQuery::Tickets(answer)) => {
+                let authority = TicketAuthority {
+                    agent: self.core.facts().identity.agent,
+                    keys: self.core.ticket_keys().to_vec(),
+                };
+                drop(answer.send(authority));
             }
         }
     }

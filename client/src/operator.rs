@@ -120,6 +120,8 @@ impl OperatorClient {
         list_secrets(v1::ListSecretsRequest) -> v1::SecretList;
         /// Explains why a task or framework does not run.
         explain(v1::ExplainRequest) -> v1::Explanation;
+        /// Issues tickets, with which an agent accepts this caller.
+        issue_tickets(v1::IssueTicketsRequest) -> v1::IssuedTickets;
     }
 
     changes! {

@@ -3,8 +3,8 @@
 //!
 //! Reading order: `secret_keys`, `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `step_downs`,
 //! `comparison`, `checks`, `clock`, `failovers`, `watchdog`, `access`, `leader`, `offers`,
-//! `allocator`, `leader_reply`, `links`, `owner_handle`, `views`, `change_ring`, `reads`,
-//! `encodings`, `api_router`, `service`, `http`, `metrics`, `error`.
+//! `allocator`, `leader_reply`, `links`, `ticket_keys`, `owner_handle`, `views`, `change_ring`,
+//! `reads`, `encodings`, `api_router`, `service`, `http`, `metrics`, `error`.
 
 mod access;
 pub mod allocator;
@@ -33,6 +33,7 @@ mod run;
 mod secret_keys;
 mod service;
 mod step_downs;
+mod ticket_keys;
 mod turns;
 mod views;
 mod watchdog;

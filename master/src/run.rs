@@ -140,6 +140,7 @@ async fn lead_or_follow(
         owner: handle,
         peers,
         agents: service::client_of_agents(parts.agents),
+        access: config.access.clone(),
         feed: Feed::default(),
         secret_keys: config.secret_keys.clone(),
         tasks: TaskTracker::new(),

@@ -100,6 +100,25 @@ impl HttpClient {
         }
         Ok(response.map(|body| Body::new(GuardedBody::new(Body::new(body), connection))))
     }
+
+    /// Requests a path with its query, and returns the status and the body of at most `most` bytes.
+    ///
+    /// # Errors
+    /// [`HttpClientError`]; a longer body is one.
+    pub async fn get(
+        &self,
+        address: &str,
+        expected: &ExpectedPeer,
+        path: &str,
+        most: usize,
+    ) -> Result<(u16, Vec<u8>), HttpClientError> {
+        let request = Request::get(path).body(Body::empty());
+        let request = request.map_err(|error| HttpClientError::Connect(io::Error::other(error)))?;
+        let (head, body) = self.send(address, expected, request).await?.into_parts();
+        let body = axum::body::to_bytes(body, most).await;
+        let body = body.map_err(|error| HttpClientError::Connect(io::Error::other(error)))?;
+        Ok((head.status.as_u16(), body.into()))
+    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@
 //! listener and limits the resources of its peers; `http_client` requests from one. `codec` encodes
 //! gRPC messages; `uri` hides the secrets in URIs, `secret_value` those of tasks; `trace` has the ids
 //! of requests, `log_filter` the level of the log; `versions` negotiates; `watch` has the times of
-//! the change feed. `remedy` suggests remedies for errors of a host; `metric_list` lists all
-//! metrics, and `metric_names` adds the former names of some.
+//! the change feed. `remedy` suggests remedies for errors of a host; `ticket` has the proofs that
+//! agents accept; `metric_list` lists all metrics, and `metric_names` adds the former names of some.
 
 #![warn(missing_docs)]
 
@@ -36,6 +36,7 @@ pub mod metric_names;
 pub mod remedy;
 pub mod secret_value;
 pub mod server;
+pub mod ticket;
 pub mod trace;
 pub mod transport;
 pub mod uri;

@@ -153,6 +153,7 @@ impl Core {
             self.close_link(serial, format!("{own} was registered as {agent}"));
             return;
         }
+        self.ticket_keys = answer.ticket_keys;
         let confirmed = identity
             .unconfirmed
             .iter()

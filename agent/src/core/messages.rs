@@ -2,6 +2,7 @@
 //! from and to those of the wire (`wire`).
 
 use argosy_proto::secret_value::SecretValue;
+use argosy_proto::ticket::TicketKey;
 use argosy_state::agent::AgentInfo;
 use argosy_state::digest::Digests;
 use argosy_state::ids::{
@@ -78,6 +79,8 @@ pub struct Registration {
     pub agent: Result<AgentId, String>,
     pub incarnation: u64,
     pub heartbeat_interval_ms: u64,
+    /// The keys of tickets for this agent; none if TLS has not authenticated it.
+    pub ticket_keys: Vec<TicketKey>,
 }
 
 /// The reason why two programs have no common version of the protocol.

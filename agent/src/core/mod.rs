@@ -54,6 +54,7 @@ mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use argosy_proto::ticket::TicketKey;
 use argosy_state::agent::AgentInfo;
 use argosy_state::ids::Timestamp;
 
@@ -130,6 +131,8 @@ pub struct Core {
     checks: InstanceDeadlines,
     /// Starts that wait for secrets of the registry.
     wanted_secrets: BTreeSet<Instance>,
+    /// The keys of tickets that the last registration had. They are in memory only.
+    ticket_keys: Vec<TicketKey>,
     config: CoreConfig,
     random: RandomSequence,
     now: Timestamp,
@@ -152,6 +155,7 @@ impl Core {
             completions: InstanceDeadlines::default(),
             checks: InstanceDeadlines::default(),
             wanted_secrets: BTreeSet::new(),
+            ticket_keys: Vec::new(),
             random: RandomSequence::new(config.seed),
             config,
             now: Timestamp(0),
@@ -169,6 +173,12 @@ impl Core {
     #[must_use]
     pub fn is_registered(&self) -> bool {
         self.link.registered().is_some()
+    }
+
+    /// Returns the keys of tickets; none until a master has registered this agent over TLS.
+    #[must_use]
+    pub fn ticket_keys(&self) -> &[TicketKey] {
+        &self.ticket_keys
     }
 
     /// Whether all containers and all shared resources of groups are removed.

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use argosy_proto::ticket::{SandboxPath, TicketScope};
 use argosy_state::ids::TaskKey;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
@@ -98,6 +99,19 @@ impl FilePath {
         FilesError::Read {
             path: self.path.clone(),
             source,
+        }
+    }
+}
+
+/// Returns the object of a ticket that a path of the API names; `None` for the lists of tasks, and
+/// for invalid paths.
+pub(crate) fn ticket_object(path: &str) -> Option<TicketScope> {
+    match FilePath::parse(path).ok()?.target {
+        PathTarget::Frameworks | PathTarget::Tasks(_) => None,
+        PathTarget::Sandbox(task, parts) if parts.is_empty() => Some(TicketScope::Task(task)),
+        PathTarget::Sandbox(task, parts) => {
+            let path = SandboxPath::new(&parts.join("/"))?;
+            Some(TicketScope::Path(task, path))
         }
     }
 }

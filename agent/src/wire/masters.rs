@@ -2,6 +2,7 @@
 
 use argosy_proto::convert::{agent_info, key, limits_from};
 use argosy_proto::secret_value::SecretValue;
+use argosy_proto::ticket::TicketKey;
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message as FromAgent;
 use argosy_proto::v1::to_agent::Message as ToAgent;
@@ -81,6 +82,11 @@ fn registration(wire: v1::Registered) -> Registration {
         agent: wire.agent_id.parse().map_err(|_| wire.agent_id),
         incarnation: wire.incarnation,
         heartbeat_interval_ms: wire.heartbeat_interval_ms,
+        ticket_keys: wire
+            .ticket_keys
+            .iter()
+            .filter_map(|key| TicketKey::received(key.number, &key.secret))
+            .collect(),
     }
 }
 

@@ -63,6 +63,8 @@ pub(crate) const CALLS: &[(&str, Check)] = &[
     ("Operator/ListTokens", Check::Seen(Action::ViewAccess)),
     ("Operator/ListRevokedKeys", Check::Seen(Action::ViewAccess)),
     ("Operator/ListRateLimits", Check::Seen(Action::ViewAccess)),
+    ("Operator/ListSecrets", Check::Seen(Action::ViewSecretNames)),
+    ("Operator/IssueTickets", Check::Proven),
     ("Scheduler/Subscribe", Check::Leader(Action::RegisterFramework)),
     ("Scheduler/Accept", Check::Framework(Action::LaunchTask)),
     ("Scheduler/Decline", Check::Framework(Action::UpdateFramework)),

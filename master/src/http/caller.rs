@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use argosy_proto::transport::PeerIdentity;
+use argosy_proto::transport::{ConnectionAddresses, PeerIdentity};
 use argosy_state::actor::Actor;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -10,27 +10,36 @@ use tonic::Request;
 
 use crate::service::actor_of_peer;
 
-pub(super) struct RequestPeer(Option<PeerIdentity>);
+pub(super) struct RequestPeer {
+    peer: Option<PeerIdentity>,
+    addresses: Option<ConnectionAddresses>,
+}
 
 impl<S: Sync> FromRequestParts<S> for RequestPeer {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(parts.extensions.get().cloned()))
+        Ok(Self {
+            peer: parts.extensions.get().cloned(),
+            addresses: parts.extensions.get().copied(),
+        })
     }
 }
 
 impl RequestPeer {
     /// Returns the actor of the request: its peer, since masters do not forward HTTP.
     pub(super) fn actor(&self) -> Actor {
-        actor_of_peer(self.0.as_ref())
+        actor_of_peer(self.peer.as_ref())
     }
 
     /// Builds the caller's request. Headers are dropped: masters do not forward HTTP.
     pub(super) fn request<T>(self, question: T) -> Request<T> {
         let mut request = Request::new(question);
-        if let Some(peer) = self.0 {
+        if let Some(peer) = self.peer {
             request.extensions_mut().insert(peer);
+        }
+        if let Some(addresses) = self.addresses {
+            request.extensions_mut().insert(addresses);
         }
         request
     }

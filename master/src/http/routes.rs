@@ -86,6 +86,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route("GET", "/v1/agents/{agent_id}/preparation", Other(Check::Task(Action::ViewTask)), "what it fetches for a task that is not started yet: task=FRAMEWORK/TASK", || get(super::agent_preparation)),
     route("GET", "/v1/agents/{agent_id}/exec", Restricted(ApiPart::Exec, Check::Task(Action::Exec)), "a command in a task, over a WebSocket", || get(exec::exec)),
     route("GET", "/v1/agents/{agent_id}/attach", Restricted(ApiPart::Exec, Check::Task(Action::Attach)), "a task's own terminal, over a WebSocket", || get(exec::attach)),
+    route("POST", "/v1/agents/{agent_id}/tickets", Call("IssueTickets"), "issues tickets for its API: {\"verb\": \"…\", \"targets\": […]}", || post(writes::issue_tickets)),
     route("GET", "/v1/frameworks", Call("ListFrameworks"), "frameworks, a page at a time", || get(super::frameworks)),
     route("GET", "/v1/frameworks/{framework_id}", Call("GetFramework"), "one framework", || get(super::framework)),
     route("DELETE", "/v1/frameworks/{framework_id}", Operation("teardown_framework"), "ends its tasks and removes it", || delete(writes::teardown)),
@@ -130,8 +131,8 @@ pub(super) fn guarded(access: ApiAccess) -> Router<Http> {
     let commands = routes(|serves| matches!(serves, Restricted(ApiPart::Exec, _)));
     let files = routes(|serves| matches!(serves, Restricted(ApiPart::Files, _)));
     routes(|serves| !matches!(serves, Restricted(..)))
-        .merge(access.exec.guard(ApiPart::Exec, "master", commands))
-        .merge(access.files.guard(ApiPart::Files, "master", files))
+        .merge(access.exec.guard_master(ApiPart::Exec, commands))
+        .merge(access.files.guard_master(ApiPart::Files, files))
         .route("/", get(index::page))
         .route("/v1", get(index::list))
 }

@@ -353,3 +353,18 @@ pub(super) async fn set_log_filter(
     let call = async |request| http.services.set_log_filter(request).await;
     change.call(body, call).await
 }
+
+/// The call changes nothing; this master answers it.
+pub(super) async fn issue_tickets(
+    State(http): State<Http>,
+    PathSegments(agent_id): PathSegments<String>,
+    change: Change,
+    JsonBody(body): JsonBody<v1::IssueTicketsRequest>,
+) -> Response {
+    if !body.agent_id.is_empty() {
+        return invalid("agentId: the path names the agent");
+    }
+    let wanted = v1::IssueTicketsRequest { agent_id, ..body };
+    let call = async |request| http.services.issue_tickets(request).await;
+    change.call(wanted, call).await
+}

@@ -23,6 +23,7 @@ mod routes;
 mod rtt;
 mod stalls;
 mod subscribers;
+mod tickets;
 mod traces;
 
 use std::time::Duration;

@@ -33,6 +33,7 @@ mod scheduler;
 mod secrets;
 mod status_codes;
 pub(crate) mod task_access;
+mod tickets;
 mod views;
 mod watch;
 
@@ -40,6 +41,7 @@ use std::sync::Arc;
 
 use argosy_proto::convert::InvalidMessage;
 use argosy_proto::http_client::HttpClient;
+use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::v1;
 use argosy_proto::versions::{self, VersionRange};
 use metrics::counter;
@@ -78,6 +80,8 @@ pub(crate) struct Services {
     pub(crate) peers: MasterConnections,
     /// The client for requests to agents.
     pub(crate) agents: HttpClient,
+    /// The callers that may access tasks.
+    pub(crate) access: ApiAccess,
     /// The subscribers of changes.
     pub(crate) feed: Feed,
     /// The keys that seal secrets, if this master has some.

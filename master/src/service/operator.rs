@@ -317,6 +317,13 @@ impl Operator for Services {
         Ok(Response::new(self.secrets(request.into_inner()).await?))
     }
 
+    async fn issue_tickets(
+        &self,
+        request: Request<v1::IssueTicketsRequest>,
+    ) -> Result<Response<v1::IssuedTickets>, Status> {
+        self.issue(request).await.map(Response::new)
+    }
+
     async fn watch(
         &self,
         request: Request<v1::WatchRequest>,

@@ -1,6 +1,7 @@
 //! Access to the task that a request to an agent names, by the rules and tasks that this master has:
 //! such a request depends on no leader.
 
+use argosy_proto::ticket::{TicketScope, TicketVerb};
 use argosy_state::access::{Action, Policy};
 use argosy_state::actor::Actor;
 use argosy_state::ids::{AgentId, FrameworkId, TaskId, TaskKey};
@@ -64,6 +65,24 @@ impl AgentRequest {
         let actions: &[Action] = match rest {
             [file] if task.is_some() && is_output(file) => &[Action::ViewLogs, Action::ReadSandbox],
             _ => &[Action::ReadSandbox],
+        };
+        Self { task, actions }
+    }
+
+    /// Returns what a ticket permits: requests of a kind to a task, or to a path of its sandbox.
+    pub(super) fn of_ticket(verb: TicketVerb, scope: &TicketScope) -> Self {
+        let actions: &[Action] = match (verb, scope) {
+            (TicketVerb::ReadFiles, TicketScope::Path(_, path)) if is_output(path.as_str()) => {
+                &[Action::ViewLogs, Action::ReadSandbox]
+            }
+            (TicketVerb::ReadFiles, _) => &[Action::ReadSandbox],
+            (TicketVerb::Exec, _) => &[Action::Exec],
+            (TicketVerb::Attach, _) => &[Action::Attach],
+            (TicketVerb::Metrics, _) => &[Action::ViewMetrics],
+        };
+        let task = match scope {
+            TicketScope::Task(task) | TicketScope::Path(task, _) => Some(task.clone()),
+            TicketScope::Agent => None,
         };
         Self { task, actions }
     }

@@ -142,6 +142,8 @@ pub struct ExpectedPeer {
 impl ExpectedPeer {
     /// Any master.
     pub const MASTER: Self = Self::any(PrincipalKind::Master);
+    /// Any agent.
+    pub const AGENT: Self = Self::any(PrincipalKind::Agent);
 
     /// Returns any principal of this kind.
     #[must_use]

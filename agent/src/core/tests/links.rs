@@ -64,6 +64,7 @@ fn a_master_without_a_common_protocol_version_is_rejected() {
             heartbeat_interval_ms: 1_000,
             equal: true,
             protocol: Some(versions.first_message()),
+            ticket_keys: Vec::new(),
         }));
         world.sync();
         world

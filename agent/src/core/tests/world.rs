@@ -209,6 +209,7 @@ impl CoreFixture {
             heartbeat_interval_ms: 1_000,
             equal,
             protocol: None,
+            ticket_keys: Vec::new(),
         }));
         self.sync();
     }

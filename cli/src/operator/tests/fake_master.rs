@@ -153,4 +153,5 @@ serve! {
     list_tokens(ListRequest) -> TokenPage;
     list_revoked_keys(ListRequest) -> RevokedKeyPage;
     list_rate_limits(ListRequest) -> SubjectLimitPage;
+    issue_tickets(IssueTicketsRequest) -> IssuedTickets;
 }

@@ -20,6 +20,7 @@ pub(super) fn services(owner_handle: &OwnerHandle) -> Services {
         owner: owner_handle.clone(),
         peers: MasterConnections::new(Dialer::tcp()),
         agents: service::client_of_agents(Dialer::tcp()),
+        access: ApiAccess::default(),
         feed: Feed::default(),
         secret_keys: None,
         tasks: TaskTracker::new(),
