@@ -38,8 +38,11 @@ pub mod wire;
 
 pub use agent::{AgentDependencies, run};
 pub use argosy_content::fetcher::FetchAllow;
+pub use argosy_content::fetcher::{ClusterAuthorities, ClusterTls};
 pub use argosy_content::images;
-pub use argosy_content::service::{ServiceCommand, run_from_fd as serve_content};
+pub use argosy_content::service::{
+    ClusterAuthoritySource, ServiceCommand, run_from_fd as serve_content,
+};
 pub use broker::separate_privileges;
 pub use broker_client::BrokerLink;
 pub use config::{

@@ -14,7 +14,7 @@ use argosy_agent::{
 };
 use argosy_host::ProcessId;
 use argosy_network::InterContainerTraffic;
-use argosy_proto::server::callers;
+use argosy_proto::server::callers::{self, AllowedCallers};
 use argosy_state::actor::PrincipalKind;
 use argosy_state::resources::{Resource, ResourceIdentity, Resources, Value};
 use argosy_state::task::Sizes;
@@ -56,6 +56,10 @@ pub(crate) fn start(arguments: &AgentStart) -> VerbResult {
         arguments.allow_exec,
         arguments.allow_files,
     );
+    if transport.is_required() {
+        config.access.status = AllowedCallers::users(arguments.api_users.iter().copied());
+    }
+    config.cluster = transport.cluster();
     config.host_names = listen::host_names(&arguments.listen, &arguments.allow_hosts);
     config.api_port = Some(resolved.port());
     crate::raise_file_limit();

@@ -65,7 +65,7 @@ pub fn main() -> ExitCode {
         return helper_exit_code(argosy_isolation::launcher::run_from_fd());
     }
     if first == launcher::CONTENT_VERB {
-        return helper_exit_code(argosy_agent::serve_content());
+        return helper_exit_code(argosy_agent::serve_content(transport::cluster_tls));
     }
     if completion::answer() {
         return ExitCode::SUCCESS;

@@ -10,15 +10,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use argosy_agent::{ClusterAuthorities, ClusterAuthoritySource};
 use argosy_client::connector::ConnectorConfig;
 use argosy_proto::http_client::HttpClient;
 use argosy_proto::server::callers::AllowedCallers;
 use argosy_proto::server::handshakes;
+use argosy_proto::transport::certificate_identity::IdentityError;
 use argosy_proto::transport::{Dialer, ExpectedPeer, Listener};
 use argosy_state::access::TokenSecret;
 use argosy_state::actor::PrincipalKind;
 use argosy_tls::application::{Application, PortKind};
-use argosy_tls::credentials::{CredentialFiles, OwnFiles};
+use argosy_tls::credentials::{CredentialFiles, Credentials, OwnFiles};
 use argosy_tls::listener::{AnonymousClients, TlsPort};
 use argosy_tls::store::{CredentialStore, follow_files};
 use argosy_tls::{PlaintextPolicy, Time, dialer, listener};
@@ -157,6 +159,27 @@ impl ServiceTransport {
         }
     }
 
+    /// Returns whether every peer is authenticated or anonymous by its own choice: no member of the
+    /// cluster speaks plaintext with this process.
+    pub(crate) fn is_required(&self) -> bool {
+        match self {
+            Self::Plaintext => false,
+            Self::Tls(tls) => tls.plaintext == PlaintextPolicy::Rejected,
+        }
+    }
+
+    /// Returns what proves to a process without certificate files that a server is a member of the
+    /// cluster: always by the newest files.
+    pub(crate) fn cluster(&self) -> ClusterAuthoritySource {
+        match self {
+            Self::Plaintext => ClusterAuthoritySource::none(),
+            Self::Tls(tls) => {
+                let credentials = tls.credentials.clone();
+                ClusterAuthoritySource::new(move || authorities_of(&credentials.current()))
+            }
+        }
+    }
+
     /// Returns the transport of this process as a client of the masters.
     pub(crate) fn client(&self) -> ClientTransport {
         ClientTransport {
@@ -267,6 +290,38 @@ impl ClientTransport {
     pub(crate) fn http(&self, connect_timeout: Duration) -> HttpClient {
         HttpClient::new(self.http.clone(), connect_timeout)
     }
+}
+
+/// The largest size of CA certificates that are passed on, in bytes: they fit into a message.
+const AUTHORITIES_BYTES: usize = 24 << 10;
+
+/// Returns the trusted CAs, as many as fit into a message.
+fn authorities_of(credentials: &Credentials) -> Option<ClusterAuthorities> {
+    let mut bytes = 0;
+    let authorities = credentials.authorities().iter();
+    let authorities = authorities.take_while(|authority| {
+        bytes += authority.len();
+        bytes <= AUTHORITIES_BYTES
+    });
+    Some(ClusterAuthorities {
+        cluster: credentials.identity()?.cluster.to_string(),
+        certificates: authorities.map(|one| one.to_vec()).collect(),
+    })
+}
+
+/// Adds TLS to a dialer, whose peers then are members of the cluster of these authorities.
+///
+/// # Errors
+/// The authorities cannot be used. The error is a message.
+pub(crate) fn cluster_tls(
+    inner: Dialer,
+    authorities: &ClusterAuthorities,
+) -> Result<Dialer, String> {
+    let cluster = authorities.cluster.parse();
+    let cluster = cluster.map_err(|error: IdentityError| error.to_string())?;
+    let credentials = Credentials::of_cluster(&authorities.certificates, cluster)?;
+    let credentials = Arc::new(credentials);
+    Ok(dialer::dial_with(inner, credentials, Application::Http1))
 }
 
 /// The time for one master to accept a connection.

@@ -99,6 +99,8 @@ pub enum CredentialError {
 /// The credentials of a process.
 pub struct Credentials {
     own: Option<OwnCredentials>,
+    /// The cluster of the peers. A client without a certificate may not know it.
+    cluster: Option<ClusterName>,
     anchors: Vec<CertificateDer<'static>>,
     roots: Arc<RootCertStore>,
     provider: Arc<CryptoProvider>,
@@ -140,11 +142,40 @@ impl Credentials {
             .map(|files| own_credentials(files, &provider, &clients, now))
             .transpose()?;
         Ok(Self {
+            cluster: own.as_ref().map(|own| own.identity.cluster.clone()),
             own,
             anchors,
             roots,
             provider,
         })
+    }
+
+    /// Returns the credentials of a client without a certificate that accepts members of this
+    /// cluster, whose certificates these CAs have signed. Each CA is a certificate in DER.
+    ///
+    /// # Errors
+    /// A CA certificate cannot be used. The error is a message.
+    pub fn of_cluster(authorities: &[Vec<u8>], cluster: ClusterName) -> Result<Self, String> {
+        let mut roots = RootCertStore::empty();
+        let anchors = authorities.iter().map(|der| der.clone().into());
+        let anchors: Vec<CertificateDer<'static>> = anchors.collect();
+        for anchor in &anchors {
+            let added = roots.add(anchor.clone());
+            added.map_err(|error| explanation::of_own(&error))?;
+        }
+        Ok(Self {
+            own: None,
+            cluster: Some(cluster),
+            anchors,
+            roots: Arc::new(roots),
+            provider: Arc::new(aws_lc_rs::default_provider()),
+        })
+    }
+
+    /// Returns the CA certificates, in DER.
+    #[must_use]
+    pub fn authorities(&self) -> &[CertificateDer<'static>] {
+        &self.anchors
     }
 
     /// Returns the identity of this process, if it has a certificate.
@@ -170,10 +201,6 @@ impl Credentials {
             let peer = PeerIdentity::authenticated(principal, None);
             peer.with_hosts(hosts).may_be_at(address)
         })
-    }
-
-    fn cluster(&self) -> Option<&ClusterName> {
-        self.identity().map(|own| &own.cluster)
     }
 
     /// Returns whether the files of both have the same content.
@@ -202,7 +229,7 @@ impl Credentials {
         let verifier = ServerVerifier {
             roots: self.roots.clone(),
             provider: self.provider.clone(),
-            cluster: self.cluster().cloned(),
+            cluster: self.cluster.clone(),
             expected,
         };
         let builder = ClientConfig::builder_with_provider(self.provider.clone())

@@ -16,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::PlaintextPolicy;
 use crate::application::Application;
+use crate::credentials::Credentials;
 use crate::explanation;
 use crate::peers::{hosts_of, identity_of};
 use crate::store::CredentialStore;
@@ -34,7 +35,7 @@ pub fn dial(
     plaintext: PlaintextPolicy,
 ) -> Dialer {
     Dialer::new(move |address, expected| {
-        let (inner, credentials) = (inner.clone(), credentials.clone());
+        let (inner, credentials) = (inner.clone(), credentials.current());
         async move {
             let connection = inner.dial(&address, &expected).await?;
             let shaken =
@@ -46,6 +47,20 @@ pub fn dial(
                 }
                 shaken => shaken.map_err(|error| explanation::explained(error, &address)),
             }
+        }
+    })
+}
+
+/// Returns a dialer as [`dial`] does, without plaintext, and with credentials that do not change.
+#[must_use]
+pub fn dial_with(inner: Dialer, credentials: Arc<Credentials>, application: Application) -> Dialer {
+    Dialer::new(move |address, expected| {
+        let (inner, credentials) = (inner.clone(), credentials.clone());
+        async move {
+            let connection = inner.dial(&address, &expected).await?;
+            let with = (&*credentials, application);
+            let shaken = shake_hands(connection, &address, &expected, with).await;
+            shaken.map_err(|error| explanation::explained(error, &address))
         }
     })
 }
@@ -64,9 +79,9 @@ async fn shake_hands(
     connection: Connection,
     address: &str,
     expected: &ExpectedPeer,
-    (credentials, application): (&CredentialStore, Application),
+    (credentials, application): (&Credentials, Application),
 ) -> io::Result<IdentifiedConnection> {
-    let config = credentials.current().client(application, expected.clone());
+    let config = credentials.client(application, expected.clone());
     let connector = TlsConnector::from(Arc::new(config));
     let connecting = connector.connect(server_name(address), connection);
     let connected = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await;

@@ -189,6 +189,7 @@ fn service(config: &Config, host: &HostFeatures, broker: BrokerClient) -> Arc<Co
         fetch: fetch_settings(config, host),
         insecure_registries: config.images.insecure_registries.clone(),
         image_limit_bytes: config.images.limit_bytes,
+        cluster: config.cluster.clone(),
     };
     ContentService::new(Arc::new(move || broker.start_content()), settings)
 }

@@ -23,6 +23,7 @@ mod registry;
 mod secrets;
 mod security_options;
 mod terminal;
+mod tickets;
 mod top;
 mod volumes;
 mod waits;
