@@ -141,3 +141,64 @@ fn tasks_that_were_not_launched_are_queued_again() {
     job.not_launched("map-001-1", "the id is in use");
     assert_eq!(ids(&job.fill(&offer("4"), 9)), ["map-001-2"]);
 }
+
+#[test]
+fn with_tls_reduces_and_the_result_wait_for_tickets_and_name_them() {
+    let settings = TaskSettings {
+        resources: "cpus:0.1;mem:32".parse().unwrap(),
+        max_failures: 3,
+        with_tickets: true,
+        ..Default::default()
+    };
+    let mut job = Job::new(settings, vec![Vec::new(); 2], 1);
+    job.registered("framework-1");
+    let offer = v1::Offer {
+        agent_id: "agent-4".into(),
+        ..offer("4")
+    };
+    assert_eq!(job.missing_tickets(0), []);
+    assert_eq!(job.fill(&offer, 9).len(), 2, "maps need no tickets");
+    for map in ["map-000-1", "map-001-1"] {
+        job.update(&status(map, v1::TaskState::Finished));
+    }
+    let output = |task: &str| TaskOutput {
+        agent_id: "agent-4".into(),
+        task_id: task.into(),
+    };
+    let missing = job.missing_tickets(1_000);
+    assert_eq!(missing, [output("map-000-1"), output("map-001-1")]);
+    assert_eq!((job.waiting(), job.fill(&offer, 9).len()), (0, 0));
+    for (map, text) in [("map-000-1", "AA"), ("map-001-1", "BB")] {
+        let book = job.tickets().unwrap();
+        book.insert(map.into(), text.into(), 1_000);
+    }
+    assert_eq!(job.missing_tickets(2_000), []);
+    let reduces = job.fill(&offer, 9);
+    assert_eq!(
+        reduces[0].uris[2].value,
+        "https://10.0.0.9:5051/v1/files/download?path=tasks/framework-1/map-001-1/part-0.tsv&ticket=BB"
+    );
+    // A later attempt gets new tickets.
+    job.missing_tickets(2_000);
+    job.update(&status("reduce-00-1", v1::TaskState::Failed));
+    assert_eq!(job.missing_tickets(1_000_000).len(), 2);
+    assert_eq!(job.waiting(), 0);
+    for map in ["map-000-1", "map-001-1"] {
+        let book = job.tickets().unwrap();
+        book.insert(map.into(), "CC".into(), 1_000_000);
+    }
+    job.missing_tickets(1_000_000);
+    assert_eq!(ids(&job.fill(&offer, 9)), ["reduce-00-2"]);
+    job.update(&status("reduce-00-2", v1::TaskState::Finished));
+    let missing = job.missing_tickets(1_000_000);
+    assert_eq!(missing, [output("reduce-00-2")]);
+    assert_eq!(job.outputs(), None);
+    let book = job.tickets().unwrap();
+    book.insert("reduce-00-2".into(), "DD".into(), 1_000_000);
+    job.missing_tickets(1_000_000);
+    let outputs = job.outputs().unwrap();
+    assert!(
+        outputs[0].ends_with("/reduce-00-2/counts.tsv&ticket=DD"),
+        "{outputs:?}"
+    );
+}
