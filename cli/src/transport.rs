@@ -15,7 +15,7 @@ use argosy_client::connector::ConnectorConfig;
 use argosy_proto::http_client::HttpClient;
 use argosy_proto::server::callers::AllowedCallers;
 use argosy_proto::server::handshakes;
-use argosy_proto::transport::certificate_identity::IdentityError;
+use argosy_proto::transport::certificate_identity::ClusterName;
 use argosy_proto::transport::{Dialer, ExpectedPeer, Listener};
 use argosy_state::access::TokenSecret;
 use argosy_state::actor::PrincipalKind;
@@ -159,8 +159,7 @@ impl ServiceTransport {
         }
     }
 
-    /// Returns whether every peer is authenticated or anonymous by its own choice: no member of the
-    /// cluster speaks plaintext with this process.
+    /// Returns whether peers must use TLS. Then every member of the cluster is authenticated.
     pub(crate) fn is_required(&self) -> bool {
         match self {
             Self::Plaintext => false,
@@ -317,8 +316,7 @@ pub(crate) fn cluster_tls(
     inner: Dialer,
     authorities: &ClusterAuthorities,
 ) -> Result<Dialer, String> {
-    let cluster = authorities.cluster.parse();
-    let cluster = cluster.map_err(|error: IdentityError| error.to_string())?;
+    let cluster = ClusterName::new(&authorities.cluster).map_err(|error| error.to_string())?;
     let credentials = Credentials::of_cluster(&authorities.certificates, cluster)?;
     let credentials = Arc::new(credentials);
     Ok(dialer::dial_with(inner, credentials, Application::Http1))
