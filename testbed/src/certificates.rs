@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use argosy_client::connector::random_seed;
 use argosy_host::atomic_file::{self, Durability, WriteOptions};
+use argosy_isolation::division::HostUser;
 use argosy_proto::transport::certificate_identity::{CertificateIdentity, ClusterName};
 use argosy_state::actor::{Principal, PrincipalKind};
 use argosy_tls::Time;
@@ -28,11 +30,9 @@ const MARGIN: Duration = Duration::from_secs(2 * 86_400);
 /// The days from that time on for which certificates and CA are valid.
 const CERTIFICATE_DAYS: u16 = 30;
 const AUTHORITY_DAYS: u16 = 60;
-/// A file of certificates or keys, which only this user may read.
-const PRIVATE: WriteOptions = WriteOptions {
-    mode: 0o600,
-    durability: Durability::Cached,
-};
+/// The permissions of keys, and of certificates: agents that drop root read both as another user.
+const KEY_MODE: u32 = 0o600;
+const CERTIFICATE_MODE: u32 = 0o644;
 
 /// The files of one identity, in PEM. As optional flags: all three, or none.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
@@ -100,7 +100,7 @@ impl ClusterCertificates {
             directory: directory.to_owned(),
             authority,
         };
-        write(&own.ca(), certificate.as_bytes())?;
+        write(&own.ca(), certificate.as_bytes(), CERTIFICATE_MODE)?;
         Ok(own)
     }
 
@@ -138,8 +138,12 @@ impl ClusterCertificates {
         let signed = self.sign(&request)?;
         let files = self.files(name);
         // A process that reads between the two keeps its former credentials.
-        write(&files.key, made.key.as_bytes())?;
-        write(&files.certificate, signed.as_bytes())?;
+        write(&files.key, made.key.as_bytes(), KEY_MODE)?;
+        if kind == PrincipalKind::Agent && nix::unistd::geteuid().is_root() {
+            let HostUser { uid, gid } = HostUser::agent();
+            chown(&files.key, Some(uid), Some(gid))?;
+        }
+        write(&files.certificate, signed.as_bytes(), CERTIFICATE_MODE)?;
         Ok(files)
     }
 
@@ -153,7 +157,7 @@ impl ClusterCertificates {
             std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let former = request::first_certificate(&text)?;
         let signed = self.sign(&CertificateRequest::of_certificate(&former)?)?;
-        write(&path, signed.as_bytes())
+        write(&path, signed.as_bytes(), CERTIFICATE_MODE)
     }
 
     /// Replaces the certificate of an identity by a text that is none. A process that runs keeps
@@ -162,7 +166,8 @@ impl ClusterCertificates {
     /// # Errors
     /// If the file cannot be written.
     pub fn damage(&self, name: &str) -> Result<()> {
-        write(&self.files(name).certificate, b"no certificate\n")
+        let path = self.files(name).certificate;
+        write(&path, b"no certificate\n", CERTIFICATE_MODE)
     }
 
     fn sign(&self, request: &CertificateRequest) -> Result<String> {
@@ -182,9 +187,10 @@ impl fmt::Debug for ClusterCertificates {
     }
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let draft = path.with_extension("new");
-    atomic_file::replace(path, &draft, bytes, PRIVATE)
+    let durability = Durability::Cached;
+    atomic_file::replace(path, &draft, bytes, WriteOptions { mode, durability })
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
