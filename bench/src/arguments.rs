@@ -157,6 +157,8 @@ impl Workload {
 pub(crate) enum Peer {
     /// Three members of etcd with their default settings
     Etcd,
+    /// Argosy without TLS; the other side is Argosy with TLS
+    Plaintext,
     /// For tasks: one server and one worker of HyperQueue, its `hq` on the PATH
     Hyperqueue,
     /// No peer

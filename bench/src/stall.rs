@@ -59,7 +59,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
 async fn one_run(bench: &Bench, side: Side, findings: &mut Measurements) -> Result<()> {
     let mut cluster = Cluster::start(side, &bench.environment).await?;
     let agents = match side {
-        Side::Argosy => {
+        Side::Argosy | Side::Plaintext => {
             let agents = Agents::start(&masters(&cluster)?, AGENTS, "cpus:2;mem:1024").await?;
             Some(agents)
         }
