@@ -1,10 +1,11 @@
-//! `ca init|issue|sign|renew|show`: a certificate authority in a directory, for clusters without
-//! another one.
+//! `ca init|issue|sign|renew|revoke|show`: a certificate authority in a directory, for clusters
+//! without another one.
 //!
-//! A private key is created where it is used and never leaves that host. No command calls a
+//! A private key is created where it is used and never leaves that host. Only `revoke` calls a
 //! cluster. The crate `argosy_tls` decides what is in a certificate.
 
 mod files;
+mod revoke;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -26,6 +27,7 @@ use crate::objects::ObjectCommand;
 use crate::output::{self, Row, note, plain};
 use crate::random;
 use files::{Access, NewFile};
+use revoke::CaRevoke;
 
 /// The names of the files of a CA in its directory.
 const CERTIFICATE: &str = "ca.crt";
@@ -65,6 +67,11 @@ identity is refused.")]
 Processes use the new certificate for new connections within 10 seconds after it has replaced the
 former.")]
     Renew(CaRenew),
+    /// Revoke the key of a certificate in a cluster
+    #[command(after_help = "Examples:
+  argosy ca revoke operator-bob.crt
+  argosy ca revoke agent-a7.crt --dry-run")]
+    Revoke(Box<CaRevoke>),
     /// Show what is in a file of certificates, or in a request
     #[command(after_help = "Examples:
   argosy ca show master-m1.crt
@@ -171,7 +178,7 @@ fn principal(text: &str) -> Result<Principal, String> {
 }
 
 impl ObjectCommand for CaCommand {
-    const ABOUT: &str = "Certificate authority: init, issue, sign, renew, show";
+    const ABOUT: &str = "Certificate authority: init, issue, sign, renew, revoke, show";
     const EXAMPLES: &str = "Examples:
   argosy ca init --cluster prod --ca /etc/argosy/ca
   argosy ca issue master/m1 --cluster prod --host m1.example";
@@ -182,6 +189,7 @@ impl ObjectCommand for CaCommand {
             Self::Issue(arguments) => issue(arguments),
             Self::Sign(arguments) => sign(arguments),
             Self::Renew(arguments) => renew(arguments),
+            Self::Revoke(arguments) => revoke::revoke(arguments),
             Self::Show(arguments) => show(arguments),
         }
     }
@@ -189,7 +197,9 @@ impl ObjectCommand for CaCommand {
     fn output(&self) -> Option<OutputArguments> {
         match self {
             Self::Show(arguments) => Some(arguments.show),
-            Self::Init(_) | Self::Issue(_) | Self::Sign(_) | Self::Renew(_) => None,
+            Self::Init(_) | Self::Issue(_) | Self::Sign(_) | Self::Renew(_) | Self::Revoke(_) => {
+                None
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Each command makes its calls, chooses the exit code, and passes records to `output`.
 
+mod acl;
 mod agents;
 mod audit;
 mod contexts;
@@ -11,13 +12,16 @@ mod groups;
 mod masters;
 mod offers;
 mod secrets;
+mod rate_limits;
 mod tasks;
+mod tokens;
 mod weights;
 
 use anyhow::Context;
 use argosy_proto::v1;
 use tokio::runtime::{Builder, Runtime};
 
+pub(crate) use acl::AclCommand;
 pub(crate) use agents::AgentCommand;
 pub(crate) use audit::AuditCommand;
 pub(crate) use contexts::ContextCommand;
@@ -26,7 +30,9 @@ pub(crate) use groups::GroupCommand;
 pub(crate) use masters::MasterCommand;
 pub(crate) use offers::OfferCommand;
 pub(crate) use secrets::SecretCommand;
+pub(crate) use rate_limits::LimitCommand;
 pub(crate) use tasks::{TaskCommand, TaskList, list as ps};
+pub(crate) use tokens::TokenCommand;
 pub(crate) use weights::WeightCommand;
 
 use crate::args::OutputArguments;
@@ -57,6 +63,11 @@ pub(crate) const LISTS: &[ListCommand] = &[
     (
         &["weight", "list"],
         ListLayout::column_names::<v1::RoleWeight>,
+    ),
+    (&["token", "list"], ListLayout::column_names::<v1::Token>),
+    (
+        &["limit", "list"],
+        ListLayout::column_names::<v1::SubjectLimit>,
     ),
 ];
 

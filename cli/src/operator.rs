@@ -1,6 +1,7 @@
 //! The operator's client of the cluster: calls, whole lists, and failures as text. Only this module
 //! converts answers of the masters to a [`Failure`].
 
+mod access;
 mod changes;
 mod failures;
 mod feed;

@@ -21,9 +21,9 @@ use crate::args::{
 };
 use crate::ca::CaCommand;
 use crate::objects::{
-    AgentCommand, AuditCommand, ContextCommand, FrameworkCommand, GroupCommand, LISTS,
-    MasterCommand, ObjectCommand, OfferCommand, SecretCommand, TaskCommand, TaskList,
-    WeightCommand,
+    AclCommand, AgentCommand, AuditCommand, ContextCommand, FrameworkCommand, GroupCommand, LISTS,
+    LimitCommand, MasterCommand, ObjectCommand, OfferCommand, SecretCommand, TaskCommand, TaskList,
+    TokenCommand, WeightCommand,
 };
 use crate::parsers;
 
@@ -84,6 +84,12 @@ pub(crate) enum Verb {
     Ca(Box<CaCommand>),
     #[command(subcommand, about = AuditCommand::ABOUT, after_help = AuditCommand::EXAMPLES)]
     Audit(AuditCommand),
+    #[command(subcommand, about = AclCommand::ABOUT, after_help = AclCommand::EXAMPLES)]
+    Acl(AclCommand),
+    #[command(subcommand, about = TokenCommand::ABOUT, after_help = TokenCommand::EXAMPLES)]
+    Token(Box<TokenCommand>),
+    #[command(subcommand, about = LimitCommand::ABOUT, after_help = LimitCommand::EXAMPLES)]
+    Limit(LimitCommand),
     #[command(subcommand, about = ContextCommand::ABOUT, after_help = ContextCommand::EXAMPLES)]
     Context(ContextCommand),
     /// Run a whole cluster on this machine until Ctrl-C

@@ -8,12 +8,14 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use argosy_proto::transport::certificate_identity::{CertificateIdentity, IdentityError};
+use argosy_state::access::KeyHash;
 use rcgen::{
     CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType,
     SubjectPublicKeyInfo,
 };
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, DnsName};
+use sha2::{Digest as _, Sha256};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -196,6 +198,16 @@ pub fn first_certificate(text: &[u8]) -> Result<CertificateDer<'static>, Request
     let what = "certificate";
     let found = CertificateDer::from_pem_slice(text);
     found.map_err(|source| RequestError::Pem { what, source })
+}
+
+/// Returns the hash of a certificate's public key.
+///
+/// # Errors
+/// [`RequestError::Malformed`].
+pub fn key_hash(certificate: &CertificateDer<'_>) -> Result<KeyHash, RequestError> {
+    let parsed = X509Certificate::from_der(certificate);
+    let (_, parsed) = parsed.map_err(|_| RequestError::Malformed("certificate"))?;
+    Ok(KeyHash(Sha256::digest(parsed.public_key().raw).into()))
 }
 
 /// Creates a key, and the request for its certificate.

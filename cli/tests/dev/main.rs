@@ -1,5 +1,6 @@
 //! Whole clusters of real processes: started by `dev`, used, and removed without a trace.
 
+mod access;
 mod administration;
 mod attach;
 mod closed;

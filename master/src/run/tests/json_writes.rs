@@ -264,3 +264,62 @@ async fn bodies_that_pages_of_other_origins_can_send_are_rejected() {
     assert_eq!(listed.iter().filter(is_write).count(), 1);
     masters.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_master_changes_and_shows_the_facts_of_access() {
+    let (masters, [leader, follower]) = started().await;
+    let (_, policy) = read(follower.request(Method::GET, "/v1/policy")).await;
+    assert_eq!(policy["groups"], json!(["group admin = operator/*"]));
+    assert_eq!(policy.get("revision"), None);
+    let rules = json!(["allow group:ops kill-task role:eng/%"]);
+    let groups = json!(["group admin = operator/*", "group ops = operator/bob"]);
+    let set = json!({ "rules": rules, "groups": groups });
+    let (status, body) = follower.send(Method::PUT, "/v1/policy", &set).await;
+    assert_eq!(status, 200, "{body}");
+    let (status, body) = leader
+        .send(Method::PUT, "/v1/policy", &json!({ "rules": rules }))
+        .await;
+    assert_eq!(status, 409, "{body}");
+    assert!(body["message"].as_str().unwrap().contains("lock out"));
+    let (_, policy) = read(leader.request(Method::GET, "/v1/policy")).await;
+    assert_eq!((&policy["rules"], &policy["groups"]), (&rules, &groups));
+
+    for at in 0..3 {
+        let create = json!({
+            "tokenId": format!("{at:016x}"), "secretHash": "5e".repeat(32), "principal": "operator/ci",
+        });
+        let (status, body) = follower.send(Method::POST, "/v1/tokens", &create).await;
+        assert_eq!(status, 200, "{body}");
+    }
+    let second = "/v1/tokens/0000000000000001";
+    let (status, _) = leader.send(Method::DELETE, second, &json!({})).await;
+    assert_eq!(status, 200);
+    let (status, _) = leader.send(Method::DELETE, second, &json!({})).await;
+    assert_eq!(status, 404);
+    let (_, page) = read(follower.request(Method::GET, "/v1/tokens?page_size=1")).await;
+    assert_eq!(page["tokens"][0]["tokenId"], "0000000000000000");
+    let next = format!(
+        "/v1/tokens?page_token={}",
+        page["nextPageToken"].as_str().unwrap()
+    );
+    let (_, page) = read(follower.request(Method::GET, &next)).await;
+    assert_eq!(page["tokens"][0]["tokenId"], "0000000000000002");
+    assert_eq!(page.get("nextPageToken"), None);
+    assert!(!page.to_string().contains("5e5e"), "{page}");
+
+    let limit = json!({ "subject": "everyone", "limit": { "callsPerSecond": 9, "burst": 9 } });
+    let (status, body) = leader.send(Method::PUT, "/v1/rate-limits", &limit).await;
+    assert_eq!(status, 200, "{body}");
+    let (_, page) = read(follower.request(Method::GET, "/v1/rate-limits")).await;
+    assert_eq!(page["limits"], json!([limit]));
+    let key = format!("/v1/revoked-keys/{}", "ab".repeat(32));
+    let (status, body) = follower.send(Method::PUT, &key, &json!({})).await;
+    assert_eq!(status, 200, "{body}");
+    let (_, page) = read(leader.request(Method::GET, "/v1/revoked-keys")).await;
+    assert_eq!(page["keys"][0]["keyHash"], "ab".repeat(32));
+    for path in ["/v1/tokens?page_token=x", "/v1/tokens?state=running"] {
+        let (status, body) = read(leader.request(Method::GET, path)).await;
+        assert_eq!(status, 400, "{path}: {body}");
+    }
+    masters.end().await;
+}

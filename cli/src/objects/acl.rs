@@ -1,0 +1,252 @@
+//! `acl set|show|check`: the rules of access and their groups.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use argosy_proto::v1;
+use argosy_proto::v1::write_operation::Operation;
+use argosy_state::access::{Action, Policy};
+use clap::{Args, Subcommand};
+
+use super::{ObjectCommand, calls};
+use crate::args::{ConnectionArguments, Format, OutputArguments, WriteArguments};
+use crate::exit::{DONE, Failure, VerbResult};
+use crate::operator::ClusterClient;
+use crate::output::{self, Row, note};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AclCommand {
+    /// Replace all rules and groups by those in a file
+    #[command(after_help = format!("Examples:
+  argosy acl set rules.acl
+  argosy acl set rules.acl --dry-run
+
+{}", syntax()))]
+    Set(AclSet),
+    /// Show the rules and groups in force, in the form that acl set reads
+    #[command(after_help = "Examples:
+  argosy acl show > rules.acl
+  argosy acl show -o json")]
+    Show(AclShow),
+    /// Check a file of rules and groups, without a cluster
+    #[command(after_help = "Examples:
+  argosy acl check rules.acl
+  argosy acl check - < rules.acl
+
+It reports lines that are invalid, rules of groups without members, and a policy that no principal
+could replace.")]
+    Check(AclCheck),
+}
+
+/// Describes the file.
+fn syntax() -> String {
+    let actions: Vec<_> = Action::ALL.iter().map(|action| action.as_str()).collect();
+    let mut lines = vec!["Actions:".to_owned()];
+    for action in actions {
+        let fits = lines
+            .last()
+            .is_some_and(|line| line.len() + action.len() < 99);
+        match lines.last_mut() {
+            Some(line) if fits => *line = format!("{line} {action}"),
+            _ => lines.push(action.to_owned()),
+        }
+    }
+    format!(
+        "The file has one rule or group a line; lines that begin with # are comments:
+  group NAME = MEMBER MEMBER …
+  allow SUBJECT ACTION OBJECT
+  deny SUBJECT ACTION OBJECT
+
+A denial takes precedence, and what no rule allows is denied. SUBJECT is group:NAME, KIND/NAME,
+KIND/*, anonymous or everyone; the kinds are operator, framework, agent and master. ACTION and
+OBJECT may be *. OBJECT is role:ROLE, role:ROLE/% (with the roles below it), framework:ID, user:NAME,
+agent:ID, secret:ROLE/NAME, image:PREFIX or host-path:PATH. The groups admin, operator, viewer and
+framework:ROLE have rights without rules.
+
+{}",
+        lines.join("\n")
+    )
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AclSet {
+    /// File with the rules and groups; - for standard input
+    file: PathBuf,
+    #[command(flatten)]
+    write: WriteArguments,
+    #[command(flatten)]
+    reach: ConnectionArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AclShow {
+    #[command(flatten)]
+    show: OutputArguments,
+    #[command(flatten)]
+    reach: ConnectionArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AclCheck {
+    /// File with the rules and groups; - for standard input
+    file: PathBuf,
+}
+
+impl ObjectCommand for AclCommand {
+    const ABOUT: &str = "Rules of access: set, show, check";
+    const EXAMPLES: &str = "Examples:
+  argosy acl show
+  argosy acl set rules.acl";
+
+    fn run(&self) -> VerbResult {
+        match self {
+            Self::Set(arguments) => calls(set(arguments)),
+            Self::Show(arguments) => calls(show(arguments)),
+            Self::Check(arguments) => check(arguments),
+        }
+    }
+
+    fn output(&self) -> Option<OutputArguments> {
+        match self {
+            Self::Show(arguments) => Some(arguments.show),
+            Self::Set(_) | Self::Check(_) => None,
+        }
+    }
+}
+
+impl Row for v1::Policy {
+    const HEADINGS: &'static [&'static str] = &["RULES"];
+    const WIDE: &'static [&'static str] = &[];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.rules.len().to_string()]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn name(&self) -> String {
+        "policy".to_owned()
+    }
+}
+
+/// Reads a file of rules and groups.
+fn read(path: &Path) -> Result<Policy, Failure> {
+    let is_standard_input = path == Path::new("-");
+    let text = match is_standard_input {
+        true => {
+            let mut text = String::new();
+            let read = std::io::stdin().read_to_string(&mut text);
+            read.map(|_| text)
+        }
+        false => fs::read_to_string(path),
+    };
+    let name = match is_standard_input {
+        true => "standard input".to_owned(),
+        false => path.display().to_string(),
+    };
+    let text = text.map_err(|error| Failure::failed(format!("{name}: {error}")))?;
+    text.parse()
+        .map_err(|error| Failure::failed(format!("{name}: {error}")))
+}
+
+/// Returns what makes a policy useless, and what is probably a mistake in it.
+fn defects(policy: &Policy) -> (Option<String>, Vec<String>) {
+    let locked = "it would lock out every principal: keep one in the group admin, or allow it set-access on *";
+    let locked = (!policy.may_be_set()).then(|| locked.to_owned());
+    let empty = policy.rules.iter().filter(|rule| match &rule.subject {
+        argosy_state::access::Subject::Group(name) => policy
+            .groups
+            .get(name)
+            .is_none_or(|members| members.is_empty()),
+        _ => false,
+    });
+    let hints = empty.map(|rule| format!("its group has no members: {rule}"));
+    (policy.invalid().or(locked), hints.collect())
+}
+
+fn check(arguments: &AclCheck) -> VerbResult {
+    let policy = read(&arguments.file)?;
+    let (wrong, hints) = defects(&policy);
+    hints.iter().for_each(|hint| note(hint));
+    match wrong {
+        Some(wrong) => Err(Failure::failed(wrong)),
+        None => {
+            note(&summary(&policy));
+            Ok(DONE)
+        }
+    }
+}
+
+fn summary(policy: &Policy) -> String {
+    let (rules, groups) = (policy.rules.len(), policy.groups.len());
+    let s = |count| if count == 1 { "" } else { "s" };
+    format!("{rules} rule{} and {groups} group{}", s(rules), s(groups))
+}
+
+async fn set(arguments: &AclSet) -> VerbResult {
+    let policy = read(&arguments.file)?;
+    let (wrong, hints) = defects(&policy);
+    hints.iter().for_each(|hint| note(hint));
+    if let Some(wrong) = wrong {
+        return Err(Failure::failed(wrong));
+    }
+    let operator = ClusterClient::open(&arguments.reach)?;
+    if arguments.write.dry_run {
+        note(&format!("would set {}", summary(&policy)));
+        return Ok(DONE);
+    }
+    let set = v1::SetPolicy {
+        rules: policy.rules.iter().map(ToString::to_string).collect(),
+        groups: policy.groups().map(|group| group.to_string()).collect(),
+    };
+    let request_id = arguments.write.request_id.as_ref();
+    operator
+        .write(request_id, Operation::SetPolicy(set))
+        .await?;
+    note(&format!("set {}", summary(&policy)));
+    Ok(DONE)
+}
+
+async fn show(arguments: &AclShow) -> VerbResult {
+    let operator = ClusterClient::open(&arguments.reach)?;
+    let policy = operator.policy().await?;
+    if policy.revision.is_none() {
+        note("no rules were set: these are the initial ones");
+    }
+    match arguments.show.output {
+        Format::Table | Format::Wide => {
+            let lines = policy.groups.iter().chain(&policy.rules);
+            output::print(&lines.map(|line| format!("{line}\n")).collect::<String>())
+        }
+        format => output::one(format, &policy, &[]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_locks_out_everyone_and_rules_of_empty_groups_are_found() {
+        let defects = |text: &str| defects(&text.parse().unwrap());
+        let good = "group admin = operator/*\ngroup ops = operator/bob\nallow group:ops exec *";
+        assert_eq!(defects(good), (None, Vec::new()));
+        let (wrong, hints) = defects("allow group:ops exec *\nallow operator/alice * *");
+        assert_eq!(wrong, None);
+        assert_eq!(hints, ["its group has no members: allow group:ops exec *"]);
+        let (wrong, _) = defects("group admin =");
+        assert!(wrong.unwrap().contains("lock out"));
+    }
+
+    #[test]
+    fn the_help_names_every_action_in_narrow_lines() {
+        let text = syntax();
+        for action in Action::ALL {
+            assert!(text.contains(action.as_str()), "{action}");
+        }
+        assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+    }
+}
