@@ -74,30 +74,43 @@ impl Policy {
     /// Returns whether the caller may replace this policy.
     #[must_use]
     pub fn may_be_set_by(&self, actor: &Actor) -> bool {
-        let has = |subject: &Subject| self.is_subject(subject, actor);
-        !self.set_rules(Effect::Deny).any(has)
-            && (self.is_member(&GroupName::Admin, actor) || self.set_rules(Effect::Allow).any(has))
+        let has = |subject: &&Subject| self.is_subject(subject, actor);
+        !self.setters(Effect::Deny).iter().any(has) && self.setters(Effect::Allow).iter().any(has)
     }
 
     /// Returns whether there can be a principal that may replace this policy. Anonymous callers do
     /// not count.
     #[must_use]
     pub fn may_be_set(&self) -> bool {
-        let admins = Subject::Group(GroupName::Admin);
-        let allowed = self.set_rules(Effect::Allow).chain([&admins]);
-        let mut named = allowed.flat_map(|subject| self.expanded(subject));
-        named.any(|subject| {
-            let denies = |rule: &Subject| self.covers(rule, &subject);
-            !self.set_rules(Effect::Deny).any(denies)
-        })
+        let denied = self.expanded_setters(Effect::Deny);
+        let is_denied = |subject: &Subject| {
+            let of_kind = match subject {
+                Subject::Principal(principal) => Some(Subject::Kind(principal.kind)),
+                _ => None,
+            };
+            denied.contains(subject) || of_kind.is_some_and(|kind| denied.contains(&kind))
+        };
+        let mut allowed = self.expanded_setters(Effect::Allow).into_iter();
+        allowed.any(|subject| !is_denied(&subject))
     }
 
-    /// Returns the subjects of the rules of this effect that are about replacing the policy.
-    fn set_rules(&self, effect: Effect) -> impl Iterator<Item = &Subject> {
-        let rules = self.rules.iter().filter(move |rule| {
+    /// Returns the subjects of the rules of this effect that are about replacing the policy, each
+    /// once, so that a group is read once.
+    fn setters(&self, effect: Effect) -> BTreeSet<&Subject> {
+        const ADMINS: &Subject = &Subject::Group(GroupName::Admin);
+        let rules = self.rules.iter().filter(|rule| {
             rule.effect == effect && rule.covers(Action::SetAccess) && rule.object == Pattern::Any
         });
-        rules.map(|rule| &rule.subject)
+        let admins = (effect == Effect::Allow).then_some(ADMINS);
+        rules.map(|rule| &rule.subject).chain(admins).collect()
+    }
+
+    /// Returns the kinds and principals of these subjects.
+    fn expanded_setters(&self, effect: Effect) -> BTreeSet<Subject> {
+        let subjects = self.setters(effect).into_iter();
+        subjects
+            .flat_map(|subject| self.expanded(subject))
+            .collect()
     }
 
     /// Returns the kinds and principals that a subject stands for.
@@ -113,14 +126,6 @@ impl Policy {
                 members.flat_map(|member| self.expanded(member)).collect()
             }
         }
-    }
-
-    /// Returns whether the subject of a rule includes all callers of a kind, or a principal.
-    fn covers(&self, rule: &Subject, one: &Subject) -> bool {
-        self.expanded(rule).iter().any(|part| match (part, one) {
-            (Subject::Kind(kind), Subject::Principal(principal)) => *kind == principal.kind,
-            _ => part == one,
-        })
     }
 
     /// Returns the bound that the policy exceeds, or what a group may not have, as text.

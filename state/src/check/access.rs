@@ -47,10 +47,9 @@ impl Registry {
         }
         ensure(
             policy.rules.len() <= limits::ACCESS_RULES
-                && policy.groups.len() <= limits::ACCESS_GROUPS
-                && policy.may_be_set(),
+                && policy.groups.len() <= limits::ACCESS_GROUPS,
             what,
-            "its policy is bounded and can be replaced",
+            "its policy is bounded",
         )
     }
 
@@ -70,8 +69,14 @@ impl Registry {
         )
     }
 
-    /// Checks all tokens and limits of rate.
+    /// Checks all tokens and limits of rate, and the members of groups.
     pub(super) fn check_access_records(&self) -> Result<(), InvariantViolation> {
+        let policy = &self.access.policy;
+        ensure(
+            policy.may_be_set() && policy.invalid().is_none(),
+            &"access",
+            "its policy is valid and can be replaced",
+        )?;
         for (id, token) in self.access.tokens.iter() {
             self.check_token(*id, token)?;
         }
