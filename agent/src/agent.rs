@@ -268,7 +268,7 @@ impl Agent {
             Event::Query(AgentQuery::Tickets(answer)) => {
                 let authority = TicketAuthority {
                     agent: self.core.facts().identity.agent,
-                    keys: self.core.ticket_keys().to_vec(),
+                    keys: wire::ticket_keys(self.core.ticket_keys()),
                 };
                 drop(answer.send(authority));
             }

@@ -24,6 +24,8 @@ use emulated::EmulatedAgent;
 use route::{Link, MasterRoute};
 use tonic::transport::Channel;
 
+use crate::cluster::MasterAccess;
+
 /// Agents that share one connection: below what HTTP/2 servers allow in streams.
 const PER_CONNECTION: u32 = 100;
 /// Timeout for the registration of all agents.

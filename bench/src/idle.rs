@@ -10,7 +10,7 @@ use crate::bench::{Bench, Measurements};
 use crate::cluster::Cluster;
 use crate::cpu::{process_seconds, resident_bytes, written_bytes};
 use crate::registry::masters;
-use crate::report::{Cell, RatioGoal, Side, WorkloadReport};
+use crate::report::{Cell, RatioGoal, WorkloadReport};
 
 /// Pause after a start, before counting.
 const REST: Duration = Duration::from_secs(3);

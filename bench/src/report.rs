@@ -23,7 +23,7 @@ const TOLERANCE: f64 = 0.2;
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Side {
     Argosy,
-    /// Argosy without TLS, beside Argosy with TLS.
+    /// Argosy without TLS, next to Argosy with TLS.
     Plaintext,
     Etcd,
     Hyperqueue,

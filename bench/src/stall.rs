@@ -100,7 +100,7 @@ async fn one_run(bench: &Bench, side: Side, findings: &mut Measurements) -> Resu
 
 fn load(cluster: &Cluster, agents: Option<&Agents>) -> PersistentClients {
     let writer = |member: &ClusterMember| match cluster.side {
-        Side::Argosy => Writer::unary(member.channel.clone()),
+        Side::Argosy | Side::Plaintext => Writer::unary(member.channel.clone()),
         Side::Etcd | Side::Hyperqueue => Writer::put(member.channel.clone()),
     };
     let writers: Vec<Writer> = cluster.members.iter().map(writer).collect();

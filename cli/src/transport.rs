@@ -274,6 +274,7 @@ impl ClientTransport {
         Self {
             grpc: self.grpc.with_token(token),
             http: self.http.with_token(token),
+            is_encrypted: self.is_encrypted,
         }
     }
 

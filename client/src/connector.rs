@@ -328,14 +328,12 @@ impl Connector {
             MasterFailure::Refused
             | MasterFailure::Untrusted(_)
             | MasterFailure::Broken(_)
-            | MasterFailure::Unavailable(_) => {
-                self.known(|known| {
-                    if known.likely_leader.as_deref() == Some(address) {
-                        known.likely_leader = None;
-                    }
-                    known.responsive.remove(address);
-                })
-            }
+            | MasterFailure::Unavailable(_) => self.known(|known| {
+                if known.likely_leader.as_deref() == Some(address) {
+                    known.likely_leader = None;
+                }
+                known.responsive.remove(address);
+            }),
         }
         if matches!(cause, MasterFailure::Unavailable(_)) {
             self.note_response(address);

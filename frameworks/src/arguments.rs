@@ -71,8 +71,10 @@ impl TlsArguments {
     /// # Errors
     /// The files cannot be used.
     pub fn connector(&self) -> anyhow::Result<ConnectorConfig> {
-        let mut config = ConnectorConfig::default();
-        config.dialer = self.dialer(Application::Http2)?;
+        let config = ConnectorConfig {
+            dialer: self.dialer(Application::Http2)?,
+            ..ConnectorConfig::default()
+        };
         let Some(path) = &self.token_file else {
             return Ok(config);
         };

@@ -83,6 +83,8 @@ impl ApiRouter {
         let (uri, has_token) = (request.uri().clone(), audit::has_token(request.headers()));
         request.extensions_mut().insert(audit.clone());
         let response = self.answer_traced(request).await;
+        // A token names its principal only once it is verified.
+        let caller = caller.identified(response.extensions().get());
         audit.record_refusal(&caller, (&uri, has_token), &response);
         record_filter_change(&audit, &caller, uri.path(), &response);
         response
@@ -99,7 +101,9 @@ impl ApiRouter {
         let mut response = match service::check_versions(request.headers()) {
             Ok(()) => {
                 let (mut head, body) = request.into_parts();
-                match shared.permit(&mut head).await {
+                let permitted = shared.permit(&mut head).await;
+                let peer = head.extensions.get::<PeerIdentity>().cloned();
+                let mut response = match permitted {
                     Ok(credential) => {
                         let request = Request::from_parts(head, body);
                         let response = shared.bounded(routes, request).await;
@@ -107,7 +111,11 @@ impl ApiRouter {
                     }
                     Err(status) if call.is_some() => status.into_http(),
                     Err(status) => http::problem(&status),
+                };
+                if let Some(peer) = peer {
+                    response.extensions_mut().insert(peer);
                 }
+                response
             }
             Err(status) => status.into_http(),
         };

@@ -56,8 +56,8 @@ pub struct MasterConfig {
     /// Host names that the API accepts in requests that could come from web pages, in addition to
     /// that of `api_address`, `localhost` and IP addresses.
     pub host_names: Vec<String>,
-    /// The keys that seal secrets; the first one also seals new values. `None`: there are no secrets
-    /// in the registry.
+    /// The keys that seal secrets; the first one also seals new values. `None`: there are no
+    /// secrets in the registry.
     pub secret_keys: Option<Arc<SecretKeys>>,
     /// Seed that spreads retries; any number.
     pub seed: u64,

@@ -241,7 +241,12 @@ async fn offers(
     listed::<v1::OfferPage>(&http, ListKind::Offers, caller, request).await
 }
 
-async fn secrets(State(http): State<Http>, parameters: QueryParameters) -> Response {
+async fn secrets(
+    State(http): State<Http>,
+    caller: RequestPeer,
+    parameters: QueryParameters,
+) -> Response {
+    let reader = http.services.owner.reader(caller.actor());
     let known = parameters.only(&["role", "consistency", "min_revision"]);
     let request = known.and_then(|()| {
         Ok(v1::ListSecretsRequest {
@@ -251,7 +256,7 @@ async fn secrets(State(http): State<Http>, parameters: QueryParameters) -> Respo
         })
     });
     match request {
-        Ok(request) => json(http.services.secrets(request).await),
+        Ok(request) => json(http.services.secrets(reader, request).await),
         Err(status) => problem(&status),
     }
 }

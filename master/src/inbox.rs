@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::leader::{Input, Leader, LeaderView};
 use crate::links::{LinkId, LinkSender, RequestId};
-use crate::principal_limits::{CallQueue, CallWaiter};
+use crate::principal_limits::{CallQueue, CallWaiter, QueuedMessage};
 
 /// Messages from services to the owner.
 pub(crate) enum OwnerMessage {
@@ -36,12 +36,39 @@ pub(crate) enum OwnerMessage {
     Probe(Instant),
 }
 
+impl QueuedMessage for OwnerMessage {
+    fn waiter(&mut self) -> Option<&mut CallWaiter> {
+        match self {
+            Self::Ask(_, _, waiter, _) => Some(waiter),
+            Self::Input(_)
+            | Self::TracedInput(..)
+            | Self::AgentLink(..)
+            | Self::FrameworkLink(..)
+            | Self::Probe(_) => None,
+        }
+    }
+
+    fn into_waiter(self) -> Option<CallWaiter> {
+        match self {
+            Self::Ask(_, _, waiter, _) => Some(waiter),
+            Self::Input(_)
+            | Self::TracedInput(..)
+            | Self::AgentLink(..)
+            | Self::FrameworkLink(..)
+            | Self::Probe(_) => None,
+        }
+    }
+}
+
+/// The lane of calls.
+pub(crate) type OwnerCalls = CallQueue<OwnerMessage>;
+
 /// The owner's end of the two lanes of messages.
 pub(crate) struct Inbox {
     /// Messages of agents' streams, and probes. Their senders wait when it is full.
     pub(crate) links: mpsc::Receiver<OwnerMessage>,
     /// Calls and frameworks' streams, in the order in which principals share the owner.
-    pub(crate) calls: CallQueue,
+    pub(crate) calls: OwnerCalls,
 }
 
 impl Inbox {

@@ -17,12 +17,12 @@ use crate::access::Reader;
 use crate::change_ring::ChangeRing;
 use crate::encodings::EncodingCache;
 use crate::failovers::OtherFailovers;
-use crate::inbox::{LeaderStatus, OwnerMessage, OwnerState, StateQuery, StateView};
+use crate::inbox::{LeaderStatus, OwnerCalls, OwnerMessage, OwnerState, StateQuery, StateView};
 use crate::leader::Input;
 use crate::leader_reply::LeaderReply;
 use crate::links::{LinkId, RequestId};
 use crate::metrics::OwnerCounts;
-use crate::principal_limits::{self, CallQueue, CallWaiter, LimitReached, RATE_LIMITED};
+use crate::principal_limits::{self, CallWaiter, LimitReached, RATE_LIMITED};
 use crate::reads::{ReadBounds, ReadLimiter, ReadReservation};
 use crate::turns;
 use crate::views::SharedView;
@@ -35,7 +35,7 @@ pub(crate) struct OwnerHandle {
     /// their peers down.
     pub(crate) inbox: mpsc::Sender<OwnerMessage>,
     /// The lane of calls, in which principals share the owner.
-    pub(crate) calls: CallQueue,
+    pub(crate) calls: OwnerCalls,
     /// A full channel means that readers wait; each has one query in it at most, so they take
     /// turns.
     queries: mpsc::Sender<StateQuery>,
@@ -65,7 +65,7 @@ impl OwnerHandle {
         node: Node,
         (inbox, calls, queries): (
             mpsc::Sender<OwnerMessage>,
-            CallQueue,
+            OwnerCalls,
             mpsc::Sender<StateQuery>,
         ),
         (views, changes): (SharedView, ChangeRing),

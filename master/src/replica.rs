@@ -33,12 +33,11 @@ use crate::comparison::DigestComparison;
 use crate::config::LeaderTimeouts;
 use crate::error::MasterError;
 use crate::failovers::Failovers;
-use crate::inbox::{Inbox, LeaderStatus, OwnerMessage, StateQuery};
+use crate::inbox::{Inbox, LeaderStatus, OwnerCalls, OwnerMessage, StateQuery};
 use crate::lag::OwnerLag;
 use crate::leader::{Effect, Input, Leader, LeaderTime};
 use crate::links::{CloseReason, Outbox, SendOutcome};
 use crate::metrics::{DecisionMetrics, OwnerCounts, OwnerMetrics, OwnerState};
-use crate::principal_limits::CallQueue;
 use crate::step_downs::{FAR_AWAY, FarTransfer, StepDowns, TOO_OFTEN};
 use crate::turns::{self, OwnerTurn, QueryShare};
 use crate::views::SharedView;
@@ -58,7 +57,7 @@ pub(crate) struct PublishedState {
     pub(crate) changes: ChangeRing,
     pub(crate) turn_counter: Arc<TurnCounter>,
     /// The queue of calls, whose buckets are emptied when this master begins to lead.
-    pub(crate) calls: CallQueue,
+    pub(crate) calls: OwnerCalls,
 }
 
 /// Maximum number of inputs taken from the inbox at one time.

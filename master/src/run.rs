@@ -1,16 +1,13 @@
 //! The assembly of one master: raft, the owner, services, one port. The only module that spawns.
 
+mod surface;
 #[cfg(test)]
 mod tests;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::metric_list;
-use argosy_proto::server::audit::{Audit, AuditWriter};
-use argosy_proto::server::callers::{AllowedCallers, ApiAccess};
-use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::server::{self, PortLimits as Connections};
 use argosy_proto::transport::{Dialer, Listener};
 use argosy_proto::v1::agents_server::AgentsServer;
@@ -20,13 +17,12 @@ use argosy_proto::v1::reigns_server::ReignsServer;
 use argosy_proto::v1::scheduler_server::SchedulerServer;
 use argosy_raft::{MemoryStore, Node, NodeConfig, NodeEnvironment, OwnerRequest, StartError};
 use argosy_state::Registry;
-use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::api_router::ApiRouter;
@@ -34,18 +30,17 @@ use crate::change_ring::{self, ChangeRing};
 use crate::comparison::{self, DigestComparison};
 use crate::config::{LeaderTimeouts, MasterConfig};
 use crate::error::MasterError;
-use crate::http::exec;
-use crate::inbox::{Inbox, LeaderStatus, StateQuery};
+use crate::inbox::{Inbox, LeaderStatus, OwnerCalls, StateQuery};
 use crate::metrics::OwnerCounts;
 use crate::owner_handle::OwnerHandle;
-use crate::principal_limits::CallQueue;
 use crate::reads::{ReadBounds, ReadLimiter};
 use crate::replica::{self, PublishedState, Replica};
 use crate::service;
-use crate::service::{Feed, MESSAGE_BYTES, MasterConnections, Services, health};
+use crate::service::{MESSAGE_BYTES, MasterConnections, Services, health};
 use crate::views::SharedView;
 use crate::watchdog::{TurnCounter, Watchdog};
 use crate::{http, lag, metrics};
+use surface::{HttpFront, front, open_audit, services};
 
 /// Parts of a master that its caller provides.
 pub struct MasterParts {
@@ -136,15 +131,7 @@ async fn lead_or_follow(
     let _sweeper = AbortOnDropHandle::new(handle.readers.spawn(handle.encodings.clone().sweep()));
     let _cutter = AbortOnDropHandle::new(tokio::spawn(handle.reads.clone().cut_off_slow_readers()));
     let served = CancellationToken::new();
-    let services = Services {
-        owner: handle,
-        peers,
-        agents: service::client_of_agents(parts.agents),
-        access: config.access.clone(),
-        feed: Feed::default(),
-        secret_keys: config.secret_keys.clone(),
-        tasks: TaskTracker::new(),
-    };
+    let services = services(&config, handle, (peers, parts.agents));
     let _hub = run_feed(&services);
     let _exchange = run_exchange(&services, asked);
     let front = front(&config, &services, (parts.metrics, &parts.entropy), audit);
@@ -169,44 +156,6 @@ async fn lead_or_follow(
         warn!(%source, "the API ended with an error");
     }
     ended
-}
-
-/// The HTTP surface, the host names of the API, the seed of ids of requests, and the audit log.
-type HttpFront = (Router, AllowedHosts, u64, Audit);
-
-fn front(
-    config: &MasterConfig,
-    services: &Services,
-    (metrics, entropy): (Option<PrometheusHandle>, &[u8; 32]),
-    audit: Audit,
-) -> HttpFront {
-    let pages = pages(config, services, metrics);
-    (pages, config.hosts(), trace_seed(entropy), audit)
-}
-
-/// Returns the HTTP surface.
-fn pages(config: &MasterConfig, services: &Services, metrics: Option<PrometheusHandle>) -> Router {
-    let exec_limit = exec::StreamLimit::new(server::outgoing(exec::STREAMS));
-    let access = match config.enforces_access {
-        // The rules decide, with the same identities.
-        true => ApiAccess {
-            exec: AllowedCallers::All,
-            files: AllowedCallers::All,
-        },
-        false => config.access.clone(),
-    };
-    http::router(services.clone(), metrics, exec_limit, access)
-}
-
-/// Opens the audit log, which ends when its writer is dropped.
-fn open_audit(config: &MasterConfig) -> Result<(Audit, Option<AuditWriter>), MasterError> {
-    let failed = |why: io::Error| {
-        let directory = config.directory.display();
-        MasterError::Failed(format!(
-            "the audit log in {directory} cannot be used: {why}"
-        ))
-    };
-    Audit::open(config.audit().as_ref()).map_err(failed)
 }
 
 /// Returns the seed of ids of requests. Ids are public, and the entropy is not.
@@ -287,7 +236,7 @@ fn owner_of(
     let (counts, counts_seen) = watch::channel(Arc::<OwnerCounts>::default());
     let (access, access_seen) = watch::channel(registry.access().clone());
     let (messages, links) = mpsc::channel(INBOX);
-    let calls = CallQueue::new();
+    let calls = OwnerCalls::new();
     let (query, queries) = mpsc::channel(QUERIES);
     let views = SharedView::default();
     let changes = ChangeRing::new(change_ring::RingBounds::default(), registry.applied());

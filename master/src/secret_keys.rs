@@ -66,7 +66,7 @@ pub enum InvalidSecretKeys {
 
 /// The reason for which a value cannot be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
+pub(crate) enum OpenError {
     /// This master does not have the key.
     #[error(
         "this master does not have the key {0:?}; add it to the file of --secrets-key on every master"

@@ -1,34 +1,10 @@
-//! Values of secrets in memory: not shown by `Debug`, and erased when they are dropped.
+//! Messages with values of secrets: `Debug` does not show the values.
 
 use std::fmt;
 
-use zeroize::Zeroizing;
+pub use argosy_host::secret_value::SecretValue;
 
 use crate::v1;
-
-/// A value of a secret. Its memory is overwritten when it is dropped.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SecretValue(Zeroizing<Vec<u8>>);
-
-impl SecretValue {
-    /// Takes the value out of a message or a file, without a copy.
-    #[must_use]
-    pub fn new(bytes: Vec<u8>) -> Self {
-        Self(Zeroizing::new(bytes))
-    }
-
-    /// Returns the value.
-    #[must_use]
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for SecretValue {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "[a secret of {} bytes]", self.0.len())
-    }
-}
 
 /// The messages with values are written without them.
 impl fmt::Debug for v1::SetSecret {
@@ -71,12 +47,11 @@ mod tests {
         };
         let sent = v1::TaskSecret {
             name: "web/db".to_owned(),
-            value: value.clone(),
+            value,
             refusal: String::new(),
         };
         let operation = v1::write_operation::Operation::SetSecret(set.clone());
         let shown = [
-            format!("{:?}", SecretValue::new(value)),
             format!("{set:?}"),
             format!("{sent:?}"),
             format!("{operation:?}"),

@@ -29,8 +29,9 @@ use crate::PlaintextPolicy;
 use crate::application::{Application, PortKind};
 use crate::explanation;
 use crate::handshakes::HandshakeTable;
-use crate::peers::{hosts_of, identity_of, key_of};
+use crate::peers::{hosts_of, identity_of};
 use crate::plaintext::{self, FirstBytes};
+use crate::request::key_hash;
 use crate::store::CredentialStore;
 
 /// The maximum time from the accept of a connection to the end of its handshake.
@@ -285,7 +286,7 @@ fn identified(
     };
     let identity = identity_of(certificate).map_err(io::Error::other)?;
     let peer = PeerIdentity::authenticated(identity.principal, address);
-    let key = key_of(certificate).ok_or_else(|| io::Error::other("its key cannot be read"))?;
+    let key = key_hash(certificate).map_err(io::Error::other)?;
     let peer = peer.with_credential(Credential::Key(key));
     match port {
         PortKind::Api | PortKind::ClosedApi => Ok(peer),

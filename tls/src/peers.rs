@@ -11,7 +11,6 @@ use argosy_proto::transport::ExpectedPeer;
 use argosy_proto::transport::certificate_identity::{
     CertificateIdentity, ClusterName, IdentityError,
 };
-use argosy_state::access::KeyHash;
 use argosy_state::actor::PrincipalKind;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
@@ -23,7 +22,6 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
     SignatureScheme,
 };
-use sha2::{Digest as _, Sha256};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
@@ -72,13 +70,6 @@ pub fn identity_of(certificate: &CertificateDer<'_>) -> Result<CertificateIdenti
     let parsed = parsed.map_err(|_| Error::from(CertificateError::BadEncoding))?;
     let identity = CertificateIdentity::among(parsed.valid_uri_names());
     identity.map_err(|why| PeerRejection::from(why).into())
-}
-
-/// Returns the hash of the key of a certificate that was verified.
-pub(crate) fn key_of(certificate: &CertificateDer<'_>) -> Option<KeyHash> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let key = parsed.tbs_certificate.subject_pki.raw;
-    Some(KeyHash(Sha256::digest(key).into()))
 }
 
 /// Returns the names and addresses of hosts in a certificate that was verified.

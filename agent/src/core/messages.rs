@@ -1,8 +1,7 @@
 //! Messages between this agent and its master, as the core works on them. The rim converts them
 //! from and to those of the wire (`wire`).
 
-use argosy_proto::secret_value::SecretValue;
-use argosy_proto::ticket::TicketKey;
+use argosy_host::secret_value::SecretValue;
 use argosy_state::agent::AgentInfo;
 use argosy_state::digest::Digests;
 use argosy_state::ids::{
@@ -56,8 +55,15 @@ pub enum MasterMessageBody {
     Unknown,
 }
 
-/// The values of a task's secrets by name, each with the reason why there is none. Or the reason why
-/// the agent gets none of them.
+/// A key of tickets as the leader sends it. It is kept in memory only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceivedTicketKey {
+    pub number: u32,
+    pub secret: SecretValue,
+}
+
+/// The values of a task's secrets by name, each with the reason why there is none. Or the reason
+/// why the agent gets none of them.
 pub type SecretsAnswer = Result<Vec<(String, Result<SecretValue, String>)>, String>;
 
 /// The secrets of the registry for a task that is about to start.
@@ -80,7 +86,7 @@ pub struct Registration {
     pub incarnation: u64,
     pub heartbeat_interval_ms: u64,
     /// The keys of tickets for this agent; none if TLS has not authenticated it.
-    pub ticket_keys: Vec<TicketKey>,
+    pub ticket_keys: Vec<ReceivedTicketKey>,
 }
 
 /// The reason why two programs have no common version of the protocol.

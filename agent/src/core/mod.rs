@@ -54,7 +54,6 @@ mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use argosy_proto::ticket::TicketKey;
 use argosy_state::agent::AgentInfo;
 use argosy_state::ids::Timestamp;
 
@@ -65,6 +64,7 @@ use executors::Executors;
 use groups::PendingGroups;
 use leader_link::LeaderLink;
 use lifecycle::InstanceState;
+use messages::ReceivedTicketKey;
 pub(crate) use random::RandomSequence;
 use recovery_state::RecoveryState;
 use update_schedule::UpdateSchedule;
@@ -132,7 +132,7 @@ pub struct Core {
     /// Starts that wait for secrets of the registry.
     wanted_secrets: BTreeSet<Instance>,
     /// The keys of tickets that the last registration had. They are in memory only.
-    ticket_keys: Vec<TicketKey>,
+    ticket_keys: Vec<ReceivedTicketKey>,
     config: CoreConfig,
     random: RandomSequence,
     now: Timestamp,
@@ -177,7 +177,7 @@ impl Core {
 
     /// Returns the keys of tickets; none until a master has registered this agent over TLS.
     #[must_use]
-    pub fn ticket_keys(&self) -> &[TicketKey] {
+    pub fn ticket_keys(&self) -> &[ReceivedTicketKey] {
         &self.ticket_keys
     }
 

@@ -61,6 +61,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker_client::{BrokerClient, BrokerLayerDirs};
 use crate::config::{Config, ContainerSettings, DiskEnforcement};
+use crate::core::messages::SecretsAnswer;
 use crate::core::{ContainerEffect, ContainerName, Input, Instance, RecoveredContainer};
 use crate::disk::DiskMeter;
 use crate::error::RunError;
@@ -319,6 +320,10 @@ impl Runner {
         self.tasks.spawn_on(until_stop, &self.threads);
     }
 
+    fn deliver(&self, instance: Instance, answer: SecretsAnswer) {
+        self.shared.secrets.deliver(instance, answer);
+    }
+
     fn find(&mut self, name: ContainerName, key: TaskKey) {
         let control = self.controls.add(name.instance);
         let shared = self.shared.clone();
@@ -388,9 +393,7 @@ impl ContainerRuntime for Runner {
             ContainerEffect::CancelFetch(instance) => self.cancel_fetch(instance),
             ContainerEffect::Prepare(start) => self.prepare((*start).into()),
             ContainerEffect::Start(start) => self.start((*start).into()),
-            ContainerEffect::DeliverSecrets { instance, answer } => {
-                self.shared.secrets.deliver(instance, *answer);
-            }
+            ContainerEffect::DeliverSecrets { instance, answer } => self.deliver(instance, *answer),
             ContainerEffect::CancelStart(instance) => self.cancel_start(instance),
             ContainerEffect::Find { name, key } => self.find(name, key),
             ContainerEffect::Kill { instance, grace_ms } => {

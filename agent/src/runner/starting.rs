@@ -109,7 +109,8 @@ impl Runner {
         let task = start.launch.spec.as_ref();
         let has_secrets = task.is_some_and(|task| task_secrets::names(task).next().is_some());
         if cni::cni_network(&start).is_some() || has_secrets {
-            // Plugins create its network first, or the leader sends its secrets. Both may take long.
+            // Plugins create its network first, or the leader sends its secrets. Both may take
+            // long.
             return;
         }
         // If starts are queued, preparations of later ones would only delay the first.

@@ -7,8 +7,8 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use argosy_host::secret_value::SecretValue;
 use argosy_isolation::{DeliveredSecret, Isolation};
-use argosy_proto::secret_value::SecretValue;
 use argosy_proto::v1;
 use argosy_proto::v1::task_volume::Source;
 use argosy_state::secret::SecretName;

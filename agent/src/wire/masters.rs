@@ -1,7 +1,7 @@
 //! Messages between agent and master.
 
+use argosy_host::secret_value::SecretValue;
 use argosy_proto::convert::{agent_info, key, limits_from};
-use argosy_proto::secret_value::SecretValue;
 use argosy_proto::ticket::TicketKey;
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message as FromAgent;
@@ -13,7 +13,8 @@ use argosy_state::ids::{Epoch, OrderIndex, TaskKey};
 use super::{launch_from, state_number, update};
 use crate::core::messages::{
     AgentMessage, CommittedUpdate, HeldTask, Hello, MasterMessage, MasterMessageBody, Order,
-    OrderRequest, OrderSubject, Registration, SecretsAnswer, TaskSecrets, VersionConflict,
+    OrderRequest, OrderSubject, ReceivedTicketKey, Registration, SecretsAnswer, TaskSecrets,
+    VersionConflict,
 };
 
 /// Reads a message of a master.
@@ -84,10 +85,19 @@ fn registration(wire: v1::Registered) -> Registration {
         heartbeat_interval_ms: wire.heartbeat_interval_ms,
         ticket_keys: wire
             .ticket_keys
-            .iter()
-            .filter_map(|key| TicketKey::received(key.number, &key.secret))
+            .into_iter()
+            .map(|key| ReceivedTicketKey {
+                number: key.number,
+                secret: SecretValue::new(key.secret),
+            })
             .collect(),
     }
+}
+
+/// Returns the keys that are well-formed.
+pub(crate) fn ticket_keys(received: &[ReceivedTicketKey]) -> Vec<TicketKey> {
+    let key = |key: &ReceivedTicketKey| TicketKey::received(key.number, key.secret.expose());
+    received.iter().filter_map(key).collect()
 }
 
 fn committed_from(wire: v1::CommittedUpdate) -> Option<CommittedUpdate> {

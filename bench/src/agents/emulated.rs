@@ -145,9 +145,13 @@ impl EmulatedAgent {
                 self.tasks.clear();
                 None
             }
-            Some(ToAgent::Pong(_) | ToAgent::Refused(_) | ToAgent::ExecutorMessage(_)) | None => {
-                None
-            }
+            Some(
+                ToAgent::Pong(_)
+                | ToAgent::Refused(_)
+                | ToAgent::ExecutorMessage(_)
+                | ToAgent::TaskSecrets(_),
+            )
+            | None => None,
         };
         answer
             .map(|message| v1::FromAgent {

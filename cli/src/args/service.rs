@@ -140,8 +140,8 @@ pub(crate) struct MasterStart {
     /// Seed of all random choices [default: random]
     #[arg(long, env = "ARGOSY_SEED", value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
-    /// File with the keys that seal secrets in the registry, a line KEYID:HEX each; the first one seals,
-    /// all of them open; the same file on all masters [default: no secrets]
+    /// File with the keys that seal secrets in the registry, a line KEYID:HEX each; the first one
+    /// seals, all of them open; the same file on all masters [default: no secrets]
     #[arg(long, env = "ARGOSY_MASTER_SECRETS_KEY", value_name = "FILE")]
     pub(crate) secrets_key: Option<PathBuf>,
     #[command(flatten)]

@@ -139,7 +139,7 @@ fn create_secrets_key(home: &Path) -> anyhow::Result<()> {
     if path.exists() {
         return Ok(());
     }
-    let key = random::bytes()?;
+    let key: [u8; 32] = random::bytes()?;
     let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
     write(&path, &format!("{NAME}:{digits}\n"), 0o600)
 }

@@ -32,7 +32,7 @@ pub(crate) enum AclCommand {
     /// Check a file of rules and groups, without a cluster
     #[command(after_help = "Examples:
   argosy acl check rules.acl
-  argosy acl check - < rules.acl
+  argosy acl check ops.acl
 
 It reports lines that are invalid, rules of groups without members, and a policy that no principal
 could replace.")]

@@ -186,11 +186,11 @@ const METRICS_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_PAUSE: Duration = Duration::from_millis(20);
 
 /// The certificates of a cluster; `None` for plaintext.
-type Certificates = Option<ClusterCertificates>;
+type Certificates<'a> = Option<&'a ClusterCertificates>;
 
 /// Returns the transport of a member, with a new certificate if the cluster has TLS.
 fn transport(
-    certificates: &Certificates,
+    certificates: Certificates<'_>,
     kind: PrincipalKind,
     (name, address): (&str, Ipv4Addr),
 ) -> MemberTransport {
@@ -203,7 +203,7 @@ fn transport(
 
 /// Returns a master of a group of three.
 fn master(
-    (network, certificates): (LoopbackNetwork, &Certificates),
+    (network, certificates): (LoopbackNetwork, Certificates<'_>),
     directory: &Path,
     host: u8,
     more: &[&str],
@@ -220,7 +220,7 @@ fn master(
 }
 
 fn agent(
-    (network, certificates): (LoopbackNetwork, &Certificates),
+    (network, certificates): (LoopbackNetwork, Certificates<'_>),
     directory: &Path,
     number: u8,
 ) -> TestMember {
@@ -255,7 +255,7 @@ impl Cluster {
         let certificates = certificates.expect("the directory can be written");
         let operator = certificates.issue(PrincipalKind::Operator, "tester", None);
         let operator = operator.expect("the directory can be written");
-        let found = (LoopbackNetwork::next(), &Some(certificates));
+        let found = (LoopbackNetwork::next(), Some(&certificates));
         let masters = (1..=3).map(|host| master(found, directory.path(), host, &[]));
         let masters = masters.collect();
         let agents = (1..=agents).map(|number| agent(found, directory.path(), number));
@@ -296,7 +296,7 @@ impl Cluster {
         change: impl Fn(TestMember) -> TestMember,
     ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let network = (LoopbackNetwork::next(), &None);
+        let network = (LoopbackNetwork::next(), None);
         let masters = (1..=3).map(|host| change(master(network, directory.path(), host, more)));
         let masters = masters.collect();
         let agents = (1..=agents).map(|number| change(agent(network, directory.path(), number)));

@@ -203,7 +203,9 @@ async fn a_call_fails_after_one_round_if_no_master_listens() {
     let (connections, error) = call(&connector("m1:1,u1:1"), DEFAULT_DEADLINE).await;
     assert_eq!(connections, 2, "{error:?}");
     assert!(
-        error.to_string().contains("u1:1 is not trusted (no trusted CA"),
+        error
+            .to_string()
+            .contains("u1:1 is not trusted (no trusted CA"),
         "{error}"
     );
     let (connections, error) = call(&connector(&format!("m1:1,{starting_at}")), short).await;

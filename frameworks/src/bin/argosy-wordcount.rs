@@ -177,16 +177,11 @@ async fn count(arguments: &Arguments, inputs: &[InputFile]) -> anyhow::Result<()
     let mut config = cluster.config(&arguments.name, 120_000)?;
     config.tick = Duration::from_millis(200);
     let (sender, outcome) = oneshot::channel();
-    let tickets = match arguments.tls.is_used() {
-        true => {
-            let connector = Connector::new(cluster.masters.clone(), arguments.tls.connector()?);
-            Some(TicketDesk::start(OperatorClient::new(connector)))
-        }
-        false => None,
-    };
     let hold = OfferHold::new(arguments.hold_offer.then_some(8_000));
     let mut scheduler = WordCount::new(job, hold, arguments.parallel, style, sender);
-    if let Some(desk) = tickets {
+    if arguments.tls.is_used() {
+        let connector = Connector::new(cluster.masters.clone(), arguments.tls.connector()?);
+        let desk = TicketDesk::start(OperatorClient::new(connector));
         scheduler = scheduler.with_tickets(desk);
     }
     let runner = SchedulerRunner::new(config);
@@ -209,14 +204,11 @@ async fn count(arguments: &Arguments, inputs: &[InputFile]) -> anyhow::Result<()
         "files": inputs.len(), "bytes": bytes, "output": output, "counts": written, "work": progress,
         "tasks": tasks, "crossings": crossings, "elapsed_ms": started.elapsed().as_millis() as u64,
     });
+    let (words, distinct, retries) = (written.words, written.distinct, progress.retries);
+    let (output, crossings) = (output.display(), crossings.len());
+    let seconds = started.elapsed().as_secs_f64();
     let text = format!(
-        "{} words, {} different, in {}; {} tasks retried, {} offers used after a change of leader, {:.1} s",
-        written.words,
-        written.distinct,
-        output.display(),
-        progress.retries,
-        crossings.len(),
-        started.elapsed().as_secs_f64()
+        "{words} words, {distinct} different, in {output}; {retries} tasks retried, {crossings} offers used after a change of leader, {seconds:.1} s"
     );
     style.print(&report, &text);
     Ok(())

@@ -17,7 +17,8 @@ const VALID_MS: u64 = 600_000;
 const REPLACED_MS: u64 = VALID_MS / 2;
 /// Maximum number of tickets of one call.
 const TARGETS: usize = 256;
-/// Consecutive failures to get tickets after which the job fails: masters are elected meanwhile.
+/// Consecutive failures to get tickets after which the job fails: masters are elected in the
+/// meantime.
 const MAX_FAILURES: u32 = 300;
 
 /// The output of a task, on an agent.

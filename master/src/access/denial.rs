@@ -19,7 +19,7 @@ pub(crate) struct Denial {
     actor: Actor,
     action: Action,
     object: String,
-    by: Option<Rule>,
+    by: Option<Box<Rule>>,
 }
 
 impl Denial {
@@ -36,7 +36,7 @@ impl Denial {
                 actor: actor.clone(),
                 action,
                 object: object.to_string(),
-                by,
+                by: by.map(Box::new),
             }),
         }
     }

@@ -1,8 +1,8 @@
 //! Decisions about access: who may do what on which object, by the facts of the registry.
 //!
 //! Everything here is pure. The leader calls it in its step, on its own registry, and masters that
-//! serve reads call it on the copy that they serve. Reading order: `object`, `decision`, `cache`, `denial`,
-//! `owner`, `table`, `operations`, `launches`, `sight`.
+//! serve reads call it on the copy that they serve. Reading order: `object`, `decision`, `cache`,
+//! `denial`, `owner`, `table`, `operations`, `launches`, `sight`.
 
 mod cache;
 mod decision;
@@ -17,7 +17,7 @@ mod table;
 mod tests;
 
 pub(crate) use cache::PermitCache;
-pub(crate) use decision::{Decision, Permits, decide, decide_all};
+pub(crate) use decision::{Decision, decide, decide_all};
 pub(crate) use denial::{DENIED, Denial, UNPROVEN};
 pub(crate) use launches::denied_launch;
 pub(crate) use object::Object;

@@ -49,6 +49,14 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// Returns a secret of a role. Without a name, only a rule about all objects applies to it.
+    pub(crate) fn secret(role: &'a Role, name: Option<&'a SecretName>) -> Self {
+        Self {
+            secret: name,
+            ..Self::role(role)
+        }
+    }
+
     pub(crate) fn task(task: &'a Task) -> Self {
         let user = task.spec.user.as_str();
         Self {
@@ -118,6 +126,12 @@ impl<'a> Object<'a> {
         };
         self.matches(pattern) || is_above()
     }
+}
+
+/// Returns the name of a secret in its role, as rules name it; `None` if no rule can.
+pub(crate) fn name_in_role(secret: &argosy_state::secret::SecretName) -> Option<SecretName> {
+    let (_, name) = secret.as_str().rsplit_once('/')?;
+    SecretName::new(name).ok()
 }
 
 /// Writes the facets as patterns name them, such as `role:eng framework-1`.

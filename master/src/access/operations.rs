@@ -8,7 +8,7 @@ use argosy_state::command::OperatorOperation;
 use super::cache::PermitCache;
 use super::decision::decide_all;
 use super::denial::Denial;
-use super::object::Object;
+use super::object::{Object, name_in_role};
 
 /// Returns the action of an operation: a new kind of operation does not compile without one.
 pub(crate) fn action_of(operation: &OperatorOperation) -> Action {
@@ -31,6 +31,9 @@ pub(crate) fn action_of(operation: &OperatorOperation) -> Action {
             AccessOperation::RevokeToken(_) | AccessOperation::RevokeKey(_) => Action::Revoke,
             AccessOperation::SetLimit { .. } => Action::SetLimit,
         },
+        OperatorOperation::SetSecret { .. }
+        | OperatorOperation::ResealSecret { .. }
+        | OperatorOperation::RemoveSecret(_) => Action::SetSecret,
     }
 }
 
@@ -65,5 +68,12 @@ pub(crate) fn denied_operation(
         },
         OperatorOperation::SetWeight { role, .. } => check(Object::role(role)),
         OperatorOperation::Access(_) => check(Object::CLUSTER),
+        OperatorOperation::SetSecret { name, .. }
+        | OperatorOperation::ResealSecret { name, .. }
+        | OperatorOperation::RemoveSecret(name) => {
+            let role = name.role();
+            let own = name_in_role(name);
+            check(Object::secret(&role, own.as_ref()))
+        }
     }
 }

@@ -12,7 +12,7 @@ use argosy_state::task::Task;
 
 use super::decision::Permits;
 use super::denial::Denial;
-use super::object::Object;
+use super::object::{Object, name_in_role};
 use super::owner::is_owner;
 
 /// The caller on whose behalf something is read.
@@ -136,6 +136,11 @@ impl Sight {
 
     pub(crate) fn role(&self, role: &Role) -> bool {
         self.is_all() || self.includes(&Object::role(role))
+    }
+
+    pub(crate) fn secret(&self, name: &argosy_state::secret::SecretName) -> bool {
+        let own = name_in_role(name);
+        self.is_all() || self.includes(&Object::secret(&name.role(), own.as_ref()))
     }
 
     /// Returns whether it includes a framework: no role of it is denied by a rule, and the reader

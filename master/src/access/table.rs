@@ -1,7 +1,7 @@
 //! The table of all calls: how each of them is authorized. `http/routes.rs` has the same for paths.
 //!
-//! A test compares it with the protocol, so a call without a row fails the build of the tests; while
-//! access is enforced, a call without a row is refused.
+//! A test compares it with the protocol, so a call without a row fails the tests; while access is
+//! enforced, a call without a row is refused.
 
 use argosy_state::access::Action;
 

@@ -10,6 +10,7 @@ use argosy_state::ids::{AgentId, FrameworkId, Role};
 use argosy_state::task::{HostPath, LinuxCapability, TaskSpec, TaskVolume, VolumeSource};
 use argosy_state::testing::spec;
 
+use super::decision::Permits;
 use super::*;
 
 /// Returns a policy of groups and rules, one a line.

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use super::fair_queue::{CallPlace, EntryKind, FairQueue, QueueBounds};
 use super::rates::{CallRates, MAX_ACCOUNTS, RateLimits};
 use super::{Account, LimitReached, RATE_LIMITED};
-use crate::inbox::OwnerMessage;
 use crate::leader_reply::LeaderReply;
 
 /// The bounds of the queue. A connection has 1,000 calls at most, so an account that fills its
@@ -69,13 +68,27 @@ impl CallWaiter {
     }
 }
 
-/// The waiting calls. Cheap to clone; clones share them.
-#[derive(Clone)]
-pub(crate) struct CallQueue(Arc<SharedQueue>);
+/// A message of the queue.
+pub(crate) trait QueuedMessage {
+    /// Returns the waiter of a call; `None` if the message is another one.
+    fn waiter(&mut self) -> Option<&mut CallWaiter>;
 
-struct SharedQueue {
+    /// The same, without the message.
+    fn into_waiter(self) -> Option<CallWaiter>;
+}
+
+/// The waiting calls. Cheap to clone; clones share them.
+pub(crate) struct CallQueue<M>(Arc<SharedQueue<M>>);
+
+impl<M> Clone for CallQueue<M> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+struct SharedQueue<M> {
     // Held for a look-up, or to take a batch; nothing is awaited under it.
-    state: Mutex<QueueState>,
+    state: Mutex<QueueState<M>>,
     /// Notified when a call was added.
     added: Notify,
     /// The rates of all requests to this master, of which those to the owner are a part.
@@ -84,12 +97,12 @@ struct SharedQueue {
     started: Instant,
 }
 
-struct QueueState {
-    queue: FairQueue<Account, OwnerMessage>,
+struct QueueState<M> {
+    queue: FairQueue<Account, M>,
     rates: CallRates,
 }
 
-impl CallQueue {
+impl<M: QueuedMessage> CallQueue<M> {
     /// Returns an empty queue, without limits that operators have set.
     pub(crate) fn new() -> Self {
         let facts = AccessFacts::default();
@@ -106,7 +119,7 @@ impl CallQueue {
 
     /// Locks the state. Code under the lock panics only because of a bug, and the queue is
     /// consistent between its calls.
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
+    fn lock(&self) -> MutexGuard<'_, QueueState<M>> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -129,7 +142,7 @@ impl CallQueue {
         account: &Account,
         kind: EntryKind,
         cost: u32,
-        message: OwnerMessage,
+        message: M,
     ) -> Result<(), LimitReached> {
         let now = self.now();
         let refused = {
@@ -147,14 +160,14 @@ impl CallQueue {
             queue.push(account, kind, cost, message)
         };
         self.0.added.notify_one();
-        match refused {
-            Some(OwnerMessage::Ask(_, _, waiter, _)) => {
+        match refused.map(M::into_waiter) {
+            Some(Some(waiter)) => {
                 let code = RATE_LIMITED;
                 let message = String::new();
                 waiter.answer(LeaderReply::Refused { code, message });
                 Ok(())
             }
-            Some(_) => Err(LimitReached::PrincipalQueue),
+            Some(None) => Err(LimitReached::PrincipalQueue),
             None => Ok(()),
         }
     }
@@ -182,7 +195,7 @@ impl CallQueue {
         &self,
         account: &Account,
         cost: u32,
-        message: OwnerMessage,
+        message: M,
     ) -> Result<(), LimitReached> {
         self.add(account, EntryKind::Call, cost, message)
     }
@@ -191,38 +204,32 @@ impl CallQueue {
     ///
     /// # Errors
     /// As for [`Self::add`].
-    pub(crate) fn begin_stream(
-        &self,
-        account: &Account,
-        message: OwnerMessage,
-    ) -> Result<(), LimitReached> {
+    pub(crate) fn begin_stream(&self, account: &Account, message: M) -> Result<(), LimitReached> {
         self.add(account, EntryKind::Stream, STREAM_COST, message)
     }
 
     /// Adds the end of a stream that began on this account.
-    pub(crate) fn end_stream(&self, account: &Account, message: OwnerMessage) {
+    pub(crate) fn end_stream(&self, account: &Account, message: M) {
         // It is never refused.
         let _ = self.add(account, EntryKind::End, STREAM_COST, message);
     }
 
     /// Moves at most `most` messages to `batch`, in the order in which they are served. Calls whose
     /// callers have disconnected are dropped.
-    pub(crate) fn take(&self, batch: &mut Vec<OwnerMessage>, most: usize) {
+    pub(crate) fn take(&self, batch: &mut Vec<M>, most: usize) {
         let mut dropped = Vec::new();
         let mut state = self.lock();
         for _ in 0..most {
-            match state.queue.take() {
-                None => break,
-                Some((OwnerMessage::Ask(request, input, mut waiter, context), place)) => {
-                    waiter.place = place;
-                    let has_caller = !waiter.sender.is_closed();
-                    let message = OwnerMessage::Ask(request, input, waiter, context);
-                    match has_caller {
-                        true => batch.push(message),
-                        false => dropped.push(message),
-                    }
-                }
-                Some((message, _)) => batch.push(message),
+            let Some((mut message, place)) = state.queue.take() else {
+                break;
+            };
+            let has_caller = message.waiter().is_none_or(|waiter| {
+                waiter.place = place;
+                !waiter.sender.is_closed()
+            });
+            match has_caller {
+                true => batch.push(message),
+                false => dropped.push(message),
             }
         }
         drop(state);

@@ -18,7 +18,7 @@ use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 pub(crate) use account::{Account, current, within};
-pub(crate) use calls::{CallQueue, CallWaiter};
+pub(crate) use calls::{CallQueue, CallWaiter, QueuedMessage};
 
 /// The code of a call that is refused because of its account.
 pub(crate) const RATE_LIMITED: &str = "rate-limited";

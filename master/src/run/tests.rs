@@ -28,12 +28,14 @@ mod traces;
 
 use std::time::Duration;
 
+use argosy_proto::server::hosts::AllowedHosts;
 use argosy_raft::{MemoryStore, Proposal, SnapshotPolicy, Timing};
 use argosy_state::actor::Actor;
 use argosy_state::command::{Command, Operate, OperatorOperation, ProposedCommand};
 use argosy_state::encode;
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, Role, TaskId, TaskKey, Ticket};
 use argosy_state::level::Level;
+use axum::Router;
 use axum::routing::get;
 use futures::future::join_all;
 use tokio::net::TcpListener;

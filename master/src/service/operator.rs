@@ -314,7 +314,9 @@ impl Operator for Services {
         &self,
         request: Request<v1::ListSecretsRequest>,
     ) -> Result<Response<v1::SecretList>, Status> {
-        Ok(Response::new(self.secrets(request.into_inner()).await?))
+        let reader = self.reader(request.metadata(), request.extensions())?;
+        let listed = self.secrets(reader, request.into_inner()).await?;
+        Ok(Response::new(listed))
     }
 
     async fn issue_tickets(

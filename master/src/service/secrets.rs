@@ -8,6 +8,7 @@ use argosy_proto::convert::{self, InvalidMessage};
 use argosy_proto::secret_value::SecretValue;
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
+use argosy_state::access::Action;
 use argosy_state::actor::Actor;
 use argosy_state::command::{Operate, OperatorOperation};
 use argosy_state::ids::{ClusterId, OrderIndex, Revision, Role, TaskId, TaskKey};
@@ -18,7 +19,8 @@ use tonic::Status;
 use tracing::debug;
 
 use super::lists::settle;
-use super::{Services, malformed, refused};
+use super::{Services, denied, malformed, refused};
+use crate::access::{Denial, Reader};
 use crate::inbox::StateView;
 use crate::leader::{GrantedSecret, SecretsRefusal};
 use crate::links::{LinkId, WeakLinkSender};
@@ -105,9 +107,10 @@ impl Services {
         seal_all(keys, &present.await?, operate, values)
     }
 
-    /// Returns the names of secrets, and facts about their values.
+    /// Returns the names of the secrets that the reader may see, and facts about their values.
     pub(crate) async fn secrets(
         &self,
+        reader: Reader,
         request: v1::ListSecretsRequest,
     ) -> Result<v1::SecretList, Status> {
         let role = match request.role.as_str() {
@@ -121,21 +124,26 @@ impl Services {
         let sealing_key_id = sealing_key_id.unwrap_or_default().to_owned();
         let index = settle(&self.owner, request.consistency, request.min_revision).await?;
         let read = |view: &StateView| {
+            let sight = reader.sight(&view.registry, Action::ViewSecretNames);
+            sight.some()?;
             let secrets = view.registry.secrets();
-            let secrets = secrets
-                .filter(|(name, _)| role.as_ref().is_none_or(|role| role.contains(&name.role())));
-            v1::SecretList {
+            let secrets = secrets.filter(|(name, _)| {
+                role.as_ref().is_none_or(|role| role.contains(&name.role())) && sight.secret(name)
+            });
+            Ok(v1::SecretList {
                 secrets: secrets.map(|(name, secret)| shown(name, secret)).collect(),
                 sealing_key_id: sealing_key_id.clone(),
                 revision: Some(convert::revision(Revision {
                     index: view.registry.applied(),
                     position: 0,
                 })),
-            }
+            })
         };
-        self.owner
-            .read_one(index, read, v1::SecretList::encoded_len)
-            .await
+        let bytes = |found: &Result<v1::SecretList, Denial>| {
+            found.as_ref().map_or(0, v1::SecretList::encoded_len)
+        };
+        let found = self.owner.read_one(index, read, bytes).await?;
+        found.map_err(|denial| denied(&denial))
     }
 
     /// Sends the secrets of a task to the agent that is about to start it, or the reason why not.

@@ -1,5 +1,5 @@
-//! Access to the task that a request to an agent names, by the rules and tasks that this master has:
-//! such a request depends on no leader.
+//! Access to the task that a request to an agent names, by the rules and tasks that this master
+//! has: such a request depends on no leader.
 
 use argosy_proto::ticket::{TicketScope, TicketVerb};
 use argosy_state::access::{Action, Policy};

@@ -39,12 +39,8 @@ impl Services {
             Reader::As(actor) => {
                 for scope in &scopes {
                     let request = AgentRequest::of_ticket(verb, scope);
-                    let checked = task_access::check(
-                        &self.owner,
-                        actor.clone(),
-                        &wanted.agent_id,
-                        request,
-                    );
+                    let checked =
+                        task_access::check(&self.owner, actor.clone(), &wanted.agent_id, request);
                     checked.await?;
                 }
             }

@@ -23,7 +23,7 @@ use tonic_prost::ProstCodec;
 
 use super::Services;
 use super::actor::actor;
-use super::feed::{FeedItem, Selection, Start, Subscription};
+use super::feed::{FeedItem, Selection, Start, Subscription, await_revision};
 use crate::access::FollowedSights;
 
 const PATH: &str = "/argosy.v1.Operator/Watch";
@@ -44,6 +44,10 @@ impl Services {
         let peer = request.extensions().get::<PeerIdentity>();
         let connection = peer.and_then(PeerIdentity::address);
         let request = request.into_inner();
+        if self.owner.enforces_access {
+            // By the rules as of the revision that the caller names.
+            await_revision(&self.owner, request.min_revision).await?;
+        }
         let policy = Arc::clone(&self.owner.access.borrow().policy);
         let seen = FollowedSights::new(self.owner.reader(actor), policy);
         let selection = Selection::new(&request.kinds, request.filter, seen)?;

@@ -17,7 +17,7 @@ use tonic::Code;
 pub use argosy_host::audit::{AuditEntry, AuditEvent, AuditSettings, AuditWriter, verify};
 use argosy_host::audit::{AuditLog, AuditNotice};
 
-use super::callers::ApiPart;
+use super::callers::{ApiPart, TicketHolder};
 use crate::clock::WallClock;
 use crate::trace;
 use crate::transport::{ConnectionAddresses, PeerIdentity};
@@ -144,12 +144,21 @@ impl AuditedCaller {
         let named = request.headers().get(FORWARDED_ACTOR);
         let named = named.filter(|_| is_master);
         let on_behalf_of = named.map(|named| String::from_utf8_lossy(named.as_bytes()).into());
+        let holder = request.extensions().get::<TicketHolder>();
+        let on_behalf_of = on_behalf_of.or_else(|| holder.map(|holder| holder.0.to_string()));
         Self {
             on_behalf_of: on_behalf_of.unwrap_or_default(),
             addresses: request.extensions().get().copied(),
             peer,
             user: None,
         }
+    }
+
+    /// Returns the same caller with the identity that the server has verified since, if any.
+    #[must_use]
+    pub fn identified(self, peer: Option<&PeerIdentity>) -> Self {
+        let peer = peer.cloned().or(self.peer);
+        Self { peer, ..self }
     }
 
     fn entry(&self, event: AuditEvent) -> AuditEntry {
@@ -192,6 +201,8 @@ fn described(uri: &Uri, part: ApiPart) -> (&'static str, String) {
         ApiPart::Exec => ("exec", "task"),
         ApiPart::Files => ("read-sandbox", "path"),
         ApiPart::LogLevel => return ("set-log-filter", String::new()),
+        ApiPart::Containers => return ("view-task", uri.path().to_owned()),
+        ApiPart::Status => return ("view-metrics", uri.path().to_owned()),
     };
     let query = Query::<Vec<(String, String)>>::try_from_uri(uri);
     let query = query.map(|Query(pairs)| pairs).unwrap_or_default();
@@ -244,6 +255,9 @@ impl PendingUse {
             (ApiPart::Files, false) => AuditEvent::FilesRead,
             (ApiPart::LogLevel, true) => AuditEvent::LogFilterRefused,
             (ApiPart::LogLevel, false) => AuditEvent::LogFilterChanged,
+            (ApiPart::Containers | ApiPart::Status, true) => AuditEvent::CallRefused,
+            // They show no task's content, and monitoring reads them all the time.
+            (ApiPart::Containers | ApiPart::Status, false) => return,
         };
         let what = (self.action, self.object.as_str());
         self.audit.record(&self.caller, event, what, outcome);

@@ -2,9 +2,10 @@
 //!
 //! The connection is a server's only evidence of the caller's identity. Masters that the transport
 //! has authenticated are accepted, and by masters operators too: agents know no rules, so operators
-//! use them through masters, or with a ticket of one. If the connection comes from the server's host and
-//! network namespace, the kernel knows the user who opened it. Other callers cannot be identified,
-//! and are accepted only if the operator opens the part to every caller that reaches the address.
+//! use them through masters, or with a ticket of one. If the connection comes from the server's
+//! host and network namespace, the kernel knows the user who opened it. Other callers cannot be
+//! identified, and are accepted only if the operator opens the part to every caller that reaches
+//! the address.
 
 mod owner;
 mod table;
@@ -81,7 +82,7 @@ impl ApiAccess {
             part,
             server,
         };
-        let checked = callers.check(addresses);
+        let checked = callers.check(addresses).map(drop);
         checked.map_err(|rejection| check.message(&rejection))
     }
 }

@@ -47,14 +47,13 @@ impl Registry {
             return Err(invalid("policy", text));
         }
         if !policy.may_be_set() {
-            return Err(Rejection::WouldLockOut("every principal".to_owned()));
+            return Err(Rejection::WouldLockOut(None));
         }
         // A cluster without authentication has no principals.
         if let Actor::Principal(principal) = &context.actor
             && !policy.may_be_set_by(&context.actor)
         {
-            let whom = format!("{principal}, which requests it");
-            return Err(Rejection::WouldLockOut(whom));
+            return Err(Rejection::WouldLockOut(Some(principal.clone())));
         }
         let is_set = self.access.policy_revision.is_some();
         if is_set && self.access.policy == *policy {

@@ -89,17 +89,7 @@ pub fn key(name: &RecordKey) -> Vec<u8> {
         RecordKey::SecondLimits(key) => of_task(SECOND_LIMITS, key),
         RecordKey::LimitsChange(key) => of_task(LIMITS_CHANGE, key),
         RecordKey::AgentCounters(id) => numbers(AGENT_COUNTERS, &[id.0]),
-        RecordKey::Sweep(target) => {
-            let (target, id) = match target {
-                SweepTarget::Agent(id) => (SWEPT_AGENT, id.0),
-                SweepTarget::Framework(id) => (SWEPT_FRAMEWORK, id.0),
-                SweepTarget::PrunedAgent(id) => (SWEPT_PRUNED_AGENT, id.0),
-                SweepTarget::Layout => (SWEPT_LAYOUT, 0),
-            };
-            let mut bytes = vec![SWEEP];
-            bytes.extend(numbers(target, &[id]));
-            bytes
-        }
+        RecordKey::Sweep(target) => of_sweep(target),
         RecordKey::History => vec![HISTORY],
         RecordKey::AgentReport(id) => numbers(AGENT_REPORTED, &[id.0]),
         RecordKey::AgentAdministration(id) => numbers(AGENT_AGREED, &[id.0]),
@@ -118,6 +108,18 @@ pub fn key(name: &RecordKey) -> Vec<u8> {
         RecordKey::RateLimit(limited) => subject(RATE_LIMIT, limited),
         RecordKey::Secret(name) => with_text(vec![SECRET], name.as_str()),
     }
+}
+
+fn of_sweep(target: &SweepTarget) -> Vec<u8> {
+    let (target, id) = match target {
+        SweepTarget::Agent(id) => (SWEPT_AGENT, id.0),
+        SweepTarget::Framework(id) => (SWEPT_FRAMEWORK, id.0),
+        SweepTarget::PrunedAgent(id) => (SWEPT_PRUNED_AGENT, id.0),
+        SweepTarget::Layout => (SWEPT_LAYOUT, 0),
+    };
+    let mut bytes = vec![SWEEP];
+    bytes.extend(numbers(target, &[id]));
+    bytes
 }
 
 fn of_task(kind: u8, key: &TaskKey) -> Vec<u8> {
@@ -261,16 +263,7 @@ mod tests {
         prop_oneof![
             Just(RecordKey::Time),
             Just(RecordKey::Cluster),
-            (id.clone(), 0..5).prop_map(|(id, kind)| {
-                let id = AgentId(id);
-                match kind {
-                    0 => RecordKey::Agent(id),
-                    1 => RecordKey::AgentCounters(id),
-                    2 => RecordKey::AgentReport(id),
-                    3 => RecordKey::AgentAdministration(id),
-                    _ => RecordKey::AgentStatus(id),
-                }
-            }),
+            (id.clone(), 0_u8..5).prop_map(|(id, kind)| of_agent(AgentId(id), kind)),
             "[a-c]{1,3}".prop_map(|role| RecordKey::Weight(Role::new(&role).unwrap())),
             id.clone()
                 .prop_map(|id| RecordKey::Framework(FrameworkId(id))),
@@ -320,6 +313,16 @@ mod tests {
             id.prop_map(|id| RecordKey::Token(TokenId(id))),
             access_names(),
         ]
+    }
+
+    fn of_agent(id: AgentId, kind: u8) -> RecordKey {
+        match kind {
+            0 => RecordKey::Agent(id),
+            1 => RecordKey::AgentCounters(id),
+            2 => RecordKey::AgentReport(id),
+            3 => RecordKey::AgentAdministration(id),
+            _ => RecordKey::AgentStatus(id),
+        }
     }
 
     fn access_names() -> impl Strategy<Value = RecordKey> {

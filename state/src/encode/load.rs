@@ -13,6 +13,7 @@ use crate::framework::Framework;
 use crate::level::Level;
 use crate::planted_bug;
 use crate::registry::{ClusterRecord, RecordKey};
+use crate::secret::SecretName;
 use crate::task::Task;
 
 const TRANSITION: &str = "record of a task's transition";
@@ -132,27 +133,15 @@ impl Registry {
                 let answer = read("operator's answer record", value)?;
                 self.operator_answers.insert((**name).clone(), answer);
             }
-            RecordKey::FinishedTask(serial) => {
-                let finished = read("finished task record", value)?;
-                self.finished_tasks.insert(*serial, finished);
-            }
-            RecordKey::FinishedFramework(serial) => {
-                let finished = read("removed framework record", value)?;
-                self.finished_frameworks.insert(*serial, finished);
-            }
-            RecordKey::TaskTransition(key, number) => {
-                let transition = read(TRANSITION, value)?;
-                self.load_transition(key, *number, transition);
-            }
+            RecordKey::FinishedTask(_)
+            | RecordKey::FinishedFramework(_)
+            | RecordKey::TaskTransition(..) => self.load_history(name, value)?,
             RecordKey::Policy
             | RecordKey::Token(_)
             | RecordKey::RevokedKey(_)
             | RecordKey::KeyBinding(_)
             | RecordKey::RateLimit(_) => self.load_access(name, value)?,
-            RecordKey::Secret(name) => {
-                let secret = read("record of a secret", value)?;
-                self.secrets.insert(name.clone(), secret);
-            }
+            RecordKey::Secret(name) => self.load_secret(name, value)?,
             RecordKey::TaskFacts(_)
             | RecordKey::TaskSpec(_)
             | RecordKey::TaskStatus(_)
@@ -173,6 +162,32 @@ impl Registry {
 }
 
 impl Registry {
+    /// Loads a record of the past; others are not its part.
+    fn load_history(&mut self, name: &RecordKey, value: &[u8]) -> Result<(), DecodeError> {
+        match name {
+            RecordKey::FinishedTask(serial) => {
+                let finished = read("finished task record", value)?;
+                self.finished_tasks.insert(*serial, finished);
+            }
+            RecordKey::FinishedFramework(serial) => {
+                let finished = read("removed framework record", value)?;
+                self.finished_frameworks.insert(*serial, finished);
+            }
+            RecordKey::TaskTransition(key, number) => {
+                let transition = read(TRANSITION, value)?;
+                self.load_transition(key, *number, transition);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn load_secret(&mut self, name: &SecretName, value: &[u8]) -> Result<(), DecodeError> {
+        let secret = read("record of a secret", value)?;
+        self.secrets.insert(name.clone(), secret);
+        Ok(())
+    }
+
     /// Loads a record of access; others are not its part.
     fn load_access(&mut self, name: &RecordKey, value: &[u8]) -> Result<(), DecodeError> {
         match name {

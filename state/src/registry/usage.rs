@@ -64,14 +64,7 @@ impl Registry {
     /// Returns usage and bounds of each kind of record. The cost does not grow with the registry.
     #[must_use]
     pub fn usage(&self) -> [BoundUsage; 14] {
-        let ByteUsage {
-            tasks,
-            history,
-            frameworks,
-            agents,
-            operator_answers,
-            secrets,
-        } = self.index.bytes;
+        let bytes = &self.index.bytes;
         let usage = BoundUsage::of;
         let [rules, tokens, revoked_keys, key_bindings, rate_limits] = self.access_usage();
         [
@@ -79,19 +72,19 @@ impl Registry {
                 "tasks",
                 self.tasks.len(),
                 None,
-                Some((tasks, limits::TASK_BYTES)),
+                Some((bytes.tasks, limits::TASK_BYTES)),
             ),
             usage(
                 "finished_tasks",
                 self.finished_tasks.len(),
                 Some(limits::FINISHED_TASKS),
-                Some((history, limits::FINISHED_TASK_BYTES)),
+                Some((bytes.history, limits::FINISHED_TASK_BYTES)),
             ),
             usage(
                 "frameworks",
                 self.frameworks.len(),
                 Some(limits::FRAMEWORKS),
-                Some((frameworks, limits::FRAMEWORK_BYTES)),
+                Some((bytes.frameworks, limits::FRAMEWORK_BYTES)),
             ),
             usage(
                 "finished_frameworks",
@@ -103,7 +96,7 @@ impl Registry {
                 "agents",
                 self.agents.len(),
                 Some(limits::AGENTS),
-                Some((agents, limits::AGENT_BYTES)),
+                Some((bytes.agents, limits::AGENT_BYTES)),
             ),
             usage("weights", self.weights.len(), Some(limits::WEIGHTS), None),
             usage("answers", self.answers.len(), Some(limits::ANSWERS), None),
@@ -111,13 +104,13 @@ impl Registry {
                 "operator_answers",
                 self.operator_answers.len(),
                 Some(limits::OPERATOR_ANSWERS),
-                Some((operator_answers, limits::OPERATOR_ANSWER_BYTES)),
+                Some((bytes.operator_answers, limits::OPERATOR_ANSWER_BYTES)),
             ),
             usage(
                 "secrets",
                 self.secrets.len(),
                 Some(limits::SECRETS),
-                Some((secrets, limits::SECRET_BYTES)),
+                Some((bytes.secrets, limits::SECRET_BYTES)),
             ),
             rules,
             tokens,

@@ -109,9 +109,10 @@ pub enum Rejection {
     )]
     AgentIncapable(AgentId, AgentCapability),
     #[error(
-        "this would lock out {0}: keep it in the group admin, or allow it set-access on *, and do not deny that"
+        "this would lock out {}: keep it in the group admin, or allow it set-access on *, and do not deny that",
+        .0.as_ref().map_or("every principal".to_owned(), ToString::to_string)
     )]
-    WouldLockOut(String),
+    WouldLockOut(Option<Principal>),
     #[error("no token {0}: it was revoked, or never was")]
     UnknownToken(TokenId),
     #[error("token {token}: {text}")]

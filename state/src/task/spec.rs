@@ -12,7 +12,6 @@ use crate::codec::canonical::CanonicalWriter;
 use crate::codec::stored::stored;
 use crate::ids::{Level, LevelRequirement, TaskId};
 use crate::resources::{Resource, Resources};
-use crate::secret::SecretName;
 
 /// A file that is fetched into the sandbox before the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -319,17 +318,6 @@ stored!(message TaskSpec {
 });
 
 impl TaskSpec {
-    /// Returns whether the task uses secrets of the registry.
-    fn has_registry_secrets(&self) -> bool {
-        self.registry_secrets().next().is_some()
-    }
-
-    /// Returns the secrets of the registry that the task uses, in the order of its volumes.
-    pub fn registry_secrets(&self) -> impl Iterator<Item = SecretName> {
-        let volumes = self.volumes.iter();
-        volumes.filter_map(|volume| volume.source.registry_secret())
-    }
-
     /// Removes the fields that release 0.1.0 did not read. There, a request for the host's network
     /// had no effect.
     pub(crate) fn reduce_to_0_1_0(&mut self) {

@@ -26,8 +26,8 @@ pub enum VolumeSource {
         /// The size, in bytes; counted as the task's memory.
         bytes: u64,
     },
-    /// A file with a secret. A plain name is that of a secret that the agent's operator provides for
-    /// the task's role. `ROLE/NAME` is a secret of the registry, which has only its sealed form.
+    /// A file with a secret. A plain name is that of a secret that the agent's operator provides
+    /// for the task's role. `ROLE/NAME` is a secret of the registry, which has only its sealed form.
     Secret(String),
 }
 

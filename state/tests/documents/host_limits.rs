@@ -41,7 +41,7 @@ pub(crate) const HOST_LIMITS: &[(&str, &str, &str)] = &[
     (
         "agent/src/files/path.rs",
         "MAX_PATH_BYTES: usize = 4_096",
-        "| the path of a file in a sandbox | 4,096 bytes | 400 |",
+        "| the path of a file in a sandbox; with a ticket | 4,096 bytes; 1,024 | 400; 403 |",
     ),
     (
         "agent/src/files/answer_limits.rs",

@@ -76,7 +76,13 @@ async fn a_port_knows_its_peers_by_their_certificates() {
 async fn a_client_without_files_accepts_members_of_its_cluster_only() {
     let ca = TestCa::new();
     let agent = ca.member("argosy://prod/agent/a1");
-    let foreign = ca.member("argosy://stage/agent/a1");
+    // Of another cluster with the same CA.
+    let usages = [
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    let foreign = forged(&ca, &["argosy://stage/agent/a1"], &usages);
+    let foreign = load(ca.files(Some(&foreign), &ca.new.certificate));
     let master = ca.member("argosy://prod/master/m1");
     let authorities = agent.current().authorities().to_vec();
     let authorities: Vec<_> = authorities.iter().map(|der| der.to_vec()).collect();

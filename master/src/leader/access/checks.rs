@@ -158,8 +158,8 @@ impl Checks<'_> {
         check_owned(framework, actor, action, (decision, object))
     }
 
-    /// Checks a call on a framework that does not exist, which can be an entry of the log: callers that
-    /// can have no framework must not add any.
+    /// Checks a call on a framework that does not exist, which can be an entry of the log: callers
+    /// that can have no framework must not add any.
     fn unknown(&mut self, actor: &Actor) -> Result<(), Refused> {
         let action = Action::RegisterFramework;
         let denied = self.permits.permits(actor, action).nowhere();

@@ -4,7 +4,7 @@ use argosy_state::access::Subject;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, OwnerCalls, OwnerMessage};
 use crate::leader::Input;
 use crate::links::RequestId;
 
@@ -14,7 +14,7 @@ fn account(name: &str) -> Account {
 
 /// Adds a call that shows its number.
 fn call(
-    queue: &CallQueue,
+    queue: &OwnerCalls,
     account: &Account,
     number: u64,
 ) -> Result<oneshot::Receiver<LeaderReply>, LimitReached> {
@@ -35,7 +35,7 @@ fn numbers(batch: &[OwnerMessage]) -> Vec<u64> {
 
 #[tokio::test]
 async fn a_full_account_is_refused_and_others_are_served_soon() {
-    let queue = CallQueue::new();
+    let queue = OwnerCalls::new();
     let (flood, other) = (account("flood"), account("other"));
     let mut answers = Vec::new();
     for number in 0..BOUNDS.of_account as u64 {
@@ -54,7 +54,7 @@ async fn a_full_account_is_refused_and_others_are_served_soon() {
 
 #[tokio::test]
 async fn a_full_queue_refuses_a_call_of_the_account_with_most() {
-    let queue = CallQueue::new();
+    let queue = OwnerCalls::new();
     let mut answers = Vec::new();
     let full = BOUNDS.total / BOUNDS.of_account;
     for one in 0..full {
@@ -78,7 +78,7 @@ async fn a_full_queue_refuses_a_call_of_the_account_with_most() {
 
 #[tokio::test]
 async fn calls_without_callers_are_dropped() {
-    let queue = CallQueue::new();
+    let queue = OwnerCalls::new();
     let one = account("one");
     let _first = call(&queue, &one, 1).unwrap();
     drop(call(&queue, &one, 2).unwrap());
@@ -90,7 +90,7 @@ async fn calls_without_callers_are_dropped() {
 
 #[tokio::test]
 async fn a_place_is_held_until_the_answer() {
-    let queue = CallQueue::new();
+    let queue = OwnerCalls::new();
     let (one, other) = (account("one"), account("other"));
     let mut answers = Vec::new();
     for number in 0..4_000 {
@@ -115,7 +115,7 @@ async fn a_place_is_held_until_the_answer() {
 
 #[tokio::test]
 async fn the_lanes_share_a_batch() {
-    let calls = CallQueue::new();
+    let calls = OwnerCalls::new();
     let (links, received) = mpsc::channel(1_000);
     let mut inbox = Inbox {
         links: received,
@@ -158,7 +158,7 @@ async fn a_new_leader_grants_no_burst() {
         calls_per_second: 1,
         burst: 10,
     };
-    let queue = CallQueue::new();
+    let queue = OwnerCalls::new();
     let mut facts = AccessFacts::default();
     facts.limits.insert(Subject::Everyone, limit);
     queue.set_limits(&facts);

@@ -86,15 +86,15 @@ struct Population {
     _frameworks: Vec<Streaming<v1::Event>>,
 }
 
-/// Replaces the rules and groups, as `operator/root`.
-async fn set_policy(cluster: &TestCluster, place: usize, policy: &str) {
+/// Replaces the rules and groups, as `operator/root`; returns the log index after that.
+async fn set_policy(cluster: &TestCluster, place: usize, policy: &str) -> u64 {
     let lines = policy.lines().map(str::to_owned);
     let (groups, rules) = lines.partition(|line| line.starts_with("group "));
     let set = v1::SetPolicy { rules, groups };
     let operation = v1::write_operation::Operation::SetPolicy(set);
     write(cluster, ("operator/root", place), operation)
         .await
-        .unwrap();
+        .unwrap()
 }
 
 /// Performs one operation; returns the log index after it.

@@ -1,9 +1,11 @@
 //! The limits of principals on the real loop: they follow a principal to any scheduler and leader.
 
+use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use argosy_state::access::{AccessFacts, RateLimit, Subject};
+use argosy_state::actor::Actor;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
@@ -20,7 +22,7 @@ use crate::principal_limits::{Account, RATE_LIMITED, within};
 /// Calls a second of the limited principal. Its burst is so large that no bucket is ever full here.
 const PER_SECOND: u32 = 20;
 const BURST: u32 = 100_000;
-/// Calls of one attempt: many more than the rate admits meanwhile.
+/// Calls of one attempt: many more than the rate admits in that time.
 const CALLS: usize = 300;
 
 /// A scheduler on its own connection.
@@ -152,7 +154,7 @@ async fn requests_beyond_a_limit_are_refused_in_their_protocol() {
         calls_per_second: 1,
         burst: 1,
     };
-    handle.calls = CallQueue::new();
+    handle.calls = OwnerCalls::new();
     let mut facts = AccessFacts::default();
     facts.limits.insert(Subject::Anonymous, limit);
     handle.calls.set_limits(&facts);
@@ -215,6 +217,7 @@ async fn calls_of_a_principal_that_floods_wait_for_no_other_and_the_leader_stays
 fn heartbeat(request: crate::links::RequestId) -> Input {
     Input::FrameworkHeartbeat {
         request,
+        actor: Actor::Unauthenticated,
         framework: FrameworkId(1),
         session: 7,
     }

@@ -107,7 +107,7 @@ async fn the_id_of_a_subscription_reaches_the_owner_with_its_begin_and_its_end()
     alone.active_leader().await;
     let mut handle = alone.handle.clone();
     let (_links, links) = mpsc::channel(8);
-    handle.calls = CallQueue::new();
+    handle.calls = OwnerCalls::new();
     let calls = handle.calls.clone();
     let mut inbox = Inbox { links, calls };
     let services = services(&handle);

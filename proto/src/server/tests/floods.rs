@@ -26,6 +26,7 @@ const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+const PROTOCOL_ERROR: u32 = 1;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// The fields of `GET /` at `x`, of which all but the last are entries of the static table.
@@ -378,25 +379,22 @@ async fn a_head_that_grows_when_it_is_decoded_is_refused() {
     port.serves_others().await;
 }
 
-/// Each malformed request costs the server a frame that resets its stream.
+/// A malformed request costs the server a frame that resets its stream, or ends the connection.
 #[tokio::test]
 async fn endless_malformed_requests_end_their_connection() {
-    let port = TestPort::start(limits(10));
-    let attacker = port.attack().await;
-    let (sent, code) = attacker
-        .until_closed(|number| {
-            let malformed = [REQUEST, &field("UPPER", b"case")].concat();
-            frame(
-                HEADERS,
-                END_STREAM | END_HEADERS,
-                stream(number),
-                &malformed,
-            )
-        })
-        .await;
-    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
-    assert!(sent < 1 << 20, "{sent}");
-    port.serves_others().await;
+    // A field with a capital letter, and a request without a method.
+    let capital = [REQUEST, &field("UPPER", b"case")].concat();
+    let incomplete = REQUEST[1..].to_vec();
+    for (head, expected) in [(capital, PROTOCOL_ERROR), (incomplete, ENHANCE_YOUR_CALM)] {
+        let port = TestPort::start(limits(10));
+        let attacker = port.attack().await;
+        let (sent, code) = attacker
+            .until_closed(|number| frame(HEADERS, END_STREAM | END_HEADERS, stream(number), &head))
+            .await;
+        assert_eq!(code, Some(expected));
+        assert!(sent < 1 << 20, "{sent}");
+        port.serves_others().await;
+    }
 }
 
 #[tokio::test]

@@ -38,6 +38,8 @@ const EXPECTED: &[(&str, &str)] = &[
     ("Operator/ListTokens", "USSSDDDS"),
     ("Operator/ListRevokedKeys", "USSSDDDS"),
     ("Operator/ListRateLimits", "USSSDDDS"),
+    ("Operator/ListSecrets", "USSSSSDS"),
+    ("Operator/IssueTickets", "USSSSDDS"),
     ("Scheduler/Subscribe", "UDSSSDDS"),
     ("Scheduler/Accept", "UDSSSDDS"),
     ("Scheduler/Decline", "UDSSSDDS"),
@@ -90,6 +92,20 @@ fn weight() -> v1::WriteBatch {
             operation: Some(operation),
         }],
         ..Default::default()
+    }
+}
+
+/// Requests a ticket for the output of `framework-1/a`.
+fn tickets() -> v1::IssueTicketsRequest {
+    v1::IssueTicketsRequest {
+        agent_id: "agent-1".to_owned(),
+        verb: v1::TicketVerb::ReadFiles.into(),
+        targets: vec![v1::TicketTarget {
+            framework_id: "framework-1".to_owned(),
+            task_id: "a".to_owned(),
+            path: "stdout".to_owned(),
+        }],
+        valid_ms: 0,
     }
 }
 
@@ -216,6 +232,11 @@ async fn operator(channel: Channel, call: &str) -> Option<End> {
         "GetPolicy" => End::of_result(client.get_policy(v1::GetPolicyRequest::default()).await),
         "ListTokens" => End::of_result(client.list_tokens(list()).await),
         "ListRevokedKeys" => End::of_result(client.list_revoked_keys(list()).await),
+        "ListSecrets" => {
+            let request = v1::ListSecretsRequest::default();
+            End::of_result(client.list_secrets(request).await)
+        }
+        "IssueTickets" => End::of_result(client.issue_tickets(tickets()).await),
         "ListRateLimits" => End::of_result(client.list_rate_limits(list()).await),
         _ => return None,
     })

@@ -25,6 +25,7 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("GET", "/v1/agents/{agent_id}/preparation", "USSSSDDS"),
     ("GET", "/v1/agents/{agent_id}/exec", "UDSSDDDS"),
     ("GET", "/v1/agents/{agent_id}/attach", "UDSSDDDS"),
+    ("POST", "/v1/agents/{agent_id}/tickets", "USSSSDDS"),
     ("GET", "/v1/frameworks", "USSSSSDS"),
     ("GET", "/v1/frameworks/{framework_id}", "USSSSHDS"),
     ("DELETE", "/v1/frameworks/{framework_id}", "UDSSDDDS"),
@@ -39,6 +40,7 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ),
     ("GET", "/v1/offers", "USSSSSDS"),
     ("PUT", "/v1/roles/{role}/weight", "UDSSDDDS"),
+    ("GET", "/v1/secrets", "USSSSSDS"),
     ("POST", "/v1/write", "USSSSSSS"),
     ("GET", "/v1/policy", "USSSDDDS"),
     ("PUT", "/v1/policy", "UDDSDDDS"),
@@ -64,6 +66,10 @@ const EXPECTED: &[(&str, &str, &str)] = &[
 /// A token; the digits of the hash are any.
 const TOKEN: &str = "{\"tokenId\": \"00000000000000aa\", \"principal\": \"operator/ci\", \
     \"secretHash\": \"abababababababababababababababababababababababababababababababab\"}";
+
+/// A ticket for the output of `framework-1/a`.
+const TICKETS: &str = "{\"verb\": \"TICKET_VERB_READ_FILES\", \"targets\": \
+    [{\"frameworkId\": \"framework-1\", \"taskId\": \"a\", \"path\": \"stdout\"}]}";
 
 /// Returns the request of a row.
 fn request(method: &str, pattern: &str) -> Request<Body> {
@@ -93,6 +99,7 @@ fn request(method: &str, pattern: &str) -> Request<Body> {
         "/v1/masters" => "{\"raftAddress\": \"no address\"}",
         "/v1/masters/transfer" => "{\"nodeId\": \"master-99\"}",
         "/v1/tokens" => TOKEN,
+        "/v1/agents/{agent_id}/tickets" => TICKETS,
         "/v1/rate-limits" => "{\"subject\": \"anonymous\"}",
         _ => "{}",
     };

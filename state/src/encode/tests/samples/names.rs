@@ -43,9 +43,9 @@ pub(in crate::encode) fn records() -> Vec<RecordKey> {
         RecordKey::TaskTransition(key(4, "web-1"), 1),
         RecordKey::TaskTransition(key(4, "web-1"), 300),
         RecordKey::TaskTransition(key(4, "web-1"), 301),
-        RecordKey::Secret(SealedSecret::sample().0),
     ]);
     names.extend(access());
+    names.push(RecordKey::Secret(SealedSecret::sample().0));
     names
 }
 
