@@ -42,6 +42,7 @@ fn world(agent: &str) -> World {
     let names = ["*/db", "key", "*/none", "*/db"];
     world.launch("1.1", vec![with_secrets("a", &names)]);
     assert!(world.registry.task(&key(FRAMEWORK, "a")).is_some());
+    world.clear_lines();
     world
 }
 
@@ -73,6 +74,7 @@ fn an_agent_gets_the_secrets_of_a_task_that_it_was_ordered_to_launch() {
     // Nor of a task that has ended.
     world.report(LINK, "a", 1, TaskState::Failed);
     assert_eq!(granted(&world, LINK, "a", 1), refused);
+    world.clear_lines();
 }
 
 #[test]
@@ -89,6 +91,7 @@ fn another_agent_gets_nothing() {
     let next = world.agent_returns(AGENT);
     assert_eq!(granted(&world, LINK, "a", 1), closed);
     assert!(granted(&world, next, "a", 1).is_ok());
+    world.clear_lines();
 }
 
 #[test]
