@@ -296,14 +296,12 @@ impl Ticket {
         let (body, mac) = split.ok_or(TicketError::Malformed)?;
         let (number, ticket) = Self::of_body(body).ok_or(TicketError::Malformed)?;
         let mut keys = keys.iter().filter(|key| key.number == number);
+        if ticket.agent != own {
+            let found = ticket.agent;
+            return Err(TicketError::Agent { found, own });
+        }
         if !keys.any(|key| key.mac(body).verify_slice(mac).is_ok()) {
-            return Err(match ticket.agent == own {
-                true => TicketError::Forged(own),
-                false => TicketError::Agent {
-                    found: ticket.agent,
-                    own,
-                },
-            });
+            return Err(TicketError::Forged(own));
         }
         if ticket.expires_ms <= now_ms {
             return Err(TicketError::Expired);
