@@ -44,8 +44,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
 /// Time without an answer after which other masters are watched for news of a new leader.
 const QUIET_TIME: Duration = Duration::from_millis(200);
-/// Time for which a master that did not answer in time is not called first, even if another one
-/// names it.
+/// Time for which a master that timed out is not called first, even if another one names it.
 const AVOID_TIME: Duration = Duration::from_secs(10);
 
 /// Whether a call may be sent again after it was sent once.
@@ -109,8 +108,8 @@ impl Connector {
     }
 
     /// Returns a connector whose calls do not wait for masters that are not running: a call fails
-    /// as soon as every master of the list has refused the connection, has no known host, or is not
-    /// trusted. Once a master has answered, calls wait for it, because it may be restarting.
+    /// as soon as every master refuses the connection, has no known host, or is not trusted. Once a
+    /// master has answered, calls wait for it: it may be restarting.
     #[must_use]
     pub fn failing_if_none_listens(&self) -> Self {
         Self {
