@@ -121,7 +121,7 @@ impl AuditEvent {
 
 impl fmt::Display for AuditEvent {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.name())
+        out.pad(self.name())
     }
 }
 
