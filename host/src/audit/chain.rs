@@ -6,9 +6,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use sha2::{Digest as _, Sha256};
 
-/// What stands between the body of a line, without its last brace, and the chain value.
+/// The name of the chain value in a line, after the other fields.
 const MARK: &str = ",\"chain\":\"";
-/// What follows the chain value.
+/// The end of a line, after the chain value.
 const END: &str = "\"}";
 /// The length of a chain value as text.
 const DIGITS: usize = 64;

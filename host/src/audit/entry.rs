@@ -1,4 +1,4 @@
-//! What one line of the log states.
+//! The fields of a line: event, caller, object and outcome.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -41,10 +41,6 @@ pub enum AuditEvent {
     LogFilterChanged,
     /// A change of the log filter was refused.
     LogFilterRefused,
-    /// A secret was sent to an agent.
-    SecretSent,
-    /// A ticket for access to a task was issued.
-    TicketIssued,
 }
 
 /// The text names no event.
@@ -57,7 +53,7 @@ pub struct UnknownEvent {
 
 impl AuditEvent {
     /// All events.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 12] = [
         Self::FileBegun,
         Self::Recovered,
         Self::Lost,
@@ -70,8 +66,6 @@ impl AuditEvent {
         Self::FilesRefused,
         Self::LogFilterChanged,
         Self::LogFilterRefused,
-        Self::SecretSent,
-        Self::TicketIssued,
     ];
 
     /// Returns its name in the log.
@@ -90,8 +84,6 @@ impl AuditEvent {
             Self::FilesRefused => "files-refused",
             Self::LogFilterChanged => "log-filter-changed",
             Self::LogFilterRefused => "log-filter-refused",
-            Self::SecretSent => "secret-sent",
-            Self::TicketIssued => "ticket-issued",
         }
     }
 
@@ -112,9 +104,7 @@ impl AuditEvent {
             | Self::Lost
             | Self::Exec
             | Self::Attach
-            | Self::LogFilterChanged
-            | Self::SecretSent
-            | Self::TicketIssued => false,
+            | Self::LogFilterChanged => false,
         }
     }
 }

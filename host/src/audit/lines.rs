@@ -36,7 +36,7 @@ pub(super) struct Bounds {
 pub(super) struct LogEnd {
     /// The number of the last file; 0 if there is none.
     pub(super) number: u64,
-    /// Whether lines may be added to it.
+    /// Whether the last file accepts more lines.
     pub(super) is_open: bool,
     /// The size of the last file.
     pub(super) bytes: u64,
@@ -67,11 +67,11 @@ pub(super) struct LineWriter<S> {
     end: LogEnd,
     /// Entries that are missing since the last line that has reported some.
     missing: u64,
-    /// Why the last of them is missing.
+    /// The reason of the newest missing entry.
     cause: String,
     /// Lines that may not be durable yet.
     unsynced: u64,
-    /// Why old files could not be removed.
+    /// The error of the last removal of old files.
     not_removed: Option<io::Error>,
 }
 
@@ -181,7 +181,7 @@ impl<S: Storage> LineWriter<S> {
         Ok(())
     }
 
-    /// Returns why old files could not be removed, once.
+    /// Returns the error of the last removal of old files, once.
     pub(super) fn take_not_removed(&mut self) -> Option<io::Error> {
         self.not_removed.take()
     }

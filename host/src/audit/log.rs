@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// The time for which the end of a process waits for the last lines. A disk that hangs must not
 /// keep it running.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Why an entry is missing that found the queue full.
+/// The reason of entries that were dropped because the queue was full.
 const QUEUE_FULL: &str = "queue full";
 
 /// Where a log is, and its bounds.
@@ -86,7 +86,7 @@ struct Shared {
     queue: SyncSender<Option<AuditEntry>>,
     /// A lock, because any thread adds entries. It is held for a few comparisons.
     repeats: Mutex<Repeats>,
-    /// Entries that found the queue full, and that no line reports yet.
+    /// Entries that were dropped because the queue was full, and that no line reports yet.
     lost: AtomicU64,
     is_closing: AtomicBool,
     report: Report,
