@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files that read, check and dispatch an agent's requests.
-const OWN: [&str; 7] = [
+const OWN: [&str; 8] = [
     "broker/directories.rs",
     "broker/guard.rs",
     "broker/operations.rs",
+    "broker/operations/descriptors.rs",
     "broker/operations/perform.rs",
     "broker/server.rs",
     "broker_client/link.rs",
