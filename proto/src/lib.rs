@@ -8,9 +8,9 @@
 //! listener and limits the resources of its peers; `http_client` requests from one. `codec` encodes
 //! gRPC messages; `uri` hides the secrets in URIs, `secret_value` those of tasks; `trace` has the
 //! ids of requests, `log_filter` the level of the log; `versions` negotiates; `watch` has the times
-//! of the change feed. `remedy` suggests remedies for errors of a host; `ticket` has the proofs that
-//! agents accept; `metric_list` lists all metrics, and `metric_names` adds the former names of
-//! some.
+//! of the change feed. `remedy` suggests remedies for errors of a host; `ticket` has the proofs
+//! that agents accept; `metric_list` lists all metrics, and `metric_names` adds the former names
+//! of some.
 
 #![warn(missing_docs)]
 

@@ -57,8 +57,8 @@ pub(super) struct Choice {
     pub(super) token: Option<Token>,
 }
 
-/// Chooses masters, files of TLS and a token. `read` returns the contexts, and gets whether the user
-/// has named one.
+/// Chooses masters, files of TLS and a token. `read` returns the contexts, and gets whether the
+/// user has named one.
 pub(super) fn choose(
     arguments: &ClusterArguments,
     read: impl FnOnce(bool) -> Result<Contexts, Failure>,

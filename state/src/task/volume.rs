@@ -27,7 +27,7 @@ pub enum VolumeSource {
         bytes: u64,
     },
     /// A file with a secret. A plain name is that of a secret that the agent's operator provides
-    /// for the task's role. `ROLE/NAME` is a secret of the registry, which has only its sealed form.
+    /// for the task's role. `ROLE/NAME` is a secret of the registry, which has its sealed form.
     Secret(String),
 }
 
