@@ -6,7 +6,7 @@
 //! to rest. Reading order: `world` (state that outlives processes), `task_oracle` (the actual
 //! events of tasks), `deliveries`, `log` (committed entries), `actors`, `machine`, `containers`,
 //! `conversation`, `agent_observer`, `hosts`, `framework`, `stale_accept`, `early_reconcile`,
-//! `operator`, `lister`, `watcher`, `administrator`, `operator_faults`, `nemesis`, `votes`, `audit`, `scenario` (one
+//! `operator`, `lister`, `watcher`, `administrator`, `prober`, `ticket_prober`, `operator_faults`, `nemesis`, `votes`, `audit`, `scenario` (one
 //! simulation).
 
 mod actors;
@@ -25,9 +25,11 @@ mod machine;
 mod nemesis;
 mod operator;
 mod operator_faults;
+mod prober;
 mod scenario;
 mod stale_accept;
 mod task_oracle;
+mod ticket_prober;
 mod votes;
 mod watcher;
 mod world;
@@ -153,6 +155,10 @@ fn start_hosts(simulation: &mut Simulation<'_>, world: &World, options: &SystemO
     simulation
         .sim
         .host("hand", move || operator_faults::run_operator(own.clone()));
+    let own = world.clone();
+    simulation
+        .sim
+        .host("prober", move || prober::prober(own.clone()));
     let own = world.clone();
     let main = move || administrator::administrator(own.clone());
     simulation.sim.host(administrator::NAME, main);
