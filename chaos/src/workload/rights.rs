@@ -1,5 +1,5 @@
-//! Changes of rights by tokens, and calls that need a right, each at one master. `AccessEnforcement`
-//! compares them.
+//! Changes of rights by tokens, and calls that need a right, each at one master. The rule
+//! `AccessEnforcement` compares them.
 
 use argosy_proto::v1::create_token::Purpose;
 use argosy_proto::v1::operator_client::OperatorClient;

@@ -1,5 +1,5 @@
-//! Changes of rules and tokens: a rule denies something to the holder of a new token, then the token
-//! is revoked. Every master is called before and after each change.
+//! Changes of rules and tokens: a rule denies something to the holder of a new token, and then the
+//! token is revoked. Every master is called before and after each change.
 //!
 //! The changes and the calls are operations of the history, which `AccessEnforcement` compares.
 

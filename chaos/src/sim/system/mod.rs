@@ -6,8 +6,8 @@
 //! to rest. Reading order: `world` (state that outlives processes), `task_oracle` (the actual
 //! events of tasks), `deliveries`, `log` (committed entries), `actors`, `machine`, `containers`,
 //! `conversation`, `agent_observer`, `hosts`, `framework`, `stale_accept`, `early_reconcile`,
-//! `operator`, `lister`, `watcher`, `administrator`, `prober`, `ticket_prober`, `operator_faults`, `nemesis`, `votes`, `audit`, `scenario` (one
-//! simulation).
+//! `operator`, `lister`, `watcher`, `administrator`, `prober`, `ticket_prober`, `operator_faults`,
+//! `nemesis`, `votes`, `audit`, `scenario` (one simulation).
 
 mod actors;
 mod administrator;
