@@ -8,6 +8,7 @@ use argosy_proto::trace;
 use argosy_raft::Node;
 use argosy_state::access::AccessFacts;
 use argosy_state::actor::Actor;
+use argosy_state::planted_bug;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -115,10 +116,16 @@ impl OwnerHandle {
 
     /// Returns the reader on whose behalf a caller's request is served.
     pub(crate) fn reader(&self, actor: Actor) -> Reader {
+        planted_bug!(DenialIgnored if self.ignores_rules() => return Reader::Unrestricted);
         match self.enforces_access {
             true => Reader::As(actor),
             false => Reader::Unrestricted,
         }
+    }
+
+    /// Implements the planted bug `DenialIgnored`.
+    fn ignores_rules(&self) -> bool {
+        !self.leader_status.borrow().is_local && self.number().is_multiple_of(4)
     }
 
     /// Returns a number that no other link or request of this process has.

@@ -13,6 +13,7 @@ use std::fmt;
 
 use argosy_state::actor::Actor;
 use argosy_state::ids::{AgentId, ClusterId, FrameworkId, TaskId, TaskKey};
+use argosy_state::planted_bug;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
@@ -320,7 +321,7 @@ impl Ticket {
         if self.verb != request.verb {
             return Err(TicketError::Verb(self.verb));
         }
-        match self.scope.covers(&request.object) {
+        match self.scope.covers(&request.object) || planted_bug!(TicketPathIgnored) {
             true => Ok(()),
             false => Err(TicketError::Scope(self.scope.clone())),
         }

@@ -52,6 +52,8 @@ pub enum FaultKind {
     ReconnectStorm,
     /// Files of certificates are replaced. `detail` names the way.
     CertificateRenewal,
+    /// A rule denies something for a while, or a token is revoked. `detail` names the right.
+    RuleChange,
     /// A switch in the code itself that makes rare orders of events frequent.
     Buggify,
 }

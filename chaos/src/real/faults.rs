@@ -92,6 +92,7 @@ faults! {
     ReplaceMaster "replace-master" 3 FaultRequirement::Voters(3), "a master loses its disk, leaves the group and joins it again";
     ReconnectStorm "reconnect-storm" 2 FaultRequirement::Nothing, "1,000 agents connect together while the leader is killed";
     CertificateRenewal "certificate-renewal" 2 FaultRequirement::Tls, "three members get new certificates while they run, one of them a wrong file first";
+    RuleChange "rule-change" 2 FaultRequirement::Tls, "a rule denies a call to the holder of a token for a while, and the token is revoked";
 }
 
 impl FaultName {
@@ -197,12 +198,12 @@ mod tests {
             faults.map(FaultName::name).collect()
         };
         let first = [
-            "partition-agent",
-            "cut-leader-from-masters",
-            "pause-leader",
-            "partition-partial",
-            "kill-follower",
+            "pause-agent",
             "transfer-leader",
+            "kill-agent",
+            "kill-leader",
+            "packet-loss",
+            "kill-framework",
         ];
         assert_eq!(next(6), first);
         let mut rest = next(FaultName::ALL.len() - 6);
@@ -212,11 +213,11 @@ mod tests {
         all.sort_unstable();
         assert_eq!(rest, all);
         let repeated = [
+            "partition-partial",
             "partition-one-way",
             "kill-agent",
-            "kill-agent",
-            "kill-all-masters",
-            "pause-leader",
+            "partition-leader",
+            "memory-limit",
         ];
         assert_eq!(next(5), repeated);
     }

@@ -6,6 +6,7 @@
 mod certificates;
 mod masters;
 mod others;
+mod rules;
 
 use std::time::Duration;
 
@@ -139,6 +140,7 @@ impl<'a> Injector<'a> {
             F::PartitionFramework => self.partition_framework(),
             F::ReconnectStorm => self.reconnect_storm().await,
             F::CertificateRenewal => self.certificate_renewal().await,
+            F::RuleChange => self.rule_change().await,
         }
     }
 

@@ -54,7 +54,7 @@ pub(super) fn identity_of(host: &str) -> PeerIdentity {
         "master" => PrincipalKind::Master,
         "host" | "copy" => PrincipalKind::Agent,
         "framework" | "rival" => PrincipalKind::Framework,
-        "operator" | "hand" | "lister" | "watcher" => PrincipalKind::Operator,
+        "operator" | "admin" | "hand" | "lister" | "prober" | "watcher" => PrincipalKind::Operator,
         // Its processes have no certificate.
         _ => return PeerIdentity::unauthenticated(None),
     };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use argosy_state::access::{Action, Policy};
 use argosy_state::actor::Actor;
+use argosy_state::planted_bug;
 
 use super::decision::Permits;
 
@@ -23,6 +24,7 @@ pub(crate) struct PermitCache {
 impl PermitCache {
     /// Takes the present policy.
     pub(crate) fn follow(&mut self, policy: &Arc<Policy>) {
+        planted_bug!(StaleRules if self.entries % 2 == 1 => return);
         if !Arc::ptr_eq(&self.policy, policy) {
             self.policy = Arc::clone(policy);
             self.clear();

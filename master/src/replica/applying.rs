@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use argosy_proto::trace;
 use argosy_raft::{CommittedEntry, OwnerRequest, RecordWrite};
+use argosy_state::access::AccessFacts;
 use argosy_state::apply::AppliedProposal;
 use argosy_state::event::Event;
 use argosy_state::level::{self, Level};
+use argosy_state::planted_bug;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -195,6 +197,17 @@ impl Replica {
         })
     }
 
+    /// Implements the planted bug `RevokedTokenHonoured`.
+    fn with_revoked(&self, mut facts: AccessFacts) -> AccessFacts {
+        let policy = facts.policy_revision.map_or(0, |revision| revision.index);
+        if self.leader.is_some() && policy < self.registry.epoch().0 {
+            for (id, token) in self.published.access.borrow().tokens.iter() {
+                facts.tokens.insert(*id, token.clone());
+            }
+        }
+        facts
+    }
+
     fn note_launch(&mut self, events: &[Event]) {
         if events
             .iter()
@@ -234,6 +247,7 @@ impl Replica {
         if all.iter().any(changes_access) {
             // Before the index: a reader of later entries must not use earlier rules.
             let facts = self.registry.access().clone();
+            let facts = planted_bug!(RevokedTokenHonoured, facts, self.with_revoked(facts));
             self.published.access.send_replace(facts);
         }
         let changes = &self.published.changes;

@@ -1,7 +1,6 @@
 //! Tickets, with which agents accept a caller of this master itself. Every master issues them from
 //! its own copy of the registry.
 
-use argosy_proto::clock::WallClock;
 use argosy_proto::convert::{self, InvalidMessage};
 use argosy_proto::server::callers::ApiPart;
 use argosy_proto::ticket::{
@@ -58,7 +57,7 @@ impl Services {
             ..Default::default()
         };
         let agent_address = address_of(&self.owner, record).await?;
-        let now_ms = WallClock::system().now_ms();
+        let now_ms = self.owner.node.wall_clock().now_ms();
         let expires_ms = u64::try_from(now_ms).unwrap_or_default() + valid_ms;
         let request = trace::current().map_or(0, |context| context.id().number());
         let tickets = scopes.into_iter().map(|scope| {
