@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "types",
         "access",
+        "certificates",
         "scheduler",
         "agents",
         "executor",
@@ -27,7 +28,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".argosy.v1.Offer.token")
         // Their values are never shown: see `secret_value.rs`.
-        .skip_debug([".argosy.v1.SetSecret", ".argosy.v1.TaskSecret"])
+        .skip_debug([
+            ".argosy.v1.SetSecret",
+            ".argosy.v1.TaskSecret",
+            ".argosy.v1.IssueCertificateRequest",
+        ])
         .build_transport(false)
         .codec_path("crate::codec::MessageCodec")
         .compile_fds(descriptors)?;

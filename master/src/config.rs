@@ -10,6 +10,7 @@ use argosy_proto::server::hosts::AllowedHosts;
 use argosy_raft::{SnapshotPolicy, Timing};
 use argosy_state::level::Level;
 
+use crate::certificate_issuer::CertificateIssuer;
 use crate::secret_keys::SecretKeys;
 
 /// Settings of one master.
@@ -59,6 +60,9 @@ pub struct MasterConfig {
     /// The keys that seal secrets; the first one also seals new values. `None`: there are no
     /// secrets in the registry.
     pub secret_keys: Option<Arc<SecretKeys>>,
+    /// The certificate authority for hosts that join by a token. `None`: this master issues no
+    /// certificates.
+    pub certificate_issuer: Option<CertificateIssuer>,
     /// Seed that spreads retries; any number.
     pub seed: u64,
 }
@@ -86,6 +90,7 @@ impl MasterConfig {
             enforces_access: false,
             host_names: Vec::new(),
             secret_keys: None,
+            certificate_issuer: None,
             seed: 0,
         }
     }

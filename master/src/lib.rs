@@ -1,7 +1,7 @@
 //! The master: one task owns the registry. Links, offers, allocator and deadlines are pure, and the
 //! services at the edge make no decisions.
 //!
-//! Reading order: `secret_keys`, `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `step_downs`,
+//! Reading order: `secret_keys`, `certificate_issuer`, `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `step_downs`,
 //! `comparison`, `checks`, `clock`, `failovers`, `watchdog`, `access`, `leader`, `offers`,
 //! `allocator`, `leader_reply`, `links`, `ticket_keys`, `owner_handle`, `views`, `change_ring`,
 //! `reads`, `encodings`, `api_router`, `service`, `http`, `metrics`, `error`.
@@ -9,6 +9,7 @@
 mod access;
 pub mod allocator;
 mod api_router;
+mod certificate_issuer;
 mod change_ring;
 mod checks;
 mod clock;
@@ -38,6 +39,7 @@ mod turns;
 mod views;
 mod watchdog;
 
+pub use certificate_issuer::{CertificateIssuer, RequestedCertificate, SignCertificate};
 pub use comparison::Divergence;
 pub use config::MasterConfig;
 pub use error::MasterError;

@@ -11,6 +11,7 @@ use argosy_proto::metric_list;
 use argosy_proto::server::{self, PortLimits as Connections};
 use argosy_proto::transport::{Dialer, Listener};
 use argosy_proto::v1::agents_server::AgentsServer;
+use argosy_proto::v1::certificates_server::CertificatesServer;
 use argosy_proto::v1::leadership_server::LeadershipServer;
 use argosy_proto::v1::operator_server::OperatorServer;
 use argosy_proto::v1::reigns_server::ReignsServer;
@@ -441,6 +442,10 @@ async fn serve(
         )
         .add_service(AgentsServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(OperatorServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(
+            CertificatesServer::new(services.clone())
+                .max_decoding_message_size(service::CERTIFICATE_REQUEST_BYTES),
+        )
         .add_service(LeadershipServer::new(services.clone()))
         .add_service(ReignsServer::new(services.clone()))
         .add_service(health(services.owner.clone()));

@@ -34,6 +34,22 @@ impl fmt::Debug for v1::TaskSecret {
     }
 }
 
+impl fmt::Debug for v1::IssueCertificateRequest {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            token,
+            request,
+            joining_address,
+        } = self;
+        let bytes = format_args!("[a token of {} bytes]", token.len()).to_string();
+        out.debug_struct("IssueCertificateRequest")
+            .field("token", &bytes)
+            .field("request", request)
+            .field("joining_address", joining_address)
+            .finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

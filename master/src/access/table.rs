@@ -39,6 +39,8 @@ pub(crate) enum Check {
 #[rustfmt::skip]
 pub(crate) const CALLS: &[(&str, Check)] = &[
     ("Agents/Connect", Check::Leader(Action::ConnectAgent)),
+    ("Certificates/ListAuthorities", Check::Open),
+    ("Certificates/Issue", Check::Open),
     ("Executor/Connect", Check::Elsewhere),
     ("Leadership/Watch", Check::Proven),
     ("Reigns/Watch", Check::Proven),

@@ -3,12 +3,13 @@
 //! The account of a call is its principal, or the address of a caller without one. It does not
 //! depend on connections, sessions or frameworks, so a new scheduler of a principal continues with
 //! its account. Reading order: `account`, `fair_queue` (whose call is next), `rates` (how many
-//! calls a second), `calls` (the queue in front of the owner). Nothing here depends on what is
+//! calls a second), `calls` (the queue in front of the owner), `join_rates` (requests for certificates). Nothing here depends on what is
 //! called.
 
 mod account;
 mod calls;
 mod fair_queue;
+mod join_rates;
 mod rates;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 pub(crate) use account::{Account, current, within};
 pub(crate) use calls::{CallQueue, CallWaiter, QueuedMessage};
+pub(crate) use join_rates::JoinRates;
 
 /// The code of a call that is refused because of its account.
 pub(crate) const RATE_LIMITED: &str = "rate-limited";

@@ -1,6 +1,7 @@
 //! The parts of a master that face its clients: services, HTTP surface and audit log.
 
 use std::io;
+use std::sync::Arc;
 
 use argosy_proto::server;
 use argosy_proto::server::audit::{Audit, AuditWriter};
@@ -32,6 +33,8 @@ pub(super) fn services(
         access: config.access.clone(),
         feed: Feed::default(),
         secret_keys: config.secret_keys.clone(),
+        issuer: config.certificate_issuer.clone(),
+        join_rates: Arc::default(),
         tasks: TaskTracker::new(),
     }
 }

@@ -103,6 +103,24 @@ fn bearer(token: &Token) -> Result<Principal, TokenError> {
     }
 }
 
+/// Returns whether a secret is that of a join token that has not expired. Whether the token has a
+/// use left is decided when it is used.
+///
+/// # Errors
+/// UNAVAILABLE if the token is unknown here, and no quorum confirms that.
+pub(super) async fn is_join_token(
+    owner: &OwnerHandle,
+    secret: &TokenSecret,
+) -> Result<bool, Status> {
+    let now_ms = owner.node.wall_clock().now_ms();
+    let found = || verify(&owner.access.borrow(), secret, now_ms);
+    if found() == Err(TokenError::Unknown) {
+        // A new leader may not have applied its creation yet.
+        owner.confirm().await?;
+    }
+    Ok(found() == Err(TokenError::ForJoining))
+}
+
 /// Compares two hashes in a time that does not depend on where they differ.
 fn is_same(one: &[u8; 32], other: &[u8; 32]) -> bool {
     let pairs = one.iter().zip(other);

@@ -9,6 +9,7 @@ pub(crate) mod agent_api;
 mod agents;
 mod bearer;
 mod calls;
+mod certificates;
 mod explain;
 mod failover_exchange;
 pub(crate) mod feed;
@@ -50,13 +51,16 @@ use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::access::{DENIED, UNPROVEN};
+use crate::certificate_issuer::CertificateIssuer;
 use crate::leader_reply::LeaderReply;
 use crate::owner_handle::OwnerHandle;
+use crate::principal_limits::JoinRates;
 use crate::secret_keys::SecretKeys;
 
 pub(crate) use actor::{account, actor_of_peer};
 pub(crate) use agent_api::{ANY_AGENT, address_of, client_of_agents};
 pub(crate) use bearer::identify;
+pub(crate) use certificates::CERTIFICATE_REQUEST_BYTES;
 pub(crate) use failover_exchange::exchange_failovers;
 pub(crate) use feed::Feed;
 #[cfg(test)]
@@ -86,6 +90,10 @@ pub(crate) struct Services {
     pub(crate) feed: Feed,
     /// The keys that seal secrets, if this master has some.
     pub(crate) secret_keys: Option<Arc<SecretKeys>>,
+    /// The certificate authority for hosts that join, if this master has one.
+    pub(crate) issuer: Option<CertificateIssuer>,
+    /// The rates at which hosts request certificates.
+    pub(crate) join_rates: Arc<JoinRates>,
     /// Tasks that read streams; they end with their streams.
     pub(crate) tasks: TaskTracker,
 }

@@ -2,6 +2,7 @@
 //! they see.
 
 mod calls;
+mod joining;
 mod paths;
 mod tokens;
 mod views;

@@ -23,6 +23,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::*;
+use crate::certificate_issuer::CertificateIssuer;
 
 const MASTERS: usize = 3;
 const PIPE_BYTES: usize = 1 << 20;
@@ -103,15 +104,25 @@ pub(super) fn api(place: usize) -> String {
 
 impl TestCluster {
     pub(super) fn start(proof: ConnectionProof) -> Self {
-        Self::start_with(proof, false)
+        Self::start_with(proof, |_| {})
     }
 
     /// Starts masters that enforce the rules of access.
     pub(super) fn start_enforcing() -> Self {
-        Self::start_with(ConnectionProof::Authenticated, true)
+        Self::start_with(ConnectionProof::Authenticated, |config| {
+            config.enforces_access = true;
+        })
     }
 
-    fn start_with(proof: ConnectionProof, enforces_access: bool) -> Self {
+    /// Starts masters that enforce the rules of access and issue certificates.
+    pub(super) fn start_issuing(issuer: &CertificateIssuer) -> Self {
+        Self::start_with(ConnectionProof::Authenticated, |config| {
+            config.enforces_access = true;
+            config.certificate_issuer = Some(issuer.clone());
+        })
+    }
+
+    fn start_with(proof: ConnectionProof, adjust: impl Fn(&mut MasterConfig)) -> Self {
         let network = TestNetwork::default();
         let raft = |place: usize| format!("m{place}:5052");
         let stop = CancellationToken::new();
@@ -119,14 +130,14 @@ impl TestCluster {
         let directory = tempfile::tempdir().unwrap();
         for place in 0..MASTERS {
             let own = proof.of(&format!("master/m{place}"));
-            let config = MasterConfig {
+            let mut config = MasterConfig {
                 peers: (0..MASTERS).map(raft).collect(),
                 timing: Timing::testing(),
                 seed: place as u64,
                 audit_file_mib: 1,
-                enforces_access,
                 ..MasterConfig::new(directory.path().join(api(place)), api(place), raft(place))
             };
+            adjust(&mut config);
             let store = MemoryStore::default();
             let parts = MasterParts {
                 api: network.listen(&api(place), own.clone()),

@@ -26,6 +26,8 @@ pub(super) fn services(owner_handle: &OwnerHandle) -> Services {
         access: ApiAccess::default(),
         feed: Feed::default(),
         secret_keys: None,
+        issuer: None,
+        join_rates: Arc::default(),
         tasks: TaskTracker::new(),
     }
 }

@@ -1,6 +1,7 @@
 //! Every call of the protocol for every kind of caller, at the leader and at another master.
 
 use argosy_proto::v1::agents_client::AgentsClient;
+use argosy_proto::v1::certificates_client::CertificatesClient;
 use argosy_proto::v1::leadership_client::LeadershipClient;
 use argosy_proto::v1::reigns_client::ReignsClient;
 use argosy_state::testing::registration;
@@ -15,6 +16,8 @@ use crate::access::{CALLS, Check};
 /// are permitted change nothing.
 const EXPECTED: &[(&str, &str)] = &[
     ("Agents/Connect", "UDDDDDSD"),
+    ("Certificates/ListAuthorities", "SSSSSSSS"),
+    ("Certificates/Issue", "SSSSSSSS"),
     ("Leadership/Watch", "USSSSSSS"),
     ("Reigns/Watch", "USSSSSSS"),
     ("Operator/Write", "UDSSDDDS"),
@@ -145,6 +148,21 @@ async fn connect(channel: Channel) -> End {
         Some(v1::to_agent::Message::Refused(refused)) => of_code(&refused.code),
         _ => End::Served,
     }
+}
+
+async fn certificates(channel: Channel, call: &str) -> Option<End> {
+    let mut client = CertificatesClient::new(channel);
+    Some(match call {
+        "ListAuthorities" => {
+            let request = v1::ListAuthoritiesRequest {};
+            End::of_result(client.list_authorities(request).await)
+        }
+        "Issue" => {
+            let request = v1::IssueCertificateRequest::default();
+            End::of_result(client.issue(request).await)
+        }
+        _ => return None,
+    })
 }
 
 #[expect(clippy::too_many_lines, reason = "a table of the calls")]
@@ -365,6 +383,7 @@ async fn ended(channel: Channel, call: &str) -> Option<End> {
             let opened = ReignsClient::new(channel).watch(v1::WatchReigns {}).await;
             Some(End::of_result(opened))
         }
+        "Certificates" => certificates(channel, name).await,
         "Operator" => operator(channel, name).await,
         "Scheduler" => scheduler(channel, name).await,
         _ => None,
