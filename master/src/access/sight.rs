@@ -60,6 +60,22 @@ impl Reader {
             }
         }
     }
+
+    /// Decides about any task of which only these facets are known.
+    pub(crate) fn check_any_task(
+        &self,
+        policy: &Policy,
+        action: Action,
+        object: &Object<'_>,
+    ) -> Result<(), Denial> {
+        match self {
+            Self::Unrestricted => Ok(()),
+            Self::As(actor) => {
+                let permits = Permits::of(policy, actor, action);
+                Denial::of(permits.decide_any_task(object), actor, action, object)
+            }
+        }
+    }
 }
 
 /// The objects on which a reader may perform an action. Cheap to clone.
