@@ -13,6 +13,8 @@ use argosy_state::task::Task;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Object<'a> {
     pub(crate) role: Option<&'a Role>,
+    /// The role of the task that uses a secret of `role`. Only denials apply to it.
+    pub(crate) task_role: Option<&'a Role>,
     pub(crate) framework: Option<FrameworkId>,
     pub(crate) agent: Option<AgentId>,
     /// A user of the host.
@@ -27,6 +29,7 @@ impl<'a> Object<'a> {
     /// The cluster as a whole.
     pub(crate) const CLUSTER: Self = Self {
         role: None,
+        task_role: None,
         framework: None,
         agent: None,
         user: None,
@@ -140,7 +143,11 @@ impl<'a> Object<'a> {
             }
             _ => false,
         };
-        self.matches(pattern) || is_above()
+        let is_of_task = || {
+            self.task_role
+                .is_some_and(|role| pattern.matches_role(role))
+        };
+        self.matches(pattern) || is_above() || is_of_task()
     }
 }
 
