@@ -94,7 +94,7 @@ impl Services {
             return Err(refused(NO_KEY, text));
         };
         if !matches!(actor, Actor::Principal(_)) {
-            let text = "only a caller with a certificate may set secrets: without TLS, others could read the value";
+            let text = "only a caller with a certificate or a token may set secrets: without TLS, others could read the value";
             return Err(refused(NOT_AUTHENTICATED, text));
         }
         let present = self.owner.query(move |facts| PresentSecrets {

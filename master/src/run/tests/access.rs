@@ -3,6 +3,7 @@
 
 mod calls;
 mod paths;
+mod proof;
 mod tokens;
 mod views;
 
