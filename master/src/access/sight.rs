@@ -6,14 +6,13 @@ use argosy_state::Registry;
 use argosy_state::access::{Action, Policy};
 use argosy_state::actor::Actor;
 use argosy_state::command::OfferTerms;
-use argosy_state::framework::{Framework, FrameworkInfo};
+use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{AgentId, FrameworkId, Role};
 use argosy_state::task::Task;
 
 use super::decision::Permits;
 use super::denial::Denial;
 use super::object::{Object, name_in_role};
-use super::owner::is_owner;
 
 /// The caller on whose behalf something is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,14 +33,6 @@ impl Reader {
         match self {
             Self::Unrestricted => Sight::ALL,
             Self::As(actor) => Sight::of(policy, actor, action),
-        }
-    }
-
-    /// Returns whether the reader is the principal that registered a framework.
-    pub(crate) fn registered(&self, framework: &Framework) -> bool {
-        match self {
-            Self::Unrestricted => true,
-            Self::As(actor) => is_owner(framework, actor),
         }
     }
 
