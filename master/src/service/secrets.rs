@@ -18,6 +18,7 @@ use prost::Message as _;
 use tonic::Status;
 use tracing::debug;
 
+use super::access::check_set_secret;
 use super::lists::settle;
 use super::{Services, denied, malformed, refused};
 use crate::access::{Denial, Reader};
@@ -88,6 +89,7 @@ impl Services {
         if names.is_empty() {
             return Ok(());
         }
+        check_set_secret(&self.owner, &names, actor)?;
         let Some(keys) = &self.secret_keys else {
             let text =
                 "this master has no key for secrets: start every master with --secrets-key FILE";
