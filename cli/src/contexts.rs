@@ -11,13 +11,13 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use argosy_client::Masters;
 use argosy_state::access::TokenSecret;
+use argosy_tls::credentials::read_key;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::args::ClientTls;
@@ -77,11 +77,14 @@ impl Token {
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
         let shown = path.display();
         let mut text = String::new();
-        let read = match path.to_str() {
-            Some("-") => io::stdin().take(TOKEN_BYTES).read_to_string(&mut text),
-            _ => File::open(path).and_then(|file| file.take(TOKEN_BYTES).read_to_string(&mut text)),
-        };
-        read.map_err(|error| Failure::failed(format!("cannot read {shown}: {error}")))?;
+        if path.to_str() == Some("-") {
+            let read = io::stdin().take(TOKEN_BYTES).read_to_string(&mut text);
+            read.map_err(|error| Failure::failed(format!("cannot read {shown}: {error}")))?;
+        } else {
+            // It is as secret as a key.
+            let read = read_key(path).map_err(|error| Failure::of(&error))?;
+            text = String::from_utf8_lossy(&read).into_owned();
+        }
         let token = text.trim_end_matches(['\r', '\n']).parse();
         token.map_err(|why| Failure::usage(format!("--token-file {shown}: {why}")))
     }

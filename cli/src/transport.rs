@@ -225,7 +225,7 @@ impl ServiceTransport {
                 tracing::info!(identity, "TLS");
                 if tls.plaintext == PlaintextPolicy::Accepted {
                     tracing::warn!(
-                        "--tls optional: plaintext is accepted too; start with --tls required once all processes use TLS"
+                        "--tls optional: plaintext is accepted too, and no rule of access is enforced; start with --tls required once all processes use TLS"
                     );
                 }
                 // It ends with the runtime. The files are read for as long as the process runs.

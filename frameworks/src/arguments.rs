@@ -9,7 +9,7 @@ use argosy_client::scheduler::SchedulerDriver;
 use argosy_client::{ConnectorConfig, Dialer, Masters, SchedulerConfig, TokenSecret};
 use argosy_proto::http_client::HttpClient;
 use argosy_tls::application::Application;
-use argosy_tls::credentials::{CredentialFiles, OwnFiles};
+use argosy_tls::credentials::{CredentialFiles, OwnFiles, read_key};
 use argosy_tls::store::CredentialStore;
 use argosy_tls::{PlaintextPolicy, Time, dialer};
 use tokio::signal::unix::{SignalKind, signal};
@@ -79,9 +79,8 @@ impl TlsArguments {
             return Ok(config);
         };
         let shown = path.display();
-        let text = std::fs::read_to_string(path);
-        let text = text.with_context(|| format!("cannot read --token-file {shown}"))?;
-        let token: TokenSecret = text
+        let text = read_key(path).context("cannot use --token-file")?;
+        let token: TokenSecret = String::from_utf8_lossy(&text)
             .trim_end()
             .parse()
             .map_err(|why| anyhow::anyhow!("--token-file {shown}: {why}"))?;

@@ -102,6 +102,7 @@ impl ApiRouter {
             Ok(()) => {
                 let (mut head, body) = request.into_parts();
                 let permitted = shared.permit(&mut head).await;
+                let is_call = call.is_some() || http::declares_call(&head.headers);
                 let peer = head.extensions.get::<PeerIdentity>().cloned();
                 let mut response = match permitted {
                     Ok(credential) => {
@@ -109,7 +110,7 @@ impl ApiRouter {
                         let response = shared.bounded(routes, request).await;
                         service::until_revoked(response, credential)
                     }
-                    Err(status) if call.is_some() => status.into_http(),
+                    Err(status) if is_call => status.into_http(),
                     Err(status) => http::problem(&status),
                 };
                 if let Some(peer) = peer {
@@ -142,6 +143,14 @@ impl ApiRouter {
     }
 }
 
+/// The services outside of `argosy.v1` that are open to all callers: the state of this process, and
+/// the public description of the protocol.
+const OPEN_SERVICES: [&str; 3] = [
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.v1.ServerReflection/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
+];
+
 /// The paths by which the log filter of this master or of an agent is changed.
 const LOG_FILTER: [&str; 2] = ["/argosy.v1.Operator/SetLogFilter", "/v1/log-filter"];
 
@@ -173,9 +182,16 @@ impl Shared {
             let unknown = || Status::unimplemented(format!("no call {path}"));
             check_of_call(path).ok_or_else(unknown)?
         } else {
-            // Unknown paths get an error; the public description of the protocol and the state of
-            // this process are open.
-            http::check_of(request.method.as_str(), path).unwrap_or(Check::Open)
+            match http::check_of(request.method.as_str(), path) {
+                Some(check) => check,
+                // The answer names the methods.
+                None if http::is_known(path) => Check::Open,
+                None if OPEN_SERVICES.iter().any(|open| path.starts_with(open)) => Check::Open,
+                None if http::declares_call(&request.headers) => {
+                    return Err(Status::unimplemented(format!("no method {path}")));
+                }
+                None => return Err(Status::not_found(http::no_path(path))),
+            }
         };
         service::permit(&self.owner, check, &request.headers, &request.extensions).await?;
         Ok(credential)

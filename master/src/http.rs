@@ -35,12 +35,14 @@ use crate::service::{
 };
 
 use caller::RequestPeer;
-pub(crate) use index::{is_probe, refused_call, too_long, undeclared, unknown};
+pub(crate) use index::{
+    declares_call, is_probe, no_path, refused_call, too_long, undeclared, unknown,
+};
 pub(crate) use parameters::PathSegments;
 use parameters::QueryParameters;
 #[cfg(test)]
 pub(crate) use routes::ROUTES;
-pub(crate) use routes::check_of;
+pub(crate) use routes::{check_of, is_known};
 
 /// Memory reserved for the text of `/metrics`. A longer text reserves more if there is room, and is
 /// returned in any case.

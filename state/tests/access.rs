@@ -219,3 +219,29 @@ fn a_token_gives_no_name_of_an_agent_with_another_certificate() {
     assert_eq!(register(&mut world, "agent/a8", None, 8), Ok(2));
     assert_eq!(operate(&mut world, vec![join("agent/a8")], 0), [Ok(())]);
 }
+
+#[test]
+fn no_token_proves_a_member_of_the_cluster() {
+    let mut world = World::new();
+    for (principal, is_created) in [
+        ("agent/a7", false),
+        ("master/m1", false),
+        ("framework/web", true),
+        ("operator/ci", true),
+    ] {
+        let AccessOperation::CreateToken(new) = token(world.registry.access().tokens.len(), None)
+        else {
+            panic!("it creates a token");
+        };
+        let new = NewToken {
+            purpose: TokenPurpose::Bearer(principal.parse().unwrap()),
+            ..new
+        };
+        let outcomes = operate(&mut world, vec![AccessOperation::CreateToken(new)], 0);
+        assert_eq!(outcomes[0].is_ok(), is_created, "{outcomes:?}");
+        if let Err(why) = &outcomes[0] {
+            assert!(why.to_string().contains("certificate"), "{why}");
+        }
+    }
+    assert_eq!(world.registry.access().tokens.len(), 2);
+}

@@ -25,8 +25,9 @@ use crate::peers::{ClientVerifier, ServerVerifier, hosts_of, identity_of};
 
 /// The maximum size of a file of certificates or keys, in bytes.
 const FILE_BYTES: u64 = 1 << 20;
-/// The permission of other users to read a file.
-const READ_BY_OTHERS: u32 = 0o004;
+/// The permissions of other users on a file with a secret that it must not have: to read it, and to
+/// write to it, also for its group.
+const OPEN_TO_OTHERS: u32 = 0o026;
 
 /// The files from which a process takes its credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,8 +61,8 @@ pub enum CredentialError {
     /// A file is too large to be one of certificates.
     #[error("{path} is larger than 1 MiB; name a file with certificates or a key in PEM", path = .0.display())]
     Large(PathBuf),
-    /// Every user of the host can read a key.
-    #[error("every user of this host can read the key {path}; run: chmod o= {path}", path = .0.display())]
+    /// Other users of the host can read a key or a token, or write another one.
+    #[error("other users of this host can read {path}, or write to it; run: chmod g-w,o= {path}", path = .0.display())]
     Exposed(PathBuf),
     /// A file has another content.
     #[error("{path} contains no {what} in PEM", path = path.display())]
@@ -330,12 +331,12 @@ pub fn read_certificates(path: &Path) -> Result<Vec<u8>, CredentialError> {
     content(path, 0)
 }
 
-/// Reads the file of a private key.
+/// Reads the file of a private key, or of a token.
 ///
 /// # Errors
 /// As [`read_certificates`], and [`CredentialError::Exposed`].
 pub fn read_key(path: &Path) -> Result<Vec<u8>, CredentialError> {
-    content(path, READ_BY_OTHERS)
+    content(path, OPEN_TO_OTHERS)
 }
 
 /// Returns the certificates of a file, at least one.

@@ -282,7 +282,7 @@ fn identified(
 ) -> io::Result<PeerIdentity> {
     let address = peer.address();
     let Some(certificate) = certificate else {
-        return Ok(PeerIdentity::unauthenticated(address));
+        return Ok(PeerIdentity::unauthenticated(address).over_tls());
     };
     let identity = identity_of(certificate).map_err(io::Error::other)?;
     let peer = PeerIdentity::authenticated(identity.principal, address);

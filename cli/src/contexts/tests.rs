@@ -364,3 +364,25 @@ fn without_a_choice_a_running_dev_cluster_is_called_or_this_host() {
     let listening = ["10.1.1.1:5050"];
     assert_eq!(chosen(&nothing, three_of_dev, &listening), pair(own, None));
 }
+
+#[test]
+fn a_file_of_a_token_that_others_may_read_or_replace_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ci.token");
+    fs::write(&path, "s3cret\n").unwrap();
+    for (mode, is_private) in [
+        (0o600, true),
+        (0o400, true),
+        (0o640, true),
+        (0o644, false),
+        (0o660, false),
+        (0o602, false),
+    ] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let read = Token::read(&path);
+        assert_eq!(read.is_ok(), is_private, "{mode:o}");
+        if let Err(failure) = read {
+            assert!(failure.message.contains("chmod g-w,o="), "{failure}");
+        }
+    }
+}

@@ -34,7 +34,7 @@ pub(crate) enum AclCommand {
   argosy acl check rules.acl
   argosy acl check ops.acl
 
-It reports lines that are invalid, rules of groups without members, and a policy that no principal
+It reports lines that are invalid, rules of groups without members, and a policy that no operator
 could replace.")]
     Check(AclCheck),
 }
@@ -154,7 +154,7 @@ fn read(path: &Path) -> Result<Policy, Failure> {
 
 /// Returns what makes a policy useless, and what is probably a mistake in it.
 fn defects(policy: &Policy) -> (Option<String>, Vec<String>) {
-    let locked = "it would lock out every principal: keep one in the group admin, or allow it set-access on *";
+    let locked = "it would lock out every operator: keep one in the group admin, or allow it set-access on *";
     let locked = (!policy.may_be_set()).then(|| locked.to_owned());
     let empty = policy.rules.iter().filter(|rule| match &rule.subject {
         argosy_state::access::Subject::Group(name) => policy

@@ -50,6 +50,12 @@ impl Denial {
         })
     }
 
+    /// Returns the same denial with what needs the action.
+    pub(super) fn because(self, what: &str) -> Self {
+        let object = format!("{}, {what}", self.object);
+        Self { object, ..self }
+    }
+
     /// Returns the code for machines.
     pub(crate) fn code(&self) -> &'static str {
         match (&self.actor, &self.by) {

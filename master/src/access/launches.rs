@@ -4,11 +4,12 @@ use std::path::{Component, Path};
 
 use argosy_state::access::{Action, SecretName};
 use argosy_state::actor::Actor;
+use argosy_state::secret::SecretName as RegistrySecret;
 use argosy_state::task::{TaskSpec, VolumeSource};
 
 use super::cache::PermitCache;
 use super::denial::Denial;
-use super::object::Object;
+use super::object::{Object, name_in_role};
 
 /// Returns the first reason why a caller may not launch a task. `place` has the role, the framework
 /// and the agent.
@@ -63,13 +64,33 @@ fn check_container(
     }
     for volume in &spec.volumes {
         if let VolumeSource::Secret(name) = &volume.source {
-            // No rule names a name that is not valid, except one about all objects.
-            let name = SecretName::new(name).ok();
-            let secret = name.as_ref();
-            check(Action::UseSecret, &Object { secret, ..*place })?;
+            check_secret(place, name, check)?;
         }
     }
     Ok(())
+}
+
+/// Checks a secret of the registry, `ROLE/NAME`, or a file of the agent, which is one of the task's
+/// role.
+fn check_secret(
+    place: &Object<'_>,
+    name: &str,
+    check: &mut impl FnMut(Action, &Object<'_>) -> Result<(), Denial>,
+) -> Result<(), Denial> {
+    let Ok(registered) = RegistrySecret::new(name) else {
+        // No rule names a name that is not valid, except one about all objects.
+        let name = SecretName::new(name).ok();
+        let secret = name.as_ref();
+        return check(Action::UseSecret, &Object { secret, ..*place });
+    };
+    let (role, name) = (registered.role(), name_in_role(&registered));
+    let own = Object {
+        role: Some(&role),
+        task_role: place.role,
+        secret: name.as_ref(),
+        ..*place
+    };
+    check(Action::UseSecret, &own)
 }
 
 /// Returns a path without `.`, `..` and repeated slashes, as rules name paths.
@@ -86,20 +107,4 @@ fn resolved(path: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn host_paths_are_compared_without_detours() {
-        for (path, expected) in [
-            ("/data", "/data"),
-            ("/data/", "/data"),
-            ("//data/./a//b", "/data/a/b"),
-            ("/data/../etc", "/etc"),
-            ("/../..", "/"),
-            ("/", "/"),
-        ] {
-            assert_eq!(resolved(path), expected, "{path}");
-        }
-    }
-}
+mod tests;

@@ -20,7 +20,7 @@ pub(crate) use cache::PermitCache;
 pub(crate) use decision::{Decision, decide, decide_all};
 pub(crate) use denial::{DENIED, Denial, UNPROVEN};
 pub(crate) use launches::denied_launch;
-pub(crate) use object::Object;
+pub(crate) use object::{Object, name_in_role};
 pub(crate) use operations::denied_operation;
 pub(crate) use owner::is_owner;
 pub(crate) use sight::{FollowedSights, Reader, Sight, Sights};

@@ -13,6 +13,8 @@ use argosy_state::task::Task;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Object<'a> {
     pub(crate) role: Option<&'a Role>,
+    /// The role of the task that uses a secret of `role`. Only denials apply to it.
+    pub(crate) task_role: Option<&'a Role>,
     pub(crate) framework: Option<FrameworkId>,
     pub(crate) agent: Option<AgentId>,
     /// A user of the host.
@@ -27,6 +29,7 @@ impl<'a> Object<'a> {
     /// The cluster as a whole.
     pub(crate) const CLUSTER: Self = Self {
         role: None,
+        task_role: None,
         framework: None,
         agent: None,
         user: None,
@@ -82,15 +85,16 @@ impl<'a> Object<'a> {
 
     /// Returns a task, live or ended. Of an unknown one only the framework is a facet.
     pub(crate) fn of_key(registry: &'a Registry, key: &TaskKey) -> Self {
+        Self::known_task(registry, key).unwrap_or(Self {
+            framework: Some(key.framework),
+            ..Self::CLUSTER
+        })
+    }
+
+    /// Returns a task, live or ended, if the registry has it.
+    pub(crate) fn known_task(registry: &'a Registry, key: &TaskKey) -> Option<Self> {
         let ended = || registry.finished_task(key).map(|ended| &ended.task);
-        let known = registry.task(key).or_else(ended);
-        known.map_or(
-            Self {
-                framework: Some(key.framework),
-                ..Self::CLUSTER
-            },
-            Self::task,
-        )
+        registry.task(key).or_else(ended).map(Self::task)
     }
 
     /// Returns whether a pattern matches its facet of this object.
@@ -114,6 +118,21 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// Returns whether a pattern of a denial may match a task of which only these facets are known.
+    pub(super) fn may_be_denied_by(&self, pattern: &Pattern) -> bool {
+        let is_unknown = match pattern {
+            Pattern::Role(_) | Pattern::Subtree(_) => self.role.is_none(),
+            Pattern::Framework(_) => self.framework.is_none(),
+            Pattern::User(_) => self.user.is_none(),
+            Pattern::Agent(_) => self.agent.is_none(),
+            // Tasks do not have these facets.
+            Pattern::Any | Pattern::Secret { .. } | Pattern::Image(_) | Pattern::HostPath(_) => {
+                false
+            }
+        };
+        is_unknown || self.is_denied_by(pattern)
+    }
+
     /// Returns whether a pattern of a denial matches this object. A path of the host makes the
     /// paths below it accessible, so it is denied with each of them.
     pub(crate) fn is_denied_by(&self, pattern: &Pattern) -> bool {
@@ -124,7 +143,11 @@ impl<'a> Object<'a> {
             }
             _ => false,
         };
-        self.matches(pattern) || is_above()
+        let is_of_task = || {
+            self.task_role
+                .is_some_and(|role| pattern.matches_role(role))
+        };
+        self.matches(pattern) || is_above() || is_of_task()
     }
 }
 

@@ -1,8 +1,8 @@
 //! Actions and objects of the changes by operators.
 
 use argosy_state::Registry;
-use argosy_state::access::{AccessOperation, Action};
-use argosy_state::actor::Actor;
+use argosy_state::access::{AccessOperation, Action, TokenPurpose};
+use argosy_state::actor::{Actor, PrincipalKind};
 use argosy_state::command::OperatorOperation;
 
 use super::cache::PermitCache;
@@ -40,12 +40,12 @@ pub(crate) fn action_of(operation: &OperatorOperation) -> Action {
 /// Returns the reason why a caller may not perform an operation.
 pub(crate) fn denied_operation(
     registry: &Registry,
-    permits: &mut PermitCache,
+    cache: &mut PermitCache,
     actor: &Actor,
     operation: &OperatorOperation,
 ) -> Result<(), Denial> {
     let action = action_of(operation);
-    let permits = permits.permits(actor, action);
+    let permits = cache.permits(actor, action);
     let check = |object: Object<'_>| Denial::of(permits.decide(&object), actor, action, &object);
     match operation {
         OperatorOperation::SetAttribute { agent, .. }
@@ -67,6 +67,10 @@ pub(crate) fn denied_operation(
             }),
         },
         OperatorOperation::SetWeight { role, .. } => check(Object::role(role)),
+        OperatorOperation::Access(AccessOperation::CreateToken(new)) => {
+            check(Object::CLUSTER)?;
+            denied_token(cache, actor, &new.purpose)
+        }
         OperatorOperation::Access(_) => check(Object::CLUSTER),
         OperatorOperation::SetSecret { name, .. }
         | OperatorOperation::ResealSecret { name, .. }
@@ -77,3 +81,38 @@ pub(crate) fn denied_operation(
         }
     }
 }
+
+/// Returns the reason why a caller that may create tokens may not create this one: a token of an
+/// admin, or one by which a process becomes a master, gives its holder every right.
+fn denied_token(
+    cache: &mut PermitCache,
+    actor: &Actor,
+    purpose: &TokenPurpose,
+) -> Result<(), Denial> {
+    let mut decide = |actor: &Actor, action: Action| {
+        let permits = cache.permits(actor, action);
+        permits.decide(&Object::CLUSTER)
+    };
+    let holder = match purpose {
+        TokenPurpose::Bearer(principal) => {
+            let holder = Actor::Principal(principal.clone());
+            let has = |action: Action| decide(&holder, action).is_allowed();
+            let is_admin = [Action::SetAccess, Action::CreateToken]
+                .map(has)
+                .contains(&true);
+            is_admin.then(|| principal.to_string())
+        }
+        TokenPurpose::Join { kind, .. } => {
+            (*kind == PrincipalKind::Master).then(|| "a new master".to_owned())
+        }
+    };
+    let Some(holder) = holder else {
+        return Ok(());
+    };
+    let decision = decide(actor, Action::SetAccess);
+    let denied = Denial::of(decision, actor, Action::SetAccess, &Object::CLUSTER);
+    denied.map_err(|denial| denial.because(&format!("which a token for {holder} needs")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,14 +6,13 @@ use argosy_state::Registry;
 use argosy_state::access::{Action, Policy};
 use argosy_state::actor::Actor;
 use argosy_state::command::OfferTerms;
-use argosy_state::framework::{Framework, FrameworkInfo};
+use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{AgentId, FrameworkId, Role};
 use argosy_state::task::Task;
 
 use super::decision::Permits;
 use super::denial::Denial;
 use super::object::{Object, name_in_role};
-use super::owner::is_owner;
 
 /// The caller on whose behalf something is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,14 +36,6 @@ impl Reader {
         }
     }
 
-    /// Returns whether the reader is the principal that registered a framework.
-    pub(crate) fn registered(&self, framework: &Framework) -> bool {
-        match self {
-            Self::Unrestricted => true,
-            Self::As(actor) => is_owner(framework, actor),
-        }
-    }
-
     /// Decides about one object.
     pub(crate) fn check(
         &self,
@@ -57,6 +48,22 @@ impl Reader {
             Self::As(actor) => {
                 let decision = super::decide(policy, actor, action, object);
                 Denial::of(decision, actor, action, object)
+            }
+        }
+    }
+
+    /// Decides about any task of which only these facets are known.
+    pub(crate) fn check_any_task(
+        &self,
+        policy: &Policy,
+        action: Action,
+        object: &Object<'_>,
+    ) -> Result<(), Denial> {
+        match self {
+            Self::Unrestricted => Ok(()),
+            Self::As(actor) => {
+                let permits = Permits::of(policy, actor, action);
+                Denial::of(permits.decide_any_task(object), actor, action, object)
             }
         }
     }

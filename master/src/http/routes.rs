@@ -137,6 +137,11 @@ pub(super) fn guarded(access: ApiAccess) -> Router<Http> {
         .route("/v1", get(index::list))
 }
 
+/// Returns whether a path has a route, of any method.
+pub(crate) fn is_known(path: &str) -> bool {
+    ["/", "/v1"].contains(&path) || ROUTES.iter().any(|route| is_at(route.path, path))
+}
+
 /// Returns the methods of a path.
 pub(super) fn methods(path: &str) -> Vec<&'static str> {
     let routes = ROUTES.iter().filter(|route| is_at(route.path, path));

@@ -6,6 +6,7 @@
 //! value or a part of an output: then it is a function.
 
 mod access;
+mod access_changes;
 mod actors;
 mod admission;
 mod agents;

@@ -8,13 +8,15 @@ use argosy_proto::convert::{self, InvalidMessage};
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation as Wire;
 use argosy_state::access::{AccessFacts, AccessOperation, Action, KeyHash, Subject, TokenId};
+use argosy_state::actor::Actor;
 use argosy_state::ids::InvalidId;
+use argosy_state::secret::SecretName;
 use prost::Message;
 use tonic::Status;
 
 use super::lists::settle;
 use super::{denied, malformed};
-use crate::access::{Denial, Object, Reader};
+use crate::access::{Denial, Object, Reader, name_in_role};
 use crate::inbox::StateView;
 use crate::owner_handle::OwnerHandle;
 
@@ -53,6 +55,24 @@ pub(super) fn operation(wire: Wire) -> Result<AccessOperation, InvalidMessage> {
             ));
         }
     })
+}
+
+/// Checks that a caller may set these secrets, before anything is sealed for it. The leader decides
+/// again in its step.
+pub(super) fn check_set_secret(
+    owner: &OwnerHandle,
+    names: &[SecretName],
+    actor: &Actor,
+) -> Result<(), Status> {
+    let reader = owner.reader(actor.clone());
+    let policy = Arc::clone(&owner.access.borrow().policy);
+    for name in names {
+        let (role, own) = (name.role(), name_in_role(name));
+        let object = Object::secret(&role, own.as_ref());
+        let checked = reader.check(&policy, Action::SetSecret, &object);
+        checked.map_err(|denial| denied(&denial))?;
+    }
+    Ok(())
 }
 
 /// Returns the rules and groups.

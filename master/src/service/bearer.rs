@@ -46,6 +46,13 @@ pub(crate) async fn identify(owner: &OwnerHandle, request: &mut Parts) -> Result
         }
     };
     request.headers.remove(AUTHORIZATION);
+    let peer = request.extensions.get::<PeerIdentity>();
+    if !peer.is_some_and(PeerIdentity::is_over_tls) {
+        return Err(unproven(
+            "a token was sent without TLS, so others may have read it: revoke it, and give the client --tls-ca",
+        ));
+    }
+    let address = peer.and_then(PeerIdentity::address);
     let now_ms = owner.node.wall_clock().now_ms();
     let found = |owner: &OwnerHandle| verify(&owner.access.borrow(), &secret, now_ms);
     let mut verified = found(owner);
@@ -57,8 +64,6 @@ pub(crate) async fn identify(owner: &OwnerHandle, request: &mut Parts) -> Result
         }
     }
     let (principal, expires) = verified.map_err(|why| unproven(&why.to_string()))?;
-    let peer = request.extensions.get::<PeerIdentity>();
-    let address = peer.and_then(PeerIdentity::address);
     let credential = Credential::Token(secret.id, expires);
     let peer = PeerIdentity::authenticated(principal, address).with_credential(credential);
     request.extensions.insert(peer);
@@ -74,6 +79,8 @@ pub(super) enum TokenError {
     Expired,
     #[error("the token is for joining the cluster, and proves no identity")]
     ForJoining,
+    #[error("only a certificate proves that a process is an agent or a master")]
+    OfMember,
 }
 
 /// Returns the principal of a token and the time at which it expires.
@@ -94,11 +101,11 @@ fn verify(
 
 fn bearer(token: &Token) -> Result<Principal, TokenError> {
     match &token.purpose {
-        // Only a certificate proves that a process is a master.
-        TokenPurpose::Bearer(principal) if principal.kind == PrincipalKind::Master => {
-            Err(TokenError::Unknown)
-        }
-        TokenPurpose::Bearer(principal) => Ok(principal.clone()),
+        // So each actor of these kinds has a certificate, or is named by a master.
+        TokenPurpose::Bearer(principal) => match principal.kind {
+            PrincipalKind::Agent | PrincipalKind::Master => Err(TokenError::OfMember),
+            PrincipalKind::Framework | PrincipalKind::Operator => Ok(principal.clone()),
+        },
         TokenPurpose::Join { .. } => Err(TokenError::ForJoining),
     }
 }
@@ -225,12 +232,15 @@ mod tests {
     }
 
     #[test]
-    fn a_join_token_and_a_token_of_a_master_prove_no_identity() {
+    fn a_join_token_and_a_token_of_a_member_prove_no_identity() {
         let kind = PrincipalKind::Agent;
         let join = facts(TokenPurpose::Join { kind, uses_left: 3 });
         assert_eq!(verify(&join, &SECRET, 0), Err(TokenError::ForJoining));
-        let master = facts(TokenPurpose::Bearer(principal("master/m1")));
-        assert_eq!(verify(&master, &SECRET, 0), Err(TokenError::Unknown));
+        for member in ["master/m1", "agent/a7"] {
+            let of = facts(TokenPurpose::Bearer(principal(member)));
+            let found = verify(&of, &SECRET, 0);
+            assert_eq!(found, Err(TokenError::OfMember), "{member}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::records::one_task;
 use super::{Services, denied, malformed, not_found};
-use crate::access::{Reader, Sight};
+use crate::access::Reader;
 use crate::allocator::{DemandExplanation, ExplainQuery};
 use crate::inbox::OwnerState;
 
@@ -43,9 +43,14 @@ impl Services {
             .reserve(EXPLANATION_BYTES, EXPLANATION_BYTES)
             .await?;
         let query = ExplainQuery::new(id, wanted);
+        let policy = Arc::clone(&self.owner.access.borrow().policy);
+        let sees_all = reader.sight_by(&policy, Action::ViewAgent).is_all();
         let evaluated = self.explain_copy(query, reader).await?;
         let found = evaluated.ok_or_else(|| not_found("framework", &question.framework_id, &[]))?;
-        let explanation = crate::leader::explanation(found);
+        let mut explanation = crate::leader::explanation(found);
+        if explanation.counts.is_empty() && !sees_all {
+            NO_AGENT_SEEN.clone_into(&mut explanation.summary);
+        }
         share.resize(2 * explanation.encoded_len());
         share.attach_to_answer();
         Ok(explanation)
@@ -64,17 +69,13 @@ impl Services {
         let sight = reader.sight_by(&policy, Action::Explain);
         sight.some().map_err(|denial| denied(&denial))?;
         let agents = reader.sight_by(&policy, Action::ViewAgent);
-        let seen = move |facts: &OwnerState<'_>| {
+        let is_seen = move |facts: &OwnerState<'_>| {
             let known = facts.registry.framework(framework);
-            let known = known.filter(|known| sight.framework(framework, &known.info))?;
-            Some(match reader.registered(known) {
-                true => Sight::ALL,
-                false => agents,
-            })
+            known.is_some_and(|known| sight.framework(framework, &known.info))
         };
-        let Some(agents) = self.owner.query(seen).await? else {
+        if !self.owner.query(is_seen).await? {
             return Ok(None);
-        };
+        }
         let first = move |facts: &OwnerState<'_>| {
             facts.registry.framework(framework)?;
             let leader = facts.leader.map(|leader| {
@@ -124,6 +125,9 @@ fn moved() -> Status {
 /// Agents that one query covers, at a microsecond each, and that are evaluated before other work of
 /// the thread is scheduled.
 const AGENTS_PER_QUERY: usize = 200;
+/// The summary for a reader of none of the agents, of which the cluster may have some.
+const NO_AGENT_SEEN: &str =
+    "this caller sees no agent: only agents that the caller may view are explained (view-agent)";
 /// Memory reserved for an explanation: a hundred details.
 const EXPLANATION_BYTES: usize = 256 << 10;
 

@@ -8,6 +8,8 @@
 mod page;
 mod serving;
 mod tasks;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -160,15 +162,20 @@ struct PageBuilder {
     size: usize,
     token: String,
     parts: usize,
+    most_parts: usize,
 }
 
 impl PageBuilder {
-    fn new(size: usize, token: String) -> Self {
+    /// Begins a page of the records that `sight` includes. Only for a reader of all records is its
+    /// number of parts bounded: the token of the next page names the last record that was read,
+    /// which others may not see unless it is on the page.
+    fn new(size: usize, token: String, sight: &Sight) -> Self {
         Self {
             page: PagePart::default(),
             size,
             token,
             parts: 0,
+            most_parts: if sight.is_all() { PARTS } else { usize::MAX },
         }
     }
 
@@ -186,7 +193,7 @@ impl PageBuilder {
         self.page.next = part.next;
         let has_room = self.page.found.count < self.size && self.page.found.cost() < PAGE_BYTES;
         match &self.page.next {
-            Some(next) if has_room && self.parts < PARTS => {
+            Some(next) if has_room && self.parts < self.most_parts => {
                 self.token.clone_from(next);
                 true
             }
@@ -247,7 +254,7 @@ async fn collect<T: prost::Message>(
         let sight = reader.sight(&view.registry, action);
         sight.some().map_err(|denial| denied(&denial))?;
         spawn_reader(owner, async move {
-            let mut making = PageBuilder::new(size, token);
+            let mut making = PageBuilder::new(size, token, &sight);
             loop {
                 let found = part(&view, &sight, &making.token, making.room());
                 if !making.add(found) {
@@ -412,12 +419,15 @@ async fn list_offers(
     }
     let filter = Arc::new(filter_values::filter(request.filter)?);
     let read = async {
-        let mut making = PageBuilder::new(size, request.page_token);
+        let view_offers = || {
+            let policy = Arc::clone(&owner.access.borrow().policy);
+            reader.sight_by(&policy, Action::ViewOffer)
+        };
+        let mut making = PageBuilder::new(size, request.page_token, &view_offers());
         let mut first = None;
         loop {
             let (filter, token, room) = (filter.clone(), making.token.clone(), making.room());
-            let policy = Arc::clone(&owner.access.borrow().policy);
-            let sight = reader.sight_by(&policy, Action::ViewOffer);
+            let sight = view_offers();
             sight.some().map_err(|denial| denied(&denial))?;
             let look = move |facts: &OwnerState<'_>| {
                 let found = open_offers(facts, &sight, &filter, &token, room);

@@ -18,6 +18,7 @@ use prost::Message as _;
 use tonic::Status;
 use tracing::debug;
 
+use super::access::check_set_secret;
 use super::lists::settle;
 use super::{Services, denied, malformed, refused};
 use crate::access::{Denial, Reader};
@@ -88,13 +89,14 @@ impl Services {
         if names.is_empty() {
             return Ok(());
         }
+        check_set_secret(&self.owner, &names, actor)?;
         let Some(keys) = &self.secret_keys else {
             let text =
                 "this master has no key for secrets: start every master with --secrets-key FILE";
             return Err(refused(NO_KEY, text));
         };
         if !matches!(actor, Actor::Principal(_)) {
-            let text = "only a caller with a certificate may set secrets: without TLS, others could read the value";
+            let text = "only a caller with a certificate or a token may set secrets: without TLS, others could read the value";
             return Err(refused(NOT_AUTHENTICATED, text));
         }
         let present = self.owner.query(move |facts| PresentSecrets {

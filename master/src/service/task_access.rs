@@ -1,10 +1,11 @@
 //! Access to the task that a request to an agent names, by the rules and tasks that this master
 //! has: such a request depends on no leader.
 
+use argosy_proto::file_path::{FileTarget, task_key};
 use argosy_proto::ticket::{TicketScope, TicketVerb};
 use argosy_state::access::{Action, Policy};
 use argosy_state::actor::Actor;
-use argosy_state::ids::{AgentId, FrameworkId, TaskId, TaskKey};
+use argosy_state::ids::{AgentId, FrameworkId, TaskKey};
 use argosy_state::registry::Registry;
 use axum::extract::Query;
 use tonic::Status;
@@ -32,12 +33,23 @@ pub(crate) async fn check(
     decided.map_err(|denial| denied(&denial))
 }
 
-/// A request to an agent: the task that it names, if it names one, and the actions of which one is
-/// enough.
+/// A request to an agent: what it names, and the actions of which one is enough.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct AgentRequest {
-    task: Option<TaskKey>,
+    named: Named,
     actions: &'static [Action],
+}
+
+/// What a request to an agent names.
+#[derive(Debug, PartialEq, Eq)]
+enum Named {
+    Task(TaskKey),
+    /// Any task of a framework: the list of its tasks.
+    AnyOf(FrameworkId),
+    /// Any task of the agent: a list of frameworks, or a text that the agent refuses.
+    Any,
+    /// The agent itself, and no task.
+    Agent,
 }
 
 impl AgentRequest {
@@ -45,28 +57,30 @@ impl AgentRequest {
     pub(crate) fn of_task(query: &str, actions: &'static [Action]) -> Self {
         let task = parameter(query, "task").and_then(|task| {
             let (framework, task) = task.split_once('/')?;
-            key(framework, task)
+            task_key(framework, task)
         });
-        Self { task, actions }
+        let named = task.map_or(Named::Any, Named::Task);
+        Self { named, actions }
     }
 
     /// Returns the request with this query, which has the parameter `path`, as
-    /// `tasks/FRAMEWORK/TASK/FILE`. Other paths name no task.
+    /// `tasks/FRAMEWORK/TASK/FILE`. The agent parses it by the same function.
     pub(crate) fn of_file(query: &str) -> Self {
         let path = parameter(query, "path").unwrap_or_default();
-        let parts: Vec<&str> = path.split('/').collect();
-        let is_plain = |part: &&str| !["", ".", ".."].contains(part);
-        let (task, rest) = match parts.as_slice() {
-            ["tasks", framework, task, rest @ ..] if rest.iter().all(is_plain) => {
-                (key(framework, task), rest)
+        let mut actions: &[Action] = &[Action::ReadSandbox];
+        let named = match FileTarget::parse(&path) {
+            Ok(FileTarget::Sandbox(task, parts)) => {
+                if let [file] = parts.as_slice()
+                    && is_output(file)
+                {
+                    actions = &[Action::ViewLogs, Action::ReadSandbox];
+                }
+                Named::Task(task)
             }
-            _ => (None, &[][..]),
+            Ok(FileTarget::Tasks(framework)) => framework.parse().map_or(Named::Any, Named::AnyOf),
+            Ok(FileTarget::Frameworks) | Err(_) => Named::Any,
         };
-        let actions: &[Action] = match rest {
-            [file] if task.is_some() && is_output(file) => &[Action::ViewLogs, Action::ReadSandbox],
-            _ => &[Action::ReadSandbox],
-        };
-        Self { task, actions }
+        Self { named, actions }
     }
 
     /// Returns what a ticket permits: requests of a kind to a task, or to a path of its sandbox.
@@ -80,11 +94,11 @@ impl AgentRequest {
             (TicketVerb::Attach, _) => &[Action::Attach],
             (TicketVerb::Metrics, _) => &[Action::ViewMetrics],
         };
-        let task = match scope {
-            TicketScope::Task(task) | TicketScope::Path(task, _) => Some(task.clone()),
-            TicketScope::Agent => None,
+        let named = match scope {
+            TicketScope::Task(task) | TicketScope::Path(task, _) => Named::Task(task.clone()),
+            TicketScope::Agent => Named::Agent,
         };
-        Self { task, actions }
+        Self { named, actions }
     }
 
     fn decide(
@@ -94,25 +108,29 @@ impl AgentRequest {
         registry: &Registry,
         agent: Option<AgentId>,
     ) -> Result<(), Denial> {
-        let object = match &self.task {
-            Some(key) => Object::of_key(registry, key),
-            None => agent.map_or(Object::CLUSTER, Object::agent),
+        let of_agent = agent.map_or(Object::CLUSTER, Object::agent);
+        let any_of = |framework: FrameworkId| Object {
+            framework: Some(framework),
+            ..of_agent
+        };
+        let check = |action: Action| match &self.named {
+            Named::Task(key) => match Object::known_task(registry, key) {
+                Some(task) => reader.check(policy, action, &task),
+                None => reader.check_any_task(policy, action, &any_of(key.framework)),
+            },
+            Named::AnyOf(framework) => reader.check_any_task(policy, action, &any_of(*framework)),
+            Named::Any => reader.check_any_task(policy, action, &of_agent),
+            Named::Agent => reader.check(policy, action, &of_agent),
         };
         let mut last = Ok(());
         for action in self.actions {
-            last = reader.check(policy, *action, &object);
+            last = check(*action);
             if last.is_ok() {
                 break;
             }
         }
         last
     }
-}
-
-fn key(framework: &str, task: &str) -> Option<TaskKey> {
-    let framework: FrameworkId = framework.parse().ok()?;
-    let task = TaskId::new(task).ok()?;
-    Some(TaskKey { framework, task })
 }
 
 /// Returns the only value of a parameter.
@@ -136,60 +154,4 @@ fn is_output(file: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LOGS: &[Action] = &[Action::ViewLogs, Action::ReadSandbox];
-
-    fn file(query: &str) -> (Option<String>, &'static [Action]) {
-        let request = AgentRequest::of_file(query);
-        let task = request.task.map(|task| task.to_string());
-        (task, request.actions)
-    }
-
-    #[test]
-    fn a_path_names_its_task_and_whether_it_is_output() {
-        let web = Some("framework-1/web".to_owned());
-        let path = |path: &str| file(&format!("path={path}&offset=0"));
-        for output in ["stdout", "stderr", "stdout.1", "stderr.12"] {
-            let found = path(&format!("tasks/framework-1/web/{output}"));
-            assert_eq!(found, (web.clone(), LOGS), "{output}");
-        }
-        for other in [
-            "",
-            "/a",
-            "/stdoutx",
-            "/stdout.old",
-            "/a/stdout",
-            "/stdout/a",
-        ] {
-            let (task, actions) = path(&format!("tasks/framework-1/web{other}"));
-            assert_eq!((task, actions), (web.clone(), &LOGS[1..]), "{other}");
-        }
-        assert_eq!(path("tasks%2Fframework-1%2Fweb%2Fstdout"), (web, LOGS));
-    }
-
-    #[test]
-    fn a_path_that_could_mean_another_task_names_none() {
-        for query in [
-            "",
-            "path=",
-            "path=tasks",
-            "path=tasks/framework-1",
-            "path=tasks/framework-1/web/../api/stdout",
-            "path=tasks/framework-1/web/./stdout",
-            "path=tasks/framework-1/web//stdout",
-            "path=tasks//framework-1/web/stdout",
-            "path=/tasks/framework-1/web/stdout",
-            "path=tasks/framework-x/web/stdout",
-            "path=tasks/framework-1/web/stdout&path=tasks/framework-1/api/stdout",
-        ] {
-            assert_eq!(file(query), (None, &LOGS[1..]), "{query}");
-        }
-        let two = "task=framework-1/web&task=framework-1/api";
-        let request = AgentRequest::of_task(two, &[Action::Exec]);
-        assert_eq!(request.task, None);
-        let one = AgentRequest::of_task("argument=sh&task=framework-1/web", &[Action::Exec]);
-        assert_eq!(one.task.unwrap().to_string(), "framework-1/web");
-    }
-}
+mod tests;

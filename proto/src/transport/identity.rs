@@ -17,6 +17,8 @@ pub struct PeerIdentity {
     /// no hosts.
     hosts: Option<Arc<[String]>>,
     credential: Option<Credential>,
+    /// Whether nothing else than the two ends can read the connection.
+    is_over_tls: bool,
 }
 
 /// The credential that proves an identity, as far as it can be revoked.
@@ -37,6 +39,7 @@ impl PeerIdentity {
             address,
             hosts: None,
             credential: None,
+            is_over_tls: false,
         }
     }
 
@@ -48,6 +51,7 @@ impl PeerIdentity {
             address,
             hosts: None,
             credential: None,
+            is_over_tls: true,
         }
     }
 
@@ -67,6 +71,21 @@ impl PeerIdentity {
             credential: Some(credential),
             ..self
         }
+    }
+
+    /// Returns the same peer, on a connection with TLS that proves the server only.
+    #[must_use]
+    pub fn over_tls(self) -> Self {
+        Self {
+            is_over_tls: true,
+            ..self
+        }
+    }
+
+    /// Returns whether the connection has TLS, as that of every authenticated peer has.
+    #[must_use]
+    pub fn is_over_tls(&self) -> bool {
+        self.is_over_tls
     }
 
     /// Returns the credential that proves its identity, if it can be revoked.

@@ -76,8 +76,6 @@ actions! {
     Exec = "exec",
     /// Reading files of a task's sandbox.
     ReadSandbox = "read-sandbox",
-    /// Writing files of a task's sandbox.
-    WriteSandbox = "write-sandbox",
     /// Setting an attribute of an agent.
     SetAttribute = "set-attribute",
     /// Deactivating and reactivating an agent.
@@ -112,8 +110,6 @@ actions! {
     SetSecret = "set-secret",
     /// Reading the names of secrets. Object: the secret.
     ViewSecretNames = "view-secret-names",
-    /// Reading the audit log.
-    ViewAudit = "view-audit",
 }
 
 impl Action {
@@ -160,7 +156,15 @@ mod tests {
                     .all(|byte| byte.is_ascii_lowercase() || byte == b'-')
             );
         }
-        for text in ["", "*", "Kill-task", "kill-task ", "kill_task", "kill"] {
+        for text in [
+            "",
+            "*",
+            "Kill-task",
+            "kill-task ",
+            "kill_task",
+            "kill",
+            "view-audit",
+        ] {
             assert!(text.parse::<Action>().is_err(), "{text:?}");
         }
     }

@@ -10,7 +10,7 @@ use crate::codec::canonical::CanonicalWriter;
 /// One change of the facts of access. All of them need feature level 3.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessOperation {
-    /// Replaces all rules and groups. Refused if afterwards no principal, or not the caller, could
+    /// Replaces all rules and groups. Refused if afterwards no operator, or not the caller, could
     /// replace them again.
     SetPolicy(Arc<Policy>),
     /// Creates a token. Its repetition changes nothing.

@@ -37,14 +37,14 @@ pub enum Pattern {
     HostPath(String),
 }
 
-/// The name of a secret among those of its role: 1 to 128 letters, digits and `._-`, not `.` or
+/// The name of a secret among those of its role: 1 to 255 letters, digits and `._-`, not `.` or
 /// `..`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretName(String);
 
 impl SecretName {
     /// The longest name, in bytes.
-    pub const BYTES: usize = 128;
+    pub const BYTES: usize = limits::NAME_BYTES;
 
     /// Validates `text`.
     ///
@@ -55,7 +55,7 @@ impl SecretName {
         let is_path = matches!(text, "." | "..");
         let is_sized = (1..=Self::BYTES).contains(&text.len());
         if is_path || !is_sized || !text.bytes().all(known) {
-            let rule = "use 1 to 128 letters, digits and ._-, not . or ..";
+            let rule = "use 1 to 255 letters, digits and ._-, not . or ..";
             return Err(InvalidId::new("name of a secret", text, rule));
         }
         Ok(Self(text.to_owned()))

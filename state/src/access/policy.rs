@@ -78,8 +78,8 @@ impl Policy {
         !self.setters(Effect::Deny).iter().any(has) && self.setters(Effect::Allow).iter().any(has)
     }
 
-    /// Returns whether there can be a principal that may replace this policy. Anonymous callers do
-    /// not count.
+    /// Returns whether there can be an operator that may replace this policy. Other callers do not
+    /// count: there may be no person who acts as one of them.
     #[must_use]
     pub fn may_be_set(&self) -> bool {
         let denied = self.expanded_setters(Effect::Deny);
@@ -90,8 +90,13 @@ impl Policy {
             };
             denied.contains(subject) || of_kind.is_some_and(|kind| denied.contains(&kind))
         };
+        let is_operator = |subject: &Subject| match subject {
+            Subject::Kind(kind) => *kind == PrincipalKind::Operator,
+            Subject::Principal(principal) => principal.kind == PrincipalKind::Operator,
+            Subject::Anonymous | Subject::Everyone | Subject::Group(_) => false,
+        };
         let mut allowed = self.expanded_setters(Effect::Allow).into_iter();
-        allowed.any(|subject| !is_denied(&subject))
+        allowed.any(|subject| is_operator(&subject) && !is_denied(&subject))
     }
 
     /// Returns the subjects of the rules of this effect that are about replacing the policy, each
@@ -252,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_no_principal_could_replace_is_detected() {
+    fn a_policy_that_no_operator_could_replace_is_detected() {
         for open in [
             "allow operator/alice set-access *",
             "allow operator/alice * *",
@@ -261,7 +266,7 @@ mod tests {
             "group admin = operator/alice operator/bob\ndeny operator/bob set-access *",
             "group ops = operator/alice\nallow group:ops set-access *\ndeny anonymous * *",
             "group admin = operator/alice\ndeny operator/alice set-access role:eng",
-            "allow everyone * *\ndeny operator/* * *\ndeny agent/* * *",
+            "allow everyone * *\ndeny framework/* * *\ndeny agent/* * *",
         ] {
             assert!(policy(open).may_be_set(), "{open}");
         }
@@ -277,6 +282,9 @@ mod tests {
             "group admin = operator/alice\ngroup ex = operator/*\ndeny group:ex set-access *",
             "allow operator/alice set-access *\ndeny operator/* * *",
             "allow group:ops set-access *",
+            "allow framework/x set-access *",
+            "group admin = agent/* framework/*",
+            "allow everyone * *\ndeny operator/* * *\ndeny agent/* * *",
         ] {
             assert!(!policy(locked).may_be_set(), "{locked}");
         }

@@ -264,7 +264,16 @@ fn is_same_purpose(known: &TokenPurpose, new: &TokenPurpose) -> bool {
 
 fn check_token(new: &NewToken) -> Result<(), Rejection> {
     match &new.purpose {
-        TokenPurpose::Bearer(_) => {}
+        TokenPurpose::Bearer(principal) => match principal.kind {
+            PrincipalKind::Framework | PrincipalKind::Operator => {}
+            PrincipalKind::Agent | PrincipalKind::Master => {
+                let text = format!(
+                    "only a certificate proves that a process is {principal}: create a join token with --for {}",
+                    principal.kind
+                );
+                return Err(invalid("principal", text));
+            }
+        },
         TokenPurpose::Join { kind, uses_left } => {
             match kind {
                 PrincipalKind::Agent | PrincipalKind::Master => {}

@@ -110,7 +110,7 @@ pub enum Rejection {
     AgentIncapable(AgentId, AgentCapability),
     #[error(
         "this would lock out {}: keep it in the group admin, or allow it set-access on *, and do not deny that",
-        .0.as_ref().map_or("every principal".to_owned(), ToString::to_string)
+        .0.as_ref().map_or("every operator".to_owned(), ToString::to_string)
     )]
     WouldLockOut(Option<Principal>),
     #[error("no token {0}: it was revoked, or never was")]

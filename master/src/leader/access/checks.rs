@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use argosy_state::Registry;
 use argosy_state::access::Action;
 use argosy_state::actor::{Actor, PrincipalKind};
-use argosy_state::command::{Call, CallAction, Operate};
+use argosy_state::command::{Call, CallAction, Operate, OperatorOperation};
 use argosy_state::framework::Framework;
 use argosy_state::ids::{AgentId, FrameworkId, Role, TaskId, TaskKey};
 
@@ -190,12 +190,37 @@ impl Checks<'_> {
         }
     }
 
+    /// Checks the changes of rules, tokens, revocations and limits in an input. They remain when
+    /// access is enforced, so they need a proven identity with the right before that, too.
+    pub(super) fn access_changes(&mut self, input: &Input) -> Result<(), Refused> {
+        let Input::Operate { actor, operate, .. } = input else {
+            return Ok(());
+        };
+        match operate.operations.iter().any(is_of_access) {
+            true => self.operations(actor, operate),
+            false => Ok(()),
+        }
+    }
+
     /// Checks all operations of a batch: one that is denied refuses the batch.
     fn operations(&mut self, actor: &Actor, operate: &Operate) -> Result<(), Refused> {
-        if operate.operations.is_empty() && *actor == Actor::Unauthenticated {
-            // It would still be an entry of the log.
-            let text = "an empty batch needs a proven identity: use a certificate or a token";
+        if *actor == Actor::Unauthenticated && operate.operations.iter().any(is_of_access) {
+            let text = "only a caller with a proven identity changes rules, tokens, revocations or limits: connect with TLS, and use a certificate or a token";
             return Err((UNPROVEN, text.to_owned()));
+        }
+        if operate.operations.is_empty() {
+            // It would still be an entry of the log, which needs no right.
+            return Err(match actor {
+                Actor::Unauthenticated => {
+                    let text =
+                        "an empty batch needs a proven identity: use a certificate or a token";
+                    (UNPROVEN, text.to_owned())
+                }
+                Actor::Principal(_) | Actor::Cluster => {
+                    let text = "operations: the batch is empty; name at least one change";
+                    ("invalid", text.to_owned())
+                }
+            });
         }
         for (at, operation) in operate.operations.iter().enumerate() {
             denied_operation(self.registry, self.permits, actor, operation).map_err(|denial| {
@@ -211,6 +236,10 @@ impl Checks<'_> {
         }
         Ok(())
     }
+}
+
+fn is_of_access(operation: &OperatorOperation) -> bool {
+    matches!(operation, OperatorOperation::Access(_))
 }
 
 pub(super) fn refused(denial: Denial) -> Refused {

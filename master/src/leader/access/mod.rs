@@ -59,10 +59,12 @@ impl Leader {
 
     /// Returns the input if its actor may send it. Otherwise the sender gets the reason.
     pub(super) fn permitted(&mut self, registry: &Registry, mut input: Input) -> Option<Input> {
-        if !self.enforcement.is_enforced {
-            return Some(input);
-        }
-        let checked = self.enforcement.checks(registry).input(&mut input);
+        let is_enforced = self.enforcement.is_enforced;
+        let mut checks = self.enforcement.checks(registry);
+        let checked = match is_enforced {
+            true => checks.input(&mut input),
+            false => checks.access_changes(&input),
+        };
         let Err((code, message)) = checked else {
             return Some(input);
         };

@@ -4,6 +4,7 @@
 mod calls;
 mod joining;
 mod paths;
+mod proof;
 mod tokens;
 mod views;
 

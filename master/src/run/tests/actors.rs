@@ -56,7 +56,8 @@ impl ConnectionProof {
                 let peer = PeerIdentity::authenticated(principal.parse().unwrap(), None);
                 peer.with_credential(Credential::Key(key_of(principal)))
             }
-            Self::Authenticated | Self::Unauthenticated => PeerIdentity::unauthenticated(None),
+            Self::Authenticated => PeerIdentity::unauthenticated(None).over_tls(),
+            Self::Unauthenticated => PeerIdentity::unauthenticated(None),
         }
     }
 }

@@ -140,3 +140,29 @@ async fn counts_lists_and_targets_have_only_what_their_reader_may_see() {
     drop(population);
     cluster.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_explanation_has_only_the_agents_that_its_reader_may_see() {
+    let (cluster, (leader, follower), population) = populated().await;
+    let explained = async |place: usize| {
+        let mut client = OperatorClient::new(cluster.channel("framework/web", place));
+        let request = v1::ExplainRequest {
+            framework_id: "framework-1".to_owned(),
+            ..Default::default()
+        };
+        client.explain(request).await.unwrap().into_inner()
+    };
+    for place in [leader, follower] {
+        set_policy(&cluster, leader, POLICY).await;
+        let seen = explained(place).await;
+        assert_eq!((seen.counts, seen.verdicts), (vec![], vec![]));
+        assert!(seen.summary.contains("view-agent"), "{}", seen.summary);
+        let policy = format!("{POLICY}\nallow framework/web view-agent agent:agent-1");
+        set_policy(&cluster, leader, &policy).await;
+        let seen = explained(place).await;
+        let agents: u32 = seen.counts.iter().map(|count| count.agents).sum();
+        assert_eq!(agents, 1, "{seen:?}");
+    }
+    drop(population);
+    cluster.end().await;
+}
