@@ -2,9 +2,9 @@
 //! services at the edge make no decisions.
 //!
 //! Reading order: `secret_keys`, `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `step_downs`,
-//! `comparison`, `checks`, `clock`, `failovers`, `watchdog`, `access`, `leader`, `offers`,
-//! `allocator`, `leader_reply`, `links`, `ticket_keys`, `owner_handle`, `views`, `change_ring`,
-//! `reads`, `encodings`, `api_router`, `service`, `http`, `metrics`, `error`.
+//! `comparison`, `checks`, `clock`, `failovers`, `watchdog`, `peer_revocation`, `access`, `leader`,
+//! `offers`, `allocator`, `leader_reply`, `links`, `ticket_keys`, `owner_handle`, `views`,
+//! `change_ring`, `reads`, `encodings`, `api_router`, `service`, `http`, `metrics`, `error`.
 
 mod access;
 pub mod allocator;
@@ -26,6 +26,7 @@ mod links;
 mod metrics;
 pub mod offers;
 mod owner_handle;
+mod peer_revocation;
 mod principal_limits;
 mod reads;
 mod replica;

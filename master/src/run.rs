@@ -17,6 +17,7 @@ use argosy_proto::v1::reigns_server::ReignsServer;
 use argosy_proto::v1::scheduler_server::SchedulerServer;
 use argosy_raft::{MemoryStore, Node, NodeConfig, NodeEnvironment, OwnerRequest, StartError};
 use argosy_state::Registry;
+use argosy_state::access::AccessFacts;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -33,6 +34,7 @@ use crate::error::MasterError;
 use crate::inbox::{Inbox, LeaderStatus, OwnerCalls, StateQuery};
 use crate::metrics::OwnerCounts;
 use crate::owner_handle::OwnerHandle;
+use crate::peer_revocation::PeerRevocation;
 use crate::reads::{ReadBounds, ReadLimiter};
 use crate::replica::{self, PublishedState, Replica};
 use crate::service;
@@ -105,15 +107,27 @@ async fn lead_or_follow(
 ) -> Result<(), MasterError> {
     let (owner, mut requests) = mpsc::channel(RAFT_REQUESTS);
     let raft_stop = CancellationToken::new();
-    let peers = MasterConnections::new(parts.masters.clone());
-    let asked = MasterConnections::new(parts.masters);
+    let (access, access_seen) = watch::channel(AccessFacts::default());
+    let revocation = PeerRevocation::new(access_seen, parts.raft.wall.clone());
+    let (masters, agents) = (
+        revocation.dialer(parts.masters),
+        revocation.dialer(parts.agents),
+    );
+    let peers = MasterConnections::new(masters.clone());
+    let asked = MasterConnections::new(masters);
     let has_threads = parts.memory.is_none();
     let stopped = raft_stop.clone();
-    let starting = starting(config.clone(), parts.memory, parts.raft, owner, stopped);
+    let starting = starting(
+        config.clone(),
+        parts.memory,
+        revocation.guard(parts.raft),
+        owner,
+        stopped,
+    );
     let starting = parts.raft_runtime.spawn(starting);
     let mut api = parts.api;
     let (node, registry) = tokio::select! {
-        loaded = load(starting, &mut requests, &stop, &raft_stop) => loaded?,
+        loaded = load(starting, (&mut requests, &access), &stop, &raft_stop) => loaded?,
         never = reject_connections(&mut api) => match never {},
     };
     let RegistryOwner {
@@ -123,7 +137,12 @@ async fn lead_or_follow(
         queries,
         transfers,
         turn_counter,
-    } = owner_of(&config, &node, registry, (parts.entropy, parts.readers));
+    } = owner_of(
+        &config,
+        &node,
+        (registry, access),
+        (parts.entropy, parts.readers),
+    );
     let (audit, _audit_writer) = open_audit(&config)?;
     let replica = replica.with_threads(has_threads);
     let watchdog = run_watched(turn_counter, &node, has_threads)?;
@@ -131,7 +150,7 @@ async fn lead_or_follow(
     let _sweeper = AbortOnDropHandle::new(handle.readers.spawn(handle.encodings.clone().sweep()));
     let _cutter = AbortOnDropHandle::new(tokio::spawn(handle.reads.clone().cut_off_slow_readers()));
     let served = CancellationToken::new();
-    let services = services(&config, handle, (peers, parts.agents));
+    let services = services(&config, handle, (peers, agents));
     let _hub = run_feed(&services);
     let _exchange = run_exchange(&services, asked);
     let front = front(&config, &services, (parts.metrics, &parts.entropy), audit);
@@ -228,13 +247,14 @@ fn deposed_leader_ms(config: &MasterConfig) -> u64 {
 fn owner_of(
     config: &MasterConfig,
     node: &Node,
-    registry: Registry,
+    (registry, access): (Registry, watch::Sender<AccessFacts>),
     (entropy, readers): ([u8; 32], Handle),
 ) -> RegistryOwner {
     let (leadership, leadership_seen) = watch::channel(LeaderStatus::default());
     let (applied, applied_seen) = watch::channel(registry.applied());
     let (counts, counts_seen) = watch::channel(Arc::<OwnerCounts>::default());
-    let (access, access_seen) = watch::channel(registry.access().clone());
+    let access_seen = access.subscribe();
+    access.send_replace(registry.access().clone());
     let (messages, links) = mpsc::channel(INBOX);
     let calls = OwnerCalls::new();
     let (query, queries) = mpsc::channel(QUERIES);
@@ -353,7 +373,10 @@ async fn reject_connections(api: &mut Listener) -> std::convert::Infallible {
 
 async fn load(
     starting: JoinHandle<Result<Node, StartError>>,
-    requests: &mut mpsc::Receiver<OwnerRequest>,
+    (requests, access): (
+        &mut mpsc::Receiver<OwnerRequest>,
+        &watch::Sender<AccessFacts>,
+    ),
     stop: &CancellationToken,
     raft_stop: &CancellationToken,
 ) -> Result<(Node, Registry), MasterError> {
@@ -371,7 +394,10 @@ async fn load(
                 return Ok((node, registry));
             }
             // When raft's start fails, its channel closes; the start returns the actual error.
-            Some(request) = requests.recv() => serve_startup_requests(&mut registry, &mut compared, request)?,
+            Some(request) = requests.recv() => {
+                serve_startup_requests(&mut registry, &mut compared, request)?;
+                access.send_replace(registry.access().clone());
+            }
         }
     }
 }

@@ -101,6 +101,10 @@ pub(super) fn api(place: usize) -> String {
     format!("m{place}:5050")
 }
 
+fn raft(place: usize) -> String {
+    format!("m{place}:5052")
+}
+
 impl TestCluster {
     pub(super) fn start(proof: ConnectionProof) -> Self {
         Self::start_with(proof, false)
@@ -113,7 +117,6 @@ impl TestCluster {
 
     fn start_with(proof: ConnectionProof, enforces_access: bool) -> Self {
         let network = TestNetwork::default();
-        let raft = |place: usize| format!("m{place}:5052");
         let stop = CancellationToken::new();
         let (mut stores, mut running) = (Vec::new(), Vec::new());
         let directory = tempfile::tempdir().unwrap();
@@ -163,6 +166,13 @@ impl TestCluster {
         endpoint.connect_with_connector_lazy(dialer.connector(TIMEOUT, ExpectedPeer::MASTER))
     }
 
+    /// Opens a connection of `principal` to the raft port of the master at `place`.
+    pub(super) async fn raft_connection(&self, principal: &str, place: usize) -> Connection {
+        let dialer = self.network.dialer(self.proof.of(principal));
+        let dialed = dialer.dial(&raft(place), &ExpectedPeer::MASTER).await;
+        dialed.unwrap()
+    }
+
     /// Returns a client of HTTP/1.1 of `principal`, and the address of the master at `place`.
     pub(super) fn http(&self, principal: &str, place: usize) -> (HttpClient, String) {
         let dialer = self.network.dialer(self.proof.of(principal));
@@ -193,7 +203,7 @@ impl TestCluster {
 
     /// Returns the actors of the commands that `pick` selects, in the order of the log of the
     /// master at `place`.
-    fn asked(&self, place: usize, pick: impl Fn(&Command) -> bool) -> Vec<String> {
+    pub(super) fn asked(&self, place: usize, pick: impl Fn(&Command) -> bool) -> Vec<String> {
         let entries = (1..).map_while(|index| self.stores[place].entry(index));
         let commands = entries.flat_map(|entry| entry.commands);
         let read = commands.map(|bytes| encode::read_command(&bytes).unwrap());
