@@ -2,8 +2,10 @@
 
 use std::path::{Component, Path};
 
-use argosy_state::access::{Action, SecretName};
+use argosy_state::access::Action;
 use argosy_state::actor::Actor;
+use argosy_state::ids::Role;
+use argosy_state::secret::SecretName;
 use argosy_state::task::{TaskSpec, VolumeSource};
 
 use super::cache::PermitCache;
@@ -63,13 +65,22 @@ fn check_container(
     }
     for volume in &spec.volumes {
         if let VolumeSource::Secret(name) = &volume.source {
-            // No rule names a name that is not valid, except one about all objects.
-            let name = SecretName::new(name).ok();
+            let name = named_secret(place, name);
             let secret = name.as_ref();
             check(Action::UseSecret, &Object { secret, ..*place })?;
         }
     }
     Ok(())
+}
+
+/// Returns the name by which rules name a secret of a volume. One of the agent itself has the role
+/// of the task. No rule names one that is not valid, except those about the task.
+fn named_secret(place: &Object<'_>, text: &str) -> Option<SecretName> {
+    let of_role = |role: &Role| SecretName::new(&format!("{role}/{text}")).ok();
+    match text.contains('/') {
+        true => SecretName::new(text).ok(),
+        false => place.role.and_then(of_role),
+    }
 }
 
 /// Returns a path without `.`, `..` and repeated slashes, as rules name paths.
