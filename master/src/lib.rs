@@ -39,6 +39,7 @@ mod turns;
 mod views;
 mod watchdog;
 
+pub use access::{Expectation, InvalidExpectation};
 pub use comparison::Divergence;
 pub use config::MasterConfig;
 pub use error::MasterError;
