@@ -1,5 +1,7 @@
 //! Tests of decisions, and of the tables of calls, paths and operations.
 
+mod operations;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
