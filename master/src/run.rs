@@ -108,28 +108,19 @@ async fn lead_or_follow(
     let (owner, mut requests) = mpsc::channel(RAFT_REQUESTS);
     let raft_stop = CancellationToken::new();
     let (access, access_seen) = watch::channel(AccessFacts::default());
-    let revocation = PeerRevocation::new(access_seen, parts.raft.wall.clone());
-    let (masters, agents) = (
-        revocation.dialer(parts.masters),
-        revocation.dialer(parts.agents),
-    );
-    let peers = MasterConnections::new(masters.clone());
-    let asked = MasterConnections::new(masters);
+    let parts = without_revoked(parts, access_seen);
+    let peers = MasterConnections::new(parts.masters.clone());
+    let asked = MasterConnections::new(parts.masters);
     let has_threads = parts.memory.is_none();
     let stopped = raft_stop.clone();
-    let starting = starting(
-        config.clone(),
-        parts.memory,
-        revocation.guard(parts.raft),
-        owner,
-        stopped,
-    );
+    let starting = starting(config.clone(), parts.memory, parts.raft, owner, stopped);
     let starting = parts.raft_runtime.spawn(starting);
     let mut api = parts.api;
     let (node, registry) = tokio::select! {
         loaded = load(starting, (&mut requests, &access), &stop, &raft_stop) => loaded?,
         never = reject_connections(&mut api) => match never {},
     };
+    let loaded = (registry, access);
     let RegistryOwner {
         replica,
         handle,
@@ -137,12 +128,7 @@ async fn lead_or_follow(
         queries,
         transfers,
         turn_counter,
-    } = owner_of(
-        &config,
-        &node,
-        (registry, access),
-        (parts.entropy, parts.readers),
-    );
+    } = owner_of(&config, &node, loaded, (parts.entropy, parts.readers));
     let (audit, _audit_writer) = open_audit(&config)?;
     let replica = replica.with_threads(has_threads);
     let watchdog = run_watched(turn_counter, &node, has_threads)?;
@@ -150,7 +136,7 @@ async fn lead_or_follow(
     let _sweeper = AbortOnDropHandle::new(handle.readers.spawn(handle.encodings.clone().sweep()));
     let _cutter = AbortOnDropHandle::new(tokio::spawn(handle.reads.clone().cut_off_slow_readers()));
     let served = CancellationToken::new();
-    let services = services(&config, handle, (peers, agents));
+    let services = services(&config, handle, (peers, parts.agents));
     let _hub = run_feed(&services);
     let _exchange = run_exchange(&services, asked);
     let front = front(&config, &services, (parts.metrics, &parts.entropy), audit);
@@ -175,6 +161,17 @@ async fn lead_or_follow(
         warn!(%source, "the API ended with an error");
     }
     ended
+}
+
+/// Returns the same parts, without connections of members whose keys these facts revoke.
+fn without_revoked(parts: MasterParts, access: watch::Receiver<AccessFacts>) -> MasterParts {
+    let revocation = PeerRevocation::new(access, parts.raft.wall.clone());
+    MasterParts {
+        raft: revocation.guard(parts.raft),
+        masters: revocation.dialer(parts.masters),
+        agents: revocation.dialer(parts.agents),
+        ..parts
+    }
 }
 
 /// Returns the seed of ids of requests. Ids are public, and the entropy is not.
@@ -280,11 +277,10 @@ fn owner_of(
         turn_counter: Arc::clone(&turn_counter),
         calls: calls.clone(),
     };
-    let lease = config.leader_lease();
     let replica = Replica::new(
         node.clone(),
         limits,
-        lease,
+        config.leader_lease(),
         published,
         hand_over,
         registry,
