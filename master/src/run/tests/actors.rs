@@ -23,6 +23,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::*;
+use crate::secret_keys::SecretKeys;
 
 const MASTERS: usize = 3;
 const PIPE_BYTES: usize = 1 << 20;
@@ -105,6 +106,11 @@ fn raft(place: usize) -> String {
     format!("m{place}:5052")
 }
 
+/// Returns the keys for secrets of all masters.
+fn secret_keys() -> SecretKeys {
+    SecretKeys::parse(&format!("k1:{}", "ab".repeat(32))).unwrap()
+}
+
 impl TestCluster {
     pub(super) fn start(proof: ConnectionProof) -> Self {
         Self::start_with(proof, false)
@@ -128,6 +134,7 @@ impl TestCluster {
                 seed: place as u64,
                 audit_file_mib: 1,
                 enforces_access,
+                secret_keys: Some(Arc::new(secret_keys())),
                 ..MasterConfig::new(directory.path().join(api(place)), api(place), raft(place))
             };
             let store = MemoryStore::default();
