@@ -31,13 +31,38 @@ fn refusals(directory: &Path, place: usize, (principal, path): (&str, &str)) -> 
     found
 }
 
-/// Has the rest of `agent-1` offered to the scheduler of `framework-1` again, and accepts it with
-/// these tasks through the master at `place`.
+async fn next_offers(scheduler: &mut Streaming<v1::Event>) -> Vec<v1::Offer> {
+    loop {
+        if let v1::event::Event::Offers(offers) = next_event(scheduler).await {
+            return offers.offers;
+        }
+    }
+}
+
+/// Has the rest of `agent-1` offered to the scheduler of `framework-1`, and accepts it with these
+/// tasks through the master at `place`.
 async fn accept(
     (cluster, place): (&TestCluster, usize),
-    scheduler: &mut Streaming<v1::Event>,
+    population: &mut Population,
     tasks: Vec<v1::TaskSpec>,
 ) -> v1::AcceptReply {
+    let [web, other] = &mut population._frameworks[..] else {
+        panic!("there are two schedulers");
+    };
+    // The other one has it, because the first one has declined it for some seconds.
+    let offer_ids = next_offers(other)
+        .await
+        .into_iter()
+        .map(|offer| offer.offer_id);
+    let decline = v1::DeclineRequest {
+        framework_id: "framework-2".to_owned(),
+        session: SESSION,
+        offer_ids: offer_ids.collect(),
+        filter_ms: Some(600_000),
+        ..Default::default()
+    };
+    let mut client = SchedulerClient::new(cluster.channel("framework/other", place));
+    client.decline(decline).await.unwrap();
     let call = |number| {
         Some(v1::CallId {
             number,
@@ -52,12 +77,8 @@ async fn accept(
         roles,
     };
     client.revive(revive).await.unwrap();
-    let offers = loop {
-        if let v1::event::Event::Offers(offers) = next_event(scheduler).await {
-            break offers.offers;
-        }
-    };
-    let held = offers
+    let held = next_offers(web)
+        .await
         .into_iter()
         .map(|offer| v1::HeldOffer { offer: Some(offer) });
     let launch = v1::operation::Operation::Launch(v1::Launch { tasks });
@@ -130,8 +151,7 @@ async fn tasks_that_the_leader_refuses_are_in_the_log_of_the_master_that_is_call
         ..convert::spec(&spec(id, "cpus:0.5"))
     };
     let tasks = vec![task("b", ""), task("c", "root")];
-    let web = &mut population._frameworks[0];
-    let reply = accept((&cluster, follower), web, tasks).await;
+    let reply = accept((&cluster, follower), &mut population, tasks).await;
     let refused: Vec<_> = reply.refused.iter().map(|one| one.position).collect();
     assert_eq!(refused, [1], "{:?}", reply.refused);
     drop(population);
@@ -211,8 +231,8 @@ async fn secrets_that_are_sent_are_in_the_log_once_for_each_launch() {
         read_only: true,
         source: VolumeSource::Secret("eng/db".to_owned()),
     }];
-    let web = &mut population._frameworks[0];
-    let reply = accept((&cluster, leader), web, vec![convert::spec(&task)]).await;
+    let task = vec![convert::spec(&task)];
+    let reply = accept((&cluster, leader), &mut population, task).await;
     assert_eq!(reply.refused, []);
     let (to_leader, agent) = &mut population._agent;
     let mut next = async || {
