@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use argosy_proto::server::audit::{self, Audit, AuditEvent, AuditedCaller};
+use argosy_proto::server::audit::{self, Audit, AuditEvent, AuditedCaller, RequestAudit};
 use argosy_proto::server::call_rate::ConnectionCalls;
 use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::trace::{self, TraceContext, TraceIds};
@@ -81,7 +81,9 @@ impl ApiRouter {
             return self.answer_traced(request).await;
         };
         let (uri, has_token) = (request.uri().clone(), audit::has_token(request.headers()));
-        request.extensions_mut().insert(audit.clone());
+        let extensions = request.extensions_mut();
+        extensions.insert(audit.clone());
+        extensions.insert(RequestAudit::new(audit.clone(), caller.clone()));
         let response = self.answer_traced(request).await;
         // A token names its principal only once it is verified.
         let caller = caller.identified(response.extensions().get());

@@ -18,6 +18,7 @@ use argosy_proto::v1::reigns_server::ReignsServer;
 use argosy_proto::v1::scheduler_server::SchedulerServer;
 use argosy_raft::{MemoryStore, Node, NodeConfig, NodeEnvironment, OwnerRequest, StartError};
 use argosy_state::Registry;
+use argosy_state::access::AccessFacts;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -34,6 +35,7 @@ use crate::error::MasterError;
 use crate::inbox::{Inbox, LeaderStatus, OwnerCalls, StateQuery};
 use crate::metrics::OwnerCounts;
 use crate::owner_handle::OwnerHandle;
+use crate::peer_revocation::PeerRevocation;
 use crate::reads::{ReadBounds, ReadLimiter};
 use crate::replica::{self, PublishedState, Replica};
 use crate::service;
@@ -106,6 +108,8 @@ async fn lead_or_follow(
 ) -> Result<(), MasterError> {
     let (owner, mut requests) = mpsc::channel(RAFT_REQUESTS);
     let raft_stop = CancellationToken::new();
+    let (access, access_seen) = watch::channel(AccessFacts::default());
+    let parts = without_revoked(parts, access_seen);
     let peers = MasterConnections::new(parts.masters.clone());
     let asked = MasterConnections::new(parts.masters);
     let has_threads = parts.memory.is_none();
@@ -114,9 +118,10 @@ async fn lead_or_follow(
     let starting = parts.raft_runtime.spawn(starting);
     let mut api = parts.api;
     let (node, registry) = tokio::select! {
-        loaded = load(starting, &mut requests, &stop, &raft_stop) => loaded?,
+        loaded = load(starting, (&mut requests, &access), &stop, &raft_stop) => loaded?,
         never = reject_connections(&mut api) => match never {},
     };
+    let loaded = (registry, access);
     let RegistryOwner {
         replica,
         handle,
@@ -124,7 +129,7 @@ async fn lead_or_follow(
         queries,
         transfers,
         turn_counter,
-    } = owner_of(&config, &node, registry, (parts.entropy, parts.readers));
+    } = owner_of(&config, &node, loaded, (parts.entropy, parts.readers));
     let (audit, _audit_writer) = open_audit(&config)?;
     let replica = replica.with_threads(has_threads);
     let watchdog = run_watched(turn_counter, &node, has_threads)?;
@@ -157,6 +162,17 @@ async fn lead_or_follow(
         warn!(%source, "the API ended with an error");
     }
     ended
+}
+
+/// Returns the same parts, without connections of members whose keys these facts revoke.
+fn without_revoked(parts: MasterParts, access: watch::Receiver<AccessFacts>) -> MasterParts {
+    let revocation = PeerRevocation::new(access, parts.raft.wall.clone());
+    MasterParts {
+        raft: revocation.guard(parts.raft),
+        masters: revocation.dialer(parts.masters),
+        agents: revocation.dialer(parts.agents),
+        ..parts
+    }
 }
 
 /// Returns the seed of ids of requests. Ids are public, and the entropy is not.
@@ -229,13 +245,14 @@ fn deposed_leader_ms(config: &MasterConfig) -> u64 {
 fn owner_of(
     config: &MasterConfig,
     node: &Node,
-    registry: Registry,
+    (registry, access): (Registry, watch::Sender<AccessFacts>),
     (entropy, readers): ([u8; 32], Handle),
 ) -> RegistryOwner {
     let (leadership, leadership_seen) = watch::channel(LeaderStatus::default());
     let (applied, applied_seen) = watch::channel(registry.applied());
     let (counts, counts_seen) = watch::channel(Arc::<OwnerCounts>::default());
-    let (access, access_seen) = watch::channel(registry.access().clone());
+    let access_seen = access.subscribe();
+    access.send_replace(registry.access().clone());
     let (messages, links) = mpsc::channel(INBOX);
     let calls = OwnerCalls::new();
     let (query, queries) = mpsc::channel(QUERIES);
@@ -261,11 +278,10 @@ fn owner_of(
         turn_counter: Arc::clone(&turn_counter),
         calls: calls.clone(),
     };
-    let lease = config.leader_lease();
     let replica = Replica::new(
         node.clone(),
         limits,
-        lease,
+        config.leader_lease(),
         published,
         hand_over,
         registry,
@@ -354,7 +370,10 @@ async fn reject_connections(api: &mut Listener) -> std::convert::Infallible {
 
 async fn load(
     starting: JoinHandle<Result<Node, StartError>>,
-    requests: &mut mpsc::Receiver<OwnerRequest>,
+    (requests, access): (
+        &mut mpsc::Receiver<OwnerRequest>,
+        &watch::Sender<AccessFacts>,
+    ),
     stop: &CancellationToken,
     raft_stop: &CancellationToken,
 ) -> Result<(Node, Registry), MasterError> {
@@ -372,7 +391,10 @@ async fn load(
                 return Ok((node, registry));
             }
             // When raft's start fails, its channel closes; the start returns the actual error.
-            Some(request) = requests.recv() => serve_startup_requests(&mut registry, &mut compared, request)?,
+            Some(request) = requests.recv() => {
+                serve_startup_requests(&mut registry, &mut compared, request)?;
+                access.send_replace(registry.access().clone());
+            }
         }
     }
 }

@@ -196,6 +196,23 @@ impl Dialer {
         }
     }
 
+    /// Returns the same dialer, whose connections pass this check first.
+    #[must_use]
+    pub fn with_check(
+        self,
+        check: impl Fn(IdentifiedConnection) -> io::Result<IdentifiedConnection> + Send + Sync + 'static,
+    ) -> Self {
+        let (open, check) = (self.open, Arc::new(check));
+        let checked = Self::new(move |address, expected| {
+            let (opening, check) = (open(address, expected), check.clone());
+            async move { check(opening.await?) }
+        });
+        Self {
+            authorization: self.authorization,
+            ..checked
+        }
+    }
+
     /// Returns the header `authorization` that requests on its connections have.
     #[must_use]
     pub fn authorization(&self) -> Option<&HeaderValue> {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use argosy_proto::transport::{
-    Connection, Dialer, ExpectedPeer, IdentifiedConnection, PeerIdentity,
+    Connection, Credential, Dialer, ExpectedPeer, IdentifiedConnection, PeerIdentity,
 };
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,6 +19,7 @@ use crate::application::Application;
 use crate::credentials::Credentials;
 use crate::explanation;
 use crate::peers::{hosts_of, identity_of};
+use crate::request::key_hash;
 use crate::store::CredentialStore;
 
 /// The maximum time of a handshake. Callers that need an earlier answer have deadlines of their
@@ -101,7 +102,9 @@ async fn shake_hands(
     let certificate =
         certificate.ok_or_else(|| io::Error::other(rustls::Error::NoCertificatesPresented))?;
     let identity = identity_of(certificate).map_err(io::Error::other)?;
+    let key = key_hash(certificate).map_err(io::Error::other)?;
     let peer = PeerIdentity::authenticated(identity.principal, None);
+    let peer = peer.with_credential(Credential::Key(key));
     // A master that another one dials is the member at that address.
     let peer = match application {
         Application::Raft => peer.with_hosts(hosts_of(certificate)),

@@ -38,6 +38,9 @@ fn the_commands_of_the_page_about_access_work() {
     let rules = blocks("acl");
     assert_eq!(rules.len(), 1);
     std::fs::write(directory.join("rules.acl"), rules[0]).unwrap();
+    let expected = blocks("acl-test");
+    assert_eq!(expected.len(), 1);
+    std::fs::write(directory.join("expected.acl"), expected[0]).unwrap();
     let ca = directory.join("ca");
     let ca = ca.to_str().unwrap();
     for words in [

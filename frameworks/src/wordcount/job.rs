@@ -22,6 +22,8 @@ const ACCEPT_BYTES: usize = 640 * 1024;
 /// Consecutive rejections of one piece of work after which the job fails. Offers are often gone
 /// when they are used, so a few rejections are normal.
 const MAX_REFUSALS: u32 = 100;
+/// The end of an agent's message about a file that the server does not have.
+const NOT_FOUND: &str = "the server answered 404";
 
 #[derive(Debug, Clone, Default)]
 pub struct TaskSettings {
@@ -428,7 +430,7 @@ impl Job {
             self.launched.remove(&status.task_id);
         }
         if status.reason() == v1::Reason::FetchFailed {
-            self.repeat_lost_map(&status.message);
+            self.repeat_lost_maps(&status.message);
         }
         self.retry(at, &problem);
         Some(problem)
@@ -463,16 +465,20 @@ impl Job {
         };
     }
 
-    /// Repeats the map whose output a failed fetch names, if its agent answers that the output does
-    /// not exist.
-    fn repeat_lost_map(&mut self, message: &str) {
-        let is_named = |slot: &WorkSlot| {
-            slot.state == WorkState::Done && message.contains(&format!("/{}/", slot.task_id))
-        };
-        if let Some(at) = self.slots[..self.maps].iter().position(is_named) {
-            self.slots[at].state = WorkState::Waiting;
-            self.maps_done -= 1;
-            self.enqueue(at);
+    /// Repeats the maps of an agent that answers a fetch with 404. The message does not show which
+    /// output is missing: the path is in the query of the URI, and messages have no queries.
+    fn repeat_lost_maps(&mut self, message: &str) {
+        if !message.contains(NOT_FOUND) {
+            return;
+        }
+        for at in 0..self.maps {
+            let slot = &mut self.slots[at];
+            let is_named = message.contains(&format!("//{}/", slot.agent));
+            if slot.state == WorkState::Done && is_named {
+                slot.state = WorkState::Waiting;
+                self.maps_done -= 1;
+                self.enqueue(at);
+            }
         }
     }
 }

@@ -2,14 +2,15 @@
 
 use std::path::{Component, Path};
 
-use argosy_state::access::{Action, SecretName};
+use argosy_state::access::Action;
 use argosy_state::actor::Actor;
-use argosy_state::secret::SecretName as RegistrySecret;
+use argosy_state::ids::Role;
+use argosy_state::secret::SecretName;
 use argosy_state::task::{TaskSpec, VolumeSource};
 
 use super::cache::PermitCache;
 use super::denial::Denial;
-use super::object::{Object, name_in_role};
+use super::object::Object;
 
 /// Returns the first reason why a caller may not launch a task. `place` has the role, the framework
 /// and the agent.
@@ -70,27 +71,33 @@ fn check_container(
     Ok(())
 }
 
-/// Checks a secret of the registry, `ROLE/NAME`, or a file of the agent, which is one of the task's
-/// role.
+/// Checks the use of a secret. Its role may be above that of the task, whose denials apply, too.
 fn check_secret(
     place: &Object<'_>,
-    name: &str,
+    text: &str,
     check: &mut impl FnMut(Action, &Object<'_>) -> Result<(), Denial>,
 ) -> Result<(), Denial> {
-    let Ok(registered) = RegistrySecret::new(name) else {
-        // No rule names a name that is not valid, except one about all objects.
-        let name = SecretName::new(name).ok();
-        let secret = name.as_ref();
-        return check(Action::UseSecret, &Object { secret, ..*place });
+    let Some(secret) = named_secret(place, text) else {
+        return check(Action::UseSecret, place);
     };
-    let (role, name) = (registered.role(), name_in_role(&registered));
+    let role = secret.role();
     let own = Object {
         role: Some(&role),
         task_role: place.role,
-        secret: name.as_ref(),
+        secret: Some(&secret),
         ..*place
     };
     check(Action::UseSecret, &own)
+}
+
+/// Returns the name by which rules name a secret of a volume. One of the agent itself has the role
+/// of the task. No rule names one that is not valid, except those about the task.
+fn named_secret(place: &Object<'_>, text: &str) -> Option<SecretName> {
+    let of_role = |role: &Role| SecretName::new(&format!("{role}/{text}")).ok();
+    match text.contains('/') {
+        true => SecretName::new(text).ok(),
+        false => place.role.and_then(of_role),
+    }
 }
 
 /// Returns a path without `.`, `..` and repeated slashes, as rules name paths.

@@ -2,11 +2,12 @@
 //!
 //! Everything here is pure. The leader calls it in its step, on its own registry, and masters that
 //! serve reads call it on the copy that they serve. Reading order: `object`, `decision`, `cache`,
-//! `denial`, `owner`, `table`, `operations`, `launches`, `sight`.
+//! `denial`, `expectation`, `owner`, `table`, `operations`, `launches`, `sight`.
 
 mod cache;
 mod decision;
 mod denial;
+mod expectation;
 mod launches;
 mod object;
 mod operations;
@@ -19,8 +20,9 @@ mod tests;
 pub(crate) use cache::PermitCache;
 pub(crate) use decision::{Decision, decide, decide_all};
 pub(crate) use denial::{DENIED, Denial, UNPROVEN};
+pub use expectation::{Expectation, InvalidExpectation};
 pub(crate) use launches::denied_launch;
-pub(crate) use object::{Object, name_in_role};
+pub(crate) use object::Object;
 pub(crate) use operations::denied_operation;
 pub(crate) use owner::is_owner;
 pub(crate) use sight::{FollowedSights, Reader, Sight, Sights};

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use argosy_state::Registry;
-use argosy_state::access::{Pattern, SecretName};
+use argosy_state::access::Pattern;
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{AgentId, FrameworkId, Role, TaskKey};
+use argosy_state::secret::SecretName;
 use argosy_state::task::Task;
 
 /// The object of an action. A pattern of a facet that the object does not have does not match it.
@@ -19,7 +20,7 @@ pub(crate) struct Object<'a> {
     pub(crate) agent: Option<AgentId>,
     /// A user of the host.
     pub(crate) user: Option<&'a str>,
-    /// The name of a secret of the role.
+    /// A secret, whose role may be above that of the task that uses it.
     pub(crate) secret: Option<&'a SecretName>,
     pub(crate) image: Option<&'a str>,
     pub(crate) host_path: Option<&'a str>,
@@ -52,10 +53,10 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Returns a secret of a role. Without a name, only a rule about all objects applies to it.
-    pub(crate) fn secret(role: &'a Role, name: Option<&'a SecretName>) -> Self {
+    /// Returns a secret of the registry. `role` is that of its name.
+    pub(crate) fn secret(role: &'a Role, name: &'a SecretName) -> Self {
         Self {
-            secret: name,
+            secret: Some(name),
             ..Self::role(role)
         }
     }
@@ -107,10 +108,9 @@ impl<'a> Object<'a> {
             Pattern::Framework(id) => self.framework == Some(*id),
             Pattern::User(user) => self.user == Some(user.as_str()),
             Pattern::Agent(id) => self.agent == Some(*id),
-            Pattern::Secret { .. } => {
-                let secret = self.role.zip(self.secret);
-                secret.is_some_and(|(role, name)| pattern.matches_secret(role, name))
-            }
+            Pattern::Secret(_) | Pattern::SecretSubtree(_) => self
+                .secret
+                .is_some_and(|secret| pattern.matches_secret(secret)),
             Pattern::Image(_) => self.image.is_some_and(|image| pattern.matches_image(image)),
             Pattern::HostPath(_) => self
                 .host_path
@@ -126,9 +126,11 @@ impl<'a> Object<'a> {
             Pattern::User(_) => self.user.is_none(),
             Pattern::Agent(_) => self.agent.is_none(),
             // Tasks do not have these facets.
-            Pattern::Any | Pattern::Secret { .. } | Pattern::Image(_) | Pattern::HostPath(_) => {
-                false
-            }
+            Pattern::Any
+            | Pattern::Secret(_)
+            | Pattern::SecretSubtree(_)
+            | Pattern::Image(_)
+            | Pattern::HostPath(_) => false,
         };
         is_unknown || self.is_denied_by(pattern)
     }
@@ -151,21 +153,14 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Returns the name of a secret in its role, as rules name it; `None` if no rule can.
-pub(crate) fn name_in_role(secret: &argosy_state::secret::SecretName) -> Option<SecretName> {
-    let (_, name) = secret.as_str().rsplit_once('/')?;
-    SecretName::new(name).ok()
-}
-
 /// Writes the facets as patterns name them, such as `role:eng framework-1`.
 impl fmt::Display for Object<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut facets = Vec::new();
-        match (self.role, self.secret) {
-            (Some(role), Some(secret)) => facets.push(format!("secret:{role}/{secret}")),
-            (Some(role), None) => facets.push(format!("role:{role}")),
-            (None, _) => {}
-        }
+        facets.extend(self.secret.map(|secret| format!("secret:{secret}")));
+        let is_of_secret = |role: &&Role| self.secret.is_some_and(|one| one.role() == **role);
+        let role = self.role.filter(|role| !is_of_secret(role));
+        facets.extend(role.map(|role| format!("role:{role}")));
         facets.extend(self.framework.map(|id| id.to_string()));
         facets.extend(self.agent.map(|id| id.to_string()));
         facets.extend(self.user.map(|user| format!("user:{}", quoted(user))));

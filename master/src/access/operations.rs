@@ -8,7 +8,7 @@ use argosy_state::command::OperatorOperation;
 use super::cache::PermitCache;
 use super::decision::decide_all;
 use super::denial::Denial;
-use super::object::{Object, name_in_role};
+use super::object::Object;
 
 /// Returns the action of an operation: a new kind of operation does not compile without one.
 pub(crate) fn action_of(operation: &OperatorOperation) -> Action {
@@ -76,8 +76,7 @@ pub(crate) fn denied_operation(
         | OperatorOperation::ResealSecret { name, .. }
         | OperatorOperation::RemoveSecret(name) => {
             let role = name.role();
-            let own = name_in_role(name);
-            check(Object::secret(&role, own.as_ref()))
+            check(Object::secret(&role, name))
         }
     }
 }

@@ -8,11 +8,12 @@ use argosy_state::actor::Actor;
 use argosy_state::command::OfferTerms;
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{AgentId, FrameworkId, Role};
+use argosy_state::secret::SecretName;
 use argosy_state::task::Task;
 
 use super::decision::Permits;
 use super::denial::Denial;
-use super::object::{Object, name_in_role};
+use super::object::Object;
 
 /// The caller on whose behalf something is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,9 +146,8 @@ impl Sight {
         self.is_all() || self.includes(&Object::role(role))
     }
 
-    pub(crate) fn secret(&self, name: &argosy_state::secret::SecretName) -> bool {
-        let own = name_in_role(name);
-        self.is_all() || self.includes(&Object::secret(&name.role(), own.as_ref()))
+    pub(crate) fn secret(&self, name: &SecretName) -> bool {
+        self.is_all() || self.includes(&Object::secret(&name.role(), name))
     }
 
     /// Returns whether it includes a framework: no role of it is denied by a rule, and the reader

@@ -1,5 +1,7 @@
 //! Tests of decisions, and of the tables of calls, paths and operations.
 
+mod operations;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -282,6 +284,42 @@ fn each_property_of_a_launched_task_needs_its_right() {
         let both = format!("{allow}\ndeny framework/web {action} *");
         assert!(launch(&both, change).is_some(), "{action}");
     }
+}
+
+#[test]
+fn a_rule_about_a_secret_of_the_registry_applies_to_tasks_that_use_it() {
+    let mount = |rules: &str, secret: &str| {
+        launch(rules, |task| {
+            task.volumes.push(TaskVolume {
+                container_path: "/run/secrets/key".to_owned(),
+                read_only: true,
+                source: VolumeSource::Secret(secret.to_owned()),
+            });
+        })
+    };
+    let allow = |object: &str| format!("allow framework/web use-secret {object}");
+    let one = allow("secret:eng/key");
+    assert_eq!(mount(&one, "eng/key"), None);
+    // A secret of the agent has the role of the task.
+    assert_eq!(mount(&one, "key"), None);
+    for other in ["eng/other", "eng/web/key", "*/key", "other"] {
+        let refused = mount(&one, other).unwrap();
+        assert!(
+            refused.contains("may not use-secret on secret:"),
+            "{refused}"
+        );
+    }
+    assert_eq!(mount(&allow("secret:eng/%"), "eng/web/key"), None);
+    assert!(mount(&allow("secret:eng/%"), "ops/key").is_some());
+    // The role of a rule is that of the task.
+    assert_eq!(mount(&allow("role:eng"), "*/key"), None);
+    let denied = format!("{}\ndeny everyone use-secret secret:*/key", allow("*"));
+    assert_eq!(mount(&denied, "eng/key"), None);
+    let refused = mount(&denied, "*/key").unwrap();
+    assert!(
+        refused.contains("deny everyone use-secret secret:*/key"),
+        "{refused}"
+    );
 }
 
 #[test]

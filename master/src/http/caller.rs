@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 
+use argosy_proto::server::audit::RequestAudit;
 use argosy_proto::transport::{ConnectionAddresses, PeerIdentity};
 use argosy_state::actor::Actor;
 use axum::extract::FromRequestParts;
@@ -13,6 +14,7 @@ use crate::service::actor_of_peer;
 pub(super) struct RequestPeer {
     peer: Option<PeerIdentity>,
     addresses: Option<ConnectionAddresses>,
+    audit: Option<RequestAudit>,
 }
 
 impl<S: Sync> FromRequestParts<S> for RequestPeer {
@@ -22,6 +24,7 @@ impl<S: Sync> FromRequestParts<S> for RequestPeer {
         Ok(Self {
             peer: parts.extensions.get().cloned(),
             addresses: parts.extensions.get().copied(),
+            audit: parts.extensions.get().cloned(),
         })
     }
 }
@@ -40,6 +43,9 @@ impl RequestPeer {
         }
         if let Some(addresses) = self.addresses {
             request.extensions_mut().insert(addresses);
+        }
+        if let Some(audit) = self.audit {
+            request.extensions_mut().insert(audit);
         }
         request
     }

@@ -19,6 +19,7 @@ mod lists;
 mod preparation;
 mod readers;
 mod referral;
+mod revocation;
 mod routes;
 mod rtt;
 mod stalls;
@@ -47,6 +48,11 @@ use crate::leader_reply::LeaderReply;
 
 /// Longer than anything here takes on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Returns a channel for the facts of access of one master.
+fn access_channel() -> watch::Sender<AccessFacts> {
+    watch::channel(AccessFacts::default()).0
+}
 
 struct SingleMaster {
     memory: MemoryStore,
@@ -125,7 +131,7 @@ impl SingleMaster {
             queries,
             turn_counter: pulse,
             ..
-        } = owner_of(&config, &node, registry, rest);
+        } = owner_of(&config, &node, (registry, access_channel()), rest);
         let replica = replica.with_threads(true);
         let stop = CancellationToken::new();
         let owner = tokio::spawn(replica.run(requests, inbox, queries, stop.clone()));

@@ -16,7 +16,7 @@ use tonic::Status;
 
 use super::lists::settle;
 use super::{denied, malformed};
-use crate::access::{Denial, Object, Reader, name_in_role};
+use crate::access::{Denial, Object, Reader};
 use crate::inbox::StateView;
 use crate::owner_handle::OwnerHandle;
 
@@ -67,8 +67,8 @@ pub(super) fn check_set_secret(
     let reader = owner.reader(actor.clone());
     let policy = Arc::clone(&owner.access.borrow().policy);
     for name in names {
-        let (role, own) = (name.role(), name_in_role(name));
-        let object = Object::secret(&role, own.as_ref());
+        let role = name.role();
+        let object = Object::secret(&role, name);
         let checked = reader.check(&policy, Action::SetSecret, &object);
         checked.map_err(|denial| denied(&denial))?;
     }

@@ -7,6 +7,7 @@ mod access;
 mod actor;
 pub(crate) mod agent_api;
 mod agents;
+mod audited;
 mod bearer;
 mod calls;
 mod certificates;

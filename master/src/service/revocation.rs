@@ -37,14 +37,29 @@ impl WatchedCredential {
         owner: &OwnerHandle,
         peer: Option<&PeerIdentity>,
     ) -> Result<Option<Self>, Status> {
-        let Some(credential) = peer.and_then(PeerIdentity::credential) else {
+        let Some(peer) = peer else {
+            return Ok(None);
+        };
+        Self::new(owner.access.clone(), owner.node.wall_clock().clone(), peer)
+    }
+
+    /// Returns the credential of a peer, if it can be revoked, as these facts change.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED if it is revoked, or expired.
+    pub(crate) fn new(
+        access: watch::Receiver<AccessFacts>,
+        clock: WallClock,
+        peer: &PeerIdentity,
+    ) -> Result<Option<Self>, Status> {
+        let Some(credential) = peer.credential() else {
             return Ok(None);
         };
         let watched = Self {
-            access: owner.access.clone(),
-            principal: peer.and_then(PeerIdentity::principal).cloned(),
+            access,
+            principal: peer.principal().cloned(),
             credential,
-            clock: owner.node.wall_clock().clone(),
+            clock,
         };
         watched.check()?;
         Ok(Some(watched))
@@ -57,7 +72,7 @@ impl WatchedCredential {
     }
 
     /// Checks it again if facts of access have changed.
-    fn check_changed(&mut self) -> Result<(), Status> {
+    pub(crate) fn check_changed(&mut self) -> Result<(), Status> {
         match self.access.has_changed() {
             Ok(true) => {
                 self.access.mark_unchanged();

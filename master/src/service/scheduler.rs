@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use argosy_proto::convert::{self, InvalidMessage};
+use argosy_proto::server::audit::RequestAudit;
 use argosy_proto::trace;
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
@@ -18,6 +19,7 @@ use tokio::sync::oneshot;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
+use super::audited;
 use super::calls::{accept, framework, parts, subscription, task};
 use super::forward::{CallRoute, forwarded, name_leader};
 use super::peers::ConnectionUse;
@@ -33,6 +35,8 @@ type Events = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
 /// Default time for which declined resources are not offered again, in milliseconds (Mesos'
 /// default).
 const FILTER_MS: u64 = 5_000;
+/// The path of the call in the audit log.
+const SUBSCRIBE: &str = "/argosy.v1.Scheduler/Subscribe";
 
 fn client(channel: Channel) -> SchedulerClient<Channel> {
     SchedulerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES)
@@ -59,13 +63,15 @@ impl Scheduler for Services {
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Events>, Status> {
         let (metadata, extensions) = (request.metadata(), request.extensions());
+        let audit = RequestAudit::of(extensions);
+        let audited = |events| audited::stream(events, audit, SUBSCRIBE, audited::event_code);
         let (place, actor) = self
             .call_route(metadata, extensions, ConnectionUse::Streams)
             .await?;
         match place {
             CallRoute::Local => {
                 let events = self.subscribe_here(request.into_inner(), actor).await?;
-                let mut response = Response::new(events);
+                let mut response = Response::new(audited(events));
                 name_leader(response.metadata_mut(), &self.owner.own_address);
                 Ok(response)
             }
@@ -74,7 +80,7 @@ impl Scheduler for Services {
                 let request = forwarded(request.into_inner(), &actor);
                 let opened = async move { client.subscribe(request).await };
                 let stream = self.forward_stream(opened, &address, lease).await?;
-                let mut response: Response<Events> = Response::new(stream);
+                let mut response: Response<Events> = Response::new(audited(stream));
                 name_leader(response.metadata_mut(), &address);
                 Ok(response)
             }
@@ -85,7 +91,10 @@ impl Scheduler for Services {
         &self,
         request: Request<v1::AcceptRequest>,
     ) -> Result<Response<v1::AcceptReply>, Status> {
-        routed!(self, request, accept, accept_here)
+        let audit = RequestAudit::of(request.extensions());
+        let reply = routed!(self, request, accept, accept_here)?;
+        audited::acceptance(audit.as_ref(), reply.get_ref());
+        Ok(reply)
     }
 
     async fn decline(

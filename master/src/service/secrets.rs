@@ -19,6 +19,7 @@ use tonic::Status;
 use tracing::debug;
 
 use super::access::check_set_secret;
+use super::audited::SentSecrets;
 use super::lists::settle;
 use super::{Services, denied, malformed, refused};
 use crate::access::{Denial, Reader};
@@ -153,7 +154,7 @@ impl Services {
         &self,
         link: LinkId,
         wanted: v1::SecretsWanted,
-        to: &WeakLinkSender<v1::ToAgent>,
+        (to, sent): (&WeakLinkSender<v1::ToAgent>, &mut SentSecrets),
     ) -> Result<(), Status> {
         let key = TaskKey {
             framework: convert::id("framework_id", &wanted.framework_id)
@@ -182,16 +183,19 @@ impl Services {
             secrets,
             refusal,
         };
+        let audited = sent.object(&message);
         let message = v1::ToAgent {
             epoch,
             cluster_id: cluster.to_string(),
             message: Some(v1::to_agent::Message::TaskSecrets(message)),
         };
-        if sender.send(message).is_err() {
-            debug!(
+        match (sender.send(message), audited) {
+            (Ok(()), Some(object)) => sent.record(&object),
+            (Ok(()), None) => {}
+            (Err(_), _) => debug!(
                 link = link.0,
                 "an agent does not read the secrets of its task"
-            );
+            ),
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! its own copy of the registry.
 
 use argosy_proto::convert::{self, InvalidMessage};
+use argosy_proto::server::audit::RequestAudit;
 use argosy_proto::server::callers::ApiPart;
 use argosy_proto::ticket::{
     DEFAULT_VALIDITY_MS, MAX_PATH_BYTES, MAX_VALIDITY_MS, SandboxPath, Ticket, TicketScope,
@@ -13,6 +14,7 @@ use argosy_state::ids::AgentId;
 use tonic::{Request, Status};
 
 use super::actor::actor;
+use super::audited;
 use super::task_access::{self, AgentRequest};
 use super::{Services, address_of, malformed, not_found};
 use crate::access::Reader;
@@ -29,6 +31,7 @@ impl Services {
         let holder = actor(request.metadata(), request.extensions())?;
         let verb = verb_of(request.get_ref().verb()).map_err(|why| malformed(&why))?;
         let caller = request.extensions();
+        let audit = RequestAudit::of(caller);
         let peer = caller.get::<PeerIdentity>().cloned();
         let addresses = caller.get::<ConnectionAddresses>().copied();
         let wanted = request.into_inner();
@@ -60,6 +63,7 @@ impl Services {
         let now_ms = self.owner.node.wall_clock().now_ms();
         let expires_ms = u64::try_from(now_ms).unwrap_or_default() + valid_ms;
         let request = trace::current().map_or(0, |context| context.id().number());
+        audited::tickets(audit.as_ref(), (verb, agent), &scopes);
         let tickets = scopes.into_iter().map(|scope| {
             let ticket = Ticket {
                 agent,

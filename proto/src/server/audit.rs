@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use argosy_state::actor::PrincipalKind;
 use axum::extract::{Query, Request};
 use axum::response::Response;
-use http::{HeaderMap, StatusCode, Uri, header};
+use http::{Extensions, HeaderMap, StatusCode, Uri, header};
 use metrics::counter;
 use tonic::Code;
 
@@ -19,7 +19,7 @@ use argosy_host::audit::{AuditLog, AuditNotice};
 
 use super::callers::{ApiPart, TicketHolder};
 use crate::clock::WallClock;
-use crate::trace;
+use crate::trace::{self, TraceContext};
 use crate::transport::{ConnectionAddresses, PeerIdentity};
 
 /// Names the actor of a forwarded call, in the text form of [`argosy_state::actor::Actor`].
@@ -127,6 +127,43 @@ impl Audit {
             object,
             is_recorded: false,
         })
+    }
+}
+
+/// The audit log with the caller of one request, for events that the status of its answer does not
+/// show. An extension of the request.
+#[derive(Debug, Clone)]
+pub struct RequestAudit {
+    audit: Audit,
+    caller: AuditedCaller,
+    /// That of the request: events within a stream happen later.
+    context: Option<TraceContext>,
+}
+
+impl RequestAudit {
+    /// Returns the log with a caller, in the context of now.
+    #[must_use]
+    pub fn new(audit: Audit, caller: AuditedCaller) -> Self {
+        Self {
+            audit,
+            caller,
+            context: trace::current(),
+        }
+    }
+
+    /// Returns the one of a request, with the identity that the server has verified since.
+    #[must_use]
+    pub fn of(extensions: &Extensions) -> Option<Self> {
+        let found = extensions.get::<Self>()?.clone();
+        let caller = found.caller.identified(extensions.get());
+        Some(Self { caller, ..found })
+    }
+
+    /// Records an event of the caller.
+    pub fn record(&self, event: AuditEvent, what: (&str, &str), outcome: &str) {
+        trace::within(self.context, || {
+            self.audit.record(&self.caller, event, what, outcome);
+        });
     }
 }
 

@@ -27,7 +27,7 @@ pub use action::Action;
 pub use group::{Group, GroupName, NamedGroup};
 pub use key_hash::KeyHash;
 pub use operation::{AccessOperation, NewToken};
-pub use pattern::{Pattern, SecretName};
+pub use pattern::Pattern;
 pub use policy::{InvalidPolicy, Policy};
 pub use rate_limit::RateLimit;
 pub use rule::{Effect, Rule};

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use crate::ids::{AgentId, FrameworkId, InvalidId, Role};
 use crate::limits;
+use crate::secret::SecretName;
 
 /// The objects to which a rule applies. A pattern other than [`Pattern::Any`] names one property of
 /// an object, and does not match an object without that property.
@@ -22,50 +23,15 @@ pub enum Pattern {
     User(String),
     /// One agent: `agent:agent-3`.
     Agent(AgentId),
-    /// One secret: `secret:eng/db-password`; or all secrets of a role and of the roles below it:
-    /// `secret:eng/%`.
-    Secret {
-        /// The role that owns the secret.
-        role: Role,
-        /// The name; `None` for all.
-        name: Option<SecretName>,
-    },
+    /// One secret: `secret:eng/db-password`.
+    Secret(SecretName),
+    /// The secrets of a role and of the roles below it: `secret:eng/%`.
+    SecretSubtree(Role),
     /// The images whose name begins with a text: `image:registry.example/eng/`.
     Image(String),
     /// A path of the host and all paths below it: `host-path:/data`. The path is absolute, and has
     /// no empty, `.` or `..` component, and no slash at its end (except `/` itself).
     HostPath(String),
-}
-
-/// The name of a secret among those of its role: 1 to 255 letters, digits and `._-`, not `.` or
-/// `..`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SecretName(String);
-
-impl SecretName {
-    /// The longest name, in bytes.
-    pub const BYTES: usize = limits::NAME_BYTES;
-
-    /// Validates `text`.
-    ///
-    /// # Errors
-    /// [`InvalidId`] names the text and the rule.
-    pub fn new(text: &str) -> Result<Self, InvalidId> {
-        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        let is_path = matches!(text, "." | "..");
-        let is_sized = (1..=Self::BYTES).contains(&text.len());
-        if is_path || !is_sized || !text.bytes().all(known) {
-            let rule = "use 1 to 255 letters, digits and ._-, not . or ..";
-            return Err(InvalidId::new("name of a secret", text, rule));
-        }
-        Ok(Self(text.to_owned()))
-    }
-
-    /// Returns the name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
 }
 
 impl Pattern {
@@ -82,11 +48,11 @@ impl Pattern {
 
     /// Returns whether the pattern matches this secret.
     #[must_use]
-    pub fn matches_secret(&self, of: &Role, secret: &SecretName) -> bool {
+    pub fn matches_secret(&self, secret: &SecretName) -> bool {
         match self {
             Self::Any => true,
-            Self::Secret { role, name: None } => role.contains(of),
-            Self::Secret { role, name } => role == of && name.as_ref() == Some(secret),
+            Self::Secret(one) => one == secret,
+            Self::SecretSubtree(top) => top.contains(&secret.role()),
             _ => false,
         }
     }
@@ -115,12 +81,6 @@ impl Pattern {
     }
 }
 
-impl fmt::Display for SecretName {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.0)
-    }
-}
-
 impl fmt::Display for Pattern {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -130,11 +90,8 @@ impl fmt::Display for Pattern {
             Self::Framework(id) => write!(out, "framework:{id}"),
             Self::User(name) => write!(out, "user:{name}"),
             Self::Agent(id) => write!(out, "agent:{id}"),
-            Self::Secret {
-                role,
-                name: Some(name),
-            } => write!(out, "secret:{role}/{name}"),
-            Self::Secret { role, name: None } => write!(out, "secret:{role}/%"),
+            Self::Secret(name) => write!(out, "secret:{name}"),
+            Self::SecretSubtree(role) => write!(out, "secret:{role}/%"),
             Self::Image(prefix) => write!(out, "image:{prefix}"),
             Self::HostPath(prefix) => write!(out, "host-path:{prefix}"),
         }
@@ -163,8 +120,10 @@ impl FromStr for Pattern {
             "user" if is_word(value, limits::NAME_BYTES) => Ok(Self::User(value.to_owned())),
             "user" => Err(wrong("a user takes 1 to 255 bytes without white space")),
             "agent" => Ok(Self::Agent(value.parse()?)),
-            "secret" => secret(value)
-                .unwrap_or_else(|| Err(wrong("write secret:ROLE/NAME or secret:ROLE/%"))),
+            "secret" => match value.strip_suffix("/%") {
+                Some(top) => Ok(Self::SecretSubtree(Role::new(top)?)),
+                None => Ok(Self::Secret(SecretName::new(value)?)),
+            },
             "image" if is_word(value, limits::IMAGE_BYTES) => Ok(Self::Image(value.to_owned())),
             "image" => Err(wrong("a prefix takes 1 to 1024 bytes without white space")),
             "host-path" if is_path(value) => Ok(Self::HostPath(value.to_owned())),
@@ -176,16 +135,6 @@ impl FromStr for Pattern {
             )),
         }
     }
-}
-
-fn secret(value: &str) -> Option<Result<Pattern, InvalidId>> {
-    let (role, name) = value.rsplit_once('/')?;
-    let read = || {
-        let name = (name != "%").then(|| SecretName::new(name)).transpose()?;
-        let role = Role::new(role)?;
-        Ok(Pattern::Secret { role, name })
-    };
-    Some(read())
 }
 
 fn is_word(text: &str, most: usize) -> bool {
@@ -248,6 +197,7 @@ mod tests {
             "secret:/x",
             "secret:eng/",
             "secret:eng/a b",
+            "secret:eng/.key",
             "image:",
             "image:a\u{a0}b",
             "host-path:data",
@@ -272,12 +222,12 @@ mod tests {
         assert!(pattern("role:eng/%").matches_role(&role("eng/web")));
         assert!(!pattern("role:eng/%").matches_role(&role("english")));
         assert!(!pattern("user:eng").matches_role(&role("eng")));
-        let name = SecretName::new("key").unwrap();
-        assert!(pattern("secret:eng/key").matches_secret(&role("eng"), &name));
-        assert!(!pattern("secret:eng/key").matches_secret(&role("eng/web"), &name));
-        assert!(pattern("secret:eng/%").matches_secret(&role("eng/web"), &name));
-        assert!(!pattern("secret:eng/%").matches_secret(&role("ops"), &name));
-        assert!(!pattern("role:eng").matches_secret(&role("eng"), &name));
+        let secret = |text: &str| SecretName::new(text).unwrap();
+        assert!(pattern("secret:eng/key").matches_secret(&secret("eng/key")));
+        assert!(!pattern("secret:eng/key").matches_secret(&secret("eng/web/key")));
+        assert!(pattern("secret:eng/%").matches_secret(&secret("eng/web/key")));
+        assert!(!pattern("secret:eng/%").matches_secret(&secret("ops/key")));
+        assert!(!pattern("role:eng").matches_secret(&secret("eng/key")));
         assert!(pattern("image:reg/eng/").matches_image("reg/eng/web:1"));
         assert!(!pattern("image:reg/eng/").matches_image("reg/engineers/web"));
         assert!(pattern("host-path:/data").matches_host_path("/data/a"));

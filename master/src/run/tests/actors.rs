@@ -24,6 +24,7 @@ use tonic::{Code, Request, Status};
 
 use super::*;
 use crate::certificate_issuer::CertificateIssuer;
+use crate::secret_keys::SecretKeys;
 
 const MASTERS: usize = 3;
 const PIPE_BYTES: usize = 1 << 20;
@@ -103,6 +104,15 @@ pub(super) fn api(place: usize) -> String {
     format!("m{place}:5050")
 }
 
+fn raft(place: usize) -> String {
+    format!("m{place}:5052")
+}
+
+/// Returns the keys for secrets of all masters.
+fn secret_keys() -> SecretKeys {
+    SecretKeys::parse(&format!("k1:{}", "ab".repeat(32))).unwrap()
+}
+
 impl TestCluster {
     pub(super) fn start(proof: ConnectionProof) -> Self {
         Self::start_with(proof, |_| {})
@@ -125,7 +135,6 @@ impl TestCluster {
 
     fn start_with(proof: ConnectionProof, adjust: impl Fn(&mut MasterConfig)) -> Self {
         let network = TestNetwork::default();
-        let raft = |place: usize| format!("m{place}:5052");
         let stop = CancellationToken::new();
         let (mut stores, mut running) = (Vec::new(), Vec::new());
         let directory = tempfile::tempdir().unwrap();
@@ -136,6 +145,7 @@ impl TestCluster {
                 timing: Timing::testing(),
                 seed: place as u64,
                 audit_file_mib: 1,
+                secret_keys: Some(Arc::new(secret_keys())),
                 ..MasterConfig::new(directory.path().join(api(place)), api(place), raft(place))
             };
             adjust(&mut config);
@@ -175,6 +185,13 @@ impl TestCluster {
         endpoint.connect_with_connector_lazy(dialer.connector(TIMEOUT, ExpectedPeer::MASTER))
     }
 
+    /// Opens a connection of `principal` to the raft port of the master at `place`.
+    pub(super) async fn raft_connection(&self, principal: &str, place: usize) -> Connection {
+        let dialer = self.network.dialer(self.proof.of(principal));
+        let dialed = dialer.dial(&raft(place), &ExpectedPeer::MASTER).await;
+        dialed.unwrap()
+    }
+
     /// Returns a client of HTTP/1.1 of `principal`, and the address of the master at `place`.
     pub(super) fn http(&self, principal: &str, place: usize) -> (HttpClient, String) {
         let dialer = self.network.dialer(self.proof.of(principal));
@@ -205,7 +222,7 @@ impl TestCluster {
 
     /// Returns the actors of the commands that `pick` selects, in the order of the log of the
     /// master at `place`.
-    fn asked(&self, place: usize, pick: impl Fn(&Command) -> bool) -> Vec<String> {
+    pub(super) fn asked(&self, place: usize, pick: impl Fn(&Command) -> bool) -> Vec<String> {
         let entries = (1..).map_while(|index| self.stores[place].entry(index));
         let commands = entries.flat_map(|entry| entry.commands);
         let read = commands.map(|bytes| encode::read_command(&bytes).unwrap());

@@ -46,10 +46,16 @@ impl MasterWithoutApi {
         let stopped = raft_stop.clone();
         let starting = starting(config.clone(), memory, surroundings, sender, stopped);
         let starting = tokio::spawn(starting);
-        let loaded = load(starting, &mut requests, &stop, &raft_stop).await;
+        let access = access_channel();
+        let loaded = load(starting, (&mut requests, &access), &stop, &raft_stop).await;
         let (node, registry) = loaded.unwrap();
         let entropy = [place as u8 + 1; 32];
-        let owner = owner_of(&config, &node, registry, (entropy, Handle::current()));
+        let owner = owner_of(
+            &config,
+            &node,
+            (registry, access),
+            (entropy, Handle::current()),
+        );
         let (sender, messages) = mpsc::channel(INBOX);
         let hands = transfer_on_request(node.clone(), owner.transfers);
         let probe = lag::probe(owner.handle.inbox.clone());

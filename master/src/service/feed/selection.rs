@@ -169,6 +169,11 @@ impl Selection {
         }
     }
 
+    /// Returns whether the reader may see only some records of a kind.
+    pub(super) fn is_partial(&self, kind: Kind) -> bool {
+        !self.sight(kind).is_all()
+    }
+
     pub(crate) fn includes(&self, kind: Kind) -> bool {
         self.kinds.contains(&kind)
     }

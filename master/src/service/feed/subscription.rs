@@ -1,14 +1,15 @@
 //! The stream of one subscriber. It is driven by its reader: nothing is prepared for a reader that
 //! does not read, except one part of a snapshot.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use argosy_proto::convert;
 use argosy_proto::v1;
 use argosy_proto::v1::watch_event::Event;
 use argosy_proto::watch::PROGRESS_INTERVAL;
 use argosy_state::access::AccessFacts;
-use argosy_state::ids::Revision;
+use argosy_state::ids::{FrameworkId, Revision};
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -19,6 +20,7 @@ use super::event::{FeedEvent, encode, event_text};
 use super::selection::{Selection, Verdict};
 use super::slot::{CutOff, CutOffCause, Slot};
 use super::snapshot::SnapshotWalk;
+use super::subject::{Kind, Subject};
 use super::window::{Taken, complete_index, through};
 use super::{Feed, Registration, Start};
 use crate::owner_handle::{LONGEST_WAIT, OwnerHandle, stopping, unavailable};
@@ -82,6 +84,8 @@ pub(crate) struct Subscription {
     slot: Arc<Slot>,
     _registration: Registration,
     selection: Selection,
+    /// The frameworks that a reader of only some was sent: their roles may change to others.
+    frameworks: BTreeSet<FrameworkId>,
     start: Start,
     phase: Phase,
     /// Every change up to it was sent, waits in the slot to be sent, or did not match.
@@ -123,6 +127,7 @@ impl Subscription {
             slot,
             _registration: registration,
             selection,
+            frameworks: BTreeSet::new(),
             start,
             phase,
             cursor,
@@ -243,7 +248,7 @@ impl Subscription {
             }));
         };
         let read = async move { (walk.next_part(), walk) };
-        let (part, walk) = spawn_reader(&self.owner, read).await?;
+        let (part, mut walk) = spawn_reader(&self.owner, read).await?;
         match part {
             Some(records) => {
                 let records = records.into_iter();
@@ -252,6 +257,7 @@ impl Subscription {
                 self.slot.put_snapshot(walk, began);
             }
             None => {
+                self.frameworks = walk.take_frameworks();
                 let revision = walk.revision();
                 let end = Event::SnapshotEnd(v1::WatchSnapshot { revision });
                 let newest = self.feed.shared.window().end_offset();
@@ -314,17 +320,31 @@ impl Subscription {
         for event in events {
             self.cursor = event.revision;
             let fields = event.fields.as_ref();
-            let is_removed = match self
+            let verdict = self
                 .selection
-                .judge(&event.subject, fields, event.is_listed)
-            {
-                Verdict::Shown => false,
-                Verdict::Removed => true,
-                Verdict::Skipped => continue,
-            };
-            selected.push(FeedItem::Change(event, is_removed));
+                .judge(&event.subject, fields, event.is_listed);
+            let was_sent = self.note_framework(&event.subject, verdict);
+            match verdict {
+                Verdict::Shown => selected.push(FeedItem::Change(event, false)),
+                Verdict::Removed => selected.push(FeedItem::Change(event, true)),
+                // The reader may see it no longer, and so not what it is now.
+                Verdict::Skipped if was_sent => selected.push(bare_removal(&event)),
+                Verdict::Skipped => {}
+            }
         }
         selected
+    }
+
+    /// Records whether a reader of only some frameworks has a framework now. Returns whether it had
+    /// it.
+    fn note_framework(&mut self, subject: &Subject, verdict: Verdict) -> bool {
+        match subject {
+            Subject::Framework(id) if self.selection.is_partial(Kind::Framework) => match verdict {
+                Verdict::Shown => !self.frameworks.insert(*id),
+                Verdict::Removed | Verdict::Skipped => self.frameworks.remove(id),
+            },
+            _ => false,
+        }
     }
 
     /// Sends the log index up to which nothing is missing. A master that is cut off would send the
@@ -361,6 +381,21 @@ impl Subscription {
         self.failed = Some(Status::out_of_range(text));
         Ok(())
     }
+}
+
+/// Returns a removal that has only the id of its object.
+fn bare_removal(event: &FeedEvent) -> FeedItem {
+    let record = v1::WatchRecord {
+        kind: event.subject.kind().name().to_owned(),
+        id: event.subject.id(),
+        record: None,
+    };
+    let change = v1::WatchChange {
+        revision: Some(convert::revision(event.revision)),
+        record: Some(record),
+        removed: true,
+    };
+    FeedItem::message(Event::Change(change), None)
 }
 
 fn progress(cursor: Revision) -> FeedItem {

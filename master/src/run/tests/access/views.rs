@@ -87,6 +87,76 @@ async fn events_show_only_what_their_reader_may_see_also_after_a_change_of_the_r
     cluster.end().await;
 }
 
+/// Returns the next change of a framework: its id, whether it is removed, and its roles.
+async fn framework_change(events: &mut Streaming<v1::WatchEvent>) -> (String, bool, Vec<String>) {
+    loop {
+        let next = tokio::time::timeout(TIMEOUT, events.message()).await;
+        let Event::Change(change) = next.unwrap().unwrap().unwrap().event.unwrap() else {
+            continue;
+        };
+        let record = change.record.unwrap();
+        if record.kind == "framework" {
+            let roles = match record.record {
+                Some(v1::watch_record::Record::Framework(framework)) => {
+                    framework.info.unwrap().roles
+                }
+                _ => Vec::new(),
+            };
+            return (record.id, change.removed, roles);
+        }
+    }
+}
+
+/// Gives `framework-1` another role.
+async fn move_to(cluster: &TestCluster, place: usize, role: &str, number: u64) {
+    let mut info = convert::framework_info(&framework_info("framework/web"));
+    info.roles = vec![role.to_owned()];
+    let call = v1::CallId {
+        number,
+        lowest_unanswered: number,
+        ..call_id("framework-1", SESSION)
+    };
+    let request = v1::UpdateFrameworkRequest {
+        call: Some(call),
+        info: Some(info),
+    };
+    let mut client = SchedulerClient::new(cluster.channel("framework/web", place));
+    client.update_framework(request).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_framework_that_leaves_the_roles_that_a_reader_may_see_is_removed() {
+    let (cluster, (leader, follower), population) = populated().await;
+    let policy = format!(
+        "{POLICY}\nallow operator/eve view-framework role:eng/%\nallow framework/web register-framework role:ops"
+    );
+    let revision = set_policy(&cluster, leader, &policy).await;
+    let mut readers = Vec::new();
+    for place in [leader, follower] {
+        let mut eve = watch(&cluster, ("operator/eve", place), revision).await;
+        assert_eq!(snapshot(&mut eve).await, ["framework framework-1"]);
+        readers.push(eve);
+    }
+    for (round, role) in (0..).zip(["ops", "eng", "ops"]) {
+        move_to(&cluster, leader, role, 2 + round).await;
+        for eve in &mut readers {
+            let is_seen = role == "eng";
+            let roles = loop {
+                let (id, is_removed, roles) = framework_change(eve).await;
+                assert_eq!(id, "framework-1");
+                if is_removed != is_seen {
+                    break roles;
+                }
+            };
+            // The removal does not show what it is now.
+            let expected = if is_seen { &[role][..] } else { &[] };
+            assert_eq!(roles, expected);
+        }
+    }
+    drop(population);
+    cluster.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counts_lists_and_targets_have_only_what_their_reader_may_see() {
     let (cluster, (leader, follower), population) = populated().await;
