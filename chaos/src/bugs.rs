@@ -173,6 +173,8 @@ const SLOW: &[Bug] = &[
     Bug::LimitsAgain,
     Bug::CompletionForgotten,
     Bug::WatchResumesLate,
+    Bug::DenialIgnored,
+    Bug::RevokedTokenHonoured,
 ];
 
 /// Whether a random choice leaves this bug out.
