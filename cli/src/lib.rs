@@ -1,7 +1,7 @@
 //! The executable `argosy`: wiring, `dev`, operator commands, output.
 //!
 //! It contains no rule of the cluster. Reading order: `verbs` (the command line), this file,
-//! `exit`; `transport`, `contexts`; the services `master` and `agent`; `dev`; `run`; `objects` and
+//! `exit`; `transport`, `contexts`; the services `master` (with `issuing`) and `agent`; `dev`; `run`; `objects` and
 //! `commands` with `operator`, `watching`; `top`; `completion`; `ca`; `output`.
 
 mod agent;
@@ -16,6 +16,7 @@ mod doctor;
 mod exit;
 mod files;
 mod health;
+mod issuing;
 mod launcher;
 mod learner;
 mod listen;

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use anyhow::Context;
 use argosy_host::process::hide_memory;
-use argosy_master::{MasterConfig, MasterError, MasterParts, SecretKeys};
+use argosy_master::{CertificateIssuer, MasterConfig, MasterError, MasterParts, SecretKeys};
 use argosy_proto::clock::WallClock;
 use argosy_proto::secret_value::SecretValue;
 use argosy_proto::transport::Listener;
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{MasterStart, TimingName};
 use crate::exit::{DONE, Failure, VerbResult};
+use crate::issuing::{self, AuthorityFiles};
 use crate::pid_file::PidFile;
 use crate::shutdown::{self, StopCondition};
 use crate::transport::ServiceTransport;
@@ -93,6 +94,7 @@ impl BoundMaster {
         let raft = listen::bind(&places.raft_listen, "--raft-listen")?;
         let mut config = config(arguments, &places)?;
         config.enforces_access = transport.proves_identities();
+        config.certificate_issuer = certificate_issuer(arguments, &transport)?;
         crate::raise_file_limit();
         let raft_runtime = RaftRuntime::start()?;
         let runtime = Builder::new_multi_thread()
@@ -213,6 +215,26 @@ fn config(arguments: &MasterStart, places: &MasterAddresses) -> Result<MasterCon
         None => random::number()?,
     };
     Ok(config)
+}
+
+/// Reads the CA, if this master issues certificates.
+fn certificate_issuer(
+    arguments: &MasterStart,
+    transport: &ServiceTransport,
+) -> Result<Option<CertificateIssuer>, Failure> {
+    let Some(key) = &arguments.ca_key else {
+        return Ok(None);
+    };
+    let certificate = arguments.ca_cert.as_ref().or(arguments.tls.tls_ca.as_ref());
+    let (Some(certificate), Some((cluster, trusted))) = (certificate, transport.authorities())
+    else {
+        return Err(Failure::usage(
+            "--ca-key: without TLS, a host that joins could not know these masters, and its token could be read on the way",
+        )
+        .advise("omit --insecure-plaintext and --tls optional, or omit --ca-key"));
+    };
+    let files = AuthorityFiles { certificate, key };
+    issuing::issuer(&files, cluster, trusted).map(Some)
 }
 
 /// Reads the keys of secrets. From here on this process leaves no core dump, and other processes of

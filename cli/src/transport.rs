@@ -41,6 +41,9 @@ pub(crate) enum ServiceTransport {
     Tls(Tls),
 }
 
+/// Returns the newest CA certificates that a process trusts, in DER.
+pub(crate) type TrustedAuthorities = Box<dyn Fn() -> Vec<Vec<u8>> + Send + Sync>;
+
 /// TLS with the credentials of this process.
 #[derive(Debug, Clone)]
 pub(crate) struct Tls {
@@ -165,6 +168,24 @@ impl ServiceTransport {
             Self::Plaintext => false,
             Self::Tls(tls) => tls.plaintext == PlaintextPolicy::Rejected,
         }
+    }
+
+    /// Returns the cluster of this process, and its newest trusted CA certificates in DER; `None` if
+    /// peers may use plaintext.
+    pub(crate) fn authorities(&self) -> Option<(ClusterName, TrustedAuthorities)> {
+        let Self::Tls(tls) = self else {
+            return None;
+        };
+        if tls.plaintext == PlaintextPolicy::Accepted {
+            return None;
+        }
+        let credentials = tls.credentials.clone();
+        let cluster = credentials.current().identity()?.cluster.clone();
+        let trusted = move || {
+            let found = authorities_of(&credentials.current());
+            found.map_or_else(Vec::new, |found| found.certificates)
+        };
+        Some((cluster, Box::new(trusted)))
     }
 
     /// Returns what proves to a process without certificate files that a server is a member of the

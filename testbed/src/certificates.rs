@@ -82,6 +82,8 @@ impl IdentityFiles {
 pub struct ClusterCertificates {
     directory: PathBuf,
     authority: Authority,
+    /// The key of the CA, in PEM.
+    key: String,
 }
 
 impl ClusterCertificates {
@@ -99,9 +101,20 @@ impl ClusterCertificates {
         let own = Self {
             directory: directory.to_owned(),
             authority,
+            key,
         };
         write(&own.ca(), certificate.as_bytes(), CERTIFICATE_MODE)?;
         Ok(own)
+    }
+
+    /// Writes the key of the CA, for masters that issue certificates. Returns its file.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write_key(&self) -> Result<PathBuf> {
+        let path = self.directory.join("ca.key");
+        write(&path, self.key.as_bytes(), KEY_MODE)?;
+        Ok(path)
     }
 
     fn ca(&self) -> PathBuf {

@@ -135,7 +135,7 @@ fn closed(error: io::Error, address: &str) -> io::Error {
 /// Returns the name by which a server can be chosen among several behind one address. The
 /// certificate is not compared with it, so a name that TLS does not allow is replaced by an
 /// address, which is never sent.
-fn server_name(address: &str) -> ServerName<'static> {
+pub(crate) fn server_name(address: &str) -> ServerName<'static> {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let unnamed = || ServerName::from(std::net::IpAddr::from([0, 0, 0, 0]));

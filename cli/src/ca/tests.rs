@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use clap::Parser;
 use tempfile::TempDir;
 
+use super::show::{Shown, shown};
 use super::*;
 
 #[derive(Debug, Parser)]

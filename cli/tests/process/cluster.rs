@@ -263,6 +263,44 @@ impl Cluster {
         Self::with_operator(masters, agents, directory, Some(operator)).await
     }
 
+    /// Starts three masters with TLS that issue certificates to hosts with a token.
+    pub(crate) async fn start_issuing() -> (Self, ClusterCertificates) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let certificates = ClusterCertificates::create(&directory.path().join("tls"));
+        let certificates = certificates.expect("the directory can be written");
+        let operator = certificates.issue(PrincipalKind::Operator, "tester", None);
+        let operator = operator.expect("the directory can be written");
+        let key = certificates.write_key();
+        let key = key.expect("the directory can be written");
+        let more = ["--ca-key", &key.display().to_string()];
+        let found = (LoopbackNetwork::next(), Some(&certificates));
+        let masters = (1..=3).map(|host| master(found, directory.path(), host, &more));
+        let masters = masters.collect();
+        let cluster = Self::with_operator(masters, Vec::new(), directory, Some(operator));
+        (cluster.await, certificates)
+    }
+
+    /// Adds and starts an agent with these files of TLS, and returns its position.
+    pub(crate) fn add_agent(&mut self, host: u8, files: IdentityFiles) -> usize {
+        let [a, b, c, _] = self.masters[0].address.octets();
+        let address = Ipv4Addr::new(a, b, c, host);
+        let name = format!("agent-{host}");
+        let masters = self.masters_list().to_string();
+        let flags = AgentFlags {
+            listen: &address.to_string(),
+            masters: &masters,
+            data_dir: &self.directory.path().join(&name),
+            resources: AGENT_RESOURCES,
+            transport: &MemberTransport::Tls(files),
+        };
+        let arguments = flags.arguments(&[]);
+        let mut added = member(self.directory.path(), name, address, arguments);
+        added.transport = self.transport.clone();
+        added.start();
+        self.agents.push(added);
+        self.agents.len() - 1
+    }
+
     /// The same, with each master started by another program, see [`TestMember::within`].
     pub(crate) async fn start_within(agents: u8, prefix: &[&str]) -> Self {
         let change = |member: TestMember| match member.name.starts_with("master") {
