@@ -3,11 +3,14 @@
 use argosy_state::access::{
     AccessOperation, KeyHash, NewToken, RateLimit, Subject, TokenId, TokenPurpose,
 };
-use argosy_state::command::{Command, CommandReply, Operate, OperatorOperation, Rejection};
-use argosy_state::ids::NodeId;
+use argosy_state::actor::PrincipalKind;
+use argosy_state::command::{
+    Command, CommandReply, LogEntry, Operate, OperatorOperation, ProposedCommand, Rejection,
+};
+use argosy_state::ids::{AgentId, NodeId};
 use argosy_state::level::{self, Level};
 use argosy_state::limits;
-use argosy_state::testing::World;
+use argosy_state::testing::{World, registration};
 
 fn command(operations: Vec<AccessOperation>, wall_ms: i64) -> Command {
     let operations = operations.into_iter().map(OperatorOperation::Access);
@@ -123,4 +126,96 @@ fn a_cluster_below_level_3_has_no_facts_of_access() {
         level: Level::RELEASE_0_2,
     });
     assert_eq!(*world.registry.access(), facts);
+}
+
+/// Registers an agent as an actor, as agent `id` or as a new one.
+fn register(world: &mut World, actor: &str, id: Option<u64>, nonce: u64) -> Result<u64, Rejection> {
+    let mut register = registration(nonce, "cpus:1");
+    register.agent = id.map(AgentId);
+    let command = ProposedCommand {
+        ticket: world.ticket(),
+        actor: actor.parse().unwrap(),
+        command: Command::RegisterAgent(register),
+    };
+    let entry = LogEntry {
+        at: world.now,
+        commands: vec![command],
+    };
+    let applied = world.apply_entry(&entry).0.remove(0);
+    match applied.outcome {
+        Ok(CommandReply::Agent(id)) => Ok(id.0),
+        Ok(other) => panic!("not registered: {other:?}"),
+        Err(why) => Err(why),
+    }
+}
+
+fn bound(agent: u64, principal: &str) -> Rejection {
+    Rejection::AgentBound(AgentId(agent), principal.parse().unwrap())
+}
+
+#[test]
+fn an_agent_is_bound_to_the_first_principal_that_registers_it() {
+    let mut world = World::new();
+    assert_eq!(register(&mut world, "agent/a7", None, 7), Ok(1));
+    let refused = Err(bound(1, "agent/a7"));
+    // By its id, and by the number of its first registration.
+    assert_eq!(register(&mut world, "agent/b", Some(1), 7), refused);
+    assert_eq!(register(&mut world, "agent/b", None, 7), refused);
+    assert_eq!(register(&mut world, "agent/a7", Some(1), 7), Ok(1));
+    // An agent from before TLS is bound when it proves its identity.
+    assert_eq!(register(&mut world, "unauthenticated", None, 8), Ok(2));
+    assert_eq!(register(&mut world, "agent/a8", Some(2), 8), Ok(2));
+    assert_eq!(
+        register(&mut world, "agent/b", Some(2), 8),
+        Err(bound(2, "agent/a8"))
+    );
+    // Without TLS nothing is proven and nothing is compared, as before.
+    assert_eq!(register(&mut world, "unauthenticated", Some(2), 8), Ok(2));
+    let known = world.registry.agent(AgentId(2)).unwrap();
+    assert_eq!(known.principal, Some("agent/a8".parse().unwrap()));
+    // One principal may register several agents: after its disk was replaced.
+    assert_eq!(register(&mut world, "agent/a7", None, 9), Ok(3));
+    assert!(world.reloaded() == world.registry);
+}
+
+#[test]
+fn an_agent_is_not_bound_below_level_3() {
+    let mut world = World::empty();
+    world.level = Level::RELEASE_0_1;
+    world.open_epoch(NodeId(1));
+    assert_eq!(register(&mut world, "agent/a7", None, 7), Ok(1));
+    assert_eq!(register(&mut world, "agent/b", Some(1), 7), Ok(1));
+    let known = world.registry.agent(AgentId(1)).unwrap();
+    assert_eq!(known.principal, None);
+    assert!(world.reloaded() == world.registry);
+}
+
+#[test]
+fn a_token_gives_no_name_of_an_agent_with_another_certificate() {
+    let mut world = World::new();
+    assert_eq!(register(&mut world, "agent/a7", None, 7), Ok(1));
+    let create = AccessOperation::CreateToken(NewToken {
+        id: TokenId(1),
+        purpose: TokenPurpose::Join {
+            kind: PrincipalKind::Agent,
+            uses_left: 2,
+        },
+        hash: [1; 32],
+        lifetime_ms: None,
+        description: String::new(),
+    });
+    let join = |name: &str| AccessOperation::UseJoinToken {
+        token: TokenId(1),
+        principal: name.parse().unwrap(),
+        key: KeyHash([1; 32]),
+    };
+    let outcomes = operate(
+        &mut world,
+        vec![create, join("agent/a7"), join("agent/a8")],
+        0,
+    );
+    assert_eq!(outcomes, [Ok(()), Err(bound(1, "agent/a7")), Ok(())]);
+    // A name that has joined may register, and join again.
+    assert_eq!(register(&mut world, "agent/a8", None, 8), Ok(2));
+    assert_eq!(operate(&mut world, vec![join("agent/a8")], 0), [Ok(())]);
 }

@@ -9,6 +9,7 @@ use crate::access::{
     TokenPurpose,
 };
 use crate::actor::{Actor, Principal, PrincipalKind};
+use crate::agent::AgentMode;
 use crate::command::Rejection;
 use crate::event::{AccessChange, Event};
 use crate::limits;
@@ -190,13 +191,7 @@ impl Registry {
                 return Err(Rejection::KeyBound(principal.clone()));
             }
             Some(_) => {}
-            None if self.access.bindings.len() >= limits::KEY_BINDINGS => {
-                return Err(Rejection::Full(format!(
-                    "{} principals are bound to keys, which is the most",
-                    limits::KEY_BINDINGS
-                )));
-            }
-            None => {}
+            None => self.check_unbound(principal)?,
         }
         let Some(uses_left) = uses_left.checked_sub(1) else {
             return refused("it has no use left: create another one".to_owned());
@@ -207,6 +202,25 @@ impl Registry {
         self.put_key_binding(principal.clone(), key);
         let change = AccessChange::KeyBound(principal.clone());
         context.emit(Event::AccessChanged(change));
+        Ok(())
+    }
+
+    /// Checks that a principal without a bound key may get one. A token must not give the name of
+    /// an agent with another certificate to the key of another host.
+    fn check_unbound(&self, principal: &Principal) -> Result<(), Rejection> {
+        let mut agents = self.agents.values();
+        let registered = agents.find(|agent| {
+            agent.principal.as_ref() == Some(principal) && agent.mode() != AgentMode::Gone
+        });
+        if let Some(agent) = registered {
+            return Err(Rejection::AgentBound(agent.id, principal.clone()));
+        }
+        if self.access.bindings.len() >= limits::KEY_BINDINGS {
+            return Err(Rejection::Full(format!(
+                "{} principals are bound to keys, which is the most",
+                limits::KEY_BINDINGS
+            )));
+        }
         Ok(())
     }
 

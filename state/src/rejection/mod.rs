@@ -121,6 +121,10 @@ pub enum Rejection {
     KeyBound(Principal),
     #[error("the key {0} is revoked: create another one")]
     KeyRevoked(KeyHash),
+    #[error(
+        "{0} is registered with another certificate, of {1}: use that one, or another name and an empty --data-dir"
+    )]
+    AgentBound(AgentId, Principal),
     #[error("{text}")]
     Repeated { code: u8, text: String },
     #[error("internal error: {0}; nothing was changed; please report it")]
@@ -190,13 +194,14 @@ impl Rejection {
             Self::TokenRefused { .. } => 37,
             Self::KeyBound(_) => 38,
             Self::KeyRevoked(_) => 39,
+            Self::AgentBound(..) => 40,
             Self::Repeated { code, .. } => *code,
             Self::Internal(_) => INTERNAL,
         }
     }
 }
 
-const CODES: [&str; 40] = [
+const CODES: [&str; 41] = [
     "stale-epoch",
     "moved",
     "unknown-agent",
@@ -237,4 +242,5 @@ const CODES: [&str; 40] = [
     "token-refused",
     "key-bound",
     "key-revoked",
+    "agent-bound",
 ];

@@ -121,6 +121,7 @@ fn arguments(why: &Rejection) -> Vec<String> {
         Rejection::TokenRefused { token, .. } => vec![token.to_string()],
         Rejection::KeyBound(principal) => vec![principal.to_string()],
         Rejection::KeyRevoked(key) => vec![key.to_string()],
+        Rejection::AgentBound(agent, principal) => vec![agent.to_string(), principal.to_string()],
         Rejection::UnknownTask(key) => vec![key.framework.to_string(), key.task.to_string()],
         Rejection::TaskGroupInvalid { group, .. } => vec![group.to_string()],
         Rejection::StaleEpoch
@@ -222,6 +223,7 @@ fn restored_access(code: &str, arguments: &[String]) -> Option<Rejection> {
         },
         "key-bound" => Rejection::KeyBound(read(arguments, 0)?),
         "key-revoked" => Rejection::KeyRevoked(read(arguments, 0)?),
+        "agent-bound" => Rejection::AgentBound(read(arguments, 0)?, read(arguments, 1)?),
         _ => return None,
     })
 }
@@ -296,7 +298,8 @@ mod tests {
             Rejection::WouldLockOut(None),
             Rejection::WouldLockOut(Some(principal.clone())),
             Rejection::UnknownToken(TokenId(0xa1)),
-            Rejection::KeyBound(principal),
+            Rejection::KeyBound(principal.clone()),
+            Rejection::AgentBound(agent, principal),
             Rejection::KeyRevoked(KeyHash([0xb1; 32])),
         ]
     }

@@ -116,6 +116,7 @@ pub(super) fn registry() -> Registry {
     let (name, secret) = SealedSecret::sample();
     registry.secrets.insert(name, secret);
     registry.agents.insert(AgentId(3), agents::agent());
+    registry.agents.insert(AgentId(5), agents::bound());
     registry.frameworks.insert(FrameworkId(4), framework());
     registry.tasks.insert(key(4, "web-1"), task("web-1"));
     registry.tasks.insert(key(4, "web-6"), checked_task());

@@ -46,6 +46,13 @@ pub(in crate::encode) fn records() -> Vec<RecordKey> {
     ]);
     names.extend(access());
     names.push(RecordKey::Secret(SealedSecret::sample().0));
+    let bound = AgentId(5);
+    names.extend([
+        RecordKey::AgentCounters(bound),
+        RecordKey::AgentReport(bound),
+        RecordKey::AgentAdministration(bound),
+        RecordKey::AgentStatus(bound),
+    ]);
     names
 }
 
