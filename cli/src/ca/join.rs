@@ -26,8 +26,8 @@ use crate::objects::calls;
 use crate::operator::read_failure;
 use crate::output::note;
 
-/// The default time for the calls: a cluster may be electing a leader, or be limiting joins.
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// The default time for each call.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(crate) struct CaJoin {
