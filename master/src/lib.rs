@@ -1,10 +1,11 @@
 //! The master: one task owns the registry. Links, offers, allocator and deadlines are pure, and the
 //! services at the edge make no decisions.
 //!
-//! Reading order: `secret_keys`, `certificate_issuer`, `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `step_downs`,
-//! `comparison`, `checks`, `clock`, `failovers`, `watchdog`, `access`, `leader`, `offers`,
-//! `allocator`, `leader_reply`, `links`, `ticket_keys`, `owner_handle`, `views`, `change_ring`,
-//! `reads`, `encodings`, `api_router`, `service`, `http`, `metrics`, `error`.
+//! Reading order: `secret_keys`, `certificate_issuer`, `config`, `run`, `inbox`, `replica`,
+//! `turns`, `lag`, `step_downs`, `comparison`, `checks`, `clock`, `failovers`, `watchdog`,
+//! `access`, `leader`, `offers`, `allocator`, `leader_reply`, `links`, `ticket_keys`,
+//! `owner_handle`, `views`, `change_ring`, `reads`, `encodings`, `api_router`, `service`, `http`,
+//! `metrics`, `error`.
 
 mod access;
 pub mod allocator;
