@@ -1,8 +1,9 @@
 //! The executable `argosy`: wiring, `dev`, operator commands, output.
 //!
 //! It contains no rule of the cluster. Reading order: `verbs` (the command line), this file,
-//! `exit`; `transport`, `contexts`; the services `master` (with `issuing`) and `agent`; `dev`; `run`; `objects` and
-//! `commands` with `operator`, `watching`; `top`; `completion`; `ca`; `output`.
+//! `exit`; `transport`, `contexts`; the services `master` (with `issuing`) and `agent`; `dev`;
+//! `run`; `objects` and `commands` with `operator`, `watching`; `top`; `completion`; `ca`;
+//! `output`.
 
 mod agent;
 mod args;

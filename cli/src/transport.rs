@@ -170,7 +170,7 @@ impl ServiceTransport {
         }
     }
 
-    /// Returns the cluster of this process, and its newest trusted CA certificates in DER; `None` if
+    /// Returns the cluster of this process, and a function for its newest trusted CAs; `None` if
     /// peers may use plaintext.
     pub(crate) fn authorities(&self) -> Option<(ClusterName, TrustedAuthorities)> {
         let Self::Tls(tls) = self else {

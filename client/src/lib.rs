@@ -2,8 +2,8 @@
 //! client.
 //!
 //! The library contains no rules of the cluster: masters decide what is allowed. Reading order:
-//! `masters`, `leader`, `failure`, `connector`, `operator`, `certificates`, `watch`, `uplink`, `resources`,
-//! `scheduler`, `executor`, `test_masters`.
+//! `masters`, `leader`, `failure`, `connector`, `operator`, `certificates`, `watch`, `uplink`,
+//! `resources`, `scheduler`, `executor`, `test_masters`.
 
 #![warn(missing_docs)]
 

@@ -1,9 +1,9 @@
 //! The actor of a command: the proven identity on whose behalf it is proposed.
 //!
 //! The master that accepts a call sets the actor. It is never taken from the call: an identity in a
-//! request, such as `WriteBatch.principal`, is an unproven claim. `apply` makes two decisions by it:
-//! a caller may not lose the right to set the rules of access by setting them, and no principal may
-//! register the agent of another one.
+//! request, such as `WriteBatch.principal`, is an unproven claim. `apply` makes two decisions by
+//! it: a caller may not lose the right to set the rules of access by setting them, and no principal
+//! may register the agent of another one.
 
 use std::fmt;
 use std::str::FromStr;

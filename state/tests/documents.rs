@@ -201,7 +201,13 @@ fn the_protocol_describes_every_call() {
     let page = read("docs/protocol.md");
     let mut wrong = Vec::new();
     let mut seen = 0;
-    for service in ["agents", "leadership", "operator", "scheduler"] {
+    for service in [
+        "agents",
+        "certificates",
+        "leadership",
+        "operator",
+        "scheduler",
+    ] {
         let file = format!("proto/proto/argosy/v1/{service}.proto");
         for line in read(&file).lines() {
             let Some(rest) = line.trim().strip_prefix("rpc ") else {

@@ -150,7 +150,8 @@ pub(crate) struct MasterStart {
     /// all masters [default: it issues none]
     #[arg(long, env = "ARGOSY_MASTER_CA_KEY", value_name = "FILE")]
     pub(crate) ca_key: Option<PathBuf>,
-    /// Certificate of that CA, followed by those of the CAs above it [default: the file of --tls-ca]
+    /// Certificate of that CA, followed by those of the CAs above it [default: the file of
+    /// --tls-ca]
     #[arg(
         long,
         env = "ARGOSY_MASTER_CA_CERT",

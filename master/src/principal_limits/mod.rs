@@ -3,8 +3,8 @@
 //! The account of a call is its principal, or the address of a caller without one. It does not
 //! depend on connections, sessions or frameworks, so a new scheduler of a principal continues with
 //! its account. Reading order: `account`, `fair_queue` (whose call is next), `rates` (how many
-//! calls a second), `calls` (the queue in front of the owner), `join_rates` (requests for certificates). Nothing here depends on what is
-//! called.
+//! calls a second), `calls` (the queue in front of the owner), `join_rates` (requests for
+//! certificates). Nothing here depends on what is called.
 
 mod account;
 mod calls;

@@ -157,6 +157,7 @@ impl Agent {
         self.admin.since = since;
         self.admin.deadline = None;
         self.admin.revision = Revision::default();
+        self.principal = None;
     }
 }
 
