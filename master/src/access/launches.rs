@@ -18,10 +18,7 @@ pub(crate) fn denied_launch(
     place: Object<'_>,
     spec: &TaskSpec,
 ) -> Result<(), Denial> {
-    let mut check = |action: Action, object: &Object<'_>| {
-        let decision = permits.permits(actor, action).decide(object);
-        Denial::of(decision, actor, action, object)
-    };
+    let mut check = |action: Action, object: &Object<'_>| permits.check(actor, action, object);
     check(Action::LaunchTask, &place)?;
     check_container(&place, spec, &mut check)?;
     match &spec.executor {

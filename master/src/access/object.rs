@@ -21,6 +21,26 @@ pub(crate) struct Object<'a> {
     pub(crate) secret: Option<&'a SecretName>,
     pub(crate) image: Option<&'a str>,
     pub(crate) host_path: Option<&'a str>,
+    /// The record that the caller has named. The other facets may be known from it alone.
+    pub(crate) record: Option<Record<'a>>,
+    /// Whether the registry does not have this record, so that other facets are not known.
+    pub(crate) is_unknown: bool,
+}
+
+/// A record of the registry that is the object of an action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Record<'a> {
+    Task(&'a TaskKey),
+    Framework(FrameworkId),
+}
+
+impl fmt::Display for Record<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Task(key) => key.fmt(out),
+            Self::Framework(id) => id.fmt(out),
+        }
+    }
 }
 
 impl<'a> Object<'a> {
@@ -33,6 +53,8 @@ impl<'a> Object<'a> {
         secret: None,
         image: None,
         host_path: None,
+        record: None,
+        is_unknown: false,
     };
 
     pub(crate) fn agent(id: AgentId) -> Self {
@@ -64,6 +86,17 @@ impl<'a> Object<'a> {
             framework: Some(task.key.framework),
             agent: Some(task.agent),
             user: Some(user).filter(|user| !user.is_empty()),
+            record: Some(Record::Task(&task.key)),
+            ..Self::CLUSTER
+        }
+    }
+
+    /// Returns a framework that the registry does not have.
+    pub(crate) fn unknown_framework(id: FrameworkId) -> Self {
+        Self {
+            framework: Some(id),
+            record: Some(Record::Framework(id)),
+            is_unknown: true,
             ..Self::CLUSTER
         }
     }
@@ -76,17 +109,20 @@ impl<'a> Object<'a> {
         info.roles.iter().map(move |role| Self {
             role: Some(role),
             framework: Some(id),
+            record: Some(Record::Framework(id)),
             ..Self::CLUSTER
         })
     }
 
     /// Returns a task, live or ended. Of an unknown one only the framework is a facet.
-    pub(crate) fn of_key(registry: &'a Registry, key: &TaskKey) -> Self {
+    pub(crate) fn of_key(registry: &'a Registry, key: &'a TaskKey) -> Self {
         let ended = || registry.finished_task(key).map(|ended| &ended.task);
         let known = registry.task(key).or_else(ended);
         known.map_or(
             Self {
                 framework: Some(key.framework),
+                record: Some(Record::Task(key)),
+                is_unknown: true,
                 ..Self::CLUSTER
             },
             Self::task,

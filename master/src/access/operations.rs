@@ -45,8 +45,8 @@ pub(crate) fn denied_operation(
     operation: &OperatorOperation,
 ) -> Result<(), Denial> {
     let action = action_of(operation);
-    let permits = permits.permits(actor, action);
-    let check = |object: Object<'_>| Denial::of(permits.decide(&object), actor, action, &object);
+    permits.check_proof(actor, action)?;
+    let mut check = |object: Object<'_>| permits.check(actor, action, &object);
     match operation {
         OperatorOperation::SetAttribute { agent, .. }
         | OperatorOperation::Deactivate(agent)
@@ -58,13 +58,10 @@ pub(crate) fn denied_operation(
         OperatorOperation::Teardown(id) => match registry.framework(*id) {
             Some(framework) => {
                 let objects = Object::framework(*id, &framework.info);
-                let (decision, object) = decide_all(&permits, objects);
-                Denial::of(decision, actor, action, &object)
+                let (decision, object) = decide_all(&permits.permits(actor, action), objects);
+                permits.denial(decision, actor, action, &object)
             }
-            None => check(Object {
-                framework: Some(*id),
-                ..Object::CLUSTER
-            }),
+            None => check(Object::unknown_framework(*id)),
         },
         OperatorOperation::SetWeight { role, .. } => check(Object::role(role)),
         OperatorOperation::Access(_) => check(Object::CLUSTER),

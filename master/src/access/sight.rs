@@ -45,6 +45,15 @@ impl Reader {
         }
     }
 
+    /// Denies an action to a caller without an identity that may perform it on no object, before
+    /// any record is read.
+    pub(crate) fn check_proof(&self, policy: &Policy, action: Action) -> Result<(), Denial> {
+        match self {
+            Self::As(Actor::Unauthenticated) => self.sight_by(policy, action).some(),
+            Self::As(Actor::Cluster | Actor::Principal(_)) | Self::Unrestricted => Ok(()),
+        }
+    }
+
     /// Decides about one object.
     pub(crate) fn check(
         &self,
@@ -55,8 +64,12 @@ impl Reader {
         match self {
             Self::Unrestricted => Ok(()),
             Self::As(actor) => {
-                let decision = super::decide(policy, actor, action, object);
-                Denial::of(decision, actor, action, object)
+                let decide =
+                    |action, object: &Object<'_>| super::decide(policy, actor, action, object);
+                let decision = decide(action, object);
+                Denial::of(decision, actor, action, object, |action, object| {
+                    decide(action, object).is_allowed()
+                })
             }
         }
     }

@@ -12,6 +12,7 @@ mod agents;
 mod calls;
 mod checks;
 mod deadlines;
+mod disclosure;
 mod epochs;
 mod fixture;
 mod level;

@@ -94,6 +94,14 @@ impl AgentRequest {
         registry: &Registry,
         agent: Option<AgentId>,
     ) -> Result<(), Denial> {
+        let mut proof = Ok(());
+        for action in self.actions {
+            proof = reader.check_proof(policy, *action);
+            if proof.is_ok() {
+                break;
+            }
+        }
+        proof?;
         let object = match &self.task {
             Some(key) => Object::of_key(registry, key),
             None => agent.map_or(Object::CLUSTER, Object::agent),
