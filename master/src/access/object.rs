@@ -114,19 +114,49 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// Returns a task, live or ended. Of an unknown one only the framework is a facet.
-    pub(crate) fn of_key(registry: &'a Registry, key: &'a TaskKey) -> Self {
+    /// Returns a task, live or ended, as the objects of which each must be allowed. `agent` is the
+    /// one at which it is used: another task of the same id may have been there before. An unknown
+    /// task may have each role of its framework.
+    pub(crate) fn of_key(
+        registry: &'a Registry,
+        key: &'a TaskKey,
+        agent: Option<AgentId>,
+    ) -> Vec<Self> {
         let ended = || registry.finished_task(key).map(|ended| &ended.task);
         let known = registry.task(key).or_else(ended);
-        known.map_or(
-            Self {
-                framework: Some(key.framework),
-                record: Some(Record::Task(key)),
-                is_unknown: true,
-                ..Self::CLUSTER
-            },
-            Self::task,
-        )
+        if let Some(task) = known.filter(|task| agent.is_none_or(|agent| task.agent == agent)) {
+            return vec![Self::task(task)];
+        }
+        let unknown = Self {
+            framework: Some(key.framework),
+            agent,
+            record: Some(Record::Task(key)),
+            is_unknown: true,
+            ..Self::CLUSTER
+        };
+        let removed = || {
+            let mut removed = registry.finished_frameworks();
+            removed.find(|removed| removed.id == key.framework)
+        };
+        let live = registry.framework(key.framework);
+        let info = live.map(|live| &live.info);
+        let info = info.or_else(|| removed().map(|removed| &removed.info));
+        let roles = info.into_iter().flat_map(|info| &info.roles);
+        let mut objects: Vec<Self> = roles
+            .map(|role| Self {
+                role: Some(role),
+                ..unknown
+            })
+            .collect();
+        // The role of a task that is used at another agent now, too.
+        objects.extend(known.map(|task| Self {
+            role: Some(&task.role),
+            ..unknown
+        }));
+        if objects.is_empty() {
+            objects.push(unknown);
+        }
+        objects
     }
 
     /// Returns whether a pattern matches its facet of this object.
@@ -151,7 +181,8 @@ impl<'a> Object<'a> {
     }
 
     /// Returns whether a pattern of a denial matches this object. A path of the host makes the
-    /// paths below it accessible, so it is denied with each of them.
+    /// paths below it accessible, so it is denied with each of them. A facet of an unknown record
+    /// may be the one that is denied.
     pub(crate) fn is_denied_by(&self, pattern: &Pattern) -> bool {
         let is_above = || match (self.host_path, pattern) {
             (Some(own), Pattern::HostPath(denied)) => {
@@ -160,7 +191,17 @@ impl<'a> Object<'a> {
             }
             _ => false,
         };
-        self.matches(pattern) || is_above()
+        let may_match = match pattern {
+            Pattern::Role(_) | Pattern::Subtree(_) => self.role.is_none(),
+            Pattern::User(_) => self.user.is_none(),
+            Pattern::Agent(_) => self.agent.is_none(),
+            Pattern::Any
+            | Pattern::Framework(_)
+            | Pattern::Secret { .. }
+            | Pattern::Image(_)
+            | Pattern::HostPath(_) => false,
+        };
+        self.matches(pattern) || is_above() || (self.is_unknown && may_match)
     }
 }
 

@@ -53,7 +53,9 @@ pub(crate) fn denied_operation(
         | OperatorOperation::Reactivate(agent)
         | OperatorOperation::MarkGone(agent) => check(Object::agent(*agent)),
         OperatorOperation::KillTask { key, .. } | OperatorOperation::UpdateLimits { key, .. } => {
-            check(Object::of_key(registry, key))
+            let objects = Object::of_key(registry, key, None).into_iter();
+            let (decision, object) = decide_all(&permits.permits(actor, action), objects);
+            permits.denial(decision, actor, action, &object)
         }
         OperatorOperation::Teardown(id) => match registry.framework(*id) {
             Some(framework) => {

@@ -45,6 +45,17 @@ impl Reader {
         }
     }
 
+    /// Decides about several objects, each of which must be allowed.
+    pub(crate) fn check_all(
+        &self,
+        policy: &Policy,
+        action: Action,
+        objects: &[Object<'_>],
+    ) -> Result<(), Denial> {
+        let mut objects = objects.iter();
+        objects.try_for_each(|object| self.check(policy, action, object))
+    }
+
     /// Denies an action to a caller without an identity that may perform it on no object, before
     /// any record is read.
     pub(crate) fn check_proof(&self, policy: &Policy, action: Action) -> Result<(), Denial> {

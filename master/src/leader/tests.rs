@@ -15,6 +15,7 @@ mod deadlines;
 mod disclosure;
 mod epochs;
 mod fixture;
+mod forgotten_tasks;
 mod level;
 mod limits;
 mod mass_loss;

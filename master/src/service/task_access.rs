@@ -102,13 +102,13 @@ impl AgentRequest {
             }
         }
         proof?;
-        let object = match &self.task {
-            Some(key) => Object::of_key(registry, key),
-            None => agent.map_or(Object::CLUSTER, Object::agent),
+        let objects = match &self.task {
+            Some(key) => Object::of_key(registry, key, agent),
+            None => vec![agent.map_or(Object::CLUSTER, Object::agent)],
         };
         let mut last = Ok(());
         for action in self.actions {
-            last = reader.check(policy, *action, &object);
+            last = reader.check_all(policy, *action, &objects);
             if last.is_ok() {
                 break;
             }

@@ -164,9 +164,14 @@ impl Checks<'_> {
             framework: id,
             task,
         };
-        let object = Object::of_key(self.registry, &key);
-        let decision = self.permits.permits(actor, action).decide(&object);
-        self.check_owned(framework, actor, action, (decision, object))
+        let mut objects = Object::of_key(self.registry, &key, None);
+        if is_owner(framework, actor) {
+            // It gets the rejection of an unknown task, which uses nothing of another one.
+            objects.iter_mut().for_each(|of| of.is_unknown = false);
+        }
+        let permits = self.permits.permits(actor, action);
+        let decided = decide_all(&permits, objects.into_iter());
+        self.check_owned(framework, actor, action, decided)
     }
 
     /// Checks a decision about a call on a framework. A caller that may not view the framework gets

@@ -3,6 +3,7 @@
 
 mod calls;
 mod paths;
+mod tickets;
 mod tokens;
 mod views;
 
