@@ -47,13 +47,14 @@ impl Services {
             }
         }
         let tasks: Vec<TaskKey> = scopes.iter().filter_map(task_of).cloned().collect();
+        let file = self.secret_keys.clone();
         let known = self.owner.query(move |facts| {
             let facts = &facts.registry;
             let mut tasks = tasks.into_iter();
             if let Some(task) = tasks.find(|task| is_elsewhere(facts, task, agent)) {
                 return Err(task);
             }
-            let key = ticket_keys::current(&facts.cluster().facts, agent);
+            let key = ticket_keys::current(&facts.cluster().facts, file.as_deref(), agent);
             Ok(facts.agent(agent).map(|_| key))
         });
         let key = known.await?.map_err(|task| {
