@@ -8,6 +8,7 @@ use argosy_state::task::{TaskSpec, VolumeSource};
 
 use super::cache::PermitCache;
 use super::denial::Denial;
+use super::images::canonical_name;
 use super::object::Object;
 
 /// Returns the first reason why a caller may not launch a task. `place` has the role, the framework
@@ -44,11 +45,12 @@ fn check_container(
         check(Action::UseSecurityOption, place)?;
     }
     if !spec.container.image.is_empty() {
-        let image = Some(spec.container.image.as_str());
+        let image = canonical_name(&spec.container.image);
+        let image = Some(image.as_str());
         check(Action::UseImage, &Object { image, ..*place })?;
     }
     for path in &spec.host_paths {
-        let path = resolved(&path.host_path);
+        let path = resolved_path(&path.host_path);
         let host_path = Some(path.as_str());
         check(
             Action::UseHostPath,
@@ -70,7 +72,7 @@ fn check_container(
 }
 
 /// Returns a path without `.`, `..` and repeated slashes, as rules name paths.
-fn resolved(path: &str) -> String {
+pub(super) fn resolved_path(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in Path::new(path).components() {
         match part {
@@ -96,7 +98,7 @@ mod tests {
             ("/../..", "/"),
             ("/", "/"),
         ] {
-            assert_eq!(resolved(path), expected, "{path}");
+            assert_eq!(resolved_path(path), expected, "{path}");
         }
     }
 }

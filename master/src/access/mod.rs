@@ -2,11 +2,12 @@
 //!
 //! Everything here is pure. The leader calls it in its step, on its own registry, and masters that
 //! serve reads call it on the copy that they serve. Reading order: `object`, `decision`, `cache`,
-//! `denial`, `owner`, `table`, `operations`, `launches`, `sight`.
+//! `denial`, `owner`, `table`, `operations`, `images`, `launches`, `sight`.
 
 mod cache;
 mod decision;
 mod denial;
+mod images;
 mod launches;
 mod object;
 mod operations;

@@ -8,6 +8,8 @@ use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{AgentId, FrameworkId, Role, TaskKey};
 use argosy_state::task::Task;
 
+use super::images;
+
 /// The object of an action. A pattern of a facet that the object does not have does not match it.
 /// An object without facets is the cluster as a whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,6 +21,7 @@ pub(crate) struct Object<'a> {
     pub(crate) user: Option<&'a str>,
     /// The name of a secret of the role.
     pub(crate) secret: Option<&'a SecretName>,
+    /// The complete name of an image.
     pub(crate) image: Option<&'a str>,
     pub(crate) host_path: Option<&'a str>,
     /// The record that the caller has named. The other facets may be known from it alone.
@@ -173,7 +176,9 @@ impl<'a> Object<'a> {
                 let secret = self.role.zip(self.secret);
                 secret.is_some_and(|(role, name)| pattern.matches_secret(role, name))
             }
-            Pattern::Image(_) => self.image.is_some_and(|image| pattern.matches_image(image)),
+            Pattern::Image(prefix) => self
+                .image
+                .is_some_and(|image| images::covers(prefix, image)),
             Pattern::HostPath(_) => self
                 .host_path
                 .is_some_and(|path| pattern.matches_host_path(path)),
