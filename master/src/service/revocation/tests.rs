@@ -37,6 +37,14 @@ async fn next(body: &mut Body) -> Option<Result<Frame<Bytes>, axum::Error>> {
     std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await
 }
 
+impl WatchedCredential {
+    /// Returns the credential of a key, and how it is revoked.
+    pub(crate) fn of_key_for_tests() -> (impl Fn(), Self) {
+        let (facts, credential) = watched();
+        (move || revoke(&facts), credential)
+    }
+}
+
 fn watched() -> (watch::Sender<AccessFacts>, WatchedCredential) {
     let (facts, access) = watch::channel(AccessFacts::default());
     let credential = WatchedCredential {
@@ -69,6 +77,26 @@ async fn a_download_of_a_known_size_ends_when_its_caller_is_revoked() {
     let end = next(&mut body).now_or_never().expect("it ends at once");
     end.unwrap().unwrap_err();
     assert!(next(&mut body).await.is_none());
+}
+
+/// Time within which an answer must end after its caller is revoked.
+const REVOKED_WITHIN: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn output_that_is_followed_ends_within_a_second_when_its_caller_is_revoked() {
+    let (facts, credential) = watched();
+    let parts = futures::stream::iter(["line"]).map(|part| Ok::<_, std::io::Error>(part));
+    let output = Body::from_stream(parts.chain(futures::stream::pending()));
+    let output = until_revoked(Response::new(output), Some(credential));
+    let mut body = output.into_body();
+    let first = next(&mut body).await.unwrap().unwrap();
+    assert_eq!(first.into_data().unwrap(), "line");
+    // It waits for more output when the key is revoked.
+    let reader = tokio::spawn(async move { next(&mut body).await });
+    tokio::task::yield_now().await;
+    revoke(&facts);
+    let end = tokio::time::timeout(REVOKED_WITHIN, reader).await;
+    end.expect("it ends in time").unwrap().unwrap().unwrap_err();
 }
 
 #[tokio::test]
