@@ -24,6 +24,7 @@ use tracing::debug;
 use crate::access::{Check, check_of_call};
 use crate::metrics::{CALLS, CallTimes};
 use crate::owner_handle::OwnerHandle;
+use crate::principal_limits::LimitReached;
 use crate::service::{self, ReplyHeaders, WatchedCredential};
 use crate::{http, principal_limits, reads};
 
@@ -167,11 +168,33 @@ fn record_filter_change(audit: &Audit, caller: &AuditedCaller, path: &str, respo
 }
 
 impl Shared {
+    /// Admits and identifies the caller of a request. Refused requests count, too: the connection
+    /// is charged first, and a caller whose token proves nothing is charged as its host.
+    async fn identified(&self, request: &mut Parts) -> Result<(), Status> {
+        let calls = &self.owner.calls;
+        if !http::is_probe(request.uri.path()) {
+            let connection = request.extensions.get::<ConnectionCalls>();
+            let admitted = calls.admit_connection(connection);
+            admitted.map_err(LimitReached::refuse)?;
+        }
+        let has_token = audit::has_token(&request.headers);
+        let identified = match has_token {
+            true => service::identify(&self.owner, request).await,
+            false => Ok(()),
+        };
+        if !http::is_probe(request.uri.path()) {
+            let peer = request.extensions.get::<PeerIdentity>();
+            let account = service::account(&request.headers, peer);
+            calls.admit(&account).map_err(LimitReached::refuse)?;
+        }
+        identified
+    }
+
     /// Identifies the caller of a request, and decides about it as far as that needs no record.
     /// While access is enforced, a call or a path without a row in the tables is not served.
     /// Returns the credential with which the answer ends.
     async fn permit(&self, request: &mut Parts) -> Result<Option<WatchedCredential>, Status> {
-        service::identify(&self.owner, request).await?;
+        self.identified(request).await?;
         let credential = WatchedCredential::of(&self.owner, request.extensions.get())?;
         if let Some(credential) = &credential {
             request.extensions.insert(credential.clone());
@@ -206,12 +229,6 @@ impl Shared {
         let extensions = request.extensions();
         let peer = extensions.get::<PeerIdentity>().cloned();
         let account = service::account(request.headers(), peer.as_ref());
-        let connection = extensions.get::<ConnectionCalls>();
-        if !http::is_probe(&request)
-            && let Err(reached) = self.owner.calls.admit(&account, connection)
-        {
-            return http::refused_call(&request, &reached.refuse());
-        }
         let answered = async {
             // A router is always ready.
             match tonic::codegen::Service::call(&mut routes, request).await {

@@ -25,6 +25,7 @@ use crate::links::{LinkId, RequestId};
 use crate::metrics::OwnerCounts;
 use crate::principal_limits::{self, CallWaiter, LimitReached, RATE_LIMITED};
 use crate::reads::{ReadBounds, ReadLimiter, ReadReservation};
+use crate::service::TokenConfirmations;
 use crate::turns;
 use crate::views::SharedView;
 
@@ -58,6 +59,7 @@ pub(crate) struct OwnerHandle {
     pub(crate) enforces_access: bool,
     pub(crate) own_address: String,
     pub(crate) other_failovers: OtherFailovers,
+    pub(crate) token_confirmations: TokenConfirmations,
     next: Arc<AtomicU64>,
 }
 
@@ -102,6 +104,7 @@ impl OwnerHandle {
             enforces_access: false,
             own_address,
             other_failovers: OtherFailovers::default(),
+            token_confirmations: TokenConfirmations::default(),
             next: Arc::new(AtomicU64::new(1)),
         }
     }

@@ -38,6 +38,7 @@ use crate::lag::OwnerLag;
 use crate::leader::{Effect, Input, Leader, LeaderTime};
 use crate::links::{CloseReason, Outbox, SendOutcome};
 use crate::metrics::{DecisionMetrics, OwnerCounts, OwnerMetrics, OwnerState};
+use crate::secret_keys::SecretKeys;
 use crate::step_downs::{FAR_AWAY, FarTransfer, StepDowns, TOO_OFTEN};
 use crate::turns::{self, OwnerTurn, QueryShare};
 use crate::views::SharedView;
@@ -78,6 +79,7 @@ pub(crate) struct Replica {
     process: u64,
     limits: LeaderTimeouts,
     enforces_access: bool,
+    secret_keys: Option<Arc<SecretKeys>>,
     leader_lease: Duration,
     registry: Registry,
     comparison: DigestComparison,
@@ -132,6 +134,7 @@ impl Replica {
             node,
             limits,
             enforces_access: false,
+            secret_keys: None,
             leader_lease,
             clock: ClusterClock::new(registry.time()),
             failovers: Failovers::new(registry.cluster().into()),
@@ -306,6 +309,7 @@ impl Replica {
             "became the active leader"
         );
         let leader = Leader::new(&self.registry, self.leader_time(), self.limits);
+        let leader = leader.with_secret_keys(self.secret_keys.clone());
         self.leader = Some(leader.with_enforcement(&self.registry, self.enforces_access));
         self.published.calls.set_limits(self.registry.access());
         self.published.calls.begin_leading();

@@ -289,6 +289,7 @@ fn owner_of(
     );
     let replica = replica
         .with_initial_level(config.initial_level)
+        .with_secret_keys(config.secret_keys.clone())
         .with_enforcement(config.enforces_access);
     let handle = OwnerHandle::new(
         node.clone(),

@@ -23,8 +23,12 @@ const KEY_BYTES: usize = 32;
 const KEYS: usize = 16;
 /// The prefix that identifies the meaning of the associated data.
 const SEALED: &[u8] = b"argosy secret 1";
-/// The purposes of the two keys that are derived from each key of the file.
-const PURPOSES: [&[u8]; 2] = [b"argosy secret sealing 1", b"argosy secret request 1"];
+/// The purposes of the keys that are derived from each key of the file.
+const PURPOSES: [&[u8]; 3] = [
+    b"argosy secret sealing 1",
+    b"argosy secret request 1",
+    b"argosy ticket 1",
+];
 
 /// The keys of a master. The first one seals, and all of them open.
 pub struct SecretKeys(Vec<SecretKey>);
@@ -34,6 +38,8 @@ struct SecretKey {
     sealing: LessSafeKey,
     /// The key of fingerprints of values.
     requests: Zeroizing<[u8; KEY_BYTES]>,
+    /// The key from which those of tickets are derived.
+    tickets: Zeroizing<[u8; KEY_BYTES]>,
 }
 
 /// Writes the ids only.
@@ -114,6 +120,11 @@ impl SecretKeys {
     /// Returns the ids of the keys. The first one seals.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|key| key.id.as_str())
+    }
+
+    /// Returns the keys from which those of tickets are derived. The first one signs.
+    pub(crate) fn of_tickets(&self) -> impl Iterator<Item = &[u8; KEY_BYTES]> {
+        self.0.iter().map(|key| &*key.tickets)
     }
 
     fn first(&self) -> &SecretKey {
@@ -210,14 +221,15 @@ impl SecretPlace<'_> {
 }
 
 impl SecretKey {
-    /// Derives the keys of the two purposes from a random key.
+    /// Derives the key of each purpose from a random key.
     fn new(id: &str, bytes: &[u8; KEY_BYTES]) -> Self {
-        let [sealing, requests] = PURPOSES.map(|purpose| derived(bytes, purpose));
+        let [sealing, requests, tickets] = PURPOSES.map(|purpose| derived(bytes, purpose));
         let key = UnboundKey::new(&CHACHA20_POLY1305, &*sealing);
         Self {
             id: id.to_owned(),
             sealing: LessSafeKey::new(key.expect("the key has 32 bytes")),
             requests,
+            tickets,
         }
     }
 }

@@ -8,7 +8,9 @@ use argosy_state::access::{Action, Policy};
 use argosy_state::actor::Actor;
 use argosy_state::planted_bug;
 
-use super::decision::Permits;
+use super::decision::{Decision, Permits};
+use super::denial::Denial;
+use super::object::Object;
 
 /// Maximum number of rights that are kept. Beyond it, all are found again.
 const ENTRIES: usize = 4_096;
@@ -51,12 +53,52 @@ impl PermitCache {
         of.insert(action, Arc::clone(&permits));
         permits
     }
+
+    /// Returns whether an actor may do something with one object.
+    pub(crate) fn may(&mut self, actor: &Actor, action: Action, object: &Object<'_>) -> bool {
+        self.permits(actor, action).decide(object).is_allowed()
+    }
+
+    /// Returns the denial, if the decision about an actor is one.
+    pub(crate) fn denial(
+        &mut self,
+        decision: Decision,
+        actor: &Actor,
+        action: Action,
+        object: &Object<'_>,
+    ) -> Result<(), Denial> {
+        Denial::of(decision, actor, action, object, |action, object| {
+            self.may(actor, action, object)
+        })
+    }
+
+    /// Decides about one object.
+    pub(crate) fn check(
+        &mut self,
+        actor: &Actor,
+        action: Action,
+        object: &Object<'_>,
+    ) -> Result<(), Denial> {
+        let decision = self.permits(actor, action).decide(object);
+        self.denial(decision, actor, action, object)
+    }
+
+    /// Denies an action to a caller without an identity that may perform it on no object, before
+    /// any record is read.
+    pub(crate) fn check_proof(&mut self, actor: &Actor, action: Action) -> Result<(), Denial> {
+        match actor {
+            Actor::Unauthenticated => {
+                let denied = self.permits(actor, action).nowhere();
+                denied.map_or(Ok(()), |denied| Denial::nowhere(actor, action, denied))
+            }
+            Actor::Cluster | Actor::Principal(_) => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::Object;
 
     fn policy(text: &str) -> Arc<Policy> {
         Arc::new(text.parse().unwrap())

@@ -89,21 +89,7 @@ impl Permits {
             return Decision::Allowed;
         }
         let denies = |rule: &&Rule| object.is_denied_by(&rule.object);
-        self.decide_by(object, self.denials.iter().find(denies))
-    }
-
-    /// Decides about any task of which only these facets are known: it is denied if a denial may
-    /// apply to it.
-    pub(super) fn decide_any_task(&self, object: &Object<'_>) -> Decision {
-        if self.is_exempt {
-            return Decision::Allowed;
-        }
-        let denies = |rule: &&Rule| object.may_be_denied_by(&rule.object);
-        self.decide_by(object, self.denials.iter().find(denies))
-    }
-
-    fn decide_by(&self, object: &Object<'_>, denial: Option<&Rule>) -> Decision {
-        if let Some(rule) = denial {
+        if let Some(rule) = self.denials.iter().find(denies) {
             let by = Some(rule.clone());
             return Decision::Denied { by };
         }

@@ -1,4 +1,7 @@
-//! The text of a denial: who, what, on which object, which rule, and the remedy.
+//! The text of a denial: who, what, on which object, and the remedy.
+//!
+//! It has nothing that its caller may not view: neither a rule, nor a property of a record, nor
+//! whether the record exists.
 
 use std::fmt;
 
@@ -6,7 +9,7 @@ use argosy_state::access::{Action, Rule};
 use argosy_state::actor::Actor;
 
 use super::decision::Decision;
-use super::object::Object;
+use super::object::{Object, Record};
 
 /// The code of a denial, for machines.
 pub(crate) const DENIED: &str = "access-denied";
@@ -18,32 +21,45 @@ pub(crate) const UNPROVEN: &str = "unauthenticated";
 pub(crate) struct Denial {
     actor: Actor,
     action: Action,
+    /// As the caller has named it, or with its properties if the caller may view it.
     object: String,
     by: Option<Box<Rule>>,
+    /// Whether the caller may view the rules.
+    shows_rules: bool,
 }
 
 impl Denial {
-    /// Returns the denial, if the decision is one.
+    /// Returns the denial, if the decision is one. `may` returns whether the same actor may do
+    /// something else.
     pub(crate) fn of(
         decision: Decision,
         actor: &Actor,
         action: Action,
         object: &Object<'_>,
+        mut may: impl FnMut(Action, &Object<'_>) -> bool,
     ) -> Result<(), Self> {
-        match decision {
-            Decision::Allowed => Ok(()),
-            Decision::Denied { by } => Err(Self {
-                actor: actor.clone(),
-                action,
-                object: object.to_string(),
-                by: by.map(Box::new),
-            }),
-        }
+        let Decision::Denied { by } = decision else {
+            return Ok(());
+        };
+        let is_seen = match object.record {
+            None => true,
+            Some(_) if object.is_unknown => false,
+            Some(Record::Task(_)) => may(Action::ViewTask, object),
+            Some(Record::Framework(_)) => may(Action::ViewFramework, object),
+        };
+        let named = object.record.filter(|_| !is_seen);
+        Err(Self {
+            actor: actor.clone(),
+            action,
+            object: named.map_or_else(|| object.to_string(), |record| record.to_string()),
+            by: by.map(Box::new),
+            shows_rules: may(Action::ViewAccess, &Object::CLUSTER),
+        })
     }
 
     /// Returns the denial of an action to a caller that may do it on no object.
     pub(crate) fn nowhere(actor: &Actor, action: Action, decision: Decision) -> Result<(), Self> {
-        let denied = Self::of(decision, actor, action, &Object::CLUSTER);
+        let denied = Self::of(decision, actor, action, &Object::CLUSTER, |_, _| false);
         denied.map_err(|denial| Self {
             object: "any object".to_owned(),
             ..denial
@@ -58,9 +74,9 @@ impl Denial {
 
     /// Returns the code for machines.
     pub(crate) fn code(&self) -> &'static str {
-        match (&self.actor, &self.by) {
-            (Actor::Unauthenticated, None) => UNPROVEN,
-            (Actor::Unauthenticated | Actor::Cluster | Actor::Principal(_), _) => DENIED,
+        match self.actor {
+            Actor::Unauthenticated => UNPROVEN,
+            Actor::Cluster | Actor::Principal(_) => DENIED,
         }
     }
 }
@@ -72,7 +88,9 @@ impl fmt::Display for Denial {
             action,
             object,
             by,
+            shows_rules,
         } = self;
+        let by = by.as_ref().filter(|_| *shows_rules);
         let subject = match actor {
             Actor::Unauthenticated => "anonymous".to_owned(),
             Actor::Cluster | Actor::Principal(_) => actor.to_string(),
@@ -90,7 +108,11 @@ impl fmt::Display for Denial {
                 "the rule \"{rule}\" denies it; an admin can change the rules with argosy acl set"
             ),
             (None, Actor::Unauthenticated) => out.write_str(
-                "no rule allows it to anonymous callers; use a certificate (--tls-cert and --tls-key) or a token (--token-file)",
+                "the rules do not allow it to anonymous callers; use a certificate (--tls-cert and --tls-key) or a token (--token-file)",
+            ),
+            // The same text whether a rule denies it or none allows it.
+            (None, Actor::Cluster | Actor::Principal(_)) if !shows_rules => out.write_str(
+                "the rules do not allow it; an admin can change them with argosy acl set",
             ),
             (None, Actor::Cluster | Actor::Principal(_)) => write!(
                 out,

@@ -10,6 +10,7 @@ use argosy_state::task::{TaskSpec, VolumeSource};
 
 use super::cache::PermitCache;
 use super::denial::Denial;
+use super::images::canonical_name;
 use super::object::Object;
 
 /// Returns the first reason why a caller may not launch a task. `place` has the role, the framework
@@ -20,10 +21,7 @@ pub(crate) fn denied_launch(
     place: Object<'_>,
     spec: &TaskSpec,
 ) -> Result<(), Denial> {
-    let mut check = |action: Action, object: &Object<'_>| {
-        let decision = permits.permits(actor, action).decide(object);
-        Denial::of(decision, actor, action, object)
-    };
+    let mut check = |action: Action, object: &Object<'_>| permits.check(actor, action, object);
     check(Action::LaunchTask, &place)?;
     check_container(&place, spec, &mut check)?;
     match &spec.executor {
@@ -49,11 +47,12 @@ fn check_container(
         check(Action::UseSecurityOption, place)?;
     }
     if !spec.container.image.is_empty() {
-        let image = Some(spec.container.image.as_str());
+        let image = canonical_name(&spec.container.image);
+        let image = Some(image.as_str());
         check(Action::UseImage, &Object { image, ..*place })?;
     }
     for path in &spec.host_paths {
-        let path = resolved(&path.host_path);
+        let path = resolved_path(&path.host_path);
         let host_path = Some(path.as_str());
         check(
             Action::UseHostPath,
@@ -101,7 +100,7 @@ fn named_secret(place: &Object<'_>, text: &str) -> Option<SecretName> {
 }
 
 /// Returns a path without `.`, `..` and repeated slashes, as rules name paths.
-fn resolved(path: &str) -> String {
+pub(super) fn resolved_path(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in Path::new(path).components() {
         match part {

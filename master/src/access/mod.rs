@@ -2,12 +2,13 @@
 //!
 //! Everything here is pure. The leader calls it in its step, on its own registry, and masters that
 //! serve reads call it on the copy that they serve. Reading order: `object`, `decision`, `cache`,
-//! `denial`, `expectation`, `owner`, `table`, `operations`, `launches`, `sight`.
+//! `denial`, `expectation`, `owner`, `table`, `operations`, `images`, `launches`, `sight`.
 
 mod cache;
 mod decision;
 mod denial;
 mod expectation;
+mod images;
 mod launches;
 mod object;
 mod operations;

@@ -40,36 +40,35 @@ pub(crate) fn action_of(operation: &OperatorOperation) -> Action {
 /// Returns the reason why a caller may not perform an operation.
 pub(crate) fn denied_operation(
     registry: &Registry,
-    cache: &mut PermitCache,
+    permits: &mut PermitCache,
     actor: &Actor,
     operation: &OperatorOperation,
 ) -> Result<(), Denial> {
     let action = action_of(operation);
-    let permits = cache.permits(actor, action);
-    let check = |object: Object<'_>| Denial::of(permits.decide(&object), actor, action, &object);
+    permits.check_proof(actor, action)?;
+    let mut check = |object: Object<'_>| permits.check(actor, action, &object);
     match operation {
         OperatorOperation::SetAttribute { agent, .. }
         | OperatorOperation::Deactivate(agent)
         | OperatorOperation::Reactivate(agent)
         | OperatorOperation::MarkGone(agent) => check(Object::agent(*agent)),
         OperatorOperation::KillTask { key, .. } | OperatorOperation::UpdateLimits { key, .. } => {
-            check(Object::of_key(registry, key))
+            let objects = Object::of_key(registry, key, None).into_iter();
+            let (decision, object) = decide_all(&permits.permits(actor, action), objects);
+            permits.denial(decision, actor, action, &object)
         }
         OperatorOperation::Teardown(id) => match registry.framework(*id) {
             Some(framework) => {
                 let objects = Object::framework(*id, &framework.info);
-                let (decision, object) = decide_all(&permits, objects);
-                Denial::of(decision, actor, action, &object)
+                let (decision, object) = decide_all(&permits.permits(actor, action), objects);
+                permits.denial(decision, actor, action, &object)
             }
-            None => check(Object {
-                framework: Some(*id),
-                ..Object::CLUSTER
-            }),
+            None => check(Object::unknown_framework(*id)),
         },
         OperatorOperation::SetWeight { role, .. } => check(Object::role(role)),
         OperatorOperation::Access(AccessOperation::CreateToken(new)) => {
             check(Object::CLUSTER)?;
-            denied_token(cache, actor, &new.purpose)
+            denied_token(permits, actor, &new.purpose)
         }
         OperatorOperation::Access(_) => check(Object::CLUSTER),
         OperatorOperation::SetSecret { name, .. }
@@ -84,21 +83,15 @@ pub(crate) fn denied_operation(
 /// Returns the reason why a caller that may create tokens may not create this one: a token of an
 /// admin, or one by which a process becomes a master, gives its holder every right.
 fn denied_token(
-    cache: &mut PermitCache,
+    permits: &mut PermitCache,
     actor: &Actor,
     purpose: &TokenPurpose,
 ) -> Result<(), Denial> {
-    let mut decide = |actor: &Actor, action: Action| {
-        let permits = cache.permits(actor, action);
-        permits.decide(&Object::CLUSTER)
-    };
     let holder = match purpose {
         TokenPurpose::Bearer(principal) => {
             let holder = Actor::Principal(principal.clone());
-            let has = |action: Action| decide(&holder, action).is_allowed();
-            let is_admin = [Action::SetAccess, Action::CreateToken]
-                .map(has)
-                .contains(&true);
+            let is_admin = permits.may(&holder, Action::SetAccess, &Object::CLUSTER)
+                || permits.may(&holder, Action::CreateToken, &Object::CLUSTER);
             is_admin.then(|| principal.to_string())
         }
         TokenPurpose::Join { kind, .. } => {
@@ -108,8 +101,7 @@ fn denied_token(
     let Some(holder) = holder else {
         return Ok(());
     };
-    let decision = decide(actor, Action::SetAccess);
-    let denied = Denial::of(decision, actor, Action::SetAccess, &Object::CLUSTER);
+    let denied = permits.check(actor, Action::SetAccess, &Object::CLUSTER);
     denied.map_err(|denial| denial.because(&format!("which a token for {holder} needs")))
 }
 

@@ -37,6 +37,26 @@ impl Reader {
         }
     }
 
+    /// Decides about several objects, each of which must be allowed.
+    pub(crate) fn check_all(
+        &self,
+        policy: &Policy,
+        action: Action,
+        objects: &[Object<'_>],
+    ) -> Result<(), Denial> {
+        let mut objects = objects.iter();
+        objects.try_for_each(|object| self.check(policy, action, object))
+    }
+
+    /// Denies an action to a caller without an identity that may perform it on no object, before
+    /// any record is read.
+    pub(crate) fn check_proof(&self, policy: &Policy, action: Action) -> Result<(), Denial> {
+        match self {
+            Self::As(Actor::Unauthenticated) => self.sight_by(policy, action).some(),
+            Self::As(Actor::Cluster | Actor::Principal(_)) | Self::Unrestricted => Ok(()),
+        }
+    }
+
     /// Decides about one object.
     pub(crate) fn check(
         &self,
@@ -47,24 +67,12 @@ impl Reader {
         match self {
             Self::Unrestricted => Ok(()),
             Self::As(actor) => {
-                let decision = super::decide(policy, actor, action, object);
-                Denial::of(decision, actor, action, object)
-            }
-        }
-    }
-
-    /// Decides about any task of which only these facets are known.
-    pub(crate) fn check_any_task(
-        &self,
-        policy: &Policy,
-        action: Action,
-        object: &Object<'_>,
-    ) -> Result<(), Denial> {
-        match self {
-            Self::Unrestricted => Ok(()),
-            Self::As(actor) => {
-                let permits = Permits::of(policy, actor, action);
-                Denial::of(permits.decide_any_task(object), actor, action, object)
+                let decide =
+                    |action, object: &Object<'_>| super::decide(policy, actor, action, object);
+                let decision = decide(action, object);
+                Denial::of(decision, actor, action, object, |action, object| {
+                    decide(action, object).is_allowed()
+                })
             }
         }
     }

@@ -245,7 +245,7 @@ fn each_property_of_a_launched_task_needs_its_right() {
     assert_eq!(launch("", |_| ()), None);
     let refused = launch("deny framework/* launch-task *", |_| ()).unwrap();
     assert!(
-        refused.contains("deny framework/* launch-task *"),
+        refused.contains("may not launch-task on role:eng"),
         "{refused}"
     );
     type Change = fn(&mut TaskSpec);
@@ -357,26 +357,38 @@ fn a_denial_names_who_what_the_object_the_rule_and_a_remedy() {
         let eng = role("eng");
         let object = Object::role(&eng);
         let decision = decide(&policy(rules), &actor, Action::KillTask, &object);
-        let denial = Denial::of(decision, &actor, Action::KillTask, &object).unwrap_err();
+        let may = |action, object: &Object<'_>| {
+            decide(&policy(rules), &actor, action, object).is_allowed()
+        };
+        let denial = Denial::of(decision, &actor, Action::KillTask, &object, may);
+        let denial = denial.unwrap_err();
         (denial.code(), denial.to_string())
     };
-    let (code, by_rule) = text("deny operator/bob * *", "operator/bob");
+    let view = "allow operator/bob view-access *";
+    let denied = format!("{view}\ndeny operator/bob kill-task *");
+    let (code, by_rule) = text(&denied, "operator/bob");
     assert_eq!(code, DENIED);
     assert_eq!(
         by_rule,
-        "operator/bob may not kill-task on role:eng: the rule \"deny operator/bob * *\" denies it; an admin can change the rules with argosy acl set"
+        "operator/bob may not kill-task on role:eng: the rule \"deny operator/bob kill-task *\" denies it; an admin can change the rules with argosy acl set"
     );
-    let (code, by_none) = text("", "operator/bob");
+    let (code, by_none) = text(view, "operator/bob");
     assert_eq!(code, DENIED);
     assert!(
         by_none.contains("\"allow operator/bob kill-task *\""),
         "{by_none}"
     );
+    // Other callers do not learn whether a rule denies it or none allows it.
+    let (_, by_none) = text("", "operator/bob");
+    assert!(by_none.contains("argosy acl set"), "{by_none}");
+    assert_eq!(text("deny operator/bob * *", "operator/bob").1, by_none);
     let (code, unproven) = text("", "unauthenticated");
     assert_eq!(code, UNPROVEN);
     assert!(unproven.contains("--token-file"), "{unproven}");
-    let (code, _) = text("deny anonymous * *", "unauthenticated");
-    assert_eq!(code, DENIED);
+    assert_eq!(
+        text("deny anonymous * *", "unauthenticated"),
+        (code, unproven)
+    );
 }
 
 /// Returns the calls of all services of the protocol, as `SERVICE/CALL`.

@@ -137,12 +137,8 @@ async fn forward_to_agent(http: Http, id: &str, what: &str, mut request: Parts) 
         // If either peer disconnects before the start, the other is dropped, which ends the
         // command.
         if let (Ok(client), Ok(agent)) = tokio::join!(ours, hyper::upgrade::on(answer)) {
-            let relayed = relay(TokioIo::new(client), TokioIo::new(agent));
-            tokio::select! {
-                () = relayed => {}
-                // Both connections are dropped, which ends the command.
-                () = end_of(credential) => {}
-            }
+            let (client, agent) = (TokioIo::new(client), TokioIo::new(agent));
+            relay_until(client, agent, end_of(credential)).await;
         }
     });
     response
@@ -196,6 +192,18 @@ fn select_headers(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
         .collect()
 }
 
+/// Relays until `end`. Then both connections are dropped, which ends the command.
+async fn relay_until(
+    client: impl AsyncRead + AsyncWrite,
+    agent: impl AsyncRead + AsyncWrite,
+    end: impl Future<Output = ()>,
+) {
+    tokio::select! {
+        () = relay(client, agent) => {}
+        () = end => {}
+    }
+}
+
 /// Copies bytes until both directions have ended, or one has and the other does not follow in time.
 async fn relay(client: impl AsyncRead + AsyncWrite, agent: impl AsyncRead + AsyncWrite) {
     let (from_client, to_client) = tokio::io::split(client);
@@ -238,6 +246,30 @@ mod tests {
         client.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "to the client");
         joined.await.unwrap();
+    }
+
+    /// Time within which a relay must end after its caller is revoked.
+    const REVOKED_WITHIN: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn exec_and_attach_end_within_a_second_when_their_caller_is_revoked() {
+        let (revoke, credential) = WatchedCredential::of_key_for_tests();
+        let (mut client, ours) = duplex(64);
+        let (mut agent, theirs) = duplex(64);
+        let joined = tokio::spawn(relay_until(ours, theirs, end_of(Some(credential))));
+        client.write_all(b"input").await.unwrap();
+        let mut input = [0; 5];
+        agent.read_exact(&mut input).await.unwrap();
+        assert!(!joined.is_finished());
+        revoke();
+        let ended = timeout(REVOKED_WITHIN, async {
+            let mut rest = Vec::new();
+            client.read_to_end(&mut rest).await.unwrap();
+            agent.read_to_end(&mut rest).await.unwrap();
+            joined.await.unwrap();
+            rest
+        });
+        assert_eq!(ended.await.expect("it ends in time"), Vec::<u8>::new());
     }
 
     #[tokio::test(start_paused = true)]

@@ -110,13 +110,12 @@ pub(crate) fn undeclared(request: &Request) -> Option<Response> {
 }
 
 /// Returns whether a request asks for the health of this master. It is answered in any case.
-pub(crate) fn is_probe(request: &Request) -> bool {
-    matches!(request.uri().path(), "/healthz" | "/readyz")
+pub(crate) fn is_probe(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
 }
 
-/// Returns a refusal in the protocol of a request: gRPC, or JSON over HTTP.
-pub(crate) fn refused_call(request: &Request, status: &Status) -> Response {
-    let path = request.uri().path();
+/// Returns a refusal in the protocol of a path: gRPC, or JSON over HTTP.
+pub(crate) fn refused_call(path: &str, status: &Status) -> Response {
     match path.starts_with(CALLS) || path.starts_with("/grpc.") {
         true => status.clone().into_http(),
         false => problem(status),

@@ -98,7 +98,8 @@ impl Leader {
         let sent = planted_bug!(EqualWithUnsentOrder, hello.floor, agent.orders);
         let (incarnation, version) = (agent.report.incarnation, hello.version);
         let facts = &registry.cluster().facts;
-        let ticket_keys = ticket_keys::for_registration(facts, id, &state.actor);
+        let file = self.secret_keys.as_deref();
+        let ticket_keys = ticket_keys::for_registration(facts, file, id, &state.actor);
         state.agent = Some(id);
         state.last_contact = now.at;
         state.stage = if equal {

@@ -28,6 +28,7 @@ mod update_acks;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
@@ -43,6 +44,7 @@ use crate::config::LeaderTimeouts;
 use crate::leader_reply::LeaderReply;
 use crate::links::{LinkId, RequestId};
 use crate::offers::{ClosedOffer, OfferBook};
+use crate::secret_keys::SecretKeys;
 
 use agents::AgentLink;
 use deadlines::LeaderTimers;
@@ -99,6 +101,8 @@ pub(crate) struct Leader {
     level: Level,
     limits: LeaderTimeouts,
     enforcement: access::Enforcement,
+    /// The keys from which those of tickets are derived, if this master has a file of keys.
+    secret_keys: Option<Arc<SecretKeys>>,
     /// The last serial of a ticket.
     serial: u64,
     origins: BTreeMap<u64, ProposalOrigin>,
@@ -137,6 +141,7 @@ impl Leader {
             level: registry.level(),
             limits,
             enforcement: access::Enforcement::default(),
+            secret_keys: None,
             serial: 0,
             origins: BTreeMap::new(),
             agent_links: BTreeMap::new(),

@@ -1,6 +1,7 @@
 //! Which secrets an agent gets: those of a task that it was ordered to launch, and no others.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use argosy_state::Registry;
 use argosy_state::actor::{Actor, PrincipalKind};
@@ -9,6 +10,7 @@ use argosy_state::secret::{SealedSecret, SecretName};
 
 use super::Leader;
 use crate::links::LinkId;
+use crate::secret_keys::SecretKeys;
 
 /// A secret that a task uses, and its sealed value, if there is one.
 pub(crate) type GrantedSecret = (SecretName, Option<SealedSecret>);
@@ -27,6 +29,14 @@ pub(crate) enum SecretsRefusal {
 }
 
 impl Leader {
+    /// Returns a leader with a file of keys.
+    pub(crate) fn with_secret_keys(self, secret_keys: Option<Arc<SecretKeys>>) -> Self {
+        Self {
+            secret_keys,
+            ..self
+        }
+    }
+
     /// Returns the secrets of the registry that a task uses, each once, for the agent of a stream.
     pub(crate) fn secrets_for(
         &self,

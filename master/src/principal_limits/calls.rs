@@ -172,17 +172,23 @@ impl<M: QueuedMessage> CallQueue<M> {
         }
     }
 
-    /// Takes one request of an account, and of its connection.
+    /// Takes one request of a connection, before its caller is identified.
     ///
     /// # Errors
-    /// If one of them has used up its rate.
-    pub(crate) fn admit(
+    /// If it has used up its rate.
+    pub(crate) fn admit_connection(
         &self,
-        account: &Account,
         connection: Option<&ConnectionCalls>,
     ) -> Result<(), LimitReached> {
         let taken = connection.map_or(Ok(()), |calls| calls.take(CONNECTION_LIMIT));
-        taken.map_err(LimitReached::ConnectionRate)?;
+        taken.map_err(LimitReached::ConnectionRate)
+    }
+
+    /// Takes one request of an account.
+    ///
+    /// # Errors
+    /// If it has used up its rate.
+    pub(crate) fn admit(&self, account: &Account) -> Result<(), LimitReached> {
         let taken = self.requests().take(account, self.now());
         taken.map_err(LimitReached::PrincipalRate)
     }

@@ -1,6 +1,7 @@
 //! Requests of raft to the owner: loading the registry, and applying entries over as many turns as
 //! they need.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::trace;
@@ -19,6 +20,7 @@ use crate::comparison::UnappliedEntry;
 use crate::error::MasterError;
 use crate::leader::Input;
 use crate::metrics;
+use crate::secret_keys::SecretKeys;
 use crate::turns;
 
 /// Entries from raft, applied one by one over as many turns as they need.
@@ -149,6 +151,14 @@ impl Replica {
     pub(crate) fn with_enforcement(self, enforces_access: bool) -> Self {
         Self {
             enforces_access,
+            ..self
+        }
+    }
+
+    /// Sets the keys from which this master, as the leader, derives those of tickets.
+    pub(crate) fn with_secret_keys(self, secret_keys: Option<Arc<SecretKeys>>) -> Self {
+        Self {
+            secret_keys,
             ..self
         }
     }

@@ -19,6 +19,7 @@ mod lists;
 mod preparation;
 mod readers;
 mod referral;
+mod refusals;
 mod revocation;
 mod routes;
 mod rtt;

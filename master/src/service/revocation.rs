@@ -111,8 +111,8 @@ pub(crate) fn until_revoked(response: Response, credential: Option<WatchedCreden
     let Some(credential) = credential else {
         return response;
     };
-    // A whole answer is sent at once.
-    if response.body().size_hint().exact().is_some() {
+    // An answer of a known size may take as long as any other: a download, for example.
+    if response.body().is_end_stream() {
         return response;
     }
     let kind = response.headers().get("content-type");
@@ -191,7 +191,14 @@ impl HttpBody for RevocableBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        // It may end earlier.
-        SizeHint::default()
+        match &self.body {
+            // Its reader sees that it ends early: the connection is cut off.
+            Some(body) if !self.is_call => body.size_hint(),
+            // It may end earlier.
+            Some(_) | None => SizeHint::default(),
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

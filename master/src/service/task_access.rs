@@ -108,23 +108,23 @@ impl AgentRequest {
         registry: &Registry,
         agent: Option<AgentId>,
     ) -> Result<(), Denial> {
-        let of_agent = agent.map_or(Object::CLUSTER, Object::agent);
-        let any_of = |framework: FrameworkId| Object {
-            framework: Some(framework),
-            ..of_agent
-        };
-        let check = |action: Action| match &self.named {
-            Named::Task(key) => match Object::known_task(registry, key) {
-                Some(task) => reader.check(policy, action, &task),
-                None => reader.check_any_task(policy, action, &any_of(key.framework)),
-            },
-            Named::AnyOf(framework) => reader.check_any_task(policy, action, &any_of(*framework)),
-            Named::Any => reader.check_any_task(policy, action, &of_agent),
-            Named::Agent => reader.check(policy, action, &of_agent),
+        let mut proof = Ok(());
+        for action in self.actions {
+            proof = reader.check_proof(policy, *action);
+            if proof.is_ok() {
+                break;
+            }
+        }
+        proof?;
+        let objects = match &self.named {
+            Named::Task(key) => Object::of_key(registry, key, agent),
+            Named::AnyOf(framework) => Object::any_task_of(registry, *framework, agent),
+            Named::Any => vec![Object::any_task(None, agent)],
+            Named::Agent => vec![agent.map_or(Object::CLUSTER, Object::agent)],
         };
         let mut last = Ok(());
         for action in self.actions {
-            last = check(*action);
+            last = reader.check_all(policy, *action, &objects);
             if last.is_ok() {
                 break;
             }

@@ -10,13 +10,14 @@ use argosy_proto::ticket::{
 };
 use argosy_proto::transport::{ConnectionAddresses, PeerIdentity};
 use argosy_proto::{trace, v1};
-use argosy_state::ids::AgentId;
+use argosy_state::Registry;
+use argosy_state::ids::{AgentId, TaskKey};
 use tonic::{Request, Status};
 
 use super::actor::actor;
 use super::audited;
 use super::task_access::{self, AgentRequest};
-use super::{Services, address_of, malformed, not_found};
+use super::{Services, address_of, malformed, not_found, refused};
 use crate::access::Reader;
 use crate::ticket_keys;
 
@@ -47,12 +48,23 @@ impl Services {
                 }
             }
         }
+        let tasks: Vec<TaskKey> = scopes.iter().filter_map(task_of).cloned().collect();
+        let file = self.secret_keys.clone();
         let known = self.owner.query(move |facts| {
             let facts = &facts.registry;
-            let key = ticket_keys::current(&facts.cluster().facts, agent);
-            facts.agent(agent).map(|_| key)
+            let mut tasks = tasks.into_iter();
+            if let Some(task) = tasks.find(|task| is_elsewhere(facts, task, agent)) {
+                return Err(task);
+            }
+            let key = ticket_keys::current(&facts.cluster().facts, file.as_deref(), agent);
+            Ok(facts.agent(agent).map(|_| key))
         });
-        let key = known.await?;
+        let key = known.await?.map_err(|task| {
+            let text = format!(
+                "the task {task} is not at {agent}: request the ticket for the agent of the task"
+            );
+            refused("unknown-task", &text)
+        })?;
         let key = key.ok_or_else(|| not_found("agent", &wanted.agent_id, &[]))?;
         let record = v1::GetRequest {
             id: wanted.agent_id,
@@ -98,6 +110,20 @@ impl Services {
         let checked = self.access.check(part, peer, addresses);
         checked.map_err(Status::permission_denied)
     }
+}
+
+fn task_of(scope: &TicketScope) -> Option<&TaskKey> {
+    match scope {
+        TicketScope::Task(task) | TicketScope::Path(task, _) => Some(task),
+        TicketScope::Agent => None,
+    }
+}
+
+/// Returns whether a known task is at another agent. A sandbox may be kept longer than the record.
+fn is_elsewhere(registry: &Registry, key: &TaskKey, agent: AgentId) -> bool {
+    let ended = || registry.finished_task(key).map(|ended| &ended.task);
+    let known = registry.task(key).or_else(ended);
+    known.is_some_and(|task| task.agent != agent)
 }
 
 fn verb_of(verb: v1::TicketVerb) -> Result<TicketVerb, InvalidMessage> {

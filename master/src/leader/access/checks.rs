@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use argosy_state::Registry;
 use argosy_state::access::Action;
 use argosy_state::actor::{Actor, PrincipalKind};
-use argosy_state::command::{Call, CallAction, Operate, OperatorOperation};
+use argosy_state::command::{Call, CallAction, Operate, OperatorOperation, Rejection};
 use argosy_state::framework::Framework;
 use argosy_state::ids::{AgentId, FrameworkId, Role, TaskId, TaskKey};
 
@@ -14,6 +14,9 @@ use crate::access::{
     DENIED, Decision, Denial, Object, PermitCache, UNPROVEN, decide_all, denied_operation, is_owner,
 };
 use crate::leader::{Input, SchedulerHello};
+
+/// The code of [`Rejection::UnknownFramework`].
+const UNKNOWN_FRAMEWORK: &str = "unknown-framework";
 
 /// The facts by which inputs are checked.
 pub(super) struct Checks<'a> {
@@ -75,8 +78,7 @@ impl Checks<'_> {
         action: Action,
         object: &Object<'_>,
     ) -> Result<(), Refused> {
-        let decision = self.permits.permits(actor, action).decide(object);
-        Denial::of(decision, actor, action, object).map_err(refused)
+        self.permits.check(actor, action, object).map_err(refused)
     }
 
     /// Checks an agent, by the id that it has, if it has one.
@@ -98,7 +100,9 @@ impl Checks<'_> {
     pub(super) fn roles(&mut self, actor: &Actor, roles: &BTreeSet<Role>) -> Result<(), Refused> {
         let permits = self.permits.permits(actor, Action::RegisterFramework);
         let (decision, object) = decide_all(&permits, roles.iter().map(Object::role));
-        Denial::of(decision, actor, Action::RegisterFramework, &object).map_err(refused)
+        let action = Action::RegisterFramework;
+        let denied = self.permits.denial(decision, actor, action, &object);
+        denied.map_err(refused)
     }
 
     /// Checks a subscription, and sets its principal: the proven one for a new framework, and the
@@ -121,7 +125,12 @@ impl Checks<'_> {
         if let Some(framework) = known.and_then(|id| self.registry.framework(id))
             && !is_owner(framework, actor)
         {
-            self.framework(actor, framework.id, Action::UpdateFramework)?;
+            let checked = self.framework(actor, framework.id, Action::UpdateFramework);
+            checked.map_err(|(code, text)| match code {
+                // As the end of a stream whose framework does not exist.
+                UNKNOWN_FRAMEWORK => ("removed", text),
+                _ => (code, text),
+            })?;
             info.principal.clone_from(&framework.info.principal);
         }
         Ok(())
@@ -129,12 +138,13 @@ impl Checks<'_> {
 
     /// Checks a call on a framework. Its own principal may make it, unless a rule denies it.
     fn framework(&mut self, actor: &Actor, id: FrameworkId, action: Action) -> Result<(), Refused> {
+        self.permits.check_proof(actor, action).map_err(refused)?;
         let Some(framework) = self.registry.framework(id) else {
             return self.unknown(actor);
         };
         let permits = self.permits.permits(actor, action);
         let (decision, object) = decide_all(&permits, Object::framework(id, &framework.info));
-        check_owned(framework, actor, action, (decision, object))
+        self.check_owned(framework, actor, action, (decision, object))
     }
 
     /// Checks a call on a task of a framework.
@@ -145,6 +155,7 @@ impl Checks<'_> {
         task: &TaskId,
         action: Action,
     ) -> Result<(), Refused> {
+        self.permits.check_proof(actor, action).map_err(refused)?;
         let Some(framework) = self.registry.framework(id) else {
             return self.unknown(actor);
         };
@@ -153,9 +164,39 @@ impl Checks<'_> {
             framework: id,
             task,
         };
-        let object = Object::of_key(self.registry, &key);
-        let decision = self.permits.permits(actor, action).decide(&object);
-        check_owned(framework, actor, action, (decision, object))
+        let mut objects = Object::of_key(self.registry, &key, None);
+        if is_owner(framework, actor) {
+            // It gets the rejection of an unknown task, which uses nothing of another one.
+            objects.iter_mut().for_each(|of| of.is_unknown = false);
+        }
+        let permits = self.permits.permits(actor, action);
+        let decided = decide_all(&permits, objects.into_iter());
+        self.check_owned(framework, actor, action, decided)
+    }
+
+    /// Checks a decision about a call on a framework. A caller that may not view the framework gets
+    /// the answer of one that does not exist.
+    fn check_owned(
+        &mut self,
+        framework: &Framework,
+        actor: &Actor,
+        action: Action,
+        (decision, object): (Decision, Object<'_>),
+    ) -> Result<(), Refused> {
+        match &decision {
+            Decision::Allowed => return Ok(()),
+            Decision::Denied { by: None } if is_owner(framework, actor) => return Ok(()),
+            Decision::Denied { .. } => {}
+        }
+        let mut roles = Object::framework(framework.id, &framework.info);
+        let view = Action::ViewFramework;
+        if !is_owner(framework, actor) && !roles.any(|role| self.permits.may(actor, view, &role)) {
+            self.unknown(actor)?;
+            let unknown = Rejection::UnknownFramework(framework.id);
+            return Err((UNKNOWN_FRAMEWORK, unknown.to_string()));
+        }
+        let denied = self.permits.denial(decision, actor, action, &object);
+        denied.map_err(refused)
     }
 
     /// Checks a call on a framework that does not exist, which can be an entry of the log: callers
@@ -244,18 +285,4 @@ fn is_of_access(operation: &OperatorOperation) -> bool {
 
 pub(super) fn refused(denial: Denial) -> Refused {
     (denial.code(), denial.to_string())
-}
-
-fn check_owned(
-    framework: &Framework,
-    actor: &Actor,
-    action: Action,
-    (decision, object): (Decision, Object<'_>),
-) -> Result<(), Refused> {
-    match &decision {
-        Decision::Denied { by: None } if is_owner(framework, actor) => Ok(()),
-        Decision::Denied { .. } | Decision::Allowed => {
-            Denial::of(decision, actor, action, &object).map_err(refused)
-        }
-    }
 }

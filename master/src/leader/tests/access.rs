@@ -131,7 +131,7 @@ fn a_framework_may_call_for_itself_unless_a_rule_denies_it() {
         deny framework/web kill-task *",
     );
     world.kill("a");
-    world.expect_refused("the rule \"deny framework/web kill-task *\" denies it");
+    world.expect_refused("framework/web may not kill-task on framework-1/a");
     // A launch always needs a rule.
     let offer = world.offered_again();
     world.accept(&offer, &["b"]);

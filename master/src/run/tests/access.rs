@@ -6,6 +6,7 @@ mod calls;
 mod joining;
 mod paths;
 mod proof;
+mod tickets;
 mod tokens;
 mod views;
 

@@ -6,6 +6,7 @@ use argosy_state::access::{KeyHash, TokenId, TokenSecret};
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
 use sha2::Digest as _;
+use tokio::time::Instant;
 
 use super::*;
 use crate::run::tests::actors::key_of;
@@ -14,6 +15,9 @@ const SECRET: TokenSecret = TokenSecret {
     id: TokenId(0xf0),
     secret: [9; 32],
 };
+
+/// Time within which all streams must end after the answer to the revocation.
+const REVOKED_WITHIN: Duration = Duration::from_secs(1);
 
 async fn create(cluster: &TestCluster, place: usize, lifetime_ms: Option<u64>) {
     let hash: [u8; 32] = sha2::Sha256::digest(SECRET.secret).into();
@@ -149,6 +153,7 @@ async fn streams_of_a_token_end_when_it_is_revoked() {
             "{first:?}"
         );
         revoke(&cluster, leader).await;
+        let acknowledged = Instant::now();
         // The connection is cut off: it has no other end.
         let all = axum::body::to_bytes(events.into_body(), usize::MAX);
         tokio::time::timeout(TIMEOUT, all)
@@ -157,6 +162,8 @@ async fn streams_of_a_token_end_when_it_is_revoked() {
             .unwrap_err();
         assert_eq!(end_of(&mut watched).await, End::Unproven);
         assert_eq!(end_of(&mut stream).await, End::Unproven);
+        let took = acknowledged.elapsed();
+        assert!(took <= REVOKED_WITHIN, "{took:?}");
         let refused = get(&cluster, place, "/v1/tasks", &bearer).await;
         assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
     }
