@@ -1,5 +1,4 @@
-//! Tests that refused requests count against the limits of their callers, and that a request without
-//! an identity needs no leader.
+//! Tests that refused requests count against the limits of their callers.
 
 use argosy_proto::server::hosts::AllowedHosts;
 use argosy_state::access::{AccessFacts, RateLimit, Subject};
@@ -65,18 +64,5 @@ async fn refused_requests_count_against_the_limit_of_their_caller() {
         let probe = ask(&mut front, (Method::GET, "/healthz"), "").await;
         assert_eq!(probe, StatusCode::OK);
     }
-    alone.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_without_an_identity_is_refused_without_a_leader() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let own = listener.local_addr().unwrap().to_string();
-    // The other members do not exist.
-    let peers = vec![own, "127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()];
-    let alone = SingleMaster::start_among(listener, peers, 1).await;
-    let mut front = front(&alone.handle, None);
-    let changed = ask(&mut front, (Method::POST, "/v1/masters"), "").await;
-    assert_eq!(changed, StatusCode::UNAUTHORIZED);
     alone.end().await;
 }

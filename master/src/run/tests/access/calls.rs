@@ -14,6 +14,8 @@ use crate::access::{CALLS, Check};
 /// How each call ends for each caller of [`CALLERS`]; its objects are those of `framework/web`, and
 /// `agent-1`. The calls of schedulers have another session than the present one, so that those that
 /// are permitted change nothing.
+///
+/// To `framework/other`, calls of schedulers are answered as on an unknown framework.
 const EXPECTED: &[(&str, &str)] = &[
     ("Agents/Connect", "UDDDDDSD"),
     ("Certificates/ListAuthorities", "SSSSSSSS"),
@@ -44,18 +46,18 @@ const EXPECTED: &[(&str, &str)] = &[
     ("Operator/ListSecrets", "USSSSSDS"),
     ("Operator/IssueTickets", "USSSSDDS"),
     ("Scheduler/Subscribe", "UDSSSDDS"),
-    ("Scheduler/Accept", "UDSSSDDS"),
-    ("Scheduler/Decline", "UDSSSDDS"),
-    ("Scheduler/Kill", "UDSSSDDS"),
-    ("Scheduler/UpdateLimits", "UDSSSDDS"),
-    ("Scheduler/Acknowledge", "UDSSSDDS"),
-    ("Scheduler/Reconcile", "UDSSSDDS"),
-    ("Scheduler/Message", "UDSSSDDS"),
-    ("Scheduler/Heartbeat", "UDSSSDDS"),
-    ("Scheduler/Suppress", "UDSSSDDS"),
-    ("Scheduler/Revive", "UDSSSDDS"),
-    ("Scheduler/UpdateFramework", "UDSSSDDS"),
-    ("Scheduler/Teardown", "UDSSSDDS"),
+    ("Scheduler/Accept", "UDSSSSDS"),
+    ("Scheduler/Decline", "UDSSSSDS"),
+    ("Scheduler/Kill", "UDSSSSDS"),
+    ("Scheduler/UpdateLimits", "UDSSSSDS"),
+    ("Scheduler/Acknowledge", "UDSSSSDS"),
+    ("Scheduler/Reconcile", "UDSSSSDS"),
+    ("Scheduler/Message", "UDSSSSDS"),
+    ("Scheduler/Heartbeat", "UDSSSSDS"),
+    ("Scheduler/Suppress", "UDSSSSDS"),
+    ("Scheduler/Revive", "UDSSSSDS"),
+    ("Scheduler/UpdateFramework", "UDSSSSDS"),
+    ("Scheduler/Teardown", "UDSSSSDS"),
 ];
 
 /// A session that no framework has.
