@@ -35,9 +35,7 @@ use crate::service::{
 };
 
 use caller::RequestPeer;
-pub(crate) use index::{
-    declares_call, is_probe, no_path, refused_call, too_long, undeclared, unknown,
-};
+pub(crate) use index::{declares_call, is_probe, no_path, too_long, undeclared, unknown};
 pub(crate) use parameters::PathSegments;
 use parameters::QueryParameters;
 #[cfg(test)]

@@ -300,10 +300,9 @@ fn owner_of(
         (counts_seen, access_seen),
         config.api_address.clone(),
     );
-    let handle = handle.with_enforcement(config.enforces_access);
     RegistryOwner {
         replica,
-        handle,
+        handle: handle.with_enforcement(config.enforces_access),
         inbox: Inbox { links, calls },
         queries,
         transfers,

@@ -10,8 +10,8 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use tonic::{Code, Status};
 
+use super::refusal;
 use super::routes::{self, ROUTES, Route};
-use super::{problem, refusal};
 use crate::metrics::CALLS;
 
 /// Maximum length of a path with its parameters, in bytes. HTTP/1.1 rejects more than 65,534
@@ -112,14 +112,6 @@ pub(crate) fn undeclared(request: &Request) -> Option<Response> {
 /// Returns whether a request asks for the health of this master. It is answered in any case.
 pub(crate) fn is_probe(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz")
-}
-
-/// Returns a refusal in the protocol of a path: gRPC, or JSON over HTTP.
-pub(crate) fn refused_call(path: &str, status: &Status) -> Response {
-    match path.starts_with(CALLS) || path.starts_with("/grpc.") {
-        true => status.clone().into_http(),
-        false => problem(status),
-    }
 }
 
 /// Rejects a path that is too long.

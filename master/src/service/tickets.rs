@@ -5,8 +5,8 @@ use argosy_proto::convert::{self, InvalidMessage};
 use argosy_proto::server::audit::RequestAudit;
 use argosy_proto::server::callers::ApiPart;
 use argosy_proto::ticket::{
-    DEFAULT_VALIDITY_MS, MAX_PATH_BYTES, MAX_VALIDITY_MS, SandboxPath, Ticket, TicketScope,
-    TicketVerb,
+    DEFAULT_VALIDITY_MS, MAX_PATH_BYTES, MAX_VALIDITY_MS, SandboxPath, Ticket, TicketKey,
+    TicketScope, TicketVerb,
 };
 use argosy_proto::transport::{ConnectionAddresses, PeerIdentity};
 use argosy_proto::{trace, v1};
@@ -48,24 +48,7 @@ impl Services {
                 }
             }
         }
-        let tasks: Vec<TaskKey> = scopes.iter().filter_map(task_of).cloned().collect();
-        let file = self.secret_keys.clone();
-        let known = self.owner.query(move |facts| {
-            let facts = &facts.registry;
-            let mut tasks = tasks.into_iter();
-            if let Some(task) = tasks.find(|task| is_elsewhere(facts, task, agent)) {
-                return Err(task);
-            }
-            let key = ticket_keys::current(&facts.cluster().facts, file.as_deref(), agent);
-            Ok(facts.agent(agent).map(|_| key))
-        });
-        let key = known.await?.map_err(|task| {
-            let text = format!(
-                "the task {task} is not at {agent}: request the ticket for the agent of the task"
-            );
-            refused("unknown-task", &text)
-        })?;
-        let key = key.ok_or_else(|| not_found("agent", &wanted.agent_id, &[]))?;
+        let key = self.key_for(agent, &scopes).await?;
         let record = v1::GetRequest {
             id: wanted.agent_id,
             consistency: v1::Consistency::Local.into(),
@@ -92,6 +75,29 @@ impl Services {
             expires_wall_ms: i64::try_from(expires_ms).unwrap_or(i64::MAX),
             agent_address,
         })
+    }
+
+    /// Returns the key with which tickets of an agent are signed. The agent and the tasks must be
+    /// known, and the tasks must be there.
+    async fn key_for(&self, agent: AgentId, scopes: &[TicketScope]) -> Result<TicketKey, Status> {
+        let tasks: Vec<TaskKey> = scopes.iter().filter_map(task_of).cloned().collect();
+        let file = self.secret_keys.clone();
+        let known = self.owner.query(move |facts| {
+            let facts = &facts.registry;
+            let mut tasks = tasks.into_iter();
+            if let Some(task) = tasks.find(|task| is_elsewhere(facts, task, agent)) {
+                return Err(task);
+            }
+            let key = ticket_keys::current(&facts.cluster().facts, file.as_deref(), agent);
+            Ok(facts.agent(agent).map(|_| key))
+        });
+        let key = known.await?.map_err(|task| {
+            let text = format!(
+                "the task {task} is not at {agent}: request the ticket for the agent of the task"
+            );
+            refused("unknown-task", &text)
+        })?;
+        key.ok_or_else(|| not_found("agent", &agent.to_string(), &[]))
     }
 
     /// Checks without rules that a caller may use this part of an agent. It gets a ticket only for

@@ -3,6 +3,7 @@
 
 mod audit;
 mod calls;
+mod facts;
 mod joining;
 mod paths;
 mod proof;

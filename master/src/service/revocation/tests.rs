@@ -85,7 +85,7 @@ const REVOKED_WITHIN: Duration = Duration::from_secs(1);
 #[tokio::test(start_paused = true)]
 async fn output_that_is_followed_ends_within_a_second_when_its_caller_is_revoked() {
     let (facts, credential) = watched();
-    let parts = futures::stream::iter(["line"]).map(|part| Ok::<_, std::io::Error>(part));
+    let parts = futures::stream::iter(["line"]).map(Ok::<_, std::io::Error>);
     let output = Body::from_stream(parts.chain(futures::stream::pending()));
     let output = until_revoked(Response::new(output), Some(credential));
     let mut body = output.into_body();
