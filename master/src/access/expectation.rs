@@ -9,6 +9,8 @@ use argosy_state::actor::{Actor, PrincipalKind};
 use argosy_state::ids::{InvalidId, Role};
 
 use super::decision::{Decision, decide};
+use super::images::canonical_name;
+use super::launches::resolved_path;
 use super::object::Object;
 
 /// An expectation: a caller may or may not perform an action on an object.
@@ -25,6 +27,8 @@ pub struct Expectation {
     action: Action,
     /// No subtrees, and each kind once.
     properties: Vec<Pattern>,
+    /// The same as launches are decided by: complete names of images, and paths without detours.
+    decided: Vec<Pattern>,
     /// The role of the secret, which is that of the object if none is stated.
     secret_role: Option<Role>,
 }
@@ -83,6 +87,7 @@ impl Expectation {
             caller: read_caller(caller)?,
             is_allowed,
             action: action.parse()?,
+            decided: properties.iter().cloned().map(as_decided).collect(),
             properties,
             secret_role,
         })
@@ -93,7 +98,7 @@ impl Expectation {
             role: self.secret_role.as_ref(),
             ..Object::CLUSTER
         };
-        for property in &self.properties {
+        for property in &self.decided {
             match property {
                 Pattern::Role(role) => object.role = Some(role),
                 Pattern::Framework(id) => object.framework = Some(*id),
@@ -165,6 +170,16 @@ fn read_caller(word: &str) -> Result<Actor, InvalidId> {
     }
 }
 
+/// Returns a property in the form that launches are decided by: an image has its complete name, and
+/// a path has no detours.
+fn as_decided(property: Pattern) -> Pattern {
+    match property {
+        Pattern::Image(name) => Pattern::Image(canonical_name(&name)),
+        Pattern::HostPath(path) => Pattern::HostPath(resolved_path(&path)),
+        other => other,
+    }
+}
+
 /// Reads the properties of an object. Of `*` there are none.
 fn read_properties(words: &[&str]) -> Result<Vec<Pattern>, InvalidId> {
     let mut properties: Vec<Pattern> = Vec::new();
@@ -213,6 +228,7 @@ group oncall = operator/bob
 allow group:oncall kill-task role:eng/%
 allow operator/ann view-secret-names secret:eng/key
 deny everyone use-host-path host-path:/etc
+deny everyone use-image image:docker.io/
 allow framework/web use-host-path *";
 
     fn unmet(text: &str) -> Option<String> {
@@ -255,7 +271,9 @@ allow framework/web use-host-path *";
             assert_eq!(unmet(&format!("denied {text}")).as_deref(), Some(decided));
         }
         let no_rule = "no rule allows it";
+        let no_hub = "the rule \"deny everyone use-image image:docker.io/\" denies it";
         for (text, decided) in [
+            ("framework/web use-image role:eng image:nginx", no_hub),
             ("operator/bob kill-task role:ops", no_rule),
             ("operator/bob kill-task *", no_rule),
             ("anonymous view-metrics *", no_rule),

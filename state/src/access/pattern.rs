@@ -57,16 +57,6 @@ impl Pattern {
         }
     }
 
-    /// Returns whether the pattern matches this image.
-    #[must_use]
-    pub fn matches_image(&self, image: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Image(prefix) => image.starts_with(prefix.as_str()),
-            _ => false,
-        }
-    }
-
     /// Returns whether the pattern matches this path of the host.
     #[must_use]
     pub fn matches_host_path(&self, path: &str) -> bool {
@@ -228,8 +218,6 @@ mod tests {
         assert!(pattern("secret:eng/%").matches_secret(&secret("eng/web/key")));
         assert!(!pattern("secret:eng/%").matches_secret(&secret("ops/key")));
         assert!(!pattern("role:eng").matches_secret(&secret("eng/key")));
-        assert!(pattern("image:reg/eng/").matches_image("reg/eng/web:1"));
-        assert!(!pattern("image:reg/eng/").matches_image("reg/engineers/web"));
         assert!(pattern("host-path:/data").matches_host_path("/data/a"));
         assert!(pattern("host-path:/data").matches_host_path("/data"));
         assert!(!pattern("host-path:/data").matches_host_path("/database"));
