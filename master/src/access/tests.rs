@@ -311,8 +311,9 @@ fn a_rule_about_a_secret_of_the_registry_applies_to_tasks_that_use_it() {
     }
     assert_eq!(mount(&allow("secret:eng/%"), "eng/web/key"), None);
     assert!(mount(&allow("secret:eng/%"), "ops/key").is_some());
-    // The role of a rule is that of the task.
-    assert_eq!(mount(&allow("role:eng"), "*/key"), None);
+    // The role of a rule that allows it is that of the secret.
+    assert_eq!(mount(&allow("role:eng"), "eng/key"), None);
+    assert!(mount(&allow("role:eng"), "*/key").is_some());
     let denied = format!("{}\ndeny everyone use-secret secret:*/key", allow("*"));
     assert_eq!(mount(&denied, "eng/key"), None);
     let refused = mount(&denied, "*/key").unwrap();

@@ -125,6 +125,14 @@ impl TestCluster {
         })
     }
 
+    /// The same, without keys for secrets.
+    pub(super) fn start_without_secret_keys() -> Self {
+        Self::start_with(ConnectionProof::Authenticated, |config| {
+            config.enforces_access = true;
+            config.secret_keys = None;
+        })
+    }
+
     /// Starts masters that enforce the rules of access and issue certificates.
     pub(super) fn start_issuing(issuer: &CertificateIssuer) -> Self {
         Self::start_with(ConnectionProof::Authenticated, |config| {

@@ -186,7 +186,7 @@ async fn a_refusal_does_not_tell_which_tokens_exist() {
     let revoke = Operation::RevokeToken(v1::RevokeToken { token_id });
     operate(&cluster, leader, revoke).await;
     operate(&cluster, leader, created(4, joining("master", 1), None)).await;
-    let bearer = v1::create_token::Purpose::Principal("agent/a7".to_owned());
+    let bearer = v1::create_token::Purpose::Principal("operator/ci".to_owned());
     operate(&cluster, leader, created(5, bearer, None)).await;
     operate(&cluster, leader, created(6, joining("agent", 1), None)).await;
     assert_eq!(join(&cluster, leader, 6, "agent/used 9").await, Ok(()));

@@ -35,7 +35,8 @@ async fn a_token_without_tls_is_refused_whatever_it_is() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_value_is_sealed_only_for_a_caller_that_may_set_it() {
-    let (cluster, (leader, follower), population) = populated().await;
+    let cluster = TestCluster::start_without_secret_keys();
+    let (leader, follower) = cluster.places().await;
     let policy = format!("{POLICY}\nallow framework/web set-secret secret:eng/db");
     set_policy(&cluster, leader, &policy).await;
     let set = |name: &str| {
@@ -60,7 +61,6 @@ async fn a_value_is_sealed_only_for_a_caller_that_may_set_it() {
             assert_eq!(End::of_result::<()>(Err(why)), end, "{principal} {name}");
         }
     }
-    drop(population);
     cluster.end().await;
 }
 

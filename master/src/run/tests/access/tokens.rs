@@ -175,7 +175,7 @@ async fn streams_of_a_token_end_when_it_is_revoked() {
 async fn streams_of_a_key_end_when_it_is_revoked() {
     let (cluster, (leader, follower), population) = populated().await;
     // The first one takes over the link of `agent-1`.
-    for (agent, place) in [("agent/host-2", leader), ("agent/host-3", follower)] {
+    for (agent, place) in [("agent/host-1", leader), ("agent/host-3", follower)] {
         let (_messages, mut answers) = link(&cluster, agent, place).await;
         let other = cluster.channel("operator/vera", place);
         let key_hash = key_of(agent).to_string();
