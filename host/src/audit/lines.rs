@@ -36,7 +36,7 @@ pub(super) struct Bounds {
 pub(super) struct LogEnd {
     /// The number of the last file; 0 if there is none.
     pub(super) number: u64,
-    /// Whether the last file accepts more lines.
+    /// Whether the next line is appended to the last file; otherwise a new file is begun.
     pub(super) is_open: bool,
     /// The size of the last file.
     pub(super) bytes: u64,
