@@ -96,7 +96,7 @@ process: ## test failover and bad input on real processes
 	scripts/process-tests 2>&1 | scripts/skips
 
 chaos: ## run simulated clusters by seed, every fault once on real processes, and eight planted bugs, with all checkers
-	@$(ENV) cargo build --locked --release --package argosy-chaos --bin argosy-chaos
+	@$(ENV) cargo build --locked --release $$HARNESS_PACKAGES
 	{ scripts/chaos-short && scripts/chaos-planted; } 2>&1 | scripts/skips
 
 ledger: ## add the batches that the harnesses have run here to the project's ledger

@@ -23,3 +23,7 @@ export DEMO_PACKAGES='--package argosy-cli --package argosy-frameworks'
 # The packages that `make build` builds. With other sets of packages, cargo rebuilds shared crates
 # with other features.
 export RELEASE_PACKAGES='--package argosy-cli --package argosy-frameworks --package argosy-bench'
+# The harnesses of `make chaos` and `make test-vm`, with planted bugs that are off until a command
+# plants one. One build serves both stages; the masters and agents that they start are the shipped
+# executable, without planted bugs.
+export HARNESS_PACKAGES='--package argosy-chaos --features argosy-chaos/testing'
