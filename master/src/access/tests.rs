@@ -314,7 +314,10 @@ fn a_rule_about_a_secret_of_the_registry_applies_to_tasks_that_use_it() {
     // The role of a rule that allows it is that of the secret.
     assert_eq!(mount(&allow("role:eng"), "eng/key"), None);
     assert!(mount(&allow("role:eng"), "*/key").is_some());
-    let denied = format!("{}\ndeny everyone use-secret secret:*/key", allow("*"));
+    let denied = format!(
+        "{}\nallow framework/web view-access *\ndeny everyone use-secret secret:*/key",
+        allow("*")
+    );
     assert_eq!(mount(&denied, "eng/key"), None);
     let refused = mount(&denied, "*/key").unwrap();
     assert!(
