@@ -1,11 +1,11 @@
 //! The master: one task owns the registry. Links, offers, allocator and deadlines are pure, and the
 //! services at the edge make no decisions.
 //!
-//! Reading order: `secret_keys`, `certificate_issuer`, `config`, `run`, `inbox`, `replica`, `turns`,
-//! `lag`, `step_downs`, `comparison`, `checks`, `clock`, `failovers`, `watchdog`,
+//! Reading order: `secret_keys`, `certificate_issuer`, `config`, `run`, `inbox`, `replica`,
+//! `turns`, `lag`, `step_downs`, `comparison`, `checks`, `clock`, `failovers`, `watchdog`,
 //! `peer_revocation`, `access`, `leader`, `offers`, `allocator`, `leader_reply`, `links`,
-//! `ticket_keys`, `owner_handle`, `views`, `change_ring`, `reads`, `encodings`, `api_router`,
-//! `service`, `http`, `metrics`, `error`.
+//! `ticket_keys`, `token_confirmations`, `owner_handle`, `views`, `change_ring`, `reads`,
+//! `encodings`, `api_router`, `service`, `http`, `metrics`, `error`.
 
 mod access;
 pub mod allocator;
@@ -37,6 +37,7 @@ mod secret_keys;
 mod service;
 mod step_downs;
 mod ticket_keys;
+mod token_confirmations;
 mod turns;
 mod views;
 mod watchdog;

@@ -25,7 +25,7 @@ use crate::links::{LinkId, RequestId};
 use crate::metrics::OwnerCounts;
 use crate::principal_limits::{self, CallWaiter, LimitReached, RATE_LIMITED};
 use crate::reads::{ReadBounds, ReadLimiter, ReadReservation};
-use crate::service::TokenConfirmations;
+use crate::token_confirmations::TokenConfirmations;
 use crate::turns;
 use crate::views::SharedView;
 

@@ -69,7 +69,7 @@ impl ReplicatedRun {
         let index = self.first.applied() + 1;
         let applied = self.first.apply(index, entry);
         let mut second = self.second.apply(index, &without_actors(read));
-        // Only the actor itself, and the facts of access, depend on the actor.
+        // Only the actor itself, the facts of access and the owner of an agent depend on the actor.
         for (one, other) in applied.iter().zip(&mut second) {
             other.actor.clone_from(&one.actor);
         }
@@ -161,19 +161,23 @@ const REQUIRED_ANSWERS: [&str; 43] = [
 /// need level 3.
 fn without_actors(mut entry: LogEntry) -> LogEntry {
     for proposed in &mut entry.commands {
-        if !changes_access(&proposed.command) {
+        if !depends_on_actor(&proposed.command) {
             proposed.actor = argosy_state::actor::Actor::default();
         }
     }
     entry
 }
 
-fn changes_access(command: &Command) -> bool {
-    let Command::Operate(operate) = command else {
-        return false;
-    };
-    let mut operations = operate.operations.iter();
-    operations.any(|operation| matches!(operation, OperatorOperation::Access(_)))
+fn depends_on_actor(command: &Command) -> bool {
+    match command {
+        // Its id belongs to the principal of its first certificate.
+        Command::RegisterAgent(_) => true,
+        Command::Operate(operate) => {
+            let mut operations = operate.operations.iter();
+            operations.any(|operation| matches!(operation, OperatorOperation::Access(_)))
+        }
+        _ => false,
+    }
 }
 
 fn through_bytes(proposed: &ProposedCommand) -> ProposedCommand {

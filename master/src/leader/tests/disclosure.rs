@@ -1,4 +1,4 @@
-//! Tests that a refusal tells its caller nothing that the caller may not view.
+//! Tests that a refusal contains nothing that its caller may not view.
 
 use argosy_state::command::{CallAction, OperatorOperation};
 use argosy_state::ids::{FrameworkId, TaskId};
