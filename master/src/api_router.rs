@@ -25,7 +25,7 @@ use crate::access::{Check, check_of_call};
 use crate::metrics::{CALLS, CallTimes};
 use crate::owner_handle::OwnerHandle;
 use crate::principal_limits::LimitReached;
-use crate::service::{self, ReplyHeaders, WatchedCredential};
+use crate::service::{self, ForwardedCredential, ReplyHeaders, WatchedCredential};
 use crate::{http, principal_limits, reads};
 
 /// The routes with the checks and headers that apply to each of them. Cheap to clone.
@@ -108,10 +108,11 @@ impl ApiRouter {
                 let is_call = call.is_some() || http::declares_call(&head.headers);
                 let peer = head.extensions.get::<PeerIdentity>().cloned();
                 let mut response = match permitted {
-                    Ok(credential) => {
+                    Ok(credentials) => {
                         let request = Request::from_parts(head, body);
                         let response = shared.bounded(routes, request).await;
-                        service::until_revoked(response, credential)
+                        let credentials = credentials.into_iter();
+                        credentials.fold(response, service::until_revoked)
                     }
                     Err(status) if is_call => status.into_http(),
                     Err(status) => http::problem(&status),
@@ -192,15 +193,31 @@ impl Shared {
 
     /// Identifies the caller of a request, and decides about it as far as that needs no record.
     /// While access is enforced, a call or a path without a row in the tables is not served.
-    /// Returns the credential with which the answer ends.
-    async fn permit(&self, request: &mut Parts) -> Result<Option<WatchedCredential>, Status> {
+    /// Returns the credentials with which the answer ends: that of the peer, and that of the caller
+    /// whose call it forwards.
+    async fn permit(&self, request: &mut Parts) -> Result<[Option<WatchedCredential>; 2], Status> {
         self.identified(request).await?;
-        let credential = WatchedCredential::of(&self.owner, request.extensions.get())?;
-        if let Some(credential) = &credential {
-            request.extensions.insert(credential.clone());
+        let own = WatchedCredential::of(&self.owner, request.extensions.get())?;
+        if let Some(own) = &own {
+            request.extensions.insert(own.clone());
         }
+        let forwarded = match request.uri.path().starts_with(CALLS) {
+            true => {
+                let peer = request.extensions.get();
+                service::forwarded_credential(&self.owner, &request.headers, peer).await?
+            }
+            // Masters forward calls alone.
+            false => None,
+        };
+        if let Some(forwarded) = &forwarded {
+            request.extensions.insert(forwarded.clone());
+        }
+        let credentials = [
+            own,
+            forwarded.map(|ForwardedCredential(credential)| credential),
+        ];
         if !self.owner.enforces_access {
-            return Ok(credential);
+            return Ok(credentials);
         }
         let path = request.uri.path();
         let check = if path.starts_with(CALLS) {
@@ -219,7 +236,7 @@ impl Shared {
             }
         };
         service::permit(&self.owner, check, &request.headers, &request.extensions).await?;
-        Ok(credential)
+        Ok(credentials)
     }
 
     async fn bounded(&self, mut routes: Router, request: Request) -> Response {

@@ -57,12 +57,12 @@ impl Agents for Services {
                 name_leader(response.metadata_mut(), &self.owner.own_address);
                 Ok(response)
             }
-            CallRoute::Forward(_, address) if refers => Err(leader_moved(&address)),
-            CallRoute::Forward(lease, address) => {
+            CallRoute::Forward(_, address, _) if refers => Err(leader_moved(&address)),
+            CallRoute::Forward(lease, address, caller) => {
                 let mut client =
                     AgentsClient::new(lease.channel()).max_decoding_message_size(MESSAGE_BYTES);
                 let (messages, unreadable) = readable(request.into_inner());
-                let messages = forwarded(paced(messages), &actor);
+                let messages = forwarded(paced(messages), &caller);
                 let opened = async move { client.connect(messages).await };
                 let stream = self.forward_stream(opened, &address, lease).await?;
                 let mut response: Response<AgentMessages> =

@@ -16,6 +16,7 @@ mod failover_exchange;
 pub(crate) mod feed;
 pub(crate) mod filter_values;
 mod forward;
+mod forwarded_caller;
 mod health;
 mod leadership;
 mod level;
@@ -67,6 +68,7 @@ pub(crate) use feed::Feed;
 #[cfg(test)]
 pub(crate) use feed::Subscription;
 pub(crate) use forward::{ReplyHeaders, check_versions, is_referral};
+pub(crate) use forwarded_caller::{ForwardedCredential, forwarded_credential};
 pub(crate) use health::health;
 pub(crate) use lists::{ListKind, routes as list_routes, spawn_reader};
 pub(crate) use peers::MasterConnections;

@@ -90,13 +90,13 @@ impl Operator for Services {
                 });
                 Ok(Response::new(Box::pin(replies.buffered(BATCHES))))
             }
-            CallRoute::Forward(lease, address) => {
+            CallRoute::Forward(lease, address, caller) => {
                 let (batches, unreadable) = readable(request.into_inner());
                 // As many replies as at the leader wait here for a client that does not read them.
                 let room = Arc::new(Semaphore::new(BATCHES));
                 let given_back = Arc::clone(&room);
                 let mut client = client(lease.channel());
-                let batches = forwarded(with_flow_control(batches, room), &actor);
+                let batches = forwarded(with_flow_control(batches, room), &caller);
                 let opened = async move { client.write(batches).await };
                 let replies = self.forward_stream(opened, &address, lease).await?;
                 let replies = replies.inspect(move |_| given_back.add_permits(1)).boxed();

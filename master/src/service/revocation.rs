@@ -55,17 +55,35 @@ impl WatchedCredential {
         let Some(credential) = peer.credential() else {
             return Ok(None);
         };
+        let principal = peer.principal().cloned();
+        Self::checked(access, clock, principal, credential).map(Some)
+    }
+
+    /// Returns this credential of a principal, as these facts change.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED if it is revoked, or expired.
+    pub(crate) fn checked(
+        access: watch::Receiver<AccessFacts>,
+        clock: WallClock,
+        principal: Option<Principal>,
+        credential: Credential,
+    ) -> Result<Self, Status> {
         let watched = Self {
             access,
-            principal: peer.principal().cloned(),
+            principal,
             credential,
             clock,
         };
         watched.check()?;
-        Ok(Some(watched))
+        Ok(watched)
     }
 
-    fn check(&self) -> Result<(), Status> {
+    /// Checks it again.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED if it is revoked, or expired.
+    pub(crate) fn check(&self) -> Result<(), Status> {
         let principal = self.principal.as_ref();
         let now_ms = self.clock.now_ms();
         check_credential(&self.access.borrow(), principal, self.credential, now_ms)

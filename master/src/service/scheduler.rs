@@ -75,9 +75,9 @@ impl Scheduler for Services {
                 name_leader(response.metadata_mut(), &self.owner.own_address);
                 Ok(response)
             }
-            CallRoute::Forward(lease, address) => {
+            CallRoute::Forward(lease, address, caller) => {
                 let mut client = client(lease.channel());
-                let request = forwarded(request.into_inner(), &actor);
+                let request = forwarded(request.into_inner(), &caller);
                 let opened = async move { client.subscribe(request).await };
                 let stream = self.forward_stream(opened, &address, lease).await?;
                 let mut response: Response<Events> = Response::new(audited(stream));

@@ -6,8 +6,9 @@ use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
+use tonic::Code;
 
-use super::actors::{ConnectionProof, TestCluster, key_of, write};
+use super::actors::{ConnectionProof, HEADER, TestCluster, key_of, write};
 use super::*;
 
 /// The first bytes of an HTTP/2 client: its preface, and empty settings.
@@ -122,5 +123,44 @@ async fn another_master_leads_after_the_key_of_the_leader_is_revoked() {
     }
     let received = cluster.asked(former, |_| true);
     assert!(!received.contains(&"operator/after".to_owned()));
+    cluster.end().await;
+}
+
+/// The follower that forwards these calls has not applied the revocation.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_refuses_a_forwarded_call_with_a_revoked_credential() {
+    const CREDENTIAL: &str = "argosy-forwarded-credential";
+    let cluster = TestCluster::start(ConnectionProof::Authenticated);
+    let (leader, _) = cluster.places().await;
+    let bob = format!("key:{}", key_of("operator/bob"));
+    let headers = [
+        ("argosy-forwarded", "1"),
+        (HEADER, "operator/bob"),
+        (CREDENTIAL, bob.as_str()),
+    ];
+    let forwarded = async |principal: &str, headers: &[(&'static str, &str)]| {
+        let written = write(&cluster, (principal, leader), headers).await;
+        written.map(drop).map_err(|status| status.code())
+    };
+    assert_eq!(forwarded("master/m7", &headers).await, Ok(()));
+    // Only masters name what has proved an identity to them.
+    for other in ["operator/alice", "operator/bob", ""] {
+        let refused = forwarded(other, &headers[2..]).await;
+        assert_eq!(refused, Err(Code::PermissionDenied), "{other}");
+    }
+    let unknown = [
+        headers[0],
+        headers[1],
+        (CREDENTIAL, "token:0123456789abcdef"),
+    ];
+    let refused = forwarded("master/m7", &unknown).await;
+    assert_eq!(refused, Err(Code::Unauthenticated));
+    revoke(&cluster, "operator/bob", leader).await;
+    let refused = forwarded("master/m7", &headers).await;
+    assert_eq!(refused, Err(Code::Unauthenticated));
+    // Calls of other callers are still forwarded.
+    let alice = format!("key:{}", key_of("operator/alice"));
+    let headers = [headers[0], (HEADER, "operator/alice"), (CREDENTIAL, &alice)];
+    assert_eq!(forwarded("master/m7", &headers).await, Ok(()));
     cluster.end().await;
 }
