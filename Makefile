@@ -25,6 +25,8 @@ test: setup ## run the whole gate; includes verify
 	@$(ENV)
 	started=$$(date +%s)
 	$(STAGE) verify 120/300 make verify
+	scripts/early-build & early=$$!
+	trap 'kill $$early 2> /dev/null || true' EXIT
 	$(STAGE) unit 540/1140 make unit
 	$(STAGE) release 180/780 make release
 	$(STAGE) process 400/400 make process
@@ -88,8 +90,10 @@ attacks: setup ## run escape techniques from containers, and attacks from outsid
 	cargo test --locked --package argosy-cli --test dev outside
 	} 2>&1 | scripts/techniques 250 | scripts/skips
 
-release: ## build the optimized executables, without setup
-	@$(ENV) cargo build --locked --release $$RELEASE_PACKAGES
+release: ## build the optimized executables and harnesses that the later stages run, without setup
+	@$(ENV)
+	cargo build --locked --release $$RELEASE_PACKAGES
+	cargo build --locked --release $$HARNESS_PACKAGES
 
 process: ## test failover and bad input on real processes
 	@$(ENV)
