@@ -130,8 +130,8 @@ impl Leader {
                 A host that has just restarted is accepted once its former connection is silent";
             return self.refuse_agent(link, "clone", text);
         }
-        let proven = registry.agent_principal(&actor);
         let nothing_new = known.is_some_and(|agent| {
+            let proven = registry.agent_principal(agent.id, &actor);
             agent.mode() != AgentMode::Unreachable
                 && proven.is_none_or(|proven| agent.principal.as_ref() == Some(proven))
                 && agent.report.incarnation == newest

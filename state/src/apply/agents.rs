@@ -14,7 +14,7 @@ use crate::command::{
     AgentDecision, ApplyOutcome, CommandReply, RegisterAgent, Rejection, SweepTarget,
 };
 use crate::event::Event;
-use crate::ids::{AgentId, Level, OrderIndex, Timestamp};
+use crate::ids::{AgentId, OrderIndex, Timestamp};
 use crate::limits;
 use crate::planted_bug;
 use crate::registry::RecordKey;
@@ -71,7 +71,7 @@ impl Registry {
         let agent = Agent {
             id,
             nonce: register.nonce,
-            principal: self.agent_principal(&context.actor).cloned(),
+            principal: self.agent_principal(id, &context.actor).cloned(),
             report: reported(incarnation, register),
             admin: AgentAdministration {
                 administration: Administration::Active,
@@ -113,7 +113,7 @@ impl Registry {
         {
             return Err(Rejection::Clone(id));
         }
-        let proven = self.agent_principal(&context.actor);
+        let proven = self.agent_principal(id, &context.actor);
         let bound = known.principal.as_ref();
         if let (Some(proven), Some(bound)) = (proven, bound)
             && proven != bound
@@ -153,13 +153,14 @@ impl Registry {
         Ok(CommandReply::Agent(id))
     }
 
-    /// Returns the principal of an actor that registers an agent, if it is the proven one of an
-    /// agent. Records have it since level 3.
+    /// Returns the principal of an actor that registers this agent, if it is the proven one of an
+    /// agent. Since level 3, once the record of the agent is one of those that have it.
     #[must_use]
-    pub fn agent_principal<'a>(&self, actor: &'a Actor) -> Option<&'a Principal> {
+    pub fn agent_principal<'a>(&self, id: AgentId, actor: &'a Actor) -> Option<&'a Principal> {
         match actor {
             Actor::Principal(principal)
-                if principal.kind == PrincipalKind::Agent && self.level() >= Level::RELEASE_0_2 =>
+                if principal.kind == PrincipalKind::Agent
+                    && self.cluster.layout.splits_agent(id) =>
             {
                 Some(principal)
             }

@@ -31,6 +31,10 @@ impl Registry {
             wall_ms: present.wall_ms,
             ..secret.clone()
         };
+        // A repetition changes nothing.
+        if *present == resealed {
+            return Ok(());
+        }
         self.put_secret(name, &resealed, present.version)
     }
 
