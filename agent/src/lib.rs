@@ -28,6 +28,7 @@ pub mod journal;
 mod metrics;
 pub mod paths;
 mod reach;
+mod revoked_keys;
 mod runner;
 mod sandbox;
 mod start;

@@ -30,6 +30,14 @@ pub(crate) fn current(
     }
 }
 
+/// Returns whether TLS has authenticated a peer as an agent.
+pub(crate) fn is_proven_agent(peer: &Actor) -> bool {
+    match peer {
+        Actor::Principal(principal) => principal.kind == PrincipalKind::Agent,
+        Actor::Unauthenticated | Actor::Cluster => false,
+    }
+}
+
 /// Returns the keys that an agent is sent when it registers: none unless TLS has authenticated it,
 /// because others could read them on the way, and any process could register. With a file of keys,
 /// that of the registry is not among them, and rotation keeps tickets of the former key valid.
@@ -39,11 +47,7 @@ pub(crate) fn for_registration(
     agent: AgentId,
     peer: &Actor,
 ) -> Vec<v1::TicketKey> {
-    let is_agent = match peer {
-        Actor::Principal(principal) => principal.kind == PrincipalKind::Agent,
-        Actor::Unauthenticated | Actor::Cluster => false,
-    };
-    if !is_agent {
+    if !is_proven_agent(peer) {
         return Vec::new();
     }
     let derived = |secret| TicketKey::derive(OF_FILE, secret, facts.id, agent);

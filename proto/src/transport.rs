@@ -4,6 +4,7 @@
 //! stream is opaque here.
 
 pub mod certificate_identity;
+mod ending;
 mod identity;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use argosy_state::access::KeyHash;
 use argosy_state::ids::{OrderIndex, TaskKey, Timestamp};
 use argosy_state::resources::Resource;
 use argosy_state::task::CheckKind;
@@ -58,6 +59,8 @@ pub enum LinkEffect {
         /// The reason, for the log.
         why: String,
     },
+    /// Accept no connection of these keys any more.
+    Revoke(Vec<KeyHash>),
 }
 
 /// An action on the containers of the host, or on the streams of executors in them.

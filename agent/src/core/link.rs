@@ -99,6 +99,7 @@ impl Core {
             MasterMessageBody::ListTasks => self.list_tasks(serial),
             MasterMessageBody::KillStray { key, order } => self.kill_orphan(key.as_ref(), order),
             MasterMessageBody::TaskSecrets(secrets) => self.secrets_arrived(secrets),
+            MasterMessageBody::RevokedKeys(keys) => self.effects.push(LinkEffect::Revoke(keys)),
             MasterMessageBody::ExecutorMessage { executor, data } => {
                 self.pass_to_executor(executor.as_ref(), data);
             }

@@ -2,6 +2,7 @@
 //! from and to those of the wire (`wire`).
 
 use argosy_host::secret_value::SecretValue;
+use argosy_state::access::KeyHash;
 use argosy_state::agent::AgentInfo;
 use argosy_state::digest::Digests;
 use argosy_state::ids::{
@@ -51,6 +52,8 @@ pub enum MasterMessageBody {
         data: Vec<u8>,
     },
     TaskSecrets(TaskSecrets),
+    /// Keys that are revoked; malformed ones are not among them.
+    RevokedKeys(Vec<KeyHash>),
     /// A kind that this release does not know.
     Unknown,
 }

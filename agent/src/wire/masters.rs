@@ -7,6 +7,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message as FromAgent;
 use argosy_proto::v1::to_agent::Message as ToAgent;
 use argosy_proto::versions::{self, VersionRange};
+use argosy_state::access::KeyHash;
 use argosy_state::digest::DigestKind;
 use argosy_state::ids::{Epoch, OrderIndex, TaskKey};
 
@@ -47,6 +48,10 @@ pub fn from_master(wire: v1::ToAgent) -> MasterMessage {
             order: OrderIndex(secrets.order_index),
             answer: secrets_answer(secrets.secrets, secrets.refusal),
         }),
+        Some(ToAgent::RevokedKeys(v1::RevokedKeys { key_hashes })) => {
+            let read = |hash: Vec<u8>| hash.try_into().ok().map(KeyHash);
+            MasterMessageBody::RevokedKeys(key_hashes.into_iter().filter_map(read).collect())
+        }
         None => MasterMessageBody::Unknown,
     };
     MasterMessage {

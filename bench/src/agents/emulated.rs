@@ -149,7 +149,8 @@ impl EmulatedAgent {
                 ToAgent::Pong(_)
                 | ToAgent::Refused(_)
                 | ToAgent::ExecutorMessage(_)
-                | ToAgent::TaskSecrets(_),
+                | ToAgent::TaskSecrets(_)
+                | ToAgent::RevokedKeys(_),
             )
             | None => None,
         };

@@ -126,6 +126,8 @@ impl Leader {
             ticket_keys,
         };
         self.send_to_agent(link, v1::to_agent::Message::Registered(registered));
+        let revoked = registry.access().revoked.keys().copied();
+        self.send_revoked_keys(link, revoked);
         if equal {
             self.agent_is_ready(registry, id);
         }

@@ -20,6 +20,7 @@ mod orders;
 mod presented_offers;
 mod pruning;
 mod registration_queue;
+mod revoked_keys;
 mod secrets;
 mod stopping;
 #[cfg(test)]
@@ -34,7 +35,7 @@ use argosy_state::Registry;
 use argosy_state::actor::Actor;
 use argosy_state::apply::AppliedProposal;
 use argosy_state::command::{ApplyOutcome, Command, ProposedCommand, Rejection};
-use argosy_state::event::Event;
+use argosy_state::event::{AccessChange, Event};
 use argosy_state::ids::{AgentId, ClusterId, Epoch, FrameworkId, Ticket};
 use argosy_state::level::Level;
 use argosy_state::persistent::Map;
@@ -436,6 +437,7 @@ impl Leader {
             }
             Event::FrameworkChanged(framework) => self.framework_changed(registry, now, *framework),
             // The allocator has observed it.
+            Event::AccessChanged(AccessChange::KeyRevoked(key)) => self.key_revoked(*key),
             Event::FrameworkRevived { .. } | Event::WeightChanged(_) | Event::AccessChanged(_) => {}
             Event::FrameworkRemoving(framework) => {
                 let why = Rejection::FrameworkRemoved(*framework).to_string();

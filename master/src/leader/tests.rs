@@ -26,6 +26,7 @@ mod offers;
 mod pruning;
 mod races;
 mod registration_queue;
+mod revoked_keys;
 mod scenarios;
 mod secrets;
 mod stopping;

@@ -135,7 +135,7 @@ fn is_same(one: &[u8; 32], other: &[u8; 32]) -> bool {
 ///
 /// # Errors
 /// UNAUTHENTICATED with the reason.
-pub(super) fn check_credential(
+pub(crate) fn check_credential(
     facts: &AccessFacts,
     principal: Option<&Principal>,
     credential: Credential,

@@ -102,6 +102,16 @@ fn a_master_of_another_cluster_is_refused() {
 }
 
 #[test]
+fn revoked_keys_of_the_master_are_passed_on_without_malformed_ones() {
+    let mut world = CoreFixture::running();
+    world.discard_effects();
+    world.receive(ToAgent::RevokedKeys(v1::RevokedKeys {
+        key_hashes: vec![vec![7; 32], Vec::new(), vec![8; 33], vec![9; 32]],
+    }));
+    assert_eq!(world.effects, ["revoke 2 keys"]);
+}
+
+#[test]
 fn messages_of_a_previous_link_are_ignored() {
     let mut world = CoreFixture::running();
     world.feed(Input::Disconnected {

@@ -406,6 +406,7 @@ pub(super) fn format_effect(effect: &Effect) -> String {
             format_message(&wire::to_master((**message).clone()))
         }
         Effect::Link(LinkEffect::Hangup { why, .. }) => format!("hang up: {why}"),
+        Effect::Link(LinkEffect::Revoke(keys)) => format!("revoke {} keys", keys.len()),
         Effect::Container(effect) => format_container_effect(effect),
     }
 }
