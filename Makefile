@@ -15,7 +15,7 @@ setup: ## install build dependencies; RocksDB is built once per machine
 	@scripts/setup
 
 build: setup ## build the optimized executables
-	@$(ENV) cargo build --locked --release $$RELEASE_PACKAGES
+	@$(ENV) cargo build --locked --release $$RELEASE_PACKAGES --package argosy-bench
 
 demo: setup ## run work on a cluster, kill two leaders and an agent, verify everything
 	@$(ENV) cargo build --locked $$DEMO_PACKAGES
@@ -115,5 +115,5 @@ test-arm64: ## test the seccomp filter, compiled for arm64 and run under QEMU's 
 
 bench: ## measure registry, tasks and failover and their peers; takes minutes
 	@scripts/setup bench
-	$(ENV) cargo build --locked --release $$RELEASE_PACKAGES
+	$(ENV) cargo build --locked --release $$RELEASE_PACKAGES --package argosy-bench
 	"$$CARGO_TARGET_DIR/release/argosy-bench" all
