@@ -1,7 +1,7 @@
 //! The keys of tickets: each agent has its own, which every master derives.
 //!
-//! Masters with `--secrets-key` derive them from the keys of that file, which is in no snapshot and
-//! no backup. Other masters derive them from the secret key of the cluster, which is in the registry.
+//! Masters with `--secrets-key` derive them from that file, which is in no snapshot and no backup.
+//! Other masters derive them from the secret key of the cluster, which is in the registry.
 
 use argosy_proto::ticket::TicketKey;
 use argosy_proto::v1;

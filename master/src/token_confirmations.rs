@@ -1,5 +1,5 @@
-//! The confirmations that all requests with unknown tokens share: a flood of such requests costs the
-//! leader a bounded number of them.
+//! The confirmations that all requests with unknown tokens share: a flood of such requests costs
+//! the leader a bounded number of them.
 
 use std::sync::Arc;
 use std::time::Duration;
