@@ -13,14 +13,15 @@ use tonic::Status;
 
 use super::refused;
 use crate::access::UNPROVEN;
-use crate::owner_handle::OwnerHandle;
+use crate::owner_handle::{OwnerHandle, unavailable};
 
 const SCHEME: &str = "Bearer ";
 
 /// Gives a request the identity that its token proves, and removes the token from it.
 ///
 /// # Errors
-/// UNAUTHENTICATED for a token that proves none.
+/// UNAUTHENTICATED for a token that proves none; UNAVAILABLE for one that is unknown here, while no
+/// majority confirms that.
 pub(crate) async fn identify(owner: &OwnerHandle, request: &mut Parts) -> Result<(), Status> {
     let mut named = request.headers.get_all(AUTHORIZATION).iter();
     let Some(first) = named.next() else {
@@ -55,15 +56,22 @@ pub(crate) async fn identify(owner: &OwnerHandle, request: &mut Parts) -> Result
     if verified == Err(TokenError::Unknown) {
         // It may have been created at another master just now.
         let confirm = async { owner.confirm().await.is_ok() };
-        if owner.token_confirmations.wait(confirm).await {
-            verified = found(owner);
+        if !owner.token_confirmations.wait(confirm).await {
+            return Err(unconfirmed());
         }
+        verified = found(owner);
     }
     let (principal, expires) = verified.map_err(|why| unproven(&why.to_string()))?;
     let credential = Credential::Token(secret.id, expires);
     let peer = PeerIdentity::authenticated(principal, address).with_credential(credential);
     request.extensions.insert(peer);
     Ok(())
+}
+
+/// Returns the status of a call whose token is unknown here, while no majority confirms that this
+/// master knows the newest tokens.
+pub(super) fn unconfirmed() -> Status {
+    unavailable("the token is unknown here, and no majority of masters confirms that: try again")
 }
 
 /// The reason why a token proves nothing. An unknown one looks like one with another secret.

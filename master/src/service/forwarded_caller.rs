@@ -14,6 +14,7 @@ use tonic::{Code, Extensions, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::actor::{name_actor, read};
+use super::bearer::unconfirmed;
 use super::revocation::WatchedCredential;
 use crate::owner_handle::OwnerHandle;
 
@@ -57,7 +58,8 @@ impl ForwardedCaller {
 /// Returns the credential that a master names in a call that it forwards.
 ///
 /// # Errors
-/// UNAUTHENTICATED if it is revoked or has expired; PERMISSION_DENIED if the peer is no master.
+/// UNAUTHENTICATED if it is revoked or has expired; UNAVAILABLE if it is unknown here, and no
+/// majority confirms that; PERMISSION_DENIED if the peer is no master.
 pub(crate) async fn forwarded_credential(
     owner: &OwnerHandle,
     headers: &HeaderMap,
@@ -101,9 +103,10 @@ pub(crate) async fn forwarded_credential(
     if found.is_err() && matches!(named, Credential::Token(..)) {
         // A new leader may not have applied its creation yet.
         let confirm = async { owner.confirm().await.is_ok() };
-        if owner.token_confirmations.wait(confirm).await {
-            found = watched();
+        if !owner.token_confirmations.wait(confirm).await {
+            return Err(unconfirmed());
         }
+        found = watched();
     }
     found.map(|watched| Some(ForwardedCredential(watched)))
 }
