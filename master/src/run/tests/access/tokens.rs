@@ -67,6 +67,31 @@ fn with_token<T>(message: T) -> tonic::Request<T> {
     request
 }
 
+/// A master that is cut off does not know whether the token was created elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_token_is_refused_only_if_a_majority_confirms_that() {
+    let (cluster, (leader, follower), _) = populated().await;
+    let bearer = format!("Bearer {SECRET}");
+    let unknown = get(&cluster, follower, "/v1/tasks", &bearer).await;
+    assert_eq!(unknown.status(), StatusCode::UNAUTHORIZED);
+    // Without the other two, the follower reaches no majority.
+    let third = (0..3).find(|place| ![leader, follower].contains(place));
+    for master in [third.unwrap(), leader] {
+        let key_hash = key_of(&format!("master/m{master}")).to_string();
+        let revoke = v1::write_operation::Operation::RevokeKey(v1::RevokeKey { key_hash });
+        write(&cluster, ("operator/root", leader), revoke)
+            .await
+            .unwrap();
+    }
+    let deadline = Instant::now() + TIMEOUT;
+    while get(&cluster, follower, "/v1/tasks", &bearer).await.status()
+        != StatusCode::SERVICE_UNAVAILABLE
+    {
+        assert!(Instant::now() < deadline, "it is still refused");
+    }
+    cluster.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_proves_its_principal_at_every_master_as_soon_as_it_is_created() {
     let (cluster, (leader, follower), population) = populated().await;
