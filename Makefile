@@ -27,12 +27,12 @@ test: setup ## run the whole gate; includes verify
 	$(STAGE) verify 120/300 make verify
 	scripts/early-build & early=$$!
 	trap 'kill $$early 2> /dev/null || true' EXIT
-	$(STAGE) unit 540/1140 make unit
-	$(STAGE) release 180/780 make release
-	$(STAGE) process 400/400 make process
+	$(STAGE) unit 1400/1860 make unit
+	$(STAGE) release 120/480 make release
+	$(STAGE) process 480/500 make process
 	$(STAGE) demo 60/60 scripts/demo
-	$(STAGE) chaos 480/1040 make chaos
-	$(STAGE) vm 240/480 make test-vm
+	$(STAGE) chaos 560/680 make chaos
+	$(STAGE) vm 260/320 make test-vm
 	$(STAGE) summary
 	printf 'all 7 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
