@@ -15,7 +15,7 @@ setup: ## install build dependencies; RocksDB is built once per machine
 	@scripts/setup
 
 build: setup ## build the optimized executables
-	@$(ENV) cargo build --locked --release $$RELEASE_PACKAGES
+	@$(ENV) cargo build --locked --release $$RELEASE_PACKAGES --package argosy-bench
 
 demo: setup ## run work on a cluster, kill two leaders and an agent, verify everything
 	@$(ENV) cargo build --locked $$DEMO_PACKAGES
@@ -25,12 +25,14 @@ test: setup ## run the whole gate; includes verify
 	@$(ENV)
 	started=$$(date +%s)
 	$(STAGE) verify 120/300 make verify
-	$(STAGE) unit 540/1140 make unit
-	$(STAGE) release 180/780 make release
-	$(STAGE) process 400/400 make process
+	scripts/early-build & early=$$!
+	trap 'kill $$early 2> /dev/null || true' EXIT
+	$(STAGE) unit 1400/1860 make unit
+	$(STAGE) release 120/480 make release
+	$(STAGE) process 480/500 make process
 	$(STAGE) demo 60/60 scripts/demo
-	$(STAGE) chaos 480/1040 make chaos
-	$(STAGE) vm 240/480 make test-vm
+	$(STAGE) chaos 560/680 make chaos
+	$(STAGE) vm 260/320 make test-vm
 	$(STAGE) summary
 	printf 'all 7 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
@@ -88,15 +90,17 @@ attacks: setup ## run escape techniques from containers, and attacks from outsid
 	cargo test --locked --package argosy-cli --test dev outside
 	} 2>&1 | scripts/techniques 250 | scripts/skips
 
-release: ## build the optimized executables, without setup
-	@$(ENV) cargo build --locked --release $$RELEASE_PACKAGES
+release: ## build the optimized executables and harnesses that the later stages run, without setup
+	@$(ENV)
+	cargo build --locked --release $$RELEASE_PACKAGES
+	cargo build --locked --release $$HARNESS_PACKAGES
 
 process: ## test failover and bad input on real processes
 	@$(ENV)
 	scripts/process-tests 2>&1 | scripts/skips
 
 chaos: ## run simulated clusters by seed, every fault once on real processes, and eight planted bugs, with all checkers
-	@$(ENV) cargo build --locked --release --package argosy-chaos --bin argosy-chaos
+	@$(ENV) cargo build --locked --release $$HARNESS_PACKAGES
 	{ scripts/chaos-short && scripts/chaos-planted; } 2>&1 | scripts/skips
 
 ledger: ## add the batches that the harnesses have run here to the project's ledger
@@ -111,5 +115,5 @@ test-arm64: ## test the seccomp filter, compiled for arm64 and run under QEMU's 
 
 bench: ## measure registry, tasks and failover and their peers; takes minutes
 	@scripts/setup bench
-	$(ENV) cargo build --locked --release $$RELEASE_PACKAGES
+	$(ENV) cargo build --locked --release $$RELEASE_PACKAGES --package argosy-bench
 	"$$CARGO_TARGET_DIR/release/argosy-bench" all

@@ -8,10 +8,13 @@ use protox::prost_reflect::prost_types::FileDescriptorProto;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "types",
+        "access",
+        "certificates",
         "scheduler",
         "agents",
         "executor",
         "operator",
+        "tickets",
         "leadership",
         "reigns",
     ]
@@ -24,6 +27,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let written = written(&descriptors.file);
     tonic_prost_build::configure()
         .bytes(".argosy.v1.Offer.token")
+        // Their values are never shown: see `secret_value.rs`.
+        .skip_debug([
+            ".argosy.v1.SetSecret",
+            ".argosy.v1.TaskSecret",
+            ".argosy.v1.IssueCertificateRequest",
+        ])
         .build_transport(false)
         .codec_path("crate::codec::MessageCodec")
         .compile_fds(descriptors)?;
@@ -43,7 +52,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// The bodies of JSON requests. Unknown fields of these, and of the messages in them, are rejected.
-const BODIES: [&str; 6] = [
+const BODIES: [&str; 7] = [
+    ".argosy.v1.IssueTicketsRequest",
     ".argosy.v1.WriteBatch",
     ".argosy.v1.Limits",
     ".argosy.v1.JoinMasterRequest",

@@ -20,6 +20,10 @@ bounded_tests() {
 }
 # The packages that `make demo` builds, not optimized, and half of those that `make unit` needs.
 export DEMO_PACKAGES='--package argosy-cli --package argosy-frameworks'
-# The packages that `make build` builds. With other sets of packages, cargo rebuilds shared crates
-# with other features.
-export RELEASE_PACKAGES='--package argosy-cli --package argosy-frameworks --package argosy-bench'
+# The shipped packages. With other sets of packages, cargo may rebuild shared crates with other
+# features; argosy-bench needs no others, and no stage of the gate runs its optimized executable.
+export RELEASE_PACKAGES='--package argosy-cli --package argosy-frameworks'
+# The harnesses of `make chaos` and `make test-vm`, with planted bugs that are off until a command
+# plants one. One build serves both stages; the masters and agents that they start are the shipped
+# executable, without planted bugs.
+export HARNESS_PACKAGES='--package argosy-chaos --features argosy-chaos/testing'

@@ -18,10 +18,11 @@ use crate::config::Config;
 use crate::core::{Core, Effect, Input, JournalEffect, LinkEffect};
 use crate::environment::{BootClock, Environment, HttpSurface, MessageObserver};
 use crate::error::RunError;
-use crate::inbox::{AgentQuery, Event, RegistrationStatus, WAITING};
+use crate::inbox::{AgentQuery, Event, RegistrationStatus, TicketAuthority, WAITING};
 use crate::journal::{DirectoryLock, Journal, WriterProgress};
 use crate::metrics;
 use crate::reach::EgressRules;
+use crate::revoked_keys::RevokedKeys;
 use crate::runner::ContainerRuntime;
 use crate::traces::LaunchTraces;
 use crate::uplink::Uplink;
@@ -64,8 +65,9 @@ pub async fn run(
         remedy: error.to_string(),
     })?;
     let (inbox, events) = mpsc::channel(WAITING);
+    let revoked = RevokedKeys::default();
     let front = HttpSurface {
-        api: parts.api,
+        api: revoked.listener(parts.api),
         metrics: parts.metrics,
     };
     let has_threads = matches!(
@@ -73,7 +75,11 @@ pub async fn run(
         Environment::Machine(_) | Environment::Brokered(_)
     );
     let opened = parts.environment.open(&config, front, &inbox)?;
-    let client = AgentUplink::new(Connector::new(masters, parts.connector));
+    let connector = ConnectorConfig {
+        dialer: revoked.dialer(parts.connector.dialer),
+        ..parts.connector
+    };
+    let client = AgentUplink::new(Connector::new(masters, connector));
     let agent = Agent {
         core: Core::new(opened.facts, opened.core_config),
         progress: opened.journal.progress(),
@@ -84,6 +90,7 @@ pub async fn run(
         broker: opened.broker,
         uplink: Uplink::new(client, inbox),
         events,
+        revoked,
         reach: opened.reach,
         helpers: opened.helpers,
         end_tasks: parts.end_tasks,
@@ -133,6 +140,7 @@ struct Agent {
     broker: Option<BrokerClient>,
     uplink: Uplink,
     events: mpsc::Receiver<Event>,
+    revoked: RevokedKeys,
     reach: EgressRules,
     helpers: JoinSet<Result<(), RunError>>,
     end_tasks: CancellationToken,
@@ -265,6 +273,13 @@ impl Agent {
             Event::Query(AgentQuery::Registration(answer)) => {
                 drop(answer.send(self.registration()))
             }
+            Event::Query(AgentQuery::Tickets(answer)) => {
+                let authority = TicketAuthority {
+                    agent: self.core.facts().identity.agent,
+                    keys: wire::ticket_keys(self.core.ticket_keys()),
+                };
+                drop(answer.send(authority));
+            }
         }
     }
 
@@ -346,6 +361,10 @@ impl Agent {
             LinkEffect::Hangup { link, why } => {
                 tracing::warn!(link, why, "the link to the master ended");
                 self.uplink.close(link);
+                None
+            }
+            LinkEffect::Revoke(keys) => {
+                self.revoked.add(&keys);
                 None
             }
         }

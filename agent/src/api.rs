@@ -2,9 +2,11 @@
 //! health.
 
 mod preparation;
+mod tickets;
 
 use std::time::Duration;
 
+use argosy_proto::clock::WallClock;
 use argosy_proto::server::callers::{ApiAccess, ApiPart};
 use argosy_proto::trace::{self, TraceContext};
 use argosy_proto::transport::ConnectionAddresses;
@@ -24,6 +26,7 @@ use crate::files::{self, FilesState};
 use crate::inbox::QueryHandle;
 use crate::runner::Preparations;
 use crate::statistics::Statistics;
+use tickets::TicketCheck;
 
 /// The time for which metrics wait for the loop's list of containers; then they are sent without
 /// it.
@@ -42,6 +45,8 @@ pub(crate) struct ApiState {
     pub(crate) files: FilesState,
     pub(crate) exec: ExecState,
     pub(crate) access: ApiAccess,
+    /// The time of day, for the validity of tickets.
+    pub(crate) clock: WallClock,
     pub(crate) metrics: Option<PrometheusHandle>,
 }
 
@@ -49,6 +54,7 @@ pub(crate) fn router(shared: ApiState) -> Router {
     let ApiAccess {
         exec: may_exec,
         files: may_read,
+        status: may_see,
     } = shared.access.clone();
     let files = Router::new()
         .route("/v1/files/browse", get(files::browse))
@@ -61,18 +67,27 @@ pub(crate) fn router(shared: ApiState) -> Router {
         .with_state(shared.exec.clone());
     // It changes the agent itself, so only the callers that may run commands may do it.
     let log_level = Router::new().route("/v1/log-filter", put(set_log_filter));
-    may_read
-        .guard(ApiPart::Files, "agent", files)
-        .merge(may_exec.clone().guard(ApiPart::Exec, "agent", commands))
-        .merge(may_exec.guard(ApiPart::LogLevel, "agent", log_level))
+    let tasks = Router::new()
         .route("/v1/preparation", get(preparation::preparation))
-        .route("/v1/containers", get(containers))
+        .route("/v1/containers", get(containers));
+    let status = Router::new()
         .route("/v1/agent", get(registration))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics));
+    let tickets = TicketCheck {
+        queries: shared.queries.clone(),
+        clock: shared.clock.clone(),
+    };
+    may_read
+        .guard_agent(ApiPart::Files, files)
+        .merge(may_exec.clone().guard_agent(ApiPart::Exec, commands))
+        .merge(may_exec.guard_agent(ApiPart::LogLevel, log_level))
+        .merge(may_see.clone().guard_agent(ApiPart::Containers, tasks))
+        .merge(may_see.guard_agent(ApiPart::Status, status))
         .route("/healthz", get(health))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown)
         .with_state(shared)
+        .layer(middleware::from_fn_with_state(tickets, tickets::verified))
         .layer(middleware::from_fn(traced))
 }
 
@@ -225,6 +240,7 @@ mod tests {
             preparations: Preparations::default(),
             statistics: Statistics::simulated(),
             access,
+            clock: WallClock::system(),
             metrics: None,
         };
         let request = Request::put("/v1/log-filter").header(CONTENT_TYPE, "application/json");

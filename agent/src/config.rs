@@ -16,6 +16,7 @@ use crate::core::{ContainerName, DiskDefault};
 use crate::error::RunError;
 use argosy_content::fetcher::FetchAllow;
 use argosy_content::images::ImageSettings;
+use argosy_content::service::ClusterAuthoritySource;
 pub use networks::{CniSettings, NetworkSettings, TaskAllow, TaskSubnet6};
 
 /// Default maximum size of a fetched file, in bytes: 8 GiB.
@@ -153,6 +154,8 @@ pub struct Config {
     pub audit_file_mib: u64,
     /// The permission for interactive access to tasks through its API.
     pub access: ApiAccess,
+    /// What proves to this agent that a server is another agent of its cluster.
+    pub cluster: ClusterAuthoritySource,
     /// Host names that its API accepts in requests that could come from web pages, in addition to
     /// those of `address`, `host_name`, `localhost` and IP addresses.
     pub host_names: Vec<String>,
@@ -241,6 +244,7 @@ impl Config {
             host_paths: Vec::new(),
             audit_file_mib: 0,
             access: ApiAccess::default(),
+            cluster: ClusterAuthoritySource::none(),
             host_names: Vec::new(),
             session_timeout: argosy_proto::exec::SILENCE_LIMIT,
             allowed_security_options: SecurityOptions::default(),

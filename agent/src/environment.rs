@@ -288,6 +288,7 @@ fn spawn_helpers(
             preparations: runner.preparations(),
             statistics: runner.statistics(),
             access: config.access.clone(),
+            clock: WallClock::system(),
             metrics: front.metrics,
         },
     );
@@ -373,6 +374,7 @@ impl SimulatedHost {
             preparations: runner::Preparations::default(),
             statistics: Statistics::simulated(),
             access: config.access.clone(),
+            clock: self.wall_clock.clone(),
             metrics: front.metrics,
         };
         Ok(Startup {

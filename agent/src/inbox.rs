@@ -1,7 +1,8 @@
 //! The inbox of the agent's loop: events, the next link, and queries from the API.
 
+use argosy_proto::ticket::TicketKey;
 use argosy_proto::v1;
-use argosy_state::ids::TaskKey;
+use argosy_state::ids::{AgentId, TaskKey};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
@@ -54,6 +55,17 @@ pub(crate) enum AgentQuery {
     Containers(oneshot::Sender<Vec<ContainerView>>),
     /// Whether this agent is registered, and under which id.
     Registration(oneshot::Sender<RegistrationStatus>),
+    /// What verifies tickets.
+    Tickets(oneshot::Sender<TicketAuthority>),
+}
+
+/// What verifies tickets.
+#[derive(Debug, Clone)]
+pub(crate) struct TicketAuthority {
+    /// The id of this agent, once it has one.
+    pub(crate) agent: Option<AgentId>,
+    /// The keys that the leader has sent, if TLS authenticated this agent.
+    pub(crate) keys: Vec<TicketKey>,
 }
 
 /// The agent's registration with the masters.
@@ -89,6 +101,11 @@ impl QueryHandle {
     /// Returns `None` when the agent stops.
     pub(crate) async fn registration(&self) -> Option<RegistrationStatus> {
         self.query(AgentQuery::Registration).await
+    }
+
+    /// Returns `None` when the agent stops.
+    pub(crate) async fn tickets(&self) -> Option<TicketAuthority> {
+        self.query(AgentQuery::Tickets).await
     }
 
     async fn query<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> AgentQuery) -> Option<T> {

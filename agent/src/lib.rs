@@ -28,6 +28,7 @@ pub mod journal;
 mod metrics;
 pub mod paths;
 mod reach;
+mod revoked_keys;
 mod runner;
 mod sandbox;
 mod start;
@@ -38,8 +39,11 @@ pub mod wire;
 
 pub use agent::{AgentDependencies, run};
 pub use argosy_content::fetcher::FetchAllow;
+pub use argosy_content::fetcher::{ClusterAuthorities, ClusterTls};
 pub use argosy_content::images;
-pub use argosy_content::service::{ServiceCommand, run_from_fd as serve_content};
+pub use argosy_content::service::{
+    ClusterAuthoritySource, ServiceCommand, run_from_fd as serve_content,
+};
 pub use broker::separate_privileges;
 pub use broker_client::BrokerLink;
 pub use config::{

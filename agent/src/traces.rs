@@ -51,6 +51,7 @@ fn instance(effect: &ContainerEffect) -> Option<Instance> {
         | Of::Renew { instance, .. }
         | Of::Probe { instance, .. }
         | Of::CancelProbe { instance, .. }
+        | Of::DeliverSecrets { instance, .. }
         | Of::SendToExecutor { instance, .. } => Some(*instance),
         Of::DestroyGroup { .. } | Of::Listen(_) | Of::StopListening(_) => None,
     }

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use argosy_client::AgentUplink;
 use argosy_client::connector::random_seed;
-use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters};
 use argosy_proto::v1;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -23,6 +23,8 @@ pub(crate) use emulated::TaskLifetime;
 use emulated::EmulatedAgent;
 use route::{Link, MasterRoute};
 use tonic::transport::Channel;
+
+use crate::cluster::MasterAccess;
 
 /// Agents that share one connection: below what HTTP/2 servers allow in streams.
 const PER_CONNECTION: u32 = 100;
@@ -61,7 +63,7 @@ impl Agents {
     ///
     /// # Errors
     /// If they are not registered in time.
-    pub(crate) async fn start(masters: &Masters, count: u32, resources: &str) -> Result<Self> {
+    pub(crate) async fn start(masters: &MasterAccess, count: u32, resources: &str) -> Result<Self> {
         Self::start_with(masters, count, resources, TaskLifetime::Ends).await
     }
 
@@ -70,15 +72,15 @@ impl Agents {
     /// # Errors
     /// If they are not registered in time.
     pub(crate) async fn start_with(
-        masters: &Masters,
+        masters: &MasterAccess,
         count: u32,
         resources: &str,
         life: TaskLifetime,
     ) -> Result<Self> {
-        let mut connector = Connector::new(masters.clone(), ConnectorConfig::default());
+        let mut connector = masters.agent_connector();
         let routes = (0..count).map(|number| {
             if number > 0 && number % PER_CONNECTION == 0 {
-                connector = Connector::new(masters.clone(), ConnectorConfig::default());
+                connector = masters.agent_connector();
             }
             MasterRoute::Leader(AgentUplink::new(connector.clone()))
         });

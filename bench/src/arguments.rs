@@ -106,7 +106,8 @@ pub(crate) enum Workload {
     Stall,
     /// The cost of an idle cluster
     Idle,
-    /// Readers page through all tasks at the leader as fast as they can
+    /// Readers page through all tasks at the leader as fast as they can; one principal changes as
+    /// much as it can
     Flood,
     /// 10,000 agents and 1,000 schedulers, spread over the masters
     Crowd,
@@ -156,6 +157,8 @@ impl Workload {
 pub(crate) enum Peer {
     /// Three members of etcd with their default settings
     Etcd,
+    /// Argosy without TLS; the other side is Argosy with TLS
+    Plaintext,
     /// For tasks: one server and one worker of HyperQueue, its `hq` on the PATH
     Hyperqueue,
     /// No peer

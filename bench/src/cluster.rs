@@ -2,6 +2,7 @@
 //!
 //! Real processes with fsync on. Everything ends, and its directory goes, with the value.
 
+mod access;
 mod agent;
 mod argosy;
 mod etcd;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use argosy_client::Masters;
 use argosy_testbed::processes::ManagedProcess;
 use argosy_testbed::waiting::poll_running;
 use nix::sys::signal::Signal;
@@ -19,6 +21,9 @@ use tonic::transport::{Channel, Endpoint};
 use crate::cpu::resident_bytes;
 use crate::report::Side;
 
+use access::Transports;
+
+pub(crate) use access::MasterAccess;
 pub(crate) use agent::{AgentKind, RealAgent};
 pub(crate) use argosy::{MasterClient, check_build};
 pub(crate) use etcd::{version as etcd_version, wire as etcd_wire};
@@ -29,6 +34,8 @@ pub(crate) const MEMBERS: usize = 3;
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause between two checks of that.
 const POLL_PAUSE: Duration = Duration::from_millis(50);
+/// Timeout of a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout of one member's report.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum distance, in entries, of members that count as caught up.
@@ -43,19 +50,25 @@ pub(crate) struct BenchEnvironment {
     /// delete its own: ext4 without a journal checks every recently freed inode before it
     /// makes a file, so that what one cluster leaves behind would slow down the next.
     pub(crate) directory: TempDir,
+    /// Whether clusters of [`Side::Argosy`] use TLS.
+    with_tls: bool,
 }
 
 impl BenchEnvironment {
     /// # Errors
     /// If nothing can be made in `parent`.
-    pub(crate) fn new(argosy: PathBuf, parent: &Path, keep: bool) -> Result<Self> {
+    pub(crate) fn new(argosy: PathBuf, parent: &Path, keep: bool, with_tls: bool) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("argosy-bench-")
             .permissions(searchable())
             .disable_cleanup(keep)
             .tempdir_in(parent)
             .with_context(|| format!("cannot make a directory in {}", parent.display()))?;
-        Ok(Self { argosy, directory })
+        Ok(Self {
+            argosy,
+            directory,
+            with_tls,
+        })
     }
 }
 
@@ -77,6 +90,7 @@ pub(crate) struct Cluster {
     pub(crate) side: Side,
     // Before the directory: processes end first.
     pub(crate) members: Vec<ClusterMember>,
+    transports: Transports,
     directory: TempDir,
 }
 
@@ -119,8 +133,16 @@ impl Cluster {
                     environment.directory.path().display()
                 )
             })?;
+        let transports = match side {
+            Side::Argosy if environment.with_tls => Transports::tls(directory.path())?,
+            Side::Argosy | Side::Plaintext | Side::Etcd | Side::Hyperqueue => {
+                Transports::plaintext()
+            }
+        };
         let specs = match side {
-            Side::Argosy => argosy::specs(&environment.argosy, directory.path())?,
+            Side::Argosy | Side::Plaintext => {
+                argosy::specs(&environment.argosy, directory.path(), &transports)?
+            }
             Side::Etcd => etcd::specs(directory.path())?,
             Side::Hyperqueue => bail!("HyperQueue is not a cluster of members"),
         };
@@ -130,7 +152,7 @@ impl Cluster {
             spec.arguments.extend(more);
             let mut process = ManagedProcess::new(spec);
             process.start()?;
-            let channel = channel(&api)?.connect_lazy();
+            let channel = transports.operator.channel(&api, CONNECT_TIMEOUT);
             members.push(ClusterMember {
                 api,
                 channel,
@@ -140,6 +162,7 @@ impl Cluster {
         let mut cluster = Self {
             side,
             members,
+            transports,
             directory,
         };
         cluster.wait_until_settled().await?;
@@ -149,6 +172,32 @@ impl Cluster {
     /// Returns the directory with the data of its members.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Returns how clients reach the masters.
+    ///
+    /// # Errors
+    /// If an address is none.
+    pub(crate) fn access(&self) -> Result<MasterAccess> {
+        let masters = Masters::new(self.members.iter().map(|member| &member.api))?;
+        Ok(MasterAccess::new(masters, &self.transports))
+    }
+
+    /// Returns a new, open connection to a member.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub(crate) async fn connect(&self, index: usize) -> Result<Channel> {
+        let api = &self.members[index].api;
+        match self.side {
+            Side::Argosy | Side::Plaintext => {
+                let channel = self.transports.operator.channel(api, CONNECT_TIMEOUT);
+                // Opens it.
+                argosy::log_status(channel.clone()).await?;
+                Ok(channel)
+            }
+            Side::Etcd | Side::Hyperqueue => Ok(channel(api)?.connect().await?),
+        }
     }
 
     /// Process ids of the members that run.
@@ -205,8 +254,8 @@ impl Cluster {
             .unzip();
         let processes = self.members.iter_mut().map(|member| &mut member.process);
         let settled = match self.side {
-            Side::Argosy => {
-                let check = argosy::health_check(apis);
+            Side::Argosy | Side::Plaintext => {
+                let check = argosy::health_check(apis, self.transports.operator.clone());
                 check.wait_running(processes, SETTLE_TIMEOUT).await
             }
             Side::Etcd | Side::Hyperqueue => {
@@ -260,20 +309,18 @@ impl Cluster {
     async fn log_status(&self, index: usize) -> Result<LogStatus> {
         let channel = self.members[index].channel.clone();
         match self.side {
-            Side::Argosy => argosy::log_status(channel).await,
+            Side::Argosy | Side::Plaintext => argosy::log_status(channel).await,
             Side::Etcd | Side::Hyperqueue => etcd::log_status(channel).await,
         }
     }
 }
 
-/// Returns a channel to a member.
+/// Returns a channel to a member without TLS.
 ///
 /// # Errors
 /// If the address is none.
 pub(crate) fn channel(api: &str) -> Result<Endpoint> {
     let endpoint = Endpoint::from_shared(format!("http://{api}"))
         .with_context(|| format!("{api} is no address"))?;
-    Ok(endpoint
-        .tcp_nodelay(true)
-        .connect_timeout(Duration::from_secs(2)))
+    Ok(endpoint.tcp_nodelay(true).connect_timeout(CONNECT_TIMEOUT))
 }

@@ -1,9 +1,10 @@
-//! A flood of reads: clients page through all tasks at the leader while agents and a framework
-//! work.
+//! Floods: clients page through all tasks at the leader while agents and a framework work; and one
+//! principal changes as much as it can while others do the same at their own pace.
 //!
-//! The number of connections and the time are limited. The workload measures how the reads affect
+//! The number of connections and the time are limited. The workload measures how a flood affects
 //! the other peers.
 
+mod principals;
 mod readers;
 
 use std::time::Duration;
@@ -50,7 +51,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let about = format!(
         "{connections} connections to the leader for {length:?}, half of them gRPC with 20 calls in flight and half HTTP with one: pages of up to 10,000 of {TASKS} ended tasks and the new ones. {AGENTS} emulated agents are connected, and a framework launches 50 tasks a second.",
     );
-    let cells = vec![
+    let mut cells = vec![
         Cell::new(LEADER_GAP, "ms", RatioGoal::OwnAtMost(1_000.0)),
         Cell::new(FRAMEWORK_GAP, "ms", RatioGoal::OwnAtMost(2_000.0)),
         Cell::new(LOST, "agents", RatioGoal::OwnAtMost(0.0)),
@@ -63,8 +64,14 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
         Cell::new(DURING, "MiB", RatioGoal::OwnAtMost(512.0)),
         Cell::new(LATER, "MiB", RatioGoal::OwnAtMost(384.0)),
     ];
-    let mut report = bench.report(Workload::Flood, &[&about], cells);
-    let work = async |_, findings: &mut Measurements| one_run(bench, findings).await;
+    cells.extend(principals::cells());
+    let about = [about, principals::about()];
+    let about: Vec<&str> = about.iter().map(String::as_str).collect();
+    let mut report = bench.report(Workload::Flood, &about, cells);
+    let work = async |_, findings: &mut Measurements| {
+        one_run(bench, findings).await?;
+        principals::one_run(bench, findings).await
+    };
     bench
         .run_alternately(&mut report, bench.extent.runs, work)
         .await?;

@@ -11,16 +11,18 @@ pub(crate) use single::{StartScheduler, fresh_start};
 pub(crate) use sleepers::{SleepingTasks, sleepers};
 pub(crate) use trickle::{LongestGap, Trickle};
 
-use argosy_client::Masters;
 use argosy_client::scheduler::SchedulerConfig;
 use argosy_proto::v1;
+
+use crate::cluster::MasterAccess;
 
 /// Resources of every task.
 const TASK_RESOURCES: &str = "cpus:1;mem:32";
 
 /// Returns the configuration of a framework that is removed when its process is gone.
-fn config(masters: &Masters, name: &str) -> SchedulerConfig {
-    let mut config = SchedulerConfig::new(masters.clone(), name);
+fn config(masters: &MasterAccess, name: &str) -> SchedulerConfig {
+    let mut config = SchedulerConfig::new(masters.masters().clone(), name);
+    config.connector = masters.config();
     config.info.failover_timeout_ms = Some(0);
     config
 }

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use argosy_client::Masters;
 use tokio::time::Instant;
 
 use crate::agents::{Agents, TaskLifetime};
-use crate::cluster::{BenchEnvironment, Cluster};
+use crate::cluster::{BenchEnvironment, Cluster, MasterAccess};
 use crate::framework::{SleepingTasks, sleepers};
 use crate::load::LoopClient;
 use crate::registry::{clients_of, connections_to, masters};
@@ -26,7 +25,7 @@ pub(crate) struct FullCluster {
     pub(crate) cluster: Cluster,
     /// The index of the leader after all tasks ran.
     pub(crate) leader: usize,
-    pub(crate) masters: Masters,
+    pub(crate) masters: MasterAccess,
     /// Time until all tasks were known to run.
     pub(crate) loaded: Duration,
 }

@@ -10,7 +10,7 @@ use crate::bench::{Bench, Measurements};
 use crate::cluster::Cluster;
 use crate::cpu::{process_seconds, resident_bytes, written_bytes};
 use crate::registry::masters;
-use crate::report::{Cell, RatioGoal, Side, WorkloadReport};
+use crate::report::{Cell, RatioGoal, WorkloadReport};
 
 /// Pause after a start, before counting.
 const REST: Duration = Duration::from_secs(3);
@@ -54,7 +54,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let work = async |side, findings: &mut Measurements| {
         let cluster = Cluster::start(side, &bench.environment).await?;
         watch(bench, &cluster, "", findings).await?;
-        if side == Side::Argosy {
+        if side.is_argosy() {
             let _agents = Agents::start(&masters(&cluster)?, agents, "cpus:2;mem:1024").await?;
             watch(bench, &cluster, &with(agents), findings).await?;
         }

@@ -23,7 +23,7 @@ use argosy_testbed::cluster::Cluster;
 use argosy_testbed::programs::{TestPrograms, UsageError, find_programs, own_executable};
 use argosy_testbed::progress::ProgressDisplay;
 use argosy_testbed::schedulers::FrameworkBehaviour;
-use argosy_testbed::testbed::{ClusterPlan, with_cluster};
+use argosy_testbed::testbed::{ClusterPlan, ClusterTransport, with_cluster};
 use argosy_testbed::tracer;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -192,6 +192,7 @@ fn measure(
         size: arguments.size,
         seed: arguments.seed,
         behaviours: &BEHAVIOURS,
+        transport: ClusterTransport::Plaintext,
     };
     with_cluster(
         programs,

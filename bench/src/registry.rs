@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use argosy_client::Masters;
 
 use crate::agents::Agents;
 use crate::arguments::Workload;
 use crate::bench::{Bench, Measurements};
-use crate::cluster::{Cluster, channel};
+use crate::cluster::{Cluster, MasterAccess};
 use crate::load::{LoopClient, LoopResult, Window, closed_loop};
 use crate::report::{Cell, RatioGoal, Side, WorkloadReport};
 use crate::writer::{BatchStream, Target, Writer};
@@ -49,7 +48,7 @@ pub(crate) async fn single(bench: &Bench) -> Result<WorkloadReport> {
     }
     let mut report = bench.report(Workload::Registry, &about, cells);
     let work = async |side, findings: &mut Measurements| match side {
-        Side::Argosy => single_argosy(bench, findings).await,
+        Side::Argosy | Side::Plaintext => single_argosy(bench, side, findings).await,
         Side::Etcd => single_etcd(bench, findings).await,
         Side::Hyperqueue => bail!("HyperQueue keeps no registry"),
     };
@@ -104,14 +103,12 @@ fn window(bench: &Bench) -> Window {
 }
 
 /// Returns the API addresses of the masters.
-pub(crate) fn masters(cluster: &Cluster) -> Result<Masters> {
-    Ok(Masters::new(
-        cluster.members.iter().map(|member| &member.api),
-    )?)
+pub(crate) fn masters(cluster: &Cluster) -> Result<MasterAccess> {
+    cluster.access()
 }
 
-async fn single_argosy(bench: &Bench, findings: &mut Measurements) -> Result<()> {
-    let mut cluster = Cluster::start(Side::Argosy, &bench.environment).await?;
+async fn single_argosy(bench: &Bench, side: Side, findings: &mut Measurements) -> Result<()> {
+    let mut cluster = Cluster::start(side, &bench.environment).await?;
     let masters = masters(&cluster)?;
     // Agents are added and never removed: no agent must become unreachable during other
     // measurements.
@@ -183,9 +180,7 @@ pub(crate) async fn connections_to(
 ) -> Result<Vec<Writer>> {
     let mut writers = Vec::with_capacity(count);
     for _ in 0..count {
-        writers.push(writer(
-            channel(&cluster.members[leader].api)?.connect().await?,
-        ));
+        writers.push(writer(cluster.connect(leader).await?));
     }
     Ok(writers)
 }
@@ -219,7 +214,7 @@ pub(crate) async fn batched(bench: &Bench) -> Result<WorkloadReport> {
     ];
     let mut report = bench.report(Workload::RegistryBatch, &about, cells);
     let work = async |side, findings: &mut Measurements| match side {
-        Side::Argosy => batched_argosy(bench, findings).await,
+        Side::Argosy | Side::Plaintext => batched_argosy(bench, side, findings).await,
         Side::Etcd => batched_etcd(bench, findings).await,
         Side::Hyperqueue => bail!("HyperQueue keeps no registry"),
     };
@@ -229,8 +224,8 @@ pub(crate) async fn batched(bench: &Bench) -> Result<WorkloadReport> {
     Ok(report)
 }
 
-async fn batched_argosy(bench: &Bench, findings: &mut Measurements) -> Result<()> {
-    let mut cluster = Cluster::start(Side::Argosy, &bench.environment).await?;
+async fn batched_argosy(bench: &Bench, side: Side, findings: &mut Measurements) -> Result<()> {
+    let mut cluster = Cluster::start(side, &bench.environment).await?;
     let masters = masters(&cluster)?;
     let agents = Agents::start(&masters, u32::try_from(BATCH)?, RESOURCES).await?;
     let all: Arc<[String]> = agents.ids().into();

@@ -23,14 +23,27 @@ const TOLERANCE: f64 = 0.2;
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Side {
     Argosy,
+    /// Argosy without TLS, next to Argosy with TLS.
+    Plaintext,
     Etcd,
     Hyperqueue,
+}
+
+impl Side {
+    /// Returns whether the cluster is one of Argosy.
+    pub(crate) fn is_argosy(self) -> bool {
+        match self {
+            Self::Argosy | Self::Plaintext => true,
+            Self::Etcd | Self::Hyperqueue => false,
+        }
+    }
 }
 
 impl fmt::Display for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Argosy => "argosy",
+            Self::Plaintext => "plaintext",
             Self::Etcd => "etcd",
             Self::Hyperqueue => "hyperqueue",
         })

@@ -59,7 +59,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
 async fn one_run(bench: &Bench, side: Side, findings: &mut Measurements) -> Result<()> {
     let mut cluster = Cluster::start(side, &bench.environment).await?;
     let agents = match side {
-        Side::Argosy => {
+        Side::Argosy | Side::Plaintext => {
             let agents = Agents::start(&masters(&cluster)?, AGENTS, "cpus:2;mem:1024").await?;
             Some(agents)
         }
@@ -100,7 +100,7 @@ async fn one_run(bench: &Bench, side: Side, findings: &mut Measurements) -> Resu
 
 fn load(cluster: &Cluster, agents: Option<&Agents>) -> PersistentClients {
     let writer = |member: &ClusterMember| match cluster.side {
-        Side::Argosy => Writer::unary(member.channel.clone()),
+        Side::Argosy | Side::Plaintext => Writer::unary(member.channel.clone()),
         Side::Etcd | Side::Hyperqueue => Writer::put(member.channel.clone()),
     };
     let writers: Vec<Writer> = cluster.members.iter().map(writer).collect();

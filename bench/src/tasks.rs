@@ -94,7 +94,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let mut report = bench.report(Workload::Tasks, &about, cells);
     let work = async |side, findings: &mut Measurements| match side {
         Side::Hyperqueue => measure_hyperqueue(bench, &cases, findings).await,
-        Side::Argosy | Side::Etcd => {
+        Side::Argosy | Side::Plaintext | Side::Etcd => {
             for (slots, kind, _, _) in cases.clone() {
                 one_case(bench, slots, kind, findings).await?;
             }

@@ -163,6 +163,11 @@ fn prepare(arguments: &Arguments, workload: Workload) -> Result<Bench> {
         sides.push(Side::Etcd);
         versions.push(etcd_version()?);
     }
+    let with_tls = arguments.peer == Peer::Plaintext && compares_with_plaintext(workload);
+    if with_tls {
+        sides.push(Side::Plaintext);
+        versions.push("plaintext: the same, with --insecure-plaintext".to_owned());
+    }
     if arguments.peer == Peer::Hyperqueue && workload == Workload::Tasks {
         sides.push(Side::Hyperqueue);
         versions.push(hyperqueue_version()?);
@@ -181,7 +186,7 @@ fn prepare(arguments: &Arguments, workload: Workload) -> Result<Bench> {
         );
     }
     Ok(Bench {
-        environment: BenchEnvironment::new(argosy, &arguments.directory, arguments.keep)?,
+        environment: BenchEnvironment::new(argosy, &arguments.directory, arguments.keep, with_tls)?,
         extent: arguments.extent(),
         sides,
         machine,
@@ -211,6 +216,31 @@ async fn measure(bench: &Bench, workload: Workload) -> Result<WorkloadReport> {
         Workload::Allocator | Workload::All => {
             bail!("{} needs no cluster of its own", workload.name())
         }
+    }
+}
+
+/// Returns whether all clients of a workload can use TLS.
+fn compares_with_plaintext(workload: Workload) -> bool {
+    match workload {
+        Workload::Registry
+        | Workload::RegistryBatch
+        | Workload::FailoverCrash
+        | Workload::FailoverFreeze => true,
+        Workload::Stall
+        | Workload::Idle
+        | Workload::Tasks
+        | Workload::Start
+        | Workload::Containers
+        | Workload::Latency
+        | Workload::Allocator
+        | Workload::Flood
+        | Workload::Crowd
+        | Workload::StateRead
+        | Workload::Scrape
+        | Workload::Events
+        | Workload::Commands
+        | Workload::Scale
+        | Workload::All => false,
     }
 }
 

@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
+use argosy_client::OperatorClient;
 use argosy_proto::v1;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 
-use crate::cluster::{MasterClient, etcd_wire};
+use crate::cluster::{MasterAccess, MasterClient, etcd_wire};
 
 /// Bytes of a value, on both sides.
 pub(crate) const VALUE_BYTES: usize = 128;
@@ -190,9 +190,8 @@ impl BatchStream {
     ///
     /// # Errors
     /// If no master accepts it.
-    pub(crate) async fn open(masters: &Masters, target: &Target) -> Result<Self> {
-        let client =
-            OperatorClient::new(Connector::new(masters.clone(), ConnectorConfig::default()));
+    pub(crate) async fn open(masters: &MasterAccess, target: &Target) -> Result<Self> {
+        let client = OperatorClient::new(masters.connector());
         // The first answer names the leader, so that the stream goes there without a hop.
         done(&client.write(batch(target, 0)).await?)?;
         let (sender, replies) = client.write_stream().await?.split();

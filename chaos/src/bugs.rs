@@ -173,6 +173,8 @@ const SLOW: &[Bug] = &[
     Bug::LimitsAgain,
     Bug::CompletionForgotten,
     Bug::WatchResumesLate,
+    Bug::DenialIgnored,
+    Bug::RevokedTokenHonoured,
 ];
 
 /// Whether a random choice leaves this bug out.
@@ -414,6 +416,26 @@ fn found_by(bug: Bug) -> Option<PlantedBug> {
             System,
             &[Kills],
             "a restart before max_completion_ms has passed",
+        ),
+        Bug::DenialIgnored => (
+            System,
+            &[AccessEnforcement],
+            "a denial, and reads at followers",
+        ),
+        Bug::RevokedTokenHonoured => (
+            System,
+            &[AccessEnforcement],
+            "a revocation under another leader than the last change of rules",
+        ),
+        Bug::StaleRules => (
+            System,
+            &[AccessEnforcement],
+            "a denial under a leader that has decided about its caller before",
+        ),
+        Bug::TicketPathIgnored => (
+            System,
+            &[AccessEnforcement],
+            "a ticket that is used for another path",
         ),
         Bug::WatchResumesLate => (
             System,

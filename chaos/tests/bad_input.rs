@@ -24,6 +24,12 @@ fn invalid_arguments_are_reported() {
         ("run --duration soon", "--duration"),
         ("run --masters 127.0.0.1:5050", "--only"),
         ("run --only kill-leader", "--masters"),
+        (
+            "run --masters 127.0.0.1:5050 --only kill-leader --yes",
+            "--tls-cert",
+        ),
+        ("run --tls-cert a --tls-key b", "--tls-ca"),
+        ("run --tls-cert a --tls-key b --tls-ca c", "--masters"),
         ("sim --seeds 0", "--seeds"),
         ("sim --graphs --raft-only", "cannot be used with"),
         (

@@ -14,7 +14,7 @@ use argosy_agent::{
 };
 use argosy_host::ProcessId;
 use argosy_network::InterContainerTraffic;
-use argosy_proto::server::callers;
+use argosy_proto::server::callers::{self, AllowedCallers, ApiAccess};
 use argosy_state::actor::PrincipalKind;
 use argosy_state::resources::{Resource, ResourceIdentity, Resources, Value};
 use argosy_state::task::Sizes;
@@ -51,11 +51,8 @@ pub(crate) fn start(arguments: &AgentStart) -> VerbResult {
     )?;
     let api = listen::bind(&arguments.listen, "--listen")?;
     let mut config = config(arguments, address)?;
-    config.access = listen::access(
-        &arguments.api_users,
-        arguments.allow_exec,
-        arguments.allow_files,
-    );
+    config.access = access(arguments, &transport);
+    config.cluster = transport.cluster();
     config.host_names = listen::host_names(&arguments.listen, &arguments.allow_hosts);
     config.api_port = Some(resolved.port());
     crate::raise_file_limit();
@@ -96,6 +93,16 @@ pub(crate) fn start(arguments: &AgentStart) -> VerbResult {
     runtime.shutdown_timeout(Duration::from_secs(2));
     ended?.map_err(|error| Failure::of(&error))?;
     Ok(DONE)
+}
+
+/// Returns the callers of each part of the API.
+fn access(arguments: &AgentStart, transport: &ServiceTransport) -> ApiAccess {
+    let users = &arguments.api_users;
+    let mut access = listen::access(users, arguments.allow_exec, arguments.allow_files);
+    if transport.is_required() {
+        access.status = AllowedCallers::users(users.iter().copied());
+    }
+    access
 }
 
 /// Returns the agent's environment. The process is divided if it is root and isolates in full,

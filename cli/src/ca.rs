@@ -1,10 +1,13 @@
-//! `ca init|issue|sign|renew|show`: a certificate authority in a directory, for clusters without
-//! another one.
+//! `ca init|issue|sign|join|renew|revoke|show`: a certificate authority in a directory, for
+//! clusters without another one.
 //!
-//! A private key is created where it is used and never leaves that host. No command calls a
-//! cluster. The crate `argosy_tls` decides what is in a certificate.
+//! A private key is created where it is used and never leaves that host. Only `join` and `revoke`
+//! call a cluster. The crate `argosy_tls` decides what is in a certificate.
 
 mod files;
+mod join;
+mod revoke;
+mod show;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -15,17 +18,19 @@ use argosy_proto::transport::certificate_identity::{CertificateIdentity, Cluster
 use argosy_state::actor::{Principal, PrincipalKind};
 use argosy_tls::authority::{self, Authority, NewAuthority, Serial, Validity};
 use argosy_tls::credentials::{read_certificates, read_key};
-use argosy_tls::description::{self, CertificateDescription, time_text};
+use argosy_tls::description::{self, time_text};
 use argosy_tls::request::{self, CertificateNames, CertificateRequest, Host};
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
-use crate::args::{Format, OutputArguments};
+use crate::args::OutputArguments;
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::objects::ObjectCommand;
-use crate::output::{self, Row, note, plain};
+use crate::output::note;
 use crate::random;
 use files::{Access, NewFile};
+use join::CaJoin;
+use revoke::CaRevoke;
+use show::CaShow;
 
 /// The names of the files of a CA in its directory.
 const CERTIFICATE: &str = "ca.crt";
@@ -57,6 +62,15 @@ The key stays on this host.")]
 The identity is named again because the request may come from another host: a request for another
 identity is refused.")]
     Sign(CaSign),
+    /// Create a key, and get its certificate from the masters by a join token
+    #[command(after_help = "Examples:
+  argosy ca join agent/a7 --token-file join.token --ca-fingerprint sha256:HEX --masters 10.0.0.1
+  argosy ca join master/m4 --token-file join.token --ca-fingerprint sha256:HEX --masters 10.0.0.1 \\
+    --host 10.0.0.4
+
+It does nothing if the certificate exists, so it may run before each start of an agent. The masters
+need --ca-key.")]
+    Join(Box<CaJoin>),
     /// Replace a certificate with one for the same key and names that is valid for longer
     #[command(after_help = "Examples:
   argosy ca renew master-m1.crt --ca /etc/argosy/ca
@@ -65,6 +79,11 @@ identity is refused.")]
 Processes use the new certificate for new connections within 10 seconds after it has replaced the
 former.")]
     Renew(CaRenew),
+    /// Revoke the key of a certificate in a cluster
+    #[command(after_help = "Examples:
+  argosy ca revoke operator-bob.crt
+  argosy ca revoke agent-a7.crt --dry-run")]
+    Revoke(Box<CaRevoke>),
     /// Show what is in a file of certificates, or in a request
     #[command(after_help = "Examples:
   argosy ca show master-m1.crt
@@ -153,14 +172,6 @@ pub(crate) struct CaRenew {
     days: u16,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct CaShow {
-    /// The file
-    file: PathBuf,
-    #[command(flatten)]
-    show: OutputArguments,
-}
-
 fn days() -> clap::builder::RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..=36_500)
 }
@@ -171,7 +182,7 @@ fn principal(text: &str) -> Result<Principal, String> {
 }
 
 impl ObjectCommand for CaCommand {
-    const ABOUT: &str = "Certificate authority: init, issue, sign, renew, show";
+    const ABOUT: &str = "Certificate authority: init, issue, sign, join, renew, revoke, show";
     const EXAMPLES: &str = "Examples:
   argosy ca init --cluster prod --ca /etc/argosy/ca
   argosy ca issue master/m1 --cluster prod --host m1.example";
@@ -181,15 +192,22 @@ impl ObjectCommand for CaCommand {
             Self::Init(arguments) => init(arguments),
             Self::Issue(arguments) => issue(arguments),
             Self::Sign(arguments) => sign(arguments),
+            Self::Join(arguments) => join::join(arguments),
             Self::Renew(arguments) => renew(arguments),
-            Self::Show(arguments) => show(arguments),
+            Self::Revoke(arguments) => revoke::revoke(arguments),
+            Self::Show(arguments) => show::show(arguments),
         }
     }
 
     fn output(&self) -> Option<OutputArguments> {
         match self {
             Self::Show(arguments) => Some(arguments.show),
-            Self::Init(_) | Self::Issue(_) | Self::Sign(_) | Self::Renew(_) => None,
+            Self::Init(_)
+            | Self::Issue(_)
+            | Self::Sign(_)
+            | Self::Join(_)
+            | Self::Renew(_)
+            | Self::Revoke(_) => None,
         }
     }
 }
@@ -252,6 +270,11 @@ fn cluster_of(
     }
 }
 
+fn without_host() -> Failure {
+    Failure::usage("other masters would not accept this certificate: it has no host")
+        .advise("name the host of the master's --raft-advertise with --host")
+}
+
 fn issue(arguments: &CaIssue) -> VerbResult {
     let authority = arguments.ca.as_deref().map(open).transpose()?;
     let names = CertificateNames {
@@ -262,10 +285,7 @@ fn issue(arguments: &CaIssue) -> VerbResult {
         hosts: arguments.hosts.clone(),
     };
     if names.hosts.is_empty() && names.identity.principal.kind == PrincipalKind::Master {
-        return Err(Failure::usage(
-            "other masters would not accept this certificate: it has no host",
-        )
-        .advise("name the host of the master's --raft-advertise with --host"));
+        return Err(without_host());
     }
     let made = request::new_request(&names).map_err(failed)?;
     let Principal { kind, name } = &arguments.principal;
@@ -373,113 +393,4 @@ fn renew(arguments: &CaRenew) -> VerbResult {
 fn of_file(path: &Path, error: impl std::error::Error) -> Failure {
     let failure = Failure::of(&error);
     Failure::failed(format!("{}: {}", path.display(), failure.message))
-}
-
-/// A certificate or a request as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Shown {
-    kind: &'static str,
-    identity: String,
-    hosts: Vec<String>,
-    issuer: String,
-    serial: String,
-    not_before: String,
-    not_after: String,
-    fingerprint: String,
-}
-
-#[derive(Debug, Serialize)]
-struct Page<'a> {
-    certificates: &'a [Shown],
-}
-
-impl Shown {
-    fn certificate(of: CertificateDescription) -> Self {
-        Self {
-            kind: if of.is_ca { "CA" } else { "certificate" },
-            identity: of.identity,
-            hosts: of.hosts,
-            issuer: of.issuer,
-            serial: of.serial,
-            not_before: time_text(of.not_before),
-            not_after: time_text(of.not_after),
-            fingerprint: format!("sha256:{}", of.fingerprint),
-        }
-    }
-
-    fn request(of: &CertificateRequest) -> Self {
-        Self {
-            kind: "request",
-            identity: of.names.identity.to_string(),
-            hosts: of.names.hosts.iter().map(ToString::to_string).collect(),
-            issuer: String::new(),
-            serial: String::new(),
-            not_before: String::new(),
-            not_after: String::new(),
-            fingerprint: String::new(),
-        }
-    }
-
-    fn details(&self) -> Vec<(&'static str, String)> {
-        let all = [
-            ("kind", self.kind.to_owned()),
-            ("identity", self.identity.clone()),
-            ("hosts", self.hosts.join(", ")),
-            ("issuer", self.issuer.clone()),
-            ("serial", self.serial.clone()),
-            ("valid from", self.not_before.clone()),
-            ("valid until", self.not_after.clone()),
-            ("fingerprint", self.fingerprint.clone()),
-        ];
-        all.into_iter()
-            .filter(|(_, value)| !value.is_empty())
-            .collect()
-    }
-}
-
-impl Row for Shown {
-    const HEADINGS: &'static [&'static str] = &["KIND", "IDENTITY", "VALID UNTIL"];
-    const WIDE: &'static [&'static str] = &[];
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.kind.to_owned(),
-            self.identity.clone(),
-            self.not_after.clone(),
-        ]
-    }
-
-    fn wide_cells(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn name(&self) -> String {
-        self.identity.clone()
-    }
-}
-
-fn shown(path: &Path, text: &[u8]) -> Result<Vec<Shown>, Failure> {
-    if let Ok(request) = CertificateRequest::from_pem(text) {
-        return Ok(vec![Shown::request(&request)]);
-    }
-    let described = description::describe(text).map_err(|error| of_file(path, error))?;
-    Ok(described.into_iter().map(Shown::certificate).collect())
-}
-
-fn show(arguments: &CaShow) -> VerbResult {
-    let text = read_certificates(&arguments.file).map_err(failed)?;
-    let shown = shown(&arguments.file, &text)?;
-    match arguments.show.output {
-        Format::Table | Format::Wide => {
-            let texts: Vec<_> = shown.iter().map(|one| plain(&one.details())).collect();
-            output::print(&texts.join("\n"))
-        }
-        format => {
-            let page = Page {
-                certificates: &shown,
-            };
-            output::list(format, &page, &shown)
-        }
-    }
 }

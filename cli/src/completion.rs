@@ -70,6 +70,8 @@ const ARGUMENTS: &[(&[&str], &str, Source)] = &[
     (&["framework", "teardown"], "framework", FRAMEWORKS),
     (&["framework", "list"], "role", ROLES),
     (&["weight", "set"], "role", ROLES),
+    (&["secret", "list"], "role", ROLES),
+    (&["secret", "reseal"], "role", ROLES),
     (&["run"], "role", ROLES),
     (&["logs"], "task", ALL_TASKS),
     (&["logs"], "framework", FRAMEWORKS),

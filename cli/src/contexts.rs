@@ -11,10 +11,13 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use argosy_client::Masters;
+use argosy_state::access::TokenSecret;
+use argosy_tls::credentials::read_key;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::args::ClientTls;
@@ -26,8 +29,10 @@ pub(crate) use file::ContextFile;
 
 /// The longest token, in characters.
 const TOKEN: usize = 1_024;
+/// The largest file of a token, in bytes.
+const TOKEN_BYTES: u64 = 2_048;
 
-/// A secret by which masters will recognize a caller. It is never printed.
+/// A secret by which masters identify a caller. It is never printed.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Token(String);
 
@@ -65,6 +70,31 @@ struct RawContext {
     token: Option<Token>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     dev: Option<PathBuf>,
+}
+
+impl Token {
+    /// Reads the token in a file, or on standard input for `-`. It may end in a newline.
+    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
+        let shown = path.display();
+        let mut text = String::new();
+        if path.to_str() == Some("-") {
+            let read = io::stdin().take(TOKEN_BYTES).read_to_string(&mut text);
+            read.map_err(|error| Failure::failed(format!("cannot read {shown}: {error}")))?;
+        } else {
+            // It is as secret as a key.
+            let read = read_key(path).map_err(|error| Failure::of(&error))?;
+            text = String::from_utf8_lossy(&read).into_owned();
+        }
+        let token = text.trim_end_matches(['\r', '\n']).parse();
+        token.map_err(|why| Failure::usage(format!("--token-file {shown}: {why}")))
+    }
+
+    /// Reads it as masters do.
+    pub(crate) fn secret(&self) -> Result<TokenSecret, Failure> {
+        self.0
+            .parse()
+            .map_err(|why| Failure::usage(format!("{why}")))
+    }
 }
 
 impl FromStr for Token {

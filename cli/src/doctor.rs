@@ -135,6 +135,7 @@ fn named_cluster(arguments: &Doctor) -> Result<ClusterArguments, Failure> {
         masters: arguments.masters.clone(),
         context,
         tls: arguments.tls.clone(),
+        token_file: None,
     })
 }
 

@@ -1,8 +1,9 @@
 //! The executable `argosy`: wiring, `dev`, operator commands, output.
 //!
 //! It contains no rule of the cluster. Reading order: `verbs` (the command line), this file,
-//! `exit`; `transport`, `contexts`; the services `master` and `agent`; `dev`; `run`; `objects` and
-//! `commands` with `operator`, `watching`; `top`; `completion`; `ca`; `output`.
+//! `exit`; `transport`, `contexts`; the services `master` (with `issuing`) and `agent`; `dev`;
+//! `run`; `objects` and `commands` with `operator`, `watching`; `top`; `completion`; `ca`;
+//! `output`.
 
 mod agent;
 mod args;
@@ -16,6 +17,7 @@ mod doctor;
 mod exit;
 mod files;
 mod health;
+mod issuing;
 mod launcher;
 mod learner;
 mod listen;
@@ -65,7 +67,7 @@ pub fn main() -> ExitCode {
         return helper_exit_code(argosy_isolation::launcher::run_from_fd());
     }
     if first == launcher::CONTENT_VERB {
-        return helper_exit_code(argosy_agent::serve_content());
+        return helper_exit_code(argosy_agent::serve_content(transport::cluster_tls));
     }
     if completion::answer() {
         return ExitCode::SUCCESS;
@@ -132,8 +134,12 @@ fn run_verb(verb: &Verb) -> VerbResult {
         Verb::Framework(command) => command.run(),
         Verb::Offer(command) => command.run(),
         Verb::Weight(command) => command.run(),
+        Verb::Secret(command) => command.run(),
         Verb::Ca(command) => command.run(),
         Verb::Audit(command) => command.run(),
+        Verb::Acl(command) => command.run(),
+        Verb::Token(command) => command.run(),
+        Verb::Limit(command) => command.run(),
         Verb::Context(command) => command.run(),
         Verb::Dev(arguments) => calls(dev::run(arguments)),
         Verb::Run(arguments) => two_threads()?.block_on(run::run(arguments)),
@@ -177,8 +183,12 @@ fn prints_json(verb: &Verb) -> bool {
         Verb::Framework(command) => command.output(),
         Verb::Offer(command) => command.output(),
         Verb::Weight(command) => command.output(),
+        Verb::Secret(command) => command.output(),
         Verb::Ca(command) => command.output(),
         Verb::Audit(command) => command.output(),
+        Verb::Acl(command) => command.output(),
+        Verb::Token(command) => command.output(),
+        Verb::Limit(command) => command.output(),
         Verb::Context(command) => command.output(),
         Verb::Dev(arguments) => Some(arguments.show),
         Verb::Ps(arguments) => Some(arguments.show),

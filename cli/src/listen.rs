@@ -250,6 +250,7 @@ mod tests {
         let closed = ApiAccess {
             exec: users.clone(),
             files: users,
+            status: AllowedCallers::All,
         };
         assert_eq!(access(&[1_001], false, false), closed);
         let opened = ApiAccess {

@@ -2,20 +2,26 @@
 //! `master rejoin` uses the same parts.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::Context;
-use argosy_master::{MasterConfig, MasterError, MasterParts};
+use argosy_host::process::hide_memory;
+use argosy_master::{CertificateIssuer, MasterConfig, MasterError, MasterParts, SecretKeys};
 use argosy_proto::clock::WallClock;
+use argosy_proto::secret_value::SecretValue;
 use argosy_proto::transport::Listener;
 use argosy_raft::{NodeEnvironment, StartError, Timing};
 use argosy_state::actor::PrincipalKind;
 use argosy_tls::application::{Application, PortKind};
+use argosy_tls::credentials::read_key;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{MasterStart, TimingName};
 use crate::exit::{DONE, Failure, VerbResult};
+use crate::issuing::{self, AuthorityFiles};
 use crate::pid_file::PidFile;
 use crate::shutdown::{self, StopCondition};
 use crate::transport::ServiceTransport;
@@ -86,7 +92,9 @@ impl BoundMaster {
         transport.check_raft_address(&places.raft_advertise)?;
         let api = listen::bind(&places.listen, "--listen")?;
         let raft = listen::bind(&places.raft_listen, "--raft-listen")?;
-        let config = config(arguments, &places)?;
+        let mut config = config(arguments, &places)?;
+        config.enforces_access = transport.proves_identities();
+        config.certificate_issuer = certificate_issuer(arguments, &transport)?;
         crate::raise_file_limit();
         let raft_runtime = RaftRuntime::start()?;
         let runtime = Builder::new_multi_thread()
@@ -197,11 +205,54 @@ fn config(arguments: &MasterStart, places: &MasterAddresses) -> Result<MasterCon
         TimingName::Testing => Timing::testing(),
         TimingName::Wan => Timing::wan(),
     };
+    config.secret_keys = arguments
+        .secrets_key
+        .as_deref()
+        .map(secret_keys)
+        .transpose()?;
     config.seed = match arguments.seed {
         Some(seed) => seed,
         None => random::number()?,
     };
     Ok(config)
+}
+
+/// Reads the CA, if this master issues certificates.
+fn certificate_issuer(
+    arguments: &MasterStart,
+    transport: &ServiceTransport,
+) -> Result<Option<CertificateIssuer>, Failure> {
+    let Some(key) = &arguments.ca_key else {
+        return Ok(None);
+    };
+    let certificate = arguments.ca_cert.as_ref().or(arguments.tls.tls_ca.as_ref());
+    let (Some(certificate), Some((cluster, trusted))) = (certificate, transport.authorities())
+    else {
+        return Err(Failure::usage(
+            "--ca-key: without TLS, a host that joins could not know these masters, and its token could be read on the way",
+        )
+        .advise("omit --insecure-plaintext and --tls optional, or omit --ca-key"));
+    };
+    let files = AuthorityFiles { certificate, key };
+    issuing::issuer(&files, cluster, trusted).map(Some)
+}
+
+/// Reads the keys of secrets. From here on this process leaves no core dump, and other processes of
+/// its user cannot read its memory.
+fn secret_keys(path: &Path) -> Result<Arc<SecretKeys>, Failure> {
+    hide_memory().context("cannot hide the memory of this process")?;
+    let text = read_key(path).map_err(|error| Failure::of(&error))?;
+    let text = SecretValue::new(text);
+    let parsed = std::str::from_utf8(text.expose()).map(SecretKeys::parse);
+    let failed = |why: String| {
+        Failure::usage(format!("{}: {why}", path.display()))
+            .advise("it has lines KEYID:HEX, such as k1:0123… with 64 hexadecimal digits")
+    };
+    match parsed {
+        Ok(Ok(keys)) => Ok(Arc::new(keys)),
+        Ok(Err(why)) => Err(failed(why.to_string())),
+        Err(_) => Err(failed("it is not text".to_owned())),
+    }
 }
 
 /// One thread for consensus, its connections and the owner of the registry. A commit passes between

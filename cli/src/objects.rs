@@ -3,6 +3,7 @@
 //!
 //! Each command makes its calls, chooses the exit code, and passes records to `output`.
 
+mod acl;
 mod agents;
 mod audit;
 mod contexts;
@@ -10,13 +11,17 @@ mod frameworks;
 mod groups;
 mod masters;
 mod offers;
+mod rate_limits;
+mod secrets;
 mod tasks;
+mod tokens;
 mod weights;
 
 use anyhow::Context;
 use argosy_proto::v1;
 use tokio::runtime::{Builder, Runtime};
 
+pub(crate) use acl::AclCommand;
 pub(crate) use agents::AgentCommand;
 pub(crate) use audit::AuditCommand;
 pub(crate) use contexts::ContextCommand;
@@ -24,7 +29,10 @@ pub(crate) use frameworks::FrameworkCommand;
 pub(crate) use groups::GroupCommand;
 pub(crate) use masters::MasterCommand;
 pub(crate) use offers::OfferCommand;
+pub(crate) use rate_limits::LimitCommand;
+pub(crate) use secrets::SecretCommand;
 pub(crate) use tasks::{TaskCommand, TaskList, list as ps};
+pub(crate) use tokens::TokenCommand;
 pub(crate) use weights::WeightCommand;
 
 use crate::args::OutputArguments;
@@ -51,9 +59,15 @@ pub(crate) const LISTS: &[ListCommand] = &[
         ListLayout::column_names::<v1::Framework>,
     ),
     (&["offer", "list"], ListLayout::column_names::<v1::Offer>),
+    (&["secret", "list"], ListLayout::column_names::<v1::Secret>),
     (
         &["weight", "list"],
         ListLayout::column_names::<v1::RoleWeight>,
+    ),
+    (&["token", "list"], ListLayout::column_names::<v1::Token>),
+    (
+        &["limit", "list"],
+        ListLayout::column_names::<v1::SubjectLimit>,
     ),
 ];
 

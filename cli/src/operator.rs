@@ -1,6 +1,7 @@
 //! The operator's client of the cluster: calls, whole lists, and failures as text. Only this module
 //! converts answers of the masters to a [`Failure`].
 
+mod access;
 mod changes;
 mod failures;
 mod feed;
@@ -45,6 +46,17 @@ impl ClusterClient {
             consistency: consistency.into(),
         };
         self.client.get_cluster(request).await.map_err(read_failure)
+    }
+
+    /// Refuses to send a secret without TLS.
+    pub(crate) fn check_encrypted(&self) -> Result<(), Failure> {
+        match self.transport.is_encrypted() {
+            true => Ok(()),
+            false => Err(Failure::usage(
+                "a secret is not sent without TLS: others could read it on the way",
+            )
+            .advise("name the CA and a certificate, or a context of them: see argosy context")),
+        }
     }
 
     /// Returns the cluster as reported by the leader, else by the first master that answers. Waits

@@ -10,14 +10,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use argosy_agent::{ClusterAuthorities, ClusterAuthoritySource};
 use argosy_client::connector::ConnectorConfig;
 use argosy_proto::http_client::HttpClient;
 use argosy_proto::server::callers::AllowedCallers;
 use argosy_proto::server::handshakes;
+use argosy_proto::transport::certificate_identity::ClusterName;
 use argosy_proto::transport::{Dialer, ExpectedPeer, Listener};
+use argosy_state::access::TokenSecret;
 use argosy_state::actor::PrincipalKind;
 use argosy_tls::application::{Application, PortKind};
-use argosy_tls::credentials::{CredentialFiles, OwnFiles};
+use argosy_tls::credentials::{CredentialFiles, Credentials, OwnFiles};
 use argosy_tls::listener::{AnonymousClients, TlsPort};
 use argosy_tls::store::{CredentialStore, follow_files};
 use argosy_tls::{PlaintextPolicy, Time, dialer, listener};
@@ -37,6 +40,9 @@ pub(crate) enum ServiceTransport {
     /// TLS.
     Tls(Tls),
 }
+
+/// Returns the newest CA certificates that a process trusts, in DER.
+pub(crate) type TrustedAuthorities = Box<dyn Fn() -> Vec<Vec<u8>> + Send + Sync>;
 
 /// TLS with the credentials of this process.
 #[derive(Debug, Clone)]
@@ -137,6 +143,14 @@ impl ServiceTransport {
         listener::listen(inner, tls.credentials.clone(), port, runtime)
     }
 
+    /// Returns whether every peer of a port proves its identity, or has none: plaintext is refused.
+    pub(crate) fn proves_identities(&self) -> bool {
+        match self {
+            Self::Plaintext => false,
+            Self::Tls(tls) => tls.plaintext == PlaintextPolicy::Rejected,
+        }
+    }
+
     /// Returns a dialer of connections that speak this protocol.
     pub(crate) fn dialer(&self, application: Application) -> Dialer {
         match self {
@@ -148,11 +162,53 @@ impl ServiceTransport {
         }
     }
 
+    /// Returns whether peers must use TLS. Then every member of the cluster is authenticated.
+    pub(crate) fn is_required(&self) -> bool {
+        match self {
+            Self::Plaintext => false,
+            Self::Tls(tls) => tls.plaintext == PlaintextPolicy::Rejected,
+        }
+    }
+
+    /// Returns the cluster of this process, and a function for its newest trusted CAs; `None` if
+    /// peers may use plaintext.
+    pub(crate) fn authorities(&self) -> Option<(ClusterName, TrustedAuthorities)> {
+        let Self::Tls(tls) = self else {
+            return None;
+        };
+        if tls.plaintext == PlaintextPolicy::Accepted {
+            return None;
+        }
+        let credentials = tls.credentials.clone();
+        let cluster = credentials.current().identity()?.cluster.clone();
+        let trusted = move || {
+            let found = authorities_of(&credentials.current());
+            found.map_or_else(Vec::new, |found| found.certificates)
+        };
+        Some((cluster, Box::new(trusted)))
+    }
+
+    /// Returns what proves to a process without certificate files that a server is a member of the
+    /// cluster: always by the newest files.
+    pub(crate) fn cluster(&self) -> ClusterAuthoritySource {
+        match self {
+            Self::Plaintext => ClusterAuthoritySource::none(),
+            Self::Tls(tls) => {
+                let credentials = tls.credentials.clone();
+                ClusterAuthoritySource::new(move || authorities_of(&credentials.current()))
+            }
+        }
+    }
+
     /// Returns the transport of this process as a client of the masters.
     pub(crate) fn client(&self) -> ClientTransport {
         ClientTransport {
             grpc: self.dialer(Application::Http2),
             http: self.dialer(Application::Http1),
+            is_encrypted: match self {
+                Self::Plaintext => false,
+                Self::Tls(tls) => tls.plaintext == PlaintextPolicy::Rejected,
+            },
         }
     }
 
@@ -169,7 +225,7 @@ impl ServiceTransport {
                 tracing::info!(identity, "TLS");
                 if tls.plaintext == PlaintextPolicy::Accepted {
                     tracing::warn!(
-                        "--tls optional: plaintext is accepted too; start with --tls required once all processes use TLS"
+                        "--tls optional: plaintext is accepted too, and no rule of access is enforced; start with --tls required once all processes use TLS"
                     );
                 }
                 // It ends with the runtime. The files are read for as long as the process runs.
@@ -184,6 +240,7 @@ impl ServiceTransport {
 pub(crate) struct ClientTransport {
     grpc: Dialer,
     http: Dialer,
+    is_encrypted: bool,
 }
 
 impl ClientTransport {
@@ -192,7 +249,13 @@ impl ClientTransport {
         Self {
             grpc: Dialer::tcp(),
             http: Dialer::tcp(),
+            is_encrypted: false,
         }
+    }
+
+    /// Returns whether every connection uses TLS.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.is_encrypted
     }
 
     /// Reads the files of a client. Without CA certificates, it speaks plaintext.
@@ -223,7 +286,17 @@ impl ClientTransport {
         Ok(Self {
             grpc: dialer(Application::Http2),
             http: dialer(Application::Http1),
+            is_encrypted: true,
         })
+    }
+
+    /// Returns the same transport for requests with this bearer token.
+    pub(crate) fn with_token(self, token: &TokenSecret) -> Self {
+        Self {
+            grpc: self.grpc.with_token(token),
+            http: self.http.with_token(token),
+            is_encrypted: self.is_encrypted,
+        }
     }
 
     /// Returns the settings of connections to masters.
@@ -238,6 +311,37 @@ impl ClientTransport {
     pub(crate) fn http(&self, connect_timeout: Duration) -> HttpClient {
         HttpClient::new(self.http.clone(), connect_timeout)
     }
+}
+
+/// The largest size of CA certificates that are passed on, in bytes: they fit into a message.
+const AUTHORITIES_BYTES: usize = 24 << 10;
+
+/// Returns the trusted CAs, as many as fit into a message.
+fn authorities_of(credentials: &Credentials) -> Option<ClusterAuthorities> {
+    let mut bytes = 0;
+    let authorities = credentials.authorities().iter();
+    let authorities = authorities.take_while(|authority| {
+        bytes += authority.len();
+        bytes <= AUTHORITIES_BYTES
+    });
+    Some(ClusterAuthorities {
+        cluster: credentials.identity()?.cluster.to_string(),
+        certificates: authorities.map(|one| one.to_vec()).collect(),
+    })
+}
+
+/// Adds TLS to a dialer, whose peers then are members of the cluster of these authorities.
+///
+/// # Errors
+/// The authorities cannot be used. The error is a message.
+pub(crate) fn cluster_tls(
+    inner: Dialer,
+    authorities: &ClusterAuthorities,
+) -> Result<Dialer, String> {
+    let cluster = ClusterName::new(&authorities.cluster).map_err(|error| error.to_string())?;
+    let credentials = Credentials::of_cluster(&authorities.certificates, cluster)?;
+    let credentials = Arc::new(credentials);
+    Ok(dialer::dial_with(inner, credentials, Application::Http1))
 }
 
 /// The time for one master to accept a connection.

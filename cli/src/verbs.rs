@@ -21,8 +21,9 @@ use crate::args::{
 };
 use crate::ca::CaCommand;
 use crate::objects::{
-    AgentCommand, AuditCommand, ContextCommand, FrameworkCommand, GroupCommand, LISTS,
-    MasterCommand, ObjectCommand, OfferCommand, TaskCommand, TaskList, WeightCommand,
+    AclCommand, AgentCommand, AuditCommand, ContextCommand, FrameworkCommand, GroupCommand, LISTS,
+    LimitCommand, MasterCommand, ObjectCommand, OfferCommand, SecretCommand, TaskCommand, TaskList,
+    TokenCommand, WeightCommand,
 };
 use crate::parsers;
 
@@ -77,10 +78,18 @@ pub(crate) enum Verb {
     Offer(OfferCommand),
     #[command(subcommand, about = WeightCommand::ABOUT, after_help = WeightCommand::EXAMPLES)]
     Weight(WeightCommand),
+    #[command(subcommand, about = SecretCommand::ABOUT, after_help = SecretCommand::EXAMPLES)]
+    Secret(SecretCommand),
     #[command(subcommand, about = CaCommand::ABOUT, after_help = CaCommand::EXAMPLES)]
     Ca(Box<CaCommand>),
     #[command(subcommand, about = AuditCommand::ABOUT, after_help = AuditCommand::EXAMPLES)]
     Audit(AuditCommand),
+    #[command(subcommand, about = AclCommand::ABOUT, after_help = AclCommand::EXAMPLES)]
+    Acl(AclCommand),
+    #[command(subcommand, about = TokenCommand::ABOUT, after_help = TokenCommand::EXAMPLES)]
+    Token(Box<TokenCommand>),
+    #[command(subcommand, about = LimitCommand::ABOUT, after_help = LimitCommand::EXAMPLES)]
+    Limit(LimitCommand),
     #[command(subcommand, about = ContextCommand::ABOUT, after_help = ContextCommand::EXAMPLES)]
     Context(ContextCommand),
     /// Run a whole cluster on this machine until Ctrl-C

@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod tests;
 
+mod config;
 mod leader_watch;
 
 use std::collections::{HashMap, HashSet};
@@ -13,17 +14,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 pub use argosy_proto::transport::{Connection, Dialer, ExpectedPeer, PeerIdentity};
 use argosy_proto::versions::{self, VersionRange};
+pub use argosy_state::access::TokenSecret;
 
 use crate::failure::{AttemptError, CallError, MasterRejection, classify};
 use crate::leader::{LeaderSearch, LeaderSearchStep, MasterFailure, NoMaster, next_random};
 use crate::masters::Masters;
 
+pub use config::ConnectorConfig;
 use leader_watch::{LeaderEpoch, LeaderWatch};
 
 /// Name of the reply header in which every master names the leader's API address.
@@ -43,25 +46,6 @@ pub(crate) const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
 const QUIET_TIME: Duration = Duration::from_millis(200);
 /// Time for which a master that timed out is not called first, even if another one names it.
 const AVOID_TIME: Duration = Duration::from_secs(10);
-
-/// Connection settings.
-#[derive(Clone)]
-pub struct ConnectorConfig {
-    /// Opens the byte streams.
-    pub dialer: Dialer,
-    /// Seed of the random sequence that spreads pauses and choices.
-    pub seed: u64,
-}
-
-impl Default for ConnectorConfig {
-    /// Returns TCP with a random seed.
-    fn default() -> Self {
-        Self {
-            dialer: Dialer::tcp(),
-            seed: random_seed(),
-        }
-    }
-}
 
 /// Whether a call may be sent again after it was sent once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +128,16 @@ impl Connector {
     #[must_use]
     pub fn leader(&self) -> Option<String> {
         self.known(|known| known.likely_leader.clone())
+    }
+
+    /// Adds the token of the dialer to a call, if it has one.
+    pub(crate) fn authorize(&self, metadata: &mut MetadataMap) {
+        let value = self.inner.dialer.authorization();
+        let value = value.and_then(|value| MetadataValue::try_from(value.as_bytes()).ok());
+        if let Some(mut value) = value {
+            value.set_sensitive(true);
+            metadata.insert("authorization", value);
+        }
     }
 
     /// Records that nothing was received from `address` for too long. The network may have failed,

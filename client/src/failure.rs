@@ -141,9 +141,12 @@ pub(crate) fn classify(status: &Status, timeout_ms: u64) -> AttemptError {
             cause: MasterFailure::Unavailable(short(status.message())),
             sent: MasterRejection::from_status(status).reason != "no-leader",
         },
-        // The call had no effect, and another master may have capacity.
+        // The call had no effect. Another master may have capacity, or this one later.
         Code::ResourceExhausted
-            if MasterRejection::from_status(status).reason == "too-many-reads" =>
+            if matches!(
+                MasterRejection::from_status(status).reason.as_str(),
+                "too-many-reads" | "rate-limited"
+            ) =>
         {
             AttemptError::TryNext {
                 cause: MasterFailure::Unavailable(short(status.message())),
@@ -255,6 +258,18 @@ mod tests {
         let status = Status::with_error_details(Code::Unavailable, "there is no leader", details);
         let result = classify(&status, 10);
         assert!(matches!(result, AttemptError::TryNext { sent: false, .. }));
+    }
+
+    #[test]
+    fn a_rate_limited_call_is_repeated() {
+        let details = ErrorDetails::with_error_info("rate-limited", "argosy", []);
+        let code = Code::ResourceExhausted;
+        let status = Status::with_error_details(code, "too many calls", details);
+        let result = classify(&status, 10);
+        assert!(matches!(result, AttemptError::TryNext { sent: false, .. }));
+        let details = ErrorDetails::with_error_info("registry-full", "argosy", []);
+        let status = Status::with_error_details(code, "the registry is full", details);
+        assert!(matches!(classify(&status, 10), AttemptError::Refused(_)));
     }
 
     #[test]

@@ -2,11 +2,12 @@
 //! client.
 //!
 //! The library contains no rules of the cluster: masters decide what is allowed. Reading order:
-//! `masters`, `leader`, `failure`, `connector`, `operator`, `watch`, `uplink`, `resources`,
-//! `scheduler`, `executor`, `test_masters`.
+//! `masters`, `leader`, `failure`, `connector`, `operator`, `certificates`, `watch`, `uplink`,
+//! `resources`, `scheduler`, `executor`, `test_masters`.
 
 #![warn(missing_docs)]
 
+pub mod certificates;
 pub mod connector;
 pub mod executor;
 pub mod failure;
@@ -20,7 +21,8 @@ pub mod test_masters;
 pub mod uplink;
 pub mod watch;
 
-pub use connector::{Connector, ConnectorConfig, Dialer, ExpectedPeer, PeerIdentity};
+pub use certificates::CertificatesClient;
+pub use connector::{Connector, ConnectorConfig, Dialer, ExpectedPeer, PeerIdentity, TokenSecret};
 pub use failure::{CallError, MasterRejection};
 pub use leader::NoMaster;
 pub use masters::{InvalidMasters, Masters};

@@ -108,8 +108,20 @@ impl OperatorClient {
         get_task(v1::GetRequest) -> v1::Task;
         /// Returns one page of open offers.
         list_offers(v1::ListRequest) -> v1::OfferPage;
+        /// Returns the rules and groups of access.
+        get_policy(v1::GetPolicyRequest) -> v1::Policy;
+        /// Returns one page of tokens, without their secrets.
+        list_tokens(v1::ListRequest) -> v1::TokenPage;
+        /// Returns one page of revoked keys.
+        list_revoked_keys(v1::ListRequest) -> v1::RevokedKeyPage;
+        /// Returns one page of limits of rate.
+        list_rate_limits(v1::ListRequest) -> v1::SubjectLimitPage;
+        /// Returns the names of secrets, without their values.
+        list_secrets(v1::ListSecretsRequest) -> v1::SecretList;
         /// Explains why a task or framework does not run.
         explain(v1::ExplainRequest) -> v1::Explanation;
+        /// Issues tickets, with which an agent accepts this caller.
+        issue_tickets(v1::IssueTicketsRequest) -> v1::IssuedTickets;
     }
 
     changes! {
@@ -215,6 +227,7 @@ impl OperatorClient {
             let own = VersionRange::OWN.header();
             let own = own.try_into().expect("digits and a hyphen are a value");
             request.metadata_mut().insert(versions::HEADER, own);
+            self.connector.authorize(request.metadata_mut());
             trace::add_to_call(request.metadata_mut());
             ask(stub(channel), request)
         };

@@ -70,6 +70,7 @@ impl AgentUplink {
             .call(deadline, RepeatPolicy::Always, |channel, _| {
                 let first = first.clone();
                 let is_referred = Arc::clone(&is_referred);
+                let connector = self.connector.clone();
                 async move {
                     let (sender, outbox) = mpsc::channel(OUTBOX);
                     sender
@@ -79,6 +80,7 @@ impl AgentUplink {
                         .max_decoding_message_size(MESSAGE_BYTES)
                         .max_encoding_message_size(MESSAGE_BYTES);
                     let mut request = Request::new(ReceiverStream::new(outbox));
+                    connector.authorize(request.metadata_mut());
                     if !is_referred.load(Ordering::Relaxed) {
                         let value = MetadataValue::from_static("1");
                         request.metadata_mut().insert(REFER, value);

@@ -328,6 +328,7 @@ impl Watch {
         let own = VersionRange::OWN.header();
         let own = own.try_into().expect("digits and a hyphen are a value");
         request.metadata_mut().insert(versions::HEADER, own);
+        self.connector.authorize(request.metadata_mut());
         trace::add_to_call(request.metadata_mut());
         let mut stub = Stub::new(channel).max_decoding_message_size(MESSAGE_BYTES);
         let opened = timeout(limit, stub.watch(request)).await;

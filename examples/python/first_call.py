@@ -24,12 +24,17 @@ def explain(error):
 
 
 def connect(master):
-    """A channel with TLS by the files that the environment names, or without."""
-    paths = [os.environ.get(f"ARGOSY_TLS_{name}") for name in ("CA", "KEY", "CERT")]
+    """A channel with TLS, and a token, by the files that the environment names, or without."""
+    names = ("ARGOSY_TLS_CA", "ARGOSY_TLS_KEY", "ARGOSY_TLS_CERT", "ARGOSY_TOKEN_FILE")
+    paths = [os.environ.get(name) for name in names]
     if not paths[0]:
         return grpc.insecure_channel(master)
-    files = [path and open(path, "rb").read() for path in paths]
-    return grpc.secure_channel(master, grpc.ssl_channel_credentials(*files))
+    *files, token = [path and open(path, "rb").read() for path in paths]
+    credentials = grpc.ssl_channel_credentials(*files)
+    if token:
+        bearer = grpc.access_token_call_credentials(token.decode().strip())
+        credentials = grpc.composite_channel_credentials(credentials, bearer)
+    return grpc.secure_channel(master, credentials)
 
 
 with connect(sys.argv[1]) as channel:

@@ -9,7 +9,9 @@ every update. Run it so:
     eval "$(argosy context env)"
     PYTHONPATH=/tmp/argosy-python/stubs /tmp/argosy-python/bin/python examples/python/five_tasks.py
 
-The second command names masters and files of TLS by variables, which the flags replace.
+The second command names masters and files of TLS by variables, which the flags replace. With
+--token-file, the framework has the identity of a token that `argosy token create --principal
+framework/NAME` has printed, and needs no certificate.
 """
 
 import argparse
@@ -50,12 +52,19 @@ class Lost(Exception):
     """This master is of no use at the moment; what was asked may or may not have happened."""
 
 
-def credentials(ca, certificate, key):
-    """TLS with a master, whose certificate must name the host in its address; None for plaintext."""
+def credentials(ca, certificate, key, token):
+    """TLS with a master, whose certificate must name the host in its address; None for plaintext.
+    Each call has the token, which is never sent without TLS."""
     if ca is None:
+        if token:
+            sys.exit("five tasks: a token needs TLS: give --tls-ca")
         return None
     ca, certificate, key = (path and pathlib.Path(path).read_bytes() for path in (ca, certificate, key))
-    return grpc.ssl_channel_credentials(ca, key, certificate)
+    tls = grpc.ssl_channel_credentials(ca, key, certificate)
+    if not token:
+        return tls
+    bearer = grpc.access_token_call_credentials(pathlib.Path(token).read_text().strip())
+    return grpc.composite_channel_credentials(tls, bearer)
 
 
 def log(text):
@@ -318,8 +327,10 @@ def main():
     arguments.add_argument("--tls-ca", default=variable("ARGOSY_TLS_CA"), help="CA certificates of the masters; without them, plaintext")
     arguments.add_argument("--tls-cert", default=variable("ARGOSY_TLS_CERT"), help="certificate of this framework")
     arguments.add_argument("--tls-key", default=variable("ARGOSY_TLS_KEY"), help="key of that certificate")
+    arguments.add_argument("--token-file", default=variable("ARGOSY_TOKEN_FILE"),
+                           help="file with a bearer token, by which the framework proves its identity instead")
     given = arguments.parse_args()
-    tls = credentials(given.tls_ca, given.tls_cert, given.tls_key)
+    tls = credentials(given.tls_ca, given.tls_cert, given.tls_key, given.token_file)
     try:
         failure = FiveTasks(given.masters.split(","), given.command, given.pause, tls).run()
     except Refused as why:

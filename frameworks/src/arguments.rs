@@ -2,15 +2,21 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use argosy_client::scheduler::SchedulerDriver;
-use argosy_client::{ConnectorConfig, Dialer, Masters, SchedulerConfig};
+use argosy_client::{ConnectorConfig, Dialer, Masters, SchedulerConfig, TokenSecret};
+use argosy_proto::http_client::HttpClient;
 use argosy_tls::application::Application;
-use argosy_tls::credentials::{CredentialFiles, OwnFiles};
+use argosy_tls::credentials::{CredentialFiles, OwnFiles, read_key};
 use argosy_tls::store::CredentialStore;
 use argosy_tls::{PlaintextPolicy, Time, dialer};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+/// The time for an agent to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The address of the cluster, and the role of the framework.
 #[derive(Debug, Clone, clap::Args)]
@@ -43,13 +49,58 @@ pub struct TlsArguments {
         requires = "tls_cert"
     )]
     pub tls_key: Option<PathBuf>,
+    /// File with a bearer token, the identity of this framework
+    #[arg(
+        long,
+        env = "ARGOSY_TOKEN_FILE",
+        value_name = "FILE",
+        requires = "tls_ca"
+    )]
+    pub token_file: Option<PathBuf>,
 }
 
 impl TlsArguments {
-    fn connector(&self) -> anyhow::Result<ConnectorConfig> {
-        let mut config = ConnectorConfig::default();
-        let Some(ca) = &self.tls_ca else {
+    /// Returns whether connections use TLS.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        self.tls_ca.is_some()
+    }
+
+    /// Returns the settings of connections to masters.
+    ///
+    /// # Errors
+    /// The files cannot be used.
+    pub fn connector(&self) -> anyhow::Result<ConnectorConfig> {
+        let config = ConnectorConfig {
+            dialer: self.dialer(Application::Http2)?,
+            ..ConnectorConfig::default()
+        };
+        let Some(path) = &self.token_file else {
             return Ok(config);
+        };
+        let shown = path.display();
+        let text = read_key(path).context("cannot use --token-file")?;
+        let token: TokenSecret = String::from_utf8_lossy(&text)
+            .trim_end()
+            .parse()
+            .map_err(|why| anyhow::anyhow!("--token-file {shown}: {why}"))?;
+        Ok(config.with_token(&token))
+    }
+
+    /// Returns a client of agents.
+    ///
+    /// # Errors
+    /// The files cannot be used.
+    pub fn agents(&self) -> anyhow::Result<HttpClient> {
+        Ok(HttpClient::new(
+            self.dialer(Application::Http1)?,
+            CONNECT_TIMEOUT,
+        ))
+    }
+
+    fn dialer(&self, application: Application) -> anyhow::Result<Dialer> {
+        let Some(ca) = &self.tls_ca else {
+            return Ok(Dialer::tcp());
         };
         let own = self.tls_cert.clone().zip(self.tls_key.clone());
         let files = CredentialFiles {
@@ -58,8 +109,12 @@ impl TlsArguments {
         };
         let credentials = Arc::new(CredentialStore::load(files, Time::now())?);
         let plaintext = PlaintextPolicy::Rejected;
-        config.dialer = dialer::dial(Dialer::tcp(), credentials, Application::Http2, plaintext);
-        Ok(config)
+        Ok(dialer::dial(
+            Dialer::tcp(),
+            credentials,
+            application,
+            plaintext,
+        ))
     }
 }
 
@@ -98,7 +153,7 @@ pub fn teardown_on_signal(driver: SchedulerDriver) -> anyhow::Result<Cancellatio
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
-            () = tokio::time::sleep(std::time::Duration::from_secs(10)) => {}
+            () = tokio::time::sleep(Duration::from_secs(10)) => {}
         }
         token.cancel();
     });

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use argosy_client::scheduler::{SchedulerConfig, SchedulerRunner};
 use argosy_client::test_masters::{CallFault, FakeCluster};
+use argosy_frameworks::arguments::TlsArguments;
 use argosy_frameworks::paths::collect as collect_inputs;
 use argosy_frameworks::progress::ProgressFormat;
 use argosy_frameworks::wordcount::WordCount;
@@ -182,8 +183,9 @@ async fn words_are_counted_correctly_despite_failures_and_failovers() {
     let runner = SchedulerRunner::new(config);
     let driver = runner.driver();
     let path = output.clone();
+    let agents = TlsArguments::default().agents().unwrap();
     let writer = tokio::spawn(async move {
-        let written = collect(&outcome.await.unwrap().unwrap().urls, &path).await;
+        let written = collect(&outcome.await.unwrap().unwrap().urls, &path, &agents).await;
         driver.teardown();
         written
     });

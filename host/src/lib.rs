@@ -10,7 +10,7 @@
 //! - `atomic_file`: files that are written as a whole. `claims`: numbers and names that one holder
 //!   of a host may have. `remove_tree`: removal of untrusted directory trees. `disk_space`: free
 //!   space.
-//! - `audit`: the audit log of a process.
+//! - `audit`: the audit log of a process. `secret_value`: values of secrets in memory.
 //! - `container_id`: names of containers, by which crates find the records of one.
 
 pub mod atomic_file;
@@ -21,6 +21,7 @@ pub mod crash_points;
 mod disk_space;
 mod processes;
 pub mod remove_tree;
+pub mod secret_value;
 #[expect(
     clippy::missing_errors_doc,
     reason = "the errors are those of the system call in the function's name or description"

@@ -75,7 +75,7 @@ pub use runtime::exec::{
     ExecAction, ExecNotice, ExecRequest, ExecSession, ExecSessionError, ExecStreams, Probe,
     ProbeKind, ProbeResult, Scheme, WindowSize,
 };
-pub use runtime::launcher::{LaunchError, Launcher, LauncherError};
+pub use runtime::launcher::{LaunchDescriptors, LaunchError, Launcher, LauncherError};
 pub use runtime::messages::SupervisorNotice;
 pub use runtime::namespaces::{DetectedModes, detect};
 pub use runtime::removal::{RemovalError, cancel_start, clean_up_abandoned, destroy};
@@ -84,7 +84,9 @@ pub use runtime::{
 };
 pub use spec::capabilities::Capabilities;
 pub use spec::limits::{Limits, MissingControllers, MissingPolicy};
-pub use spec::mounts::{HostPath, MountSpec, OwnerMapping, SecretFile, Volume, VolumeSource};
+pub use spec::mounts::{
+    DeliveredSecret, HostPath, MountSpec, OwnerMapping, SecretFile, Volume, VolumeSource,
+};
 pub use spec::profile::IsolationProfile;
 pub use spec::{
     ContainerUser, GeneratedFile, Image, Isolation, LAYERS_MAX, LaunchSpec, Namespaces, Network,

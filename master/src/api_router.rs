@@ -8,20 +8,25 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use argosy_proto::server::audit::{self, Audit, AuditEvent, AuditedCaller};
+use argosy_proto::server::audit::{self, Audit, AuditEvent, AuditedCaller, RequestAudit};
+use argosy_proto::server::call_rate::ConnectionCalls;
 use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::trace::{self, TraceContext, TraceIds};
 use argosy_proto::transport::PeerIdentity;
 use axum::Router;
 use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::response::Response;
 use tokio::time::Instant;
+use tonic::Status;
 use tracing::debug;
 
+use crate::access::{Check, check_of_call};
 use crate::metrics::{CALLS, CallTimes};
 use crate::owner_handle::OwnerHandle;
-use crate::service::{self, ReplyHeaders};
-use crate::{http, reads};
+use crate::principal_limits::LimitReached;
+use crate::service::{self, ForwardedCredential, ReplyHeaders, WatchedCredential};
+use crate::{http, principal_limits, reads};
 
 /// The routes with the checks and headers that apply to each of them. Cheap to clone.
 #[derive(Clone)]
@@ -77,8 +82,12 @@ impl ApiRouter {
             return self.answer_traced(request).await;
         };
         let (uri, has_token) = (request.uri().clone(), audit::has_token(request.headers()));
-        request.extensions_mut().insert(audit.clone());
+        let extensions = request.extensions_mut();
+        extensions.insert(audit.clone());
+        extensions.insert(RequestAudit::new(audit.clone(), caller.clone()));
         let response = self.answer_traced(request).await;
+        // A token names its principal only once it is verified.
+        let caller = caller.identified(response.extensions().get());
         audit.record_refusal(&caller, (&uri, has_token), &response);
         record_filter_change(&audit, &caller, uri.path(), &response);
         response
@@ -93,7 +102,26 @@ impl ApiRouter {
         let uri = request.uri().clone();
         let call = Some(uri.path()).filter(|path| path.starts_with(CALLS));
         let mut response = match service::check_versions(request.headers()) {
-            Ok(()) => shared.bounded(routes, request).await,
+            Ok(()) => {
+                let (mut head, body) = request.into_parts();
+                let permitted = shared.permit(&mut head).await;
+                let is_call = call.is_some() || http::declares_call(&head.headers);
+                let peer = head.extensions.get::<PeerIdentity>().cloned();
+                let mut response = match permitted {
+                    Ok(credentials) => {
+                        let request = Request::from_parts(head, body);
+                        let response = shared.bounded(routes, request).await;
+                        let credentials = credentials.into_iter();
+                        credentials.fold(response, service::until_revoked)
+                    }
+                    Err(status) if is_call => status.into_http(),
+                    Err(status) => http::problem(&status),
+                };
+                if let Some(peer) = peer {
+                    response.extensions_mut().insert(peer);
+                }
+                response
+            }
             Err(status) => status.into_http(),
         };
         if call.is_some() {
@@ -119,6 +147,14 @@ impl ApiRouter {
     }
 }
 
+/// The services outside of `argosy.v1` that are open to all callers: the state of this process, and
+/// the public description of the protocol.
+const OPEN_SERVICES: [&str; 3] = [
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.v1.ServerReflection/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
+];
+
 /// The paths by which the log filter of this master or of an agent is changed.
 const LOG_FILTER: [&str; 2] = ["/argosy.v1.Operator/SetLogFilter", "/v1/log-filter"];
 
@@ -133,11 +169,83 @@ fn record_filter_change(audit: &Audit, caller: &AuditedCaller, path: &str, respo
 }
 
 impl Shared {
+    /// Admits and identifies the caller of a request. Refused requests count, too: the connection
+    /// is charged first, and a caller whose token proves nothing is charged as its host.
+    async fn identified(&self, request: &mut Parts) -> Result<(), Status> {
+        let calls = &self.owner.calls;
+        if !http::is_probe(request.uri.path()) {
+            let connection = request.extensions.get::<ConnectionCalls>();
+            let admitted = calls.admit_connection(connection);
+            admitted.map_err(LimitReached::refuse)?;
+        }
+        let has_token = audit::has_token(&request.headers);
+        let identified = match has_token {
+            true => service::identify(&self.owner, request).await,
+            false => Ok(()),
+        };
+        if !http::is_probe(request.uri.path()) {
+            let peer = request.extensions.get::<PeerIdentity>();
+            let account = service::account(&request.headers, peer);
+            calls.admit(&account).map_err(LimitReached::refuse)?;
+        }
+        identified
+    }
+
+    /// Identifies the caller of a request, and decides about it as far as that needs no record.
+    /// While access is enforced, a call or a path without a row in the tables is not served.
+    /// Returns the credentials with which the answer ends: that of the peer, and that of the caller
+    /// whose call it forwards.
+    async fn permit(&self, request: &mut Parts) -> Result<[Option<WatchedCredential>; 2], Status> {
+        self.identified(request).await?;
+        let own = WatchedCredential::of(&self.owner, request.extensions.get())?;
+        if let Some(own) = &own {
+            request.extensions.insert(own.clone());
+        }
+        let forwarded = match request.uri.path().starts_with(CALLS) {
+            true => {
+                let peer = request.extensions.get();
+                service::forwarded_credential(&self.owner, &request.headers, peer).await?
+            }
+            // Masters forward calls alone.
+            false => None,
+        };
+        if let Some(forwarded) = &forwarded {
+            request.extensions.insert(forwarded.clone());
+        }
+        let credentials = [
+            own,
+            forwarded.map(|ForwardedCredential(credential)| credential),
+        ];
+        if !self.owner.enforces_access {
+            return Ok(credentials);
+        }
+        let path = request.uri.path();
+        let check = if path.starts_with(CALLS) {
+            let unknown = || Status::unimplemented(format!("no call {path}"));
+            check_of_call(path).ok_or_else(unknown)?
+        } else {
+            match http::check_of(request.method.as_str(), path) {
+                Some(check) => check,
+                // The answer names the methods.
+                None if http::is_known(path) => Check::Open,
+                None if OPEN_SERVICES.iter().any(|open| path.starts_with(open)) => Check::Open,
+                None if http::declares_call(&request.headers) => {
+                    return Err(Status::unimplemented(format!("no method {path}")));
+                }
+                None => return Err(Status::not_found(http::no_path(path))),
+            }
+        };
+        service::permit(&self.owner, check, &request.headers, &request.extensions).await?;
+        Ok(credentials)
+    }
+
     async fn bounded(&self, mut routes: Router, request: Request) -> Response {
         if let Some(refused) = http::too_long(&request).or_else(|| http::undeclared(&request)) {
             return refused;
         }
-        let peer = request.extensions().get::<PeerIdentity>().cloned();
+        let extensions = request.extensions();
+        let peer = extensions.get::<PeerIdentity>().cloned();
+        let account = service::account(request.headers(), peer.as_ref());
         let answered = async {
             // A router is always ready.
             match tonic::codegen::Service::call(&mut routes, request).await {
@@ -145,6 +253,7 @@ impl Shared {
                 Err(never) => match never {},
             }
         };
+        let answered = principal_limits::within(account, answered);
         reads::bounded(&self.owner.reads, peer.as_ref(), answered).await
     }
 }

@@ -1,6 +1,7 @@
 //! Start settings of a master.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::server::audit::AuditSettings;
@@ -8,6 +9,9 @@ use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::server::hosts::AllowedHosts;
 use argosy_raft::{SnapshotPolicy, Timing};
 use argosy_state::level::Level;
+
+use crate::certificate_issuer::CertificateIssuer;
+use crate::secret_keys::SecretKeys;
 
 /// Settings of one master.
 #[derive(Debug, Clone)]
@@ -47,9 +51,18 @@ pub struct MasterConfig {
     pub access: ApiAccess,
     /// The size of a file of the audit log in the directory, in MiB; 0 means that there is no log.
     pub audit_file_mib: u64,
+    /// Whether the rules of the cluster are enforced: what no rule allows to the proven identity of
+    /// a caller is refused. Without a transport that proves identities, no rule can be enforced.
+    pub enforces_access: bool,
     /// Host names that the API accepts in requests that could come from web pages, in addition to
     /// that of `api_address`, `localhost` and IP addresses.
     pub host_names: Vec<String>,
+    /// The keys that seal secrets; the first one also seals new values. `None`: there are no
+    /// secrets in the registry.
+    pub secret_keys: Option<Arc<SecretKeys>>,
+    /// The certificate authority for hosts that join by a token. `None`: this master issues no
+    /// certificates.
+    pub certificate_issuer: Option<CertificateIssuer>,
     /// Seed that spreads retries; any number.
     pub seed: u64,
 }
@@ -74,7 +87,10 @@ impl MasterConfig {
             initial_level: Level::NEWEST,
             access: ApiAccess::default(),
             audit_file_mib: 0,
+            enforces_access: false,
             host_names: Vec::new(),
+            secret_keys: None,
+            certificate_issuer: None,
             seed: 0,
         }
     }

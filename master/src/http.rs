@@ -2,6 +2,7 @@
 //! feed, the files of agents, and commands in tasks. The JSON is the canonical mapping of
 //! `argosy.v1`. `routes` has the table of all paths.
 
+mod access;
 mod caller;
 mod discovery;
 mod events;
@@ -17,6 +18,7 @@ use argosy_proto::server::GuardedBody;
 use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::v1::operator_server::Operator as _;
 use argosy_proto::{convert, metric_names, trace, v1};
+use argosy_state::access::Action;
 use argosy_state::resources::{InvalidResources, Resources};
 use axum::Router;
 use axum::body::Body;
@@ -27,16 +29,18 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status};
 
+use crate::service::task_access::{self, AgentRequest};
 use crate::service::{
     self, ANY_AGENT, ListKind, Services, address_of, filter_values, spawn_reader,
 };
 
 use caller::RequestPeer;
-pub(crate) use index::{too_long, undeclared, unknown};
+pub(crate) use index::{declares_call, is_probe, no_path, too_long, undeclared, unknown};
 pub(crate) use parameters::PathSegments;
 use parameters::QueryParameters;
 #[cfg(test)]
 pub(crate) use routes::ROUTES;
+pub(crate) use routes::{check_of, is_known};
 
 /// Memory reserved for the text of `/metrics`. A longer text reserves more if there is room, and is
 /// returned in any case.
@@ -106,10 +110,16 @@ async fn show_metrics(State(http): State<Http>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
-async fn cluster(State(http): State<Http>, parameters: QueryParameters) -> Response {
+async fn cluster(
+    State(http): State<Http>,
+    caller: RequestPeer,
+    parameters: QueryParameters,
+) -> Response {
+    let owner = &http.services.owner;
+    let reader = owner.reader(caller.actor());
     let consistency = parameters.only(&["consistency"]);
     match consistency.and_then(|()| parameters.consistency()) {
-        Ok(consistency) => json(service::cluster(&http.services.owner, consistency).await),
+        Ok(consistency) => json(service::cluster(owner, reader, consistency).await),
         Err(status) => problem(&status),
     }
 }
@@ -231,9 +241,30 @@ async fn offers(
     listed::<v1::OfferPage>(&http, ListKind::Offers, caller, request).await
 }
 
+async fn secrets(
+    State(http): State<Http>,
+    caller: RequestPeer,
+    parameters: QueryParameters,
+) -> Response {
+    let reader = http.services.owner.reader(caller.actor());
+    let known = parameters.only(&["role", "consistency", "min_revision"]);
+    let request = known.and_then(|()| {
+        Ok(v1::ListSecretsRequest {
+            role: parameters.0.get("role").cloned().unwrap_or_default(),
+            consistency: parameters.consistency()?,
+            min_revision: parameters.number("min_revision")?.unwrap_or(0),
+        })
+    });
+    match request {
+        Ok(request) => json(http.services.secrets(reader, request).await),
+        Err(status) => problem(&status),
+    }
+}
+
 /// Forwards a file request to the agent that has the files, and streams its response back.
 async fn agent_files(
     State(http): State<Http>,
+    caller: RequestPeer,
     PathSegments((id, verb)): PathSegments<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Response {
@@ -242,19 +273,30 @@ async fn agent_files(
             "no verb {verb:?} for files: browse, read or download"
         )));
     }
-    let path = format!("/v1/files/{verb}?{}", query.unwrap_or_default());
-    from_agent(&http, id, &path).await
+    let query = query.unwrap_or_default();
+    let wanted = AgentRequest::of_file(&query);
+    if let Err(status) = task_access::check(&http.services.owner, caller.actor(), &id, wanted).await
+    {
+        return problem(&status);
+    }
+    from_agent(&http, id, &format!("/v1/files/{verb}?{query}")).await
 }
 
 /// Forwards a request for the preparation of a task to its agent. The task's own record shows more,
-/// so no caller is refused.
+/// so every caller that may see it is served.
 async fn agent_preparation(
     State(http): State<Http>,
+    caller: RequestPeer,
     PathSegments(id): PathSegments<String>,
     RawQuery(query): RawQuery,
 ) -> Response {
-    let path = format!("/v1/preparation?{}", query.unwrap_or_default());
-    from_agent(&http, id, &path).await
+    let query = query.unwrap_or_default();
+    let wanted = AgentRequest::of_task(&query, &[Action::ViewTask]);
+    if let Err(status) = task_access::check(&http.services.owner, caller.actor(), &id, wanted).await
+    {
+        return problem(&status);
+    }
+    from_agent(&http, id, &format!("/v1/preparation?{query}")).await
 }
 
 /// Requests a path of an agent's API, and streams the response back.
@@ -385,6 +427,7 @@ fn json<T: serde::Serialize>(answer: Result<T, Status>) -> Response {
 pub(crate) fn problem(status: &Status) -> Response {
     let code = match status.code() {
         Code::InvalidArgument | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         Code::PermissionDenied => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::FailedPrecondition => StatusCode::CONFLICT,

@@ -7,12 +7,13 @@ use argosy_proto::v1;
 use argosy_state::Registry;
 use argosy_state::ids::Timestamp;
 use argosy_state::registry::RegistrySnapshot;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 
 use crate::leader::{Input, Leader, LeaderView};
-use crate::leader_reply::LeaderReply;
 use crate::links::{LinkId, LinkSender, RequestId};
+use crate::principal_limits::{CallQueue, CallWaiter, QueuedMessage};
 
 /// Messages from services to the owner.
 pub(crate) enum OwnerMessage {
@@ -20,20 +21,83 @@ pub(crate) enum OwnerMessage {
     Input(Input),
     /// The same, and the id of its request.
     TracedInput(Input, Option<TraceContext>),
-    /// An input for which a caller waits, and the id of its request. Dropping the sender reports
-    /// that this master does not lead.
-    Ask(
-        RequestId,
-        Box<dyn FnOnce(RequestId) -> Input + Send>,
-        oneshot::Sender<LeaderReply>,
-        Option<TraceContext>,
-    ),
+    /// An input for which a caller waits, and the id of its request.
+    Ask(RequestId, Box<Input>, CallWaiter, Option<TraceContext>),
     /// A new stream of an agent.
     AgentLink(LinkId, LinkSender<v1::ToAgent>),
-    /// A new stream of a framework.
-    FrameworkLink(LinkId, LinkSender<v1::Event>),
+    /// A new stream of a framework, its subscription, and the id of its request.
+    FrameworkLink(
+        LinkId,
+        LinkSender<v1::Event>,
+        Box<Input>,
+        Option<TraceContext>,
+    ),
     /// A probe of the owner's lag; it was due at this moment.
     Probe(Instant),
+}
+
+impl QueuedMessage for OwnerMessage {
+    fn waiter(&mut self) -> Option<&mut CallWaiter> {
+        match self {
+            Self::Ask(_, _, waiter, _) => Some(waiter),
+            Self::Input(_)
+            | Self::TracedInput(..)
+            | Self::AgentLink(..)
+            | Self::FrameworkLink(..)
+            | Self::Probe(_) => None,
+        }
+    }
+
+    fn into_waiter(self) -> Option<CallWaiter> {
+        match self {
+            Self::Ask(_, _, waiter, _) => Some(waiter),
+            Self::Input(_)
+            | Self::TracedInput(..)
+            | Self::AgentLink(..)
+            | Self::FrameworkLink(..)
+            | Self::Probe(_) => None,
+        }
+    }
+}
+
+/// The lane of calls.
+pub(crate) type OwnerCalls = CallQueue<OwnerMessage>;
+
+/// The owner's end of the two lanes of messages.
+pub(crate) struct Inbox {
+    /// Messages of agents' streams, and probes. Their senders wait when it is full.
+    pub(crate) links: mpsc::Receiver<OwnerMessage>,
+    /// Calls and frameworks' streams, in the order in which principals share the owner.
+    pub(crate) calls: OwnerCalls,
+}
+
+impl Inbox {
+    /// Returns the number of waiting messages.
+    pub(crate) fn waiting(&self) -> usize {
+        self.links.len() + self.calls.waiting()
+    }
+
+    /// Waits for messages, and moves at most `most` to `batch`: half of them from each lane if both
+    /// have as many. Returns false once there is no sender. It loses nothing if it is cancelled.
+    pub(crate) async fn receive(&mut self, batch: &mut Vec<OwnerMessage>, most: usize) -> bool {
+        loop {
+            self.calls.take(batch, most / 2);
+            while batch.len() < most {
+                match self.links.try_recv() {
+                    Ok(message) => batch.push(message),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return !batch.is_empty(),
+                }
+            }
+            if !batch.is_empty() {
+                return true;
+            }
+            tokio::select! {
+                received = self.links.recv_many(batch, most / 2) => return received > 0,
+                () = self.calls.added() => {}
+            }
+        }
+    }
 }
 
 /// A bounded query of the owner's state: at most some hundred records and 256 KiB. Queries come on

@@ -1,13 +1,16 @@
 //! The master: one task owns the registry. Links, offers, allocator and deadlines are pure, and the
 //! services at the edge make no decisions.
 //!
-//! Reading order: `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `step_downs`, `comparison`,
-//! `checks`, `clock`, `failovers`, `watchdog`, `leader`, `offers`, `allocator`, `leader_reply`,
-//! `links`, `owner_handle`, `views`, `change_ring`, `reads`, `encodings`, `api_router`, `service`,
-//! `http`, `metrics`, `error`.
+//! Reading order: `secret_keys`, `certificate_issuer`, `config`, `run`, `inbox`, `replica`,
+//! `turns`, `lag`, `step_downs`, `comparison`, `checks`, `clock`, `failovers`, `watchdog`,
+//! `peer_revocation`, `access`, `leader`, `offers`, `allocator`, `leader_reply`, `links`,
+//! `ticket_keys`, `token_confirmations`, `owner_handle`, `views`, `change_ring`, `reads`,
+//! `encodings`, `api_router`, `service`, `http`, `metrics`, `error`.
 
+mod access;
 pub mod allocator;
 mod api_router;
+mod certificate_issuer;
 mod change_ring;
 mod checks;
 mod clock;
@@ -25,16 +28,24 @@ mod links;
 mod metrics;
 pub mod offers;
 mod owner_handle;
+mod peer_revocation;
+mod principal_limits;
 mod reads;
 mod replica;
 mod run;
+mod secret_keys;
 mod service;
 mod step_downs;
+mod ticket_keys;
+mod token_confirmations;
 mod turns;
 mod views;
 mod watchdog;
 
+pub use access::{Expectation, InvalidExpectation};
+pub use certificate_issuer::{CertificateIssuer, RequestedCertificate, SignCertificate};
 pub use comparison::Divergence;
 pub use config::MasterConfig;
 pub use error::MasterError;
 pub use run::{MasterParts, run};
+pub use secret_keys::{InvalidSecretKeys, SecretKeys};

@@ -12,9 +12,10 @@ use argosy_proto::v1;
 use argosy_state::buggify;
 use futures::Stream;
 use metrics::counter;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::leader_reply::LeaderReply;
+use crate::principal_limits::CallWaiter;
 
 /// One connection of an agent or a framework to this process; ids are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -202,7 +203,7 @@ pub(crate) struct Outbox {
     frameworks: BTreeMap<LinkId, LinkSender<v1::Event>>,
     /// Frameworks' links whose readers are behind.
     behind: BTreeSet<LinkId>,
-    waiting: BTreeMap<RequestId, oneshot::Sender<LeaderReply>>,
+    waiting: BTreeMap<RequestId, CallWaiter>,
 }
 
 impl Outbox {
@@ -214,7 +215,7 @@ impl Outbox {
         self.frameworks.insert(link, sender);
     }
 
-    pub(crate) fn wait(&mut self, request: RequestId, waiter: oneshot::Sender<LeaderReply>) {
+    pub(crate) fn wait(&mut self, request: RequestId, waiter: CallWaiter) {
         self.waiting.insert(request, waiter);
     }
 
@@ -271,7 +272,7 @@ impl Outbox {
     /// Answers a caller. A caller that has disconnected needs no answer.
     pub(crate) fn answer(&mut self, request: RequestId, answer: LeaderReply) {
         if let Some(waiter) = self.waiting.remove(&request) {
-            let _ = waiter.send(answer);
+            waiter.answer(answer);
         }
     }
 

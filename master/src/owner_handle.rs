@@ -6,28 +6,38 @@ use std::time::Duration;
 
 use argosy_proto::trace;
 use argosy_raft::Node;
+use argosy_state::access::AccessFacts;
+use argosy_state::actor::Actor;
+use argosy_state::planted_bug;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tonic::Status;
 
+use crate::access::Reader;
 use crate::change_ring::ChangeRing;
 use crate::encodings::EncodingCache;
 use crate::failovers::OtherFailovers;
-use crate::inbox::{LeaderStatus, OwnerMessage, OwnerState, StateQuery, StateView};
+use crate::inbox::{LeaderStatus, OwnerCalls, OwnerMessage, OwnerState, StateQuery, StateView};
 use crate::leader::Input;
 use crate::leader_reply::LeaderReply;
 use crate::links::{LinkId, RequestId};
 use crate::metrics::OwnerCounts;
+use crate::principal_limits::{self, CallWaiter, LimitReached, RATE_LIMITED};
 use crate::reads::{ReadBounds, ReadLimiter, ReadReservation};
+use crate::token_confirmations::TokenConfirmations;
+use crate::turns;
 use crate::views::SharedView;
 
 /// A handle to the owner of the registry; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct OwnerHandle {
     pub(crate) node: Node,
-    /// A full inbox means that the owner is behind: senders wait, which slows their peers down.
+    /// The lane of links. A full one means that the owner is behind: senders wait, which slows
+    /// their peers down.
     pub(crate) inbox: mpsc::Sender<OwnerMessage>,
+    /// The lane of calls, in which principals share the owner.
+    pub(crate) calls: OwnerCalls,
     /// A full channel means that readers wait; each has one query in it at most, so they take
     /// turns.
     queries: mpsc::Sender<StateQuery>,
@@ -44,24 +54,36 @@ pub(crate) struct OwnerHandle {
     pub(crate) leader_status: watch::Receiver<LeaderStatus>,
     pub(crate) applied: watch::Receiver<u64>,
     pub(crate) counts: watch::Receiver<Arc<OwnerCounts>>,
+    /// The facts of access, as they are applied here.
+    pub(crate) access: watch::Receiver<AccessFacts>,
+    pub(crate) enforces_access: bool,
     pub(crate) own_address: String,
     pub(crate) other_failovers: OtherFailovers,
+    pub(crate) token_confirmations: TokenConfirmations,
     next: Arc<AtomicU64>,
 }
 
 impl OwnerHandle {
     pub(crate) fn new(
         node: Node,
-        (inbox, queries): (mpsc::Sender<OwnerMessage>, mpsc::Sender<StateQuery>),
+        (inbox, calls, queries): (
+            mpsc::Sender<OwnerMessage>,
+            OwnerCalls,
+            mpsc::Sender<StateQuery>,
+        ),
         (views, changes): (SharedView, ChangeRing),
         (reads, readers): (ReadLimiter, Handle),
         (leadership, applied): (watch::Receiver<LeaderStatus>, watch::Receiver<u64>),
-        counts: watch::Receiver<Arc<OwnerCounts>>,
+        (counts, access): (
+            watch::Receiver<Arc<OwnerCounts>>,
+            watch::Receiver<AccessFacts>,
+        ),
         own_address: String,
     ) -> Self {
         Self {
             node,
             inbox,
+            calls,
             queries,
             views,
             changes,
@@ -78,10 +100,35 @@ impl OwnerHandle {
             leader_status: leadership,
             applied,
             counts,
+            access,
+            enforces_access: false,
             own_address,
             other_failovers: OtherFailovers::default(),
+            token_confirmations: TokenConfirmations::default(),
             next: Arc::new(AtomicU64::new(1)),
         }
+    }
+
+    /// Sets whether this master enforces the rules of the cluster.
+    pub(crate) fn with_enforcement(self, enforces_access: bool) -> Self {
+        Self {
+            enforces_access,
+            ..self
+        }
+    }
+
+    /// Returns the reader on whose behalf a caller's request is served.
+    pub(crate) fn reader(&self, actor: Actor) -> Reader {
+        planted_bug!(DenialIgnored if self.ignores_rules() => return Reader::Unrestricted);
+        match self.enforces_access {
+            true => Reader::As(actor),
+            false => Reader::Unrestricted,
+        }
+    }
+
+    /// Implements the planted bug `DenialIgnored`.
+    fn ignores_rules(&self) -> bool {
+        !self.leader_status.borrow().is_local && self.number().is_multiple_of(4)
     }
 
     /// Returns a number that no other link or request of this process has.
@@ -93,21 +140,35 @@ impl OwnerHandle {
         LinkId(self.number())
     }
 
-    /// Sends a message to the owner. Fails only when this process is shutting down.
+    /// Sends a message of a link to the owner. Fails only when this process is shutting down.
     pub(crate) async fn send(&self, message: OwnerMessage) -> Result<(), Status> {
         self.inbox.send(message).await.map_err(|_| stopping())
     }
 
-    /// Sends an input to the leader in this process; UNAVAILABLE if this master does not lead, or
-    /// stops leading before it answers. A rejection is returned only after a quorum has confirmed
-    /// that no other master led: a leader that was deposed without noticing rejects what the next
-    /// one has already done.
+    /// Sends a message of a framework's stream to the owner, on the account of the present call.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED if the account has used up its rate or its queue.
+    pub(crate) fn begin_stream(&self, message: OwnerMessage) -> Result<(), Status> {
+        let account = principal_limits::current();
+        let added = self.calls.begin_stream(&account, message);
+        added.map_err(LimitReached::refuse)
+    }
+
+    /// Sends an input to the leader in this process, on the account of the present call.
+    /// UNAVAILABLE if this master does not lead, or stops leading before it answers;
+    /// RESOURCE_EXHAUSTED if the account has used up its rate or its queue. Any other rejection is
+    /// returned only after a quorum has confirmed that no other master led: a leader that was
+    /// deposed without noticing rejects what the next one has already done.
     pub(crate) async fn ask(
         &self,
         input: impl FnOnce(RequestId) -> Input + Send + 'static,
     ) -> Result<LeaderReply, Status> {
         let term = self.leader_status.borrow().term;
         let answer = self.answer(input).await?;
+        if matches!(&answer, LeaderReply::Refused { code, .. } if *code == RATE_LIMITED) {
+            return Err(LimitReached::PrincipalQueue.refuse());
+        }
         if matches!(answer, LeaderReply::Refused { .. }) {
             let led = self.node.confirm_term().await;
             if led.map_err(|why| unavailable(&why.to_string()))? != Some(term) {
@@ -121,14 +182,14 @@ impl OwnerHandle {
         &self,
         input: impl FnOnce(RequestId) -> Input + Send + 'static,
     ) -> Result<LeaderReply, Status> {
-        let (waiter, answer) = oneshot::channel();
-        self.send(OwnerMessage::Ask(
-            RequestId(self.number()),
-            Box::new(input),
-            waiter,
-            trace::current(),
-        ))
-        .await?;
+        let (waiter, answer) = CallWaiter::new();
+        let request = RequestId(self.number());
+        let input = Box::new(input(request));
+        let cost = turns::input_work(&input);
+        let message = OwnerMessage::Ask(request, input, waiter, trace::current());
+        let account = principal_limits::current();
+        let added = self.calls.add_call(&account, cost, message);
+        added.map_err(LimitReached::refuse)?;
         answer.await.map_err(|_| unavailable(LEADER_MOVED))
     }
 

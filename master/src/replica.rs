@@ -18,6 +18,7 @@ use argosy_proto::trace;
 use argosy_proto::v1;
 use argosy_raft::{Node, OwnerRequest, RaftStatus};
 use argosy_state::Registry;
+use argosy_state::access::AccessFacts;
 use argosy_state::ids::{Epoch, NodeId};
 use argosy_state::planted_bug;
 use tokio::sync::{mpsc, watch};
@@ -32,11 +33,12 @@ use crate::comparison::DigestComparison;
 use crate::config::LeaderTimeouts;
 use crate::error::MasterError;
 use crate::failovers::Failovers;
-use crate::inbox::{LeaderStatus, OwnerMessage, StateQuery};
+use crate::inbox::{Inbox, LeaderStatus, OwnerCalls, OwnerMessage, StateQuery};
 use crate::lag::OwnerLag;
 use crate::leader::{Effect, Input, Leader, LeaderTime};
 use crate::links::{CloseReason, Outbox, SendOutcome};
 use crate::metrics::{DecisionMetrics, OwnerCounts, OwnerMetrics, OwnerState};
+use crate::secret_keys::SecretKeys;
 use crate::step_downs::{FAR_AWAY, FarTransfer, StepDowns, TOO_OFTEN};
 use crate::turns::{self, OwnerTurn, QueryShare};
 use crate::views::SharedView;
@@ -51,9 +53,12 @@ pub(crate) struct PublishedState {
     pub(crate) leader_status: watch::Sender<LeaderStatus>,
     pub(crate) applied: watch::Sender<u64>,
     pub(crate) counts: watch::Sender<Arc<OwnerCounts>>,
+    pub(crate) access: watch::Sender<AccessFacts>,
     pub(crate) views: SharedView,
     pub(crate) changes: ChangeRing,
     pub(crate) turn_counter: Arc<TurnCounter>,
+    /// The queue of calls, whose buckets are emptied when this master begins to lead.
+    pub(crate) calls: OwnerCalls,
 }
 
 /// Maximum number of inputs taken from the inbox at one time.
@@ -73,6 +78,8 @@ pub(crate) struct Replica {
     node: Node,
     process: u64,
     limits: LeaderTimeouts,
+    enforces_access: bool,
+    secret_keys: Option<Arc<SecretKeys>>,
     leader_lease: Duration,
     registry: Registry,
     comparison: DigestComparison,
@@ -126,6 +133,8 @@ impl Replica {
             process,
             node,
             limits,
+            enforces_access: false,
+            secret_keys: None,
             leader_lease,
             clock: ClusterClock::new(registry.time()),
             failovers: Failovers::new(registry.cluster().into()),
@@ -165,7 +174,7 @@ impl Replica {
     pub(crate) async fn run(
         mut self,
         mut requests: mpsc::Receiver<OwnerRequest>,
-        mut inbox: mpsc::Receiver<OwnerMessage>,
+        mut inbox: Inbox,
         mut queries: mpsc::Receiver<StateQuery>,
         stop: CancellationToken,
     ) -> Result<(), MasterError> {
@@ -193,7 +202,10 @@ impl Replica {
                     }
                     self.status_changed().map_err(MasterError::Failed)?;
                 }
-                _ = tick.tick() => self.tick(inbox.len())?,
+                _ = tick.tick() => {
+                    inbox.calls.tick();
+                    self.tick(inbox.waiting())?;
+                }
                 () = std::future::ready(()), if is_owed => self.turn.begin(),
                 () = std::future::ready(()), if has_query => {
                     if let Ok(query) = queries.try_recv() {
@@ -202,8 +214,8 @@ impl Replica {
                 }
                 () = std::future::ready(()), if self.applying.is_some() => self.apply_on()?,
                 loaded = self.loading.loaded(), if self.loading.is_loading() => self.take_loaded(loaded?),
-                _ = inbox.recv_many(&mut batch, INPUTS), if has_room && self.queued.is_empty() => {
-                    if batch.is_empty() {
+                is_open = inbox.receive(&mut batch, INPUTS), if has_room && self.queued.is_empty() => {
+                    if !is_open {
                         return Ok(());
                     }
                     self.queued.extend(batch.drain(..));
@@ -296,7 +308,11 @@ impl Replica {
             term = self.registry.cluster().term,
             "became the active leader"
         );
-        self.leader = Some(Leader::new(&self.registry, self.leader_time(), self.limits));
+        let leader = Leader::new(&self.registry, self.leader_time(), self.limits);
+        let leader = leader.with_secret_keys(self.secret_keys.clone());
+        self.leader = Some(leader.with_enforcement(&self.registry, self.enforces_access));
+        self.published.calls.set_limits(self.registry.access());
+        self.published.calls.begin_leading();
         self.publish_leader_status();
         self.step(Input::Tick);
     }
@@ -372,6 +388,7 @@ impl Replica {
             .tick(self.last_tick.elapsed(), TICK, waiting + self.queued.len());
         self.last_tick = Instant::now();
         self.published.views.expire(self.last_tick);
+        self.published.calls.set_limits(self.registry.access());
         let (is_leader, term) = {
             let status = self.status.borrow();
             (status.is_leader, status.term)
@@ -448,13 +465,16 @@ impl Replica {
             OwnerMessage::Ask(request, input, waiter, context) => {
                 if self.leader.is_some() {
                     self.outbox.wait(request, waiter);
-                    trace::within(context, || self.step(input(request)));
+                    trace::within(context, || self.step(*input));
                 }
             }
             OwnerMessage::AgentLink(..) | OwnerMessage::FrameworkLink(..)
                 if self.leader.is_none() => {}
             OwnerMessage::AgentLink(link, sender) => self.outbox.open_agent(link, sender),
-            OwnerMessage::FrameworkLink(link, sender) => self.outbox.open_framework(link, sender),
+            OwnerMessage::FrameworkLink(link, sender, subscribe, context) => {
+                self.outbox.open_framework(link, sender);
+                trace::within(context, || self.input(*subscribe));
+            }
             OwnerMessage::Probe(due) => self.lag.record_probe(Instant::now(), due),
         }
     }

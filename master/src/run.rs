@@ -1,31 +1,30 @@
 //! The assembly of one master: raft, the owner, services, one port. The only module that spawns.
 
+mod surface;
 #[cfg(test)]
 mod tests;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::metric_list;
-use argosy_proto::server::audit::{Audit, AuditWriter};
-use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::server::{self, PortLimits as Connections};
 use argosy_proto::transport::{Dialer, Listener};
 use argosy_proto::v1::agents_server::AgentsServer;
+use argosy_proto::v1::certificates_server::CertificatesServer;
 use argosy_proto::v1::leadership_server::LeadershipServer;
 use argosy_proto::v1::operator_server::OperatorServer;
 use argosy_proto::v1::reigns_server::ReignsServer;
 use argosy_proto::v1::scheduler_server::SchedulerServer;
 use argosy_raft::{MemoryStore, Node, NodeConfig, NodeEnvironment, OwnerRequest, StartError};
 use argosy_state::Registry;
-use axum::Router;
+use argosy_state::access::AccessFacts;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::api_router::ApiRouter;
@@ -33,17 +32,18 @@ use crate::change_ring::{self, ChangeRing};
 use crate::comparison::{self, DigestComparison};
 use crate::config::{LeaderTimeouts, MasterConfig};
 use crate::error::MasterError;
-use crate::http::exec;
-use crate::inbox::{LeaderStatus, OwnerMessage, StateQuery};
+use crate::inbox::{Inbox, LeaderStatus, OwnerCalls, StateQuery};
 use crate::metrics::OwnerCounts;
 use crate::owner_handle::OwnerHandle;
+use crate::peer_revocation::PeerRevocation;
 use crate::reads::{ReadBounds, ReadLimiter};
 use crate::replica::{self, PublishedState, Replica};
 use crate::service;
-use crate::service::{Feed, MESSAGE_BYTES, MasterConnections, Services, health};
+use crate::service::{MESSAGE_BYTES, MasterConnections, Services, health};
 use crate::views::SharedView;
 use crate::watchdog::{TurnCounter, Watchdog};
 use crate::{http, lag, metrics};
+use surface::{HttpFront, front, open_audit, services};
 
 /// Parts of a master that its caller provides.
 pub struct MasterParts {
@@ -70,7 +70,7 @@ pub struct MasterParts {
 
 /// Capacity for requests of raft to the owner. Raft waits for each answer, so there are never more.
 const RAFT_REQUESTS: usize = 4;
-/// Capacity for messages to the owner; senders wait when it is full.
+/// Capacity for messages of links to the owner; senders wait when it is full.
 const INBOX: usize = 16_384;
 /// Capacity for queries of readers; readers wait when it is full.
 const QUERIES: usize = 64;
@@ -108,6 +108,8 @@ async fn lead_or_follow(
 ) -> Result<(), MasterError> {
     let (owner, mut requests) = mpsc::channel(RAFT_REQUESTS);
     let raft_stop = CancellationToken::new();
+    let (access, access_seen) = watch::channel(AccessFacts::default());
+    let parts = without_revoked(parts, access_seen);
     let peers = MasterConnections::new(parts.masters.clone());
     let asked = MasterConnections::new(parts.masters);
     let has_threads = parts.memory.is_none();
@@ -116,17 +118,18 @@ async fn lead_or_follow(
     let starting = parts.raft_runtime.spawn(starting);
     let mut api = parts.api;
     let (node, registry) = tokio::select! {
-        loaded = load(starting, &mut requests, &stop, &raft_stop) => loaded?,
+        loaded = load(starting, (&mut requests, &access), &stop, &raft_stop) => loaded?,
         never = reject_connections(&mut api) => match never {},
     };
+    let loaded = (registry, access);
     let RegistryOwner {
         replica,
         handle,
-        messages,
+        inbox,
         queries,
         transfers,
         turn_counter,
-    } = owner_of(&config, &node, registry, (parts.entropy, parts.readers));
+    } = owner_of(&config, &node, loaded, (parts.entropy, parts.readers));
     let (audit, _audit_writer) = open_audit(&config)?;
     let replica = replica.with_threads(has_threads);
     let watchdog = run_watched(turn_counter, &node, has_threads)?;
@@ -134,19 +137,13 @@ async fn lead_or_follow(
     let _sweeper = AbortOnDropHandle::new(handle.readers.spawn(handle.encodings.clone().sweep()));
     let _cutter = AbortOnDropHandle::new(tokio::spawn(handle.reads.clone().cut_off_slow_readers()));
     let served = CancellationToken::new();
-    let services = Services {
-        owner: handle,
-        peers,
-        agents: service::client_of_agents(parts.agents),
-        feed: Feed::default(),
-        tasks: TaskTracker::new(),
-    };
+    let services = services(&config, handle, (peers, parts.agents));
     let _hub = run_feed(&services);
     let _exchange = run_exchange(&services, asked);
     let front = front(&config, &services, (parts.metrics, &parts.entropy), audit);
     let mut server = tokio::spawn(serve(services, api, front, served.clone()));
     let hands = tokio::spawn(transfer_on_request(node.clone(), transfers));
-    let inboxes = (requests, messages, queries);
+    let inboxes = (requests, inbox, queries);
     let owner = run_owner(replica, inboxes, node.clone(), stop.clone());
     let mut owner = AbortOnDropHandle::new(parts.raft_runtime.spawn(owner));
     let ended = tokio::select! {
@@ -167,34 +164,15 @@ async fn lead_or_follow(
     ended
 }
 
-/// The HTTP surface, the host names of the API, the seed of ids of requests, and the audit log.
-type HttpFront = (Router, AllowedHosts, u64, Audit);
-
-fn front(
-    config: &MasterConfig,
-    services: &Services,
-    (metrics, entropy): (Option<PrometheusHandle>, &[u8; 32]),
-    audit: Audit,
-) -> HttpFront {
-    let pages = pages(config, services, metrics);
-    (pages, config.hosts(), trace_seed(entropy), audit)
-}
-
-/// Returns the HTTP surface.
-fn pages(config: &MasterConfig, services: &Services, metrics: Option<PrometheusHandle>) -> Router {
-    let exec_limit = exec::StreamLimit::new(server::outgoing(exec::STREAMS));
-    http::router(services.clone(), metrics, exec_limit, config.access.clone())
-}
-
-/// Opens the audit log, which ends when its writer is dropped.
-fn open_audit(config: &MasterConfig) -> Result<(Audit, Option<AuditWriter>), MasterError> {
-    let failed = |why: io::Error| {
-        let directory = config.directory.display();
-        MasterError::Failed(format!(
-            "the audit log in {directory} cannot be used: {why}"
-        ))
-    };
-    Audit::open(config.audit().as_ref()).map_err(failed)
+/// Returns the same parts, without connections of members whose keys these facts revoke.
+fn without_revoked(parts: MasterParts, access: watch::Receiver<AccessFacts>) -> MasterParts {
+    let revocation = PeerRevocation::new(access, parts.raft.wall.clone());
+    MasterParts {
+        raft: revocation.guard(parts.raft),
+        masters: revocation.dialer(parts.masters),
+        agents: revocation.dialer(parts.agents),
+        ..parts
+    }
 }
 
 /// Returns the seed of ids of requests. Ids are public, and the entropy is not.
@@ -245,7 +223,7 @@ fn step_down_handler(node: Node) -> impl Fn() + Send + Sync + 'static {
 struct RegistryOwner {
     replica: Replica,
     handle: OwnerHandle,
-    messages: mpsc::Receiver<OwnerMessage>,
+    inbox: Inbox,
     queries: mpsc::Receiver<StateQuery>,
     transfers: mpsc::Receiver<&'static str>,
     turn_counter: Arc<TurnCounter>,
@@ -254,7 +232,7 @@ struct RegistryOwner {
 /// The owner's receivers: raft's requests, messages, queries.
 type Inboxes = (
     mpsc::Receiver<OwnerRequest>,
-    mpsc::Receiver<OwnerMessage>,
+    Inbox,
     mpsc::Receiver<StateQuery>,
 );
 
@@ -267,13 +245,16 @@ fn deposed_leader_ms(config: &MasterConfig) -> u64 {
 fn owner_of(
     config: &MasterConfig,
     node: &Node,
-    registry: Registry,
+    (registry, access): (Registry, watch::Sender<AccessFacts>),
     (entropy, readers): ([u8; 32], Handle),
 ) -> RegistryOwner {
     let (leadership, leadership_seen) = watch::channel(LeaderStatus::default());
     let (applied, applied_seen) = watch::channel(registry.applied());
     let (counts, counts_seen) = watch::channel(Arc::<OwnerCounts>::default());
-    let (inbox, messages) = mpsc::channel(INBOX);
+    let access_seen = access.subscribe();
+    access.send_replace(registry.access().clone());
+    let (messages, links) = mpsc::channel(INBOX);
+    let calls = OwnerCalls::new();
     let (query, queries) = mpsc::channel(QUERIES);
     let views = SharedView::default();
     let changes = ChangeRing::new(change_ring::RingBounds::default(), registry.applied());
@@ -291,34 +272,38 @@ fn owner_of(
         leader_status: leadership,
         applied,
         counts,
+        access,
         views: views.clone(),
         changes: changes.clone(),
         turn_counter: Arc::clone(&turn_counter),
+        calls: calls.clone(),
     };
-    let lease = config.leader_lease();
     let replica = Replica::new(
         node.clone(),
         limits,
-        lease,
+        config.leader_lease(),
         published,
         hand_over,
         registry,
         entropy,
     );
-    let replica = replica.with_initial_level(config.initial_level);
+    let replica = replica
+        .with_initial_level(config.initial_level)
+        .with_secret_keys(config.secret_keys.clone())
+        .with_enforcement(config.enforces_access);
     let handle = OwnerHandle::new(
         node.clone(),
-        (inbox, query),
+        (messages, calls.clone(), query),
         (views, changes),
         (ReadLimiter::new(ReadBounds::default()), readers),
         (leadership_seen, applied_seen),
-        counts_seen,
+        (counts_seen, access_seen),
         config.api_address.clone(),
     );
     RegistryOwner {
         replica,
-        handle,
-        messages,
+        handle: handle.with_enforcement(config.enforces_access),
+        inbox: Inbox { links, calls },
         queries,
         transfers,
         turn_counter,
@@ -329,12 +314,12 @@ fn owner_of(
 /// until then still take effect.
 async fn run_owner(
     replica: Replica,
-    (requests, messages, queries): Inboxes,
+    (requests, inbox, queries): Inboxes,
     node: Node,
     stop: CancellationToken,
 ) -> Result<(), MasterError> {
     let owner_stop = CancellationToken::new();
-    let owner = replica.run(requests, messages, queries, owner_stop.clone());
+    let owner = replica.run(requests, inbox, queries, owner_stop.clone());
     tokio::pin!(owner);
     tokio::select! {
         ended = &mut owner => return ended,
@@ -385,7 +370,10 @@ async fn reject_connections(api: &mut Listener) -> std::convert::Infallible {
 
 async fn load(
     starting: JoinHandle<Result<Node, StartError>>,
-    requests: &mut mpsc::Receiver<OwnerRequest>,
+    (requests, access): (
+        &mut mpsc::Receiver<OwnerRequest>,
+        &watch::Sender<AccessFacts>,
+    ),
     stop: &CancellationToken,
     raft_stop: &CancellationToken,
 ) -> Result<(Node, Registry), MasterError> {
@@ -403,7 +391,10 @@ async fn load(
                 return Ok((node, registry));
             }
             // When raft's start fails, its channel closes; the start returns the actual error.
-            Some(request) = requests.recv() => serve_startup_requests(&mut registry, &mut compared, request)?,
+            Some(request) = requests.recv() => {
+                serve_startup_requests(&mut registry, &mut compared, request)?;
+                access.send_replace(registry.access().clone());
+            }
         }
     }
 }
@@ -473,6 +464,10 @@ async fn serve(
         )
         .add_service(AgentsServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(OperatorServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(
+            CertificatesServer::new(services.clone())
+                .max_decoding_message_size(service::CERTIFICATE_REQUEST_BYTES),
+        )
         .add_service(LeadershipServer::new(services.clone()))
         .add_service(ReignsServer::new(services.clone()))
         .add_service(health(services.owner.clone()));

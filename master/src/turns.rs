@@ -13,6 +13,7 @@ use bytes::Bytes;
 use metrics::{Histogram, histogram};
 use tokio::time::Instant;
 
+use crate::leader::Input;
 use slow::{SlowTurns, TurnParts};
 pub(crate) use slow::{command_kind, message_kind};
 
@@ -70,18 +71,8 @@ impl TurnWork {
 /// [`argosy_raft::TURN_WORK`] of them. A launch takes about 20 µs, an update or an acknowledged end
 /// 9, an operator's change 1 (`state/tests/speed.rs` on a busy machine).
 pub(crate) fn work(command: &Command) -> u32 {
-    const LAUNCH: usize = 16;
-    const UPDATE: usize = 8;
     let work = match command {
-        Command::Call(call) => match &call.action {
-            CallAction::Accept(accept) => LAUNCH * accept.tasks().count() + accept.operations.len(),
-            CallAction::Kill { .. }
-            | CallAction::UpdateLimits { .. }
-            | CallAction::Suppress(_)
-            | CallAction::Revive(_)
-            | CallAction::Update(_) => UPDATE,
-            CallAction::Teardown => UPDATE * argosy_state::limits::TASKS_PER_SWEEP,
-        },
+        Command::Call(call) => call_work(&call.action),
         Command::UpdateTasks(report) => UPDATE * report.updates.len(),
         Command::ReconcileAgent(list) => UPDATE * list.held.len(),
         Command::Acknowledge(acknowledge) => UPDATE * acknowledge.updates.len(),
@@ -102,6 +93,55 @@ pub(crate) fn work(command: &Command) -> u32 {
         | Command::RaiseLowWater(_) => UPDATE,
     };
     u32::try_from(work).unwrap_or(u32::MAX).max(1)
+}
+
+const LAUNCH: usize = 16;
+const UPDATE: usize = 8;
+
+fn call_work(action: &CallAction) -> usize {
+    match action {
+        CallAction::Accept(accept) => LAUNCH * accept.tasks().count() + accept.operations.len(),
+        CallAction::Kill { .. }
+        | CallAction::UpdateLimits { .. }
+        | CallAction::Suppress(_)
+        | CallAction::Revive(_)
+        | CallAction::Update(_) => UPDATE,
+        CallAction::Teardown => UPDATE * argosy_state::limits::TASKS_PER_SWEEP,
+    }
+}
+
+/// Returns the cost of a caller's input, in the unit of [`work`]: what it costs to process it, and
+/// to apply its command.
+pub(crate) fn input_work(input: &Input) -> u32 {
+    let work = match input {
+        Input::Call { call, .. } => call_work(&call.action),
+        Input::Operate { operate, .. } => operate.operations.len(),
+        Input::Acknowledge { acknowledge, .. } => UPDATE * acknowledge.updates.len(),
+        Input::Decline { decline, .. } => decline.offers.len(),
+        // An empty list means all tasks of a framework, in pages.
+        Input::Reconcile { reconcile, .. } => match reconcile.tasks.len() {
+            0 => argosy_state::limits::RECORDS_PER_COMMAND,
+            tasks => tasks,
+        },
+        Input::Subscribe { .. }
+        | Input::FrameworkHeartbeat { .. }
+        | Input::FrameworkClosed { .. }
+        | Input::FrameworkBehind { .. }
+        | Input::Message { .. }
+        | Input::RaiseLevel { .. }
+        | Input::AgentHello { .. }
+        | Input::AgentReport { .. }
+        | Input::AgentList { .. }
+        | Input::AgentPing { .. }
+        | Input::AgentMessage { .. }
+        | Input::AgentClosed { .. }
+        | Input::Applied(_)
+        | Input::BeyondLevel { .. }
+        | Input::TooLarge { .. }
+        | Input::Unreadable { .. }
+        | Input::Tick => UPDATE,
+    };
+    u32::try_from(work.max(UPDATE)).unwrap_or(u32::MAX)
 }
 
 /// The reciprocal of the share of the owner's time that queries may use while other work waits: one

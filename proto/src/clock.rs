@@ -1,4 +1,5 @@
-//! The wall clock, for display and measurements only: no decision depends on it.
+//! The wall clock, for display and measurements, and for the validity of tickets and certificates.
+//! No decision about the state of the cluster depends on it.
 
 use std::fmt;
 use std::sync::Arc;

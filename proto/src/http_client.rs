@@ -9,7 +9,7 @@ use std::io;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::header::HOST;
+use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -82,6 +82,9 @@ impl HttpClient {
         let host = HeaderValue::from_str(address).map_err(io::Error::other);
         let host = host.map_err(HttpClientError::Connect)?;
         request.headers_mut().insert(HOST, host);
+        if let Some(value) = self.dialer.authorization() {
+            request.headers_mut().insert(AUTHORIZATION, value.clone());
+        }
         let begun = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = begun.map_err(HttpClientError::Exchange)?;
         // A task, because the connection must proceed while the body is read elsewhere. It ends
@@ -96,6 +99,25 @@ impl HttpClient {
             return Ok(response.map(Body::new));
         }
         Ok(response.map(|body| Body::new(GuardedBody::new(Body::new(body), connection))))
+    }
+
+    /// Requests a path with its query, and returns the status and the body of at most `most` bytes.
+    ///
+    /// # Errors
+    /// [`HttpClientError`]; a longer body is one.
+    pub async fn get(
+        &self,
+        address: &str,
+        expected: &ExpectedPeer,
+        path: &str,
+        most: usize,
+    ) -> Result<(u16, Vec<u8>), HttpClientError> {
+        let request = Request::get(path).body(Body::empty());
+        let request = request.map_err(|error| HttpClientError::Connect(io::Error::other(error)))?;
+        let (head, body) = self.send(address, expected, request).await?.into_parts();
+        let body = axum::body::to_bytes(body, most).await;
+        let body = body.map_err(|error| HttpClientError::Connect(io::Error::other(error)))?;
+        Ok((head.status.as_u16(), body.into()))
     }
 }
 

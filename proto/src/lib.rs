@@ -3,13 +3,14 @@
 //!
 //! The shape of messages is checked only here; permissions and meaning are not checked here.
 //! Reading order: `v1` (generated from `proto/argosy/v1`, its services with `codec`), then
-//! `convert`. `exec` defines frames outside gRPC. `transport` and `clock` are the environment that
-//! a process is started with, so that all of it can be simulated. `server` serves HTTP on a
-//! listener and limits the resources of its peers; `http_client` requests from one. `codec` encodes
-//! gRPC messages; `uri` hides the secrets in URIs; `trace` has the ids of requests, `log_filter`
-//! the level of the log; `versions` negotiates; `watch` has the times of the change feed. `remedy`
-//! suggests remedies for errors of a host; `metric_list` lists all metrics, and `metric_names` adds
-//! the former names of some.
+//! `convert`. `exec` defines frames outside gRPC, `file_path` the paths of tasks' files.
+//! `transport` and `clock` are the environment that a process is started with, so that all of it
+//! can be simulated. `server` serves HTTP on a listener and limits the resources of its peers;
+//! `http_client` requests from one. `codec` encodes gRPC messages; `uri` hides the secrets in URIs,
+//! `secret_value` those of tasks; `trace` has the ids of requests, `log_filter` the level of the
+//! log; `versions` negotiates; `watch` has the times of the change feed. `remedy` suggests remedies
+//! for errors of a host; `ticket` has the proofs that agents accept; `metric_list` lists all
+//! metrics, and `metric_names` adds the former names of some.
 
 #![warn(missing_docs)]
 
@@ -29,12 +30,15 @@ pub mod clock;
 pub mod codec;
 pub mod convert;
 pub mod exec;
+pub mod file_path;
 pub mod http_client;
 pub mod log_filter;
 pub mod metric_list;
 pub mod metric_names;
 pub mod remedy;
+pub mod secret_value;
 pub mod server;
+pub mod ticket;
 pub mod trace;
 pub mod transport;
 pub mod uri;

@@ -5,11 +5,13 @@
 //! `admission` (which connection is accepted, and which one is evicted for it), `activity` (the
 //! state of a connection) and `connection` (the task of one connection) with `calls` (its calls).
 //! Last, `incomplete_messages` and `stalls` (limits on slow senders and on slow readers); `hosts`
-//! (the host names of a server), `callers` (access to tasks), `audit` (the record of callers).
+//! (the host names of a server), `callers` (access to tasks), `audit` (the record of callers) and
+//! `call_rate` (the rate of calls).
 
 mod activity;
 mod admission;
 pub mod audit;
+pub mod call_rate;
 pub mod callers;
 mod calls;
 mod connection;
@@ -74,6 +76,12 @@ pub struct PortLimits {
     pub ping_timeout: Duration,
     /// The maximum number of open requests on one HTTP/2 connection.
     pub streams: u32,
+    /// The maximum number of HTTP/2 streams that the peer has reset before they were accepted; one
+    /// more ends the connection.
+    pub early_resets: usize,
+    /// The maximum number of streams that this side has reset because of errors of the peer, and
+    /// that it still remembers; one more ends the connection.
+    pub error_resets: usize,
     /// The bytes that one HTTP/2 stream may send ahead of its reader.
     pub stream_window: u32,
     /// The same for all streams of a connection. Half of it limits the memory that small unread
@@ -112,6 +120,8 @@ impl PortLimits {
             // for its return.
             ping_timeout: Duration::from_secs(20),
             streams: 1_000,
+            early_resets: 20,
+            error_resets: 256,
             stream_window: 1 << 20,
             connection_window: 16 << 20,
             head_bytes: 128 << 10,

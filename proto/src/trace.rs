@@ -111,6 +111,12 @@ impl fmt::Display for TraceContext {
 }
 
 impl TraceId {
+    /// Returns the number that its text shows.
+    #[must_use]
+    pub fn number(self) -> u128 {
+        self.0
+    }
+
     /// Returns the value of [`REPLY_HEADER`].
     #[must_use]
     pub fn header(self) -> HeaderValue {

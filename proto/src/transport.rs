@@ -4,6 +4,7 @@
 //! stream is opaque here.
 
 pub mod certificate_identity;
+mod ending;
 mod identity;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use argosy_state::access::TokenSecret;
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
+use http::HeaderValue;
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -26,7 +29,7 @@ use tokio::time::Instant;
 use tonic::transport::Uri;
 use tower::Service;
 
-pub use identity::{ExpectedPeer, PeerIdentity};
+pub use identity::{Credential, ExpectedPeer, PeerIdentity};
 
 /// The pause after a failed accept, most likely because too many files are open. The system keeps
 /// waiting connections.
@@ -148,7 +151,11 @@ type DialFuture = Pin<Box<dyn Future<Output = io::Result<IdentifiedConnection>> 
 
 /// A dialer that opens byte streams to `host:port`. Cheap to clone.
 #[derive(Clone)]
-pub struct Dialer(Arc<dyn Fn(String, ExpectedPeer) -> DialFuture + Send + Sync>);
+pub struct Dialer {
+    open: Arc<dyn Fn(String, ExpectedPeer) -> DialFuture + Send + Sync>,
+    /// The value of the header `authorization` of requests on its connections.
+    authorization: Option<HeaderValue>,
+}
 
 impl Dialer {
     /// Returns a dialer of plain TCP, which proves no identity.
@@ -170,19 +177,64 @@ impl Dialer {
         F: Fn(String, ExpectedPeer) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = io::Result<IdentifiedConnection>> + Send + 'static,
     {
-        Self(Arc::new(move |address, expected| {
-            Box::pin(dial(address, expected))
-        }))
+        let open = move |address, expected| -> DialFuture { Box::pin(dial(address, expected)) };
+        Self {
+            open: Arc::new(open),
+            authorization: None,
+        }
+    }
+
+    /// Returns the same dialer for requests with this bearer token. It opens connections only to
+    /// peers that prove their identity: others must not see the token.
+    #[must_use]
+    pub fn with_token(self, token: &TokenSecret) -> Self {
+        let value = HeaderValue::try_from(format!("Bearer {token}"));
+        let mut value = value.expect("a token is plain ASCII");
+        value.set_sensitive(true);
+        Self {
+            authorization: Some(value),
+            ..self
+        }
+    }
+
+    /// Returns the same dialer, whose connections pass this check first.
+    #[must_use]
+    pub fn with_check(
+        self,
+        check: impl Fn(IdentifiedConnection) -> io::Result<IdentifiedConnection> + Send + Sync + 'static,
+    ) -> Self {
+        let (open, check) = (self.open, Arc::new(check));
+        let checked = Self::new(move |address, expected| {
+            let (opening, check) = (open(address, expected), check.clone());
+            async move { check(opening.await?) }
+        });
+        Self {
+            authorization: self.authorization,
+            ..checked
+        }
+    }
+
+    /// Returns the header `authorization` that requests on its connections have.
+    #[must_use]
+    pub fn authorization(&self) -> Option<&HeaderValue> {
+        self.authorization.as_ref()
     }
 
     /// Opens one stream.
     ///
     /// # Errors
     /// An error of the operating system; `ConnectionRefused` means that no process listens there.
-    /// `PermissionDenied` if the peer has proven another identity than the expected one.
+    /// `PermissionDenied` if the peer has proven another identity than the expected one, or none
+    /// and requests have a token.
     pub async fn dial(&self, address: &str, expected: &ExpectedPeer) -> io::Result<Connection> {
-        let (connection, peer) = (self.0)(address.to_owned(), expected.clone()).await?;
+        let (connection, peer) = (self.open)(address.to_owned(), expected.clone()).await?;
         expected.admit(&peer, address)?;
+        if self.authorization.is_some() && peer.principal().is_none() {
+            let text = format!(
+                "{address} has not proved its identity, so the token is not sent there: use TLS (--tls-ca)"
+            );
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
         Ok(connection)
     }
 

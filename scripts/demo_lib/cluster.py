@@ -69,8 +69,8 @@ class Cluster:
         record.unlink(missing_ok=True)
         base = free_base()
         net, host = base.rsplit(".", 1)
-        # Reduce tasks fetch the output of map tasks from their agents, as an unprivileged user.
-        outputs = [f"--fetch-allow={net}.{int(host) + at}:5051" for at in range(3, 6)] + ["--allow-files"]
+        # Reduce tasks fetch the output of map tasks from their agents, which are on this host.
+        outputs = [f"--fetch-allow={net}.{int(host) + at}:5051" for at in range(3, 6)]
         command = [
             self.argosy, "dev", "--size", "3x3", "--base", base, "--record", record, *outputs,
             # The services of the story listen on ports of their agents.

@@ -1,7 +1,9 @@
 //! The actor of a command: the proven identity on whose behalf it is proposed.
 //!
 //! The master that accepts a call sets the actor. It is never taken from the call: an identity in a
-//! request, such as `WriteBatch.principal`, is an unproven claim. `apply` makes no decision by it.
+//! request, such as `WriteBatch.principal`, is an unproven claim. `apply` makes two decisions by
+//! it: a caller may not lose the right to set the rules of access by setting them, and no principal
+//! may register the agent of another one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -57,7 +59,8 @@ impl Actor {
 }
 
 impl PrincipalKind {
-    const ALL: [Self; 4] = [Self::Master, Self::Agent, Self::Framework, Self::Operator];
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::Master, Self::Agent, Self::Framework, Self::Operator];
 
     /// Returns the name of the kind.
     #[must_use]
@@ -124,16 +127,23 @@ impl fmt::Display for Actor {
     }
 }
 
+impl FromStr for PrincipalKind {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let mut all = Self::ALL.into_iter();
+        let rule = "write master, agent, framework or operator";
+        all.find(|kind| kind.as_str() == text)
+            .ok_or_else(|| InvalidId::new("kind of principal", text, rule))
+    }
+}
+
 impl FromStr for Principal {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let kind_of = |kind: &str| {
-            PrincipalKind::ALL
-                .into_iter()
-                .find(|one| one.as_str() == kind)
-        };
         let parts = text.split_once('/');
+        let kind_of = |kind: &str| kind.parse().ok();
         let Some((kind, name)) = parts.and_then(|(kind, name)| Some((kind_of(kind)?, name))) else {
             let rule = "write it as KIND/NAME, the kind as master, agent, framework or operator";
             return Err(InvalidId::new("principal", text, rule));

@@ -3,6 +3,8 @@
 //!
 //! An event carries the facts that the registry no longer holds.
 
+use crate::access::{KeyHash, Subject, TokenId};
+use crate::actor::Principal;
 use crate::ids::{AgentId, Epoch, FrameworkId, OrderIndex, Revision, Role, TaskKey};
 use crate::level::Level;
 use crate::task::TaskState;
@@ -31,6 +33,8 @@ pub enum Event {
     },
     /// The weight of a role was set.
     WeightChanged(Role),
+    /// A fact of access changed.
+    AccessChanged(AccessChange),
     /// A framework is being removed: its stream ends.
     FrameworkRemoving(FrameworkId),
     /// A framework was removed permanently.
@@ -118,4 +122,22 @@ pub enum Event {
         /// The leader's digest.
         digest: u128,
     },
+}
+
+/// A fact of access that has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessChange {
+    /// The rules and groups were replaced.
+    Policy,
+    /// A token was created.
+    TokenCreated(TokenId),
+    /// A token was revoked, or was removed because it is expired: streams that it authenticated
+    /// end.
+    TokenRemoved(TokenId),
+    /// A key was revoked: streams that it authenticated end.
+    KeyRevoked(KeyHash),
+    /// A principal was bound to its key.
+    KeyBound(Principal),
+    /// The limit of a subject's rate was set or removed.
+    Limit(Subject),
 }

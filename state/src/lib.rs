@@ -1,13 +1,14 @@
 //! The facts on which every master must agree, and the single function that changes them.
 //!
 //! The crate is pure: no IO, clock, randomness, float, async or hash map. Reading order: `limits`,
-//! `collections`, `codec`, `ids`, `resources`, `subject`, `digest`, `actor`, `task`, `capability`,
-//! `agent`, `rejection`, `framework`, `command`, `level`, `event`, `registry`, `encode`,
-//! `fingerprint`, `apply`, `check`. Each imports only from modules before it, and from `bugs` and
-//! `buggify`.
+//! `collections`, `codec`, `ids`, `resources`, `subject`, `digest`, `actor`, `secret`, `task`,
+//! `capability`, `agent`, `access`, `rejection`, `framework`, `command`, `level`, `event`,
+//! `registry`, `encode`, `fingerprint`, `apply`, `check`. Each imports only from modules before it,
+//! and from `bugs` and `buggify`.
 
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod actor;
 pub mod agent;
 pub mod apply;
@@ -29,6 +30,7 @@ pub mod limits;
 pub mod registry;
 pub mod rejection;
 pub mod resources;
+pub mod secret;
 pub mod subject;
 pub mod task;
 #[cfg(any(test, feature = "builders"))]

@@ -1,7 +1,7 @@
 //! Bounds of the values that the registry stores and accepts, and the behaviour at each bound.
 //!
 //! Bytes are the estimated memory of records: see `registry/usage.rs`. The bounds of all kinds of
-//! records add up to about 2.4 GiB; [`crate::Registry::usage`] returns usage and bound of each.
+//! records add up to about 2.6 GiB; [`crate::Registry::usage`] returns usage and bound of each.
 
 /// The longest id, role, attribute name or resource name, in bytes. Longer ones are refused.
 pub const NAME_BYTES: usize = 255;
@@ -117,6 +117,38 @@ pub const AGENTS: usize = 100_000;
 pub const AGENT_BYTES: u64 = 512 << 20;
 /// The number of roles whose weight is set. More are refused.
 pub const WEIGHTS: usize = 10_000;
+/// The number of rules of access. More are refused.
+pub const ACCESS_RULES: usize = 10_000;
+/// The number of groups of the rules of access. More are refused.
+pub const ACCESS_GROUPS: usize = 1_000;
+/// The number of members of all groups. More are refused.
+pub const ACCESS_MEMBERS: usize = 10_000;
+/// The bytes of all rules and groups as text, so that one call sets them. More are refused.
+pub const ACCESS_BYTES: usize = 960 << 10;
+/// The number of tokens. For a new one, up to [`EXPIRED_TOKENS_DROPPED`] expired ones are removed.
+/// If there are none, the new one is refused.
+pub const TOKENS: usize = 10_000;
+/// The number of expired tokens that one new token removes at most.
+pub const EXPIRED_TOKENS_DROPPED: usize = 100;
+/// The number of uses of a join token. More are refused.
+pub const JOIN_TOKEN_USES: u32 = 10_000;
+/// The number of revoked keys. More are refused.
+pub const REVOKED_KEYS: usize = 10_000;
+/// The number of principals that are bound to a key. More are refused.
+pub const KEY_BINDINGS: usize = 200_000;
+/// The number of limits of rate. More are refused.
+pub const RATE_LIMITS: usize = 10_000;
+/// The largest value of a secret in the registry, in bytes. Larger ones are refused.
+pub const SECRET_VALUE_BYTES: usize = 64 * 1024;
+/// The longest id of a key that seals secrets, in bytes. Longer ones are refused.
+pub const SECRET_KEY_ID_BYTES: usize = 64;
+/// The number of secrets of the registry that one task may use. More are refused. Together they fit
+/// into one message.
+pub const SECRETS_PER_TASK: usize = 16;
+/// The number of secrets in the registry. More are refused.
+pub const SECRETS: usize = 4_096;
+/// The bytes of all secrets in the registry. New ones and longer values are refused.
+pub const SECRET_BYTES: u64 = 64 << 20;
 /// The number of answers to numbered calls of all frameworks. At the bound calls are refused.
 pub const ANSWERS: usize = 500_000;
 /// The bytes of answers to operators' batches. At the bound new named batches are refused.

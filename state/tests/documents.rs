@@ -1,6 +1,8 @@
 //! Tests of the documents against the tree: links resolve, the map names existing files, and the
 //! protocol lists every code.
 
+#[path = "documents/access_limits.rs"]
+mod access_limits;
 #[path = "documents/host_limits.rs"]
 mod host_limits;
 #[path = "documents/limits.rs"]
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 use argosy_state::capability::{AgentCapability, FrameworkCapability};
 use argosy_state::command::Rejection;
 
+use access_limits::ACCESS_LIMITS;
 use host_limits::HOST_LIMITS;
 use limits::LIMITS;
 
@@ -198,7 +201,13 @@ fn the_protocol_describes_every_call() {
     let page = read("docs/protocol.md");
     let mut wrong = Vec::new();
     let mut seen = 0;
-    for service in ["agents", "leadership", "operator", "scheduler"] {
+    for service in [
+        "agents",
+        "certificates",
+        "leadership",
+        "operator",
+        "scheduler",
+    ] {
         let file = format!("proto/proto/argosy/v1/{service}.proto");
         for line in read(&file).lines() {
             let Some(rest) = line.trim().strip_prefix("rpc ") else {
@@ -251,13 +260,15 @@ fn every_dependency_is_listed_in_the_decision() {
 }
 
 /// The bounds of the registry that are not visible to clients.
-const INNER_LIMITS: [&str; 6] = [
+const INNER_LIMITS: [&str; 7] = [
     "TASKS_PER_SWEEP",
     "CHANGED_RECORDS",
     "UPDATES_PER_COMMAND",
     "DROPPED_RECORDS",
     "TASKS_PER_ACCEPT",
     "ACKNOWLEDGEMENTS_PER_COMMAND",
+    // Of the file of keys of a master.
+    "SECRET_KEY_ID_BYTES",
 ];
 
 #[test]
@@ -268,7 +279,7 @@ fn every_bound_of_the_registry_is_in_the_protocol() {
         .filter_map(|line| line.strip_prefix("pub const ")?.split(':').next());
     let stated = |name: &str| {
         let of = |source: &str| source.starts_with(&format!("{name}: "));
-        let limits = LIMITS.iter();
+        let limits = LIMITS.iter().chain(ACCESS_LIMITS);
         limits
             .filter(|(file, ..)| *file == "state/src/limits.rs")
             .any(|(_, source, _)| of(source))
@@ -300,7 +311,7 @@ fn the_protocol_page_states_the_limits_of_the_sources() {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let page = words(&read("docs/protocol.md"));
     let mut wrong = Vec::new();
-    for &(file, source, output) in LIMITS.iter().chain(HOST_LIMITS) {
+    for (file, source, output) in [LIMITS, ACCESS_LIMITS, HOST_LIMITS].concat() {
         if !read(file).contains(source) {
             wrong.push(format!("{file} has no {source}"));
         }

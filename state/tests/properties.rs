@@ -24,7 +24,7 @@ use actor::CommandGenerator;
 use answer_counts::{AnswerCounts, name};
 use argosy_state::Registry;
 use argosy_state::apply::AppliedProposal;
-use argosy_state::command::{Command, LogEntry, ProposedCommand};
+use argosy_state::command::{Command, LogEntry, OperatorOperation, ProposedCommand};
 use argosy_state::encode;
 use argosy_state::level::Level;
 use argosy_state::registry::RecordWrite;
@@ -69,7 +69,7 @@ impl ReplicatedRun {
         let index = self.first.applied() + 1;
         let applied = self.first.apply(index, entry);
         let mut second = self.second.apply(index, &without_actors(read));
-        // Only the actor itself depends on the actor.
+        // Only the actor itself, the facts of access and the owner of an agent depend on the actor.
         for (one, other) in applied.iter().zip(&mut second) {
             other.actor.clone_from(&one.actor);
         }
@@ -157,12 +157,27 @@ const REQUIRED_ANSWERS: [&str; 43] = [
     "unknown-task",
 ];
 
-/// Returns the entry as a cluster below level 3 would store it.
+/// Returns the entry as a cluster below level 3 would store it, except for changes of access, which
+/// need level 3.
 fn without_actors(mut entry: LogEntry) -> LogEntry {
     for proposed in &mut entry.commands {
-        proposed.actor = argosy_state::actor::Actor::default();
+        if !depends_on_actor(&proposed.command) {
+            proposed.actor = argosy_state::actor::Actor::default();
+        }
     }
     entry
+}
+
+fn depends_on_actor(command: &Command) -> bool {
+    match command {
+        // Its id belongs to the principal of its first certificate.
+        Command::RegisterAgent(_) => true,
+        Command::Operate(operate) => {
+            let mut operations = operate.operations.iter();
+            operations.any(|operation| matches!(operation, OperatorOperation::Access(_)))
+        }
+        _ => false,
+    }
 }
 
 fn through_bytes(proposed: &ProposedCommand) -> ProposedCommand {

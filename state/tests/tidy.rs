@@ -69,6 +69,7 @@ const EDGES: [(&str, &[&str]); 18] = [
             "state",
             "testbed",
             "testing",
+            "tls",
         ],
     ),
     (
@@ -86,7 +87,15 @@ const EDGES: [(&str, &[&str]); 18] = [
     ),
     (
         "testbed",
-        &["client", "host", "isolation", "network", "proto", "state"],
+        &[
+            "client",
+            "host",
+            "isolation",
+            "network",
+            "proto",
+            "state",
+            "tls",
+        ],
     ),
     ("webui", &[]),
 ];

@@ -8,18 +8,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
+use argosy_client::{Connector, Masters, OperatorClient};
 use argosy_host::atomic_file::{self, WriteOptions};
 use argosy_isolation::cgroup;
 use argosy_proto::v1;
+use argosy_state::actor::PrincipalKind;
 use argosy_state::ids::AgentId;
 
 use crate::health::{HealthCheck, PAGE};
-use crate::members::{self, ClusterEnvironment, REGISTER_HOST};
+use crate::members::{self, ClusterEnvironment, MemberKind, REGISTER_HOST};
 use crate::network::Network;
 use crate::partitions::{HostIndex, NetworkDisturbances};
 use crate::processes::ManagedProcess;
 use crate::schedulers::WorkPhase;
+use crate::transport::ClientTransport;
 use crate::waiting;
 use crate::watch::MasterWatch;
 
@@ -30,13 +32,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Entries from which on a master is not caught up. The schedulers write all the time.
 const LAG_LIMIT: u64 = 200;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum MemberKind {
-    Master,
-    Agent,
-    Framework,
-}
-
 /// The members, by their indexes.
 pub struct Cluster {
     pub environment: ClusterEnvironment,
@@ -46,16 +41,18 @@ pub struct Cluster {
     /// Masters that belong to the group now. Spare ones do not.
     pub voters: Vec<HostIndex>,
     pub watch: MasterWatch,
+    /// The transport of clients with the identity of an operator.
+    pub transport: ClientTransport,
     /// Disturbances of the network by number. Each fault removes the one that it added.
     disturbances: BTreeMap<u64, NetworkDisturbances>,
     next_disturbance: u64,
 }
 
 impl Cluster {
-    /// Creates hosts and process specs, and starts nothing.
+    /// Creates hosts, certificates and process specs, and starts nothing.
     ///
     /// # Errors
-    /// If a host cannot be created.
+    /// If a host or a certificate cannot be created.
     pub fn plan(env: ClusterEnvironment, mut network: Network) -> Result<Self> {
         let mut members = Vec::new();
         let mut kinds = Vec::new();
@@ -71,7 +68,7 @@ impl Cluster {
             voters.push(network.add(&name, *number)?);
             members.push(ManagedProcess::new(members::master(
                 &env, &network, &name, &raft,
-            )));
+            )?));
             kinds.push(MemberKind::Master);
         }
         let agents = (1..=env.size.agents).map(|number| (format!("agent-{number}"), 20 + number));
@@ -79,7 +76,7 @@ impl Cluster {
             network.add(&name, number)?;
             members.push(ManagedProcess::new(members::agent(
                 &env, &network, &name, &api,
-            )));
+            )?));
             kinds.push(MemberKind::Agent);
         }
         for number in 1..=env.size.frameworks {
@@ -87,9 +84,10 @@ impl Cluster {
             network.add(&name, 100 + number)?;
             members.push(ManagedProcess::new(members::framework(
                 &env, &network, &name, &api, number,
-            )));
+            )?));
             kinds.push(MemberKind::Framework);
         }
+        let transport = client_transport(&env, PrincipalKind::Operator, "harness")?;
         Ok(Self {
             environment: env,
             network,
@@ -97,6 +95,7 @@ impl Cluster {
             kinds,
             voters,
             watch: MasterWatch::default(),
+            transport,
             disturbances: BTreeMap::new(),
             next_disturbance: 1,
         })
@@ -135,7 +134,26 @@ impl Cluster {
     }
 
     pub fn operator(&self) -> OperatorClient {
-        OperatorClient::new(Connector::new(self.masters(), ConnectorConfig::default()))
+        OperatorClient::new(Connector::new(self.masters(), self.transport.connector()))
+    }
+
+    /// Creates a new key and certificate for a member, in the files that it reads.
+    ///
+    /// # Errors
+    /// If the files cannot be written.
+    pub fn issue(&self, place: HostIndex) -> Result<()> {
+        let address = self.network.host(place).address;
+        let name = self.members[place].name();
+        self.environment.issue(self.kinds[place], name, address)?;
+        Ok(())
+    }
+
+    /// Returns the transport of emulated agents.
+    ///
+    /// # Errors
+    /// If their certificate cannot be created.
+    pub fn swarm_transport(&self) -> Result<ClientTransport> {
+        client_transport(&self.environment, PrincipalKind::Agent, "swarm")
     }
 
     /// Starts masters and agents, waits until all agents are registered, then starts the
@@ -150,7 +168,7 @@ impl Cluster {
             }
         }
         let watched = self.voters.iter().map(|place| (*place, self.api(*place)));
-        self.watch.begin(watched.collect());
+        self.watch.begin(watched.collect(), &self.transport);
         let check = self.health_check();
         let members = self.members.iter_mut().zip(&self.kinds);
         let started = members.filter(|(_, kind)| **kind != MemberKind::Framework);
@@ -222,6 +240,7 @@ impl Cluster {
             masters: self.voters.iter().map(|place| self.api(*place)).collect(),
             agents: agents.map(api).collect(),
             lag_limit: LAG_LIMIT,
+            transport: self.transport.clone(),
         }
     }
 
@@ -320,4 +339,17 @@ impl Cluster {
     pub fn data(&self, place: HostIndex) -> PathBuf {
         self.environment.directory.data(self.members[place].name())
     }
+}
+
+/// Returns the transport of clients with a new certificate for this identity.
+fn client_transport(
+    environment: &ClusterEnvironment,
+    kind: PrincipalKind,
+    name: &str,
+) -> Result<ClientTransport> {
+    let Some(certificates) = &environment.certificates else {
+        return Ok(ClientTransport::default());
+    };
+    let own = certificates.issue(kind, name, None)?;
+    Ok(ClientTransport::tls(&own.load()?))
 }

@@ -3,8 +3,26 @@
 
 use std::path::Path;
 
+use crate::certificates::IdentityFiles;
+
 /// The flag of a process without TLS. A test of TLS replaces it.
 pub const PLAINTEXT: &str = "--insecure-plaintext";
+
+/// The transport of a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberTransport {
+    Plaintext,
+    Tls(IdentityFiles),
+}
+
+impl MemberTransport {
+    fn flags(&self) -> Vec<String> {
+        match self {
+            Self::Plaintext => vec![PLAINTEXT.to_owned()],
+            Self::Tls(files) => files.flags(),
+        }
+    }
+}
 
 /// The flags of every master.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +31,7 @@ pub struct MasterFlags<'a> {
     /// The Raft addresses of the group.
     pub peers: &'a str,
     pub data_dir: &'a Path,
+    pub transport: &'a MemberTransport,
 }
 
 impl MasterFlags<'_> {
@@ -28,9 +47,8 @@ impl MasterFlags<'_> {
             self.peers,
             "--data-dir",
             &data_dir,
-            PLAINTEXT,
         ];
-        to_strings(&every, more)
+        to_strings(&every, self.transport, more)
     }
 }
 
@@ -42,6 +60,7 @@ pub struct AgentFlags<'a> {
     pub masters: &'a str,
     pub data_dir: &'a Path,
     pub resources: &'a str,
+    pub transport: &'a MemberTransport,
 }
 
 impl AgentFlags<'_> {
@@ -60,13 +79,14 @@ impl AgentFlags<'_> {
             "--resources",
             self.resources,
             "--allow-missing-controllers",
-            PLAINTEXT,
         ];
-        to_strings(&every, more)
+        to_strings(&every, self.transport, more)
     }
 }
 
-fn to_strings(words: &[&str], more: &[&str]) -> Vec<String> {
-    let words = words.iter().chain(more);
-    words.map(|word| (*word).to_owned()).collect()
+fn to_strings(words: &[&str], transport: &MemberTransport, more: &[&str]) -> Vec<String> {
+    let mut all: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+    all.extend(transport.flags());
+    all.extend(more.iter().map(|word| (*word).to_owned()));
+    all
 }

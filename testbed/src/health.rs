@@ -7,20 +7,27 @@ use std::time::Duration;
 
 use anyhow::Context;
 use argosy_client::OperatorClient;
+use argosy_proto::transport::ExpectedPeer;
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient as Stub;
+use argosy_state::actor::PrincipalKind;
+use axum::body::Body;
+use axum::http::Request;
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::processes::ManagedProcess;
+use crate::transport::ClientTransport;
 use crate::waiting::{poll, poll_running};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause between two checks of a cluster.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// The peer that is expected at the address of an agent.
+const AGENT: &ExpectedPeer = &ExpectedPeer::any(PrincipalKind::Agent);
+/// Maximum size of what an agent reports about itself.
+const BODY_BYTES: usize = 1 << 20;
 /// Maximum number of records in one page.
 pub(crate) const PAGE: u32 = 10_000;
 
@@ -33,6 +40,8 @@ pub struct HealthCheck {
     pub agents: Vec<String>,
     /// The number of entries from which on a master is not caught up.
     pub lag_limit: u64,
+    /// The transport of the check.
+    pub transport: ClientTransport,
 }
 
 /// The registration of an agent, as the agent itself reports it.
@@ -78,14 +87,16 @@ impl HealthCheck {
     pub async fn leader(&self) -> Result<usize, String> {
         let mut reports = Vec::with_capacity(self.masters.len());
         for api in &self.masters {
-            let report = read_cluster(channel(api), v1::Consistency::Local, REQUEST_TIMEOUT).await;
+            let channel = self.channel(api);
+            let report = read_cluster(channel, v1::Consistency::Local, REQUEST_TIMEOUT).await;
             let report = report.map_err(|error| format!("{api} does not answer ({error})"))?;
             reports.push(report);
         }
         let leader = leader_of(&reports).ok_or("no master leads")?;
         let api = &self.masters[leader];
         // The quorum confirms this answer, so that no former leader gives it.
-        let view = read_cluster(channel(api), v1::Consistency::Linearizable, REQUEST_TIMEOUT).await;
+        let channel = self.channel(api);
+        let view = read_cluster(channel, v1::Consistency::Linearizable, REQUEST_TIMEOUT).await;
         let view = view.map_err(|error| format!("the leader does not answer ({error})"))?;
         self.check_masters(&reports, &reports[leader], &view)?;
         if !self.agents.is_empty() {
@@ -96,17 +107,34 @@ impl HealthCheck {
 
     /// Compares what all agents report about themselves with the list of the leader.
     async fn check_agents(&self, leader: &str, epoch: u64) -> Result<(), String> {
-        let listed = connected_agents(channel(leader), v1::Consistency::Linearizable).await;
+        let channel = self.channel(leader);
+        let listed = connected_agents(channel, v1::Consistency::Linearizable).await;
         let listed = listed.map_err(|error| format!("agents cannot be listed ({error})"))?;
         for api in &self.agents {
             if !listed.contains(api) {
                 return Err(format!("the agent at {api} is not connected"));
             }
-            let own = read_registration(api).await;
+            let own = self.read_registration(api).await;
             let own = own.map_err(|error| format!("{api} does not answer ({error})"))?;
             check_registration(api, &own, epoch)?;
         }
         Ok(())
+    }
+
+    fn channel(&self, api: &str) -> Channel {
+        self.transport.channel(api, REQUEST_TIMEOUT)
+    }
+
+    /// Returns what an agent reports about its registration.
+    async fn read_registration(&self, api: &str) -> anyhow::Result<OwnRegistration> {
+        let request = Request::get("/v1/agent").body(Body::empty())?;
+        let client = self.transport.http(REQUEST_TIMEOUT);
+        let body = tokio::time::timeout(REQUEST_TIMEOUT, async {
+            let answer = client.send(api, AGENT, request).await?;
+            anyhow::Ok(axum::body::to_bytes(answer.into_body(), BODY_BYTES).await?)
+        });
+        let body = body.await.context("no answer in time")??;
+        Ok(serde_json::from_slice(&body)?)
     }
 
     /// Compares what all masters report about themselves with the view of the leader.
@@ -200,13 +228,6 @@ fn check_registration(api: &str, own: &OwnRegistration, epoch: u64) -> Result<()
     Ok(())
 }
 
-fn channel(api: &str) -> Channel {
-    Endpoint::from_shared(format!("http://{api}"))
-        .expect("the address is valid")
-        .connect_timeout(REQUEST_TIMEOUT)
-        .connect_lazy()
-}
-
 /// Returns the view of the master at the other end of a channel.
 ///
 /// # Errors
@@ -231,24 +252,6 @@ async fn within<T>(
 ) -> Result<T, Status> {
     let late = |_| Status::deadline_exceeded(format!("no answer within {timeout:?}"));
     tokio::time::timeout(timeout, call).await.map_err(late)?
-}
-
-/// Returns what an agent reports about its registration.
-async fn read_registration(api: &str) -> anyhow::Result<OwnRegistration> {
-    let answer = tokio::time::timeout(REQUEST_TIMEOUT, get(api, "/v1/agent"));
-    let answer = answer.await.context("no answer in time")??;
-    let (_, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
-    Ok(serde_json::from_str(body)?)
-}
-
-/// Returns the whole answer. An HTTP client would load certificates first, which a host may lack.
-async fn get(api: &str, path: &str) -> std::io::Result<String> {
-    let mut connection = TcpStream::connect(api).await?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {api}\r\n\r\n");
-    connection.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await?;
-    Ok(answer)
 }
 
 #[cfg(test)]
@@ -286,6 +289,7 @@ mod tests {
             masters: (1..=3).map(|host| format!("127.0.0.{host}:5050")).collect(),
             agents: Vec::new(),
             lag_limit: 50,
+            transport: ClientTransport::default(),
         };
         let leader = leader_of(reports).ok_or("no master leads")?;
         check.check_masters(reports, &reports[leader], &idle_view())

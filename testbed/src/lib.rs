@@ -6,13 +6,15 @@
 //! itself, records no history and checks nothing.
 //!
 //! Reading order: `testbed` (the environment of a run), `cluster`, `members` (its processes),
-//! `schedulers`, `command_lines` (of masters and agents), `processes` (one process), `terminal` (a
-//! command on a terminal), `waiting`, `network` and `partitions` (hosts), `loopback` (addresses
-//! without namespaces), `watch` (the leader), `health` (of all members), `leftovers` (of killed
-//! members), `run_directory` (the files of a run, and its removal), `tracer` (slow and failing
-//! syncs), `programs` and `host_tools` (what a host must have), `arguments`, `clock`, `progress`.
+//! `schedulers`, `command_lines` (of masters and agents), `certificates` (of all of them),
+//! `transport` (of the harness), `processes` (one process), `terminal` (a command on a terminal),
+//! `waiting`, `network` and `partitions` (hosts), `loopback` (addresses without namespaces),
+//! `watch` (the leader), `health` (of all members), `leftovers` (of killed members),
+//! `run_directory` (the files of a run, and its removal), `tracer` (slow and failing syncs),
+//! `programs` and `host_tools` (what a host must have), `arguments`, `clock`, `progress`.
 
 pub mod arguments;
+pub mod certificates;
 pub mod clock;
 pub mod cluster;
 pub mod command_lines;
@@ -31,5 +33,6 @@ pub mod schedulers;
 pub mod terminal;
 pub mod testbed;
 pub mod tracer;
+pub mod transport;
 pub mod waiting;
 pub mod watch;

@@ -1,10 +1,16 @@
 //! The environment of a cluster under test, and the command lines of its members.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Result;
+use argosy_state::actor::PrincipalKind;
+
 use crate::arguments::ClusterSize;
-use crate::command_lines::{AgentFlags, MasterFlags};
+use crate::certificates::ClusterCertificates;
+use crate::command_lines::{AgentFlags, MasterFlags, MemberTransport};
 use crate::network::Network;
 use crate::processes::{LaunchMethod, ProcessSpec};
 use crate::run_directory::RunDirectory;
@@ -32,6 +38,46 @@ pub struct ClusterEnvironment {
     pub behaviours: &'static [FrameworkBehaviour],
     /// Monotonic clock at the beginning, in nanoseconds.
     pub started_ns: u64,
+    /// The certificates of its members; `None` for plaintext.
+    pub certificates: Option<Arc<ClusterCertificates>>,
+}
+
+impl ClusterEnvironment {
+    /// Creates a key and a certificate for a member, if the cluster has TLS.
+    ///
+    /// # Errors
+    /// If the files cannot be written.
+    pub fn issue(
+        &self,
+        kind: MemberKind,
+        name: &str,
+        address: Ipv4Addr,
+    ) -> Result<MemberTransport> {
+        let Some(certificates) = &self.certificates else {
+            return Ok(MemberTransport::Plaintext);
+        };
+        let files = certificates.issue(kind.principal(), name, Some(address.into()))?;
+        Ok(MemberTransport::Tls(files))
+    }
+}
+
+/// The kind of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MemberKind {
+    Master,
+    Agent,
+    Framework,
+}
+
+impl MemberKind {
+    fn principal(self) -> PrincipalKind {
+        match self {
+            Self::Master => PrincipalKind::Master,
+            Self::Agent => PrincipalKind::Agent,
+            // Schedulers here need no rules of access: they may do everything.
+            Self::Framework => PrincipalKind::Operator,
+        }
+    }
 }
 
 fn process_spec(
@@ -54,9 +100,9 @@ fn process_spec(
     }
 }
 
-fn address(network: &Network, name: &str) -> String {
+fn address(network: &Network, name: &str) -> Ipv4Addr {
     let host = network.hosts().iter().find(|host| host.name == name);
-    host.expect("its host was just created").address.to_string()
+    host.expect("its host was just created").address
 }
 
 /// Returns the command of a master.
@@ -65,11 +111,13 @@ pub(crate) fn master(
     network: &Network,
     name: &str,
     peers: &str,
-) -> ProcessSpec {
+) -> Result<ProcessSpec> {
+    let address = address(network, name);
     let flags = MasterFlags {
-        listen: &address(network, name),
+        listen: &address.to_string(),
         peers,
         data_dir: &environment.directory.data(name),
+        transport: &environment.issue(MemberKind::Master, name, address)?,
     };
     let arguments = flags.arguments(&[
         "--agent-timeout",
@@ -80,7 +128,8 @@ pub(crate) fn master(
         "info,openraft=error",
     ]);
     let program = &environment.argosy;
-    process_spec(environment, network, name, (program, arguments))
+    let command = (program.as_path(), arguments);
+    Ok(process_spec(environment, network, name, command))
 }
 
 /// Returns the command of an agent.
@@ -89,10 +138,12 @@ pub(crate) fn agent(
     network: &Network,
     name: &str,
     masters: &str,
-) -> ProcessSpec {
+) -> Result<ProcessSpec> {
+    let address = address(network, name);
     let flags = AgentFlags {
-        listen: &address(network, name),
+        listen: &address.to_string(),
         masters,
+        transport: &environment.issue(MemberKind::Agent, name, address)?,
         data_dir: &environment.directory.data(name),
         resources: if name == REGISTER_HOST {
             REGISTER_RESOURCES
@@ -112,7 +163,8 @@ pub(crate) fn agent(
         "--allow-host-network",
     ]);
     let program = &environment.argosy;
-    process_spec(environment, network, name, (program, arguments))
+    let command = (program.as_path(), arguments);
+    Ok(process_spec(environment, network, name, command))
 }
 
 /// Returns the command of a scheduler.
@@ -122,7 +174,7 @@ pub(crate) fn framework(
     name: &str,
     masters: &str,
     number: u8,
-) -> ProcessSpec {
+) -> Result<ProcessSpec> {
     let habit = environment.behaviours[usize::from(number - 1) % environment.behaviours.len()];
     let arguments = [
         "framework",
@@ -139,7 +191,12 @@ pub(crate) fn framework(
         "--habit",
         habit.word(),
     ];
-    let arguments = arguments.map(str::to_owned).to_vec();
+    let mut arguments = arguments.map(str::to_owned).to_vec();
+    let address = address(network, name);
+    if let MemberTransport::Tls(files) = environment.issue(MemberKind::Framework, name, address)? {
+        arguments.extend(files.flags());
+    }
     let program = &environment.chaos;
-    process_spec(environment, network, name, (program, arguments))
+    let command = (program.as_path(), arguments);
+    Ok(process_spec(environment, network, name, command))
 }

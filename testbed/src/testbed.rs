@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::ClusterSize;
+use crate::certificates::ClusterCertificates;
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::members::ClusterEnvironment;
@@ -66,13 +68,23 @@ pub fn with_cluster<T>(
     outcome
 }
 
-/// The size of a cluster, and the choices of its schedulers.
+/// The transport of all connections of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClusterTransport {
+    /// TLS, with certificates of a new CA.
+    Tls,
+    /// Without TLS.
+    Plaintext,
+}
+
+/// The size of a cluster, its transport, and the choices of its schedulers.
 #[derive(Debug, Clone, Copy)]
 pub struct ClusterPlan {
     pub size: ClusterSize,
     pub seed: u64,
     /// The behaviours of the schedulers, assigned in turn. Not empty.
     pub behaviours: &'static [FrameworkBehaviour],
+    pub transport: ClusterTransport,
 }
 
 /// Network and threads of one run.
@@ -96,6 +108,13 @@ impl Testbed {
         if launcher.is_file() {
             copy_program(&launcher, &argosy.with_file_name(LAUNCHER))?;
         }
+        let certificates = match plan.transport {
+            ClusterTransport::Plaintext => None,
+            ClusterTransport::Tls => {
+                let created = ClusterCertificates::create(&dir.path().join("tls"))?;
+                Some(Arc::new(created))
+            }
+        };
         let environment = ClusterEnvironment {
             argosy,
             chaos: programs.chaos.clone(),
@@ -104,6 +123,7 @@ impl Testbed {
             seed: plan.seed,
             behaviours: plan.behaviours,
             started_ns,
+            certificates,
         };
         // Before the first thread is created, so that all threads are in the namespace of the
         // bridge.

@@ -11,10 +11,11 @@ use argosy_proto::v1;
 use argosy_state::ids::NodeId;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::transport::Endpoint;
+use tonic::transport::Channel;
 
 use crate::health::read_cluster;
 use crate::partitions::HostIndex;
+use crate::transport::ClientTransport;
 
 /// Interval of polls of one master.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -73,13 +74,14 @@ impl MasterWatch {
     }
 
     /// Polls these masters until the last clone is dropped.
-    pub fn begin(&self, masters: Vec<(HostIndex, String)>) {
+    pub fn begin(&self, masters: Vec<(HostIndex, String)>, transport: &ClientTransport) {
         for (place, api) in masters {
             let watch = Self {
                 pollers: Arc::default(),
                 ..self.clone()
             };
-            lock(&self.pollers).spawn(async move { watch.poll(place, &api).await });
+            let channel = transport.channel(&api, POLL_TIMEOUT);
+            lock(&self.pollers).spawn(async move { watch.poll(place, channel).await });
         }
     }
 
@@ -117,11 +119,7 @@ impl MasterWatch {
         lock(&self.observed).statuses.get(&place)?.node
     }
 
-    async fn poll(&self, place: HostIndex, api: &str) {
-        let channel = Endpoint::from_shared(format!("http://{api}"))
-            .expect("the address is valid")
-            .connect_timeout(POLL_TIMEOUT)
-            .connect_lazy();
+    async fn poll(&self, place: HostIndex, channel: Channel) {
         let mut answers = 0_u64;
         loop {
             let asked = Instant::now();

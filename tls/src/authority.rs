@@ -202,6 +202,16 @@ impl Authority {
         self.cluster.as_ref()
     }
 
+    /// Returns the time from now to the end of this number of days, or to the end of the CA.
+    #[must_use]
+    pub fn validity(&self, now: SystemTime, days: u16) -> Validity {
+        let Validity { from, until } = Validity::of_days(now, days);
+        Validity {
+            from,
+            until: until.min(self.until),
+        }
+    }
+
     /// Signs a certificate with the names and the key of a request, and with the usages of the kind
     /// of its identity. Everything else in the request is ignored. Returns the certificate in PEM,
     /// followed by those of intermediate CAs.
@@ -292,7 +302,7 @@ fn is_self_signed(certificate: &CertificateDer<'_>) -> bool {
 }
 
 /// Returns a certificate in PEM.
-fn pem_of(certificate: &CertificateDer<'_>) -> String {
+pub(crate) fn pem_of(certificate: &CertificateDer<'_>) -> String {
     let config = ::pem::EncodeConfig::new().set_line_ending(::pem::LineEnding::LF);
     ::pem::encode_config(
         &::pem::Pem::new("CERTIFICATE", certificate.to_vec()),

@@ -25,8 +25,9 @@ use crate::peers::{ClientVerifier, ServerVerifier, hosts_of, identity_of};
 
 /// The maximum size of a file of certificates or keys, in bytes.
 const FILE_BYTES: u64 = 1 << 20;
-/// The permission of other users to read a file.
-const READ_BY_OTHERS: u32 = 0o004;
+/// The permissions of other users on a file with a secret that it must not have: to read it, and to
+/// write to it, also for its group.
+const OPEN_TO_OTHERS: u32 = 0o026;
 
 /// The files from which a process takes its credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,8 +61,8 @@ pub enum CredentialError {
     /// A file is too large to be one of certificates.
     #[error("{path} is larger than 1 MiB; name a file with certificates or a key in PEM", path = .0.display())]
     Large(PathBuf),
-    /// Every user of the host can read a key.
-    #[error("every user of this host can read the key {path}; run: chmod o= {path}", path = .0.display())]
+    /// Other users of the host can read a key or a token, or write another one.
+    #[error("other users of this host can read {path}, or write to it; run: chmod g-w,o= {path}", path = .0.display())]
     Exposed(PathBuf),
     /// A file has another content.
     #[error("{path} contains no {what} in PEM", path = path.display())]
@@ -99,6 +100,8 @@ pub enum CredentialError {
 /// The credentials of a process.
 pub struct Credentials {
     own: Option<OwnCredentials>,
+    /// The cluster of the peers. A client without a certificate may not know it.
+    cluster: Option<ClusterName>,
     anchors: Vec<CertificateDer<'static>>,
     roots: Arc<RootCertStore>,
     provider: Arc<CryptoProvider>,
@@ -140,11 +143,40 @@ impl Credentials {
             .map(|files| own_credentials(files, &provider, &clients, now))
             .transpose()?;
         Ok(Self {
+            cluster: own.as_ref().map(|own| own.identity.cluster.clone()),
             own,
             anchors,
             roots,
             provider,
         })
+    }
+
+    /// Returns the credentials of a client without a certificate that accepts members of this
+    /// cluster, whose certificates these CAs have signed. Each CA is a certificate in DER.
+    ///
+    /// # Errors
+    /// A CA certificate cannot be used. The error is a message.
+    pub fn of_cluster(authorities: &[Vec<u8>], cluster: ClusterName) -> Result<Self, String> {
+        let mut roots = RootCertStore::empty();
+        let anchors = authorities.iter().map(|der| der.clone().into());
+        let anchors: Vec<CertificateDer<'static>> = anchors.collect();
+        for anchor in &anchors {
+            let added = roots.add(anchor.clone());
+            added.map_err(|error| explanation::of_own(&error))?;
+        }
+        Ok(Self {
+            own: None,
+            cluster: Some(cluster),
+            anchors,
+            roots: Arc::new(roots),
+            provider: Arc::new(aws_lc_rs::default_provider()),
+        })
+    }
+
+    /// Returns the CA certificates, in DER.
+    #[must_use]
+    pub fn authorities(&self) -> &[CertificateDer<'static>] {
+        &self.anchors
     }
 
     /// Returns the identity of this process, if it has a certificate.
@@ -170,10 +202,6 @@ impl Credentials {
             let peer = PeerIdentity::authenticated(principal, None);
             peer.with_hosts(hosts).may_be_at(address)
         })
-    }
-
-    fn cluster(&self) -> Option<&ClusterName> {
-        self.identity().map(|own| &own.cluster)
     }
 
     /// Returns whether the files of both have the same content.
@@ -202,7 +230,7 @@ impl Credentials {
         let verifier = ServerVerifier {
             roots: self.roots.clone(),
             provider: self.provider.clone(),
-            cluster: self.cluster().cloned(),
+            cluster: self.cluster.clone(),
             expected,
         };
         let builder = ClientConfig::builder_with_provider(self.provider.clone())
@@ -303,12 +331,12 @@ pub fn read_certificates(path: &Path) -> Result<Vec<u8>, CredentialError> {
     content(path, 0)
 }
 
-/// Reads the file of a private key.
+/// Reads the file of a private key, or of a token.
 ///
 /// # Errors
 /// As [`read_certificates`], and [`CredentialError::Exposed`].
 pub fn read_key(path: &Path) -> Result<Vec<u8>, CredentialError> {
-    content(path, READ_BY_OTHERS)
+    content(path, OPEN_TO_OTHERS)
 }
 
 /// Returns the certificates of a file, at least one.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use argosy_proto::transport::{
-    Connection, Dialer, ExpectedPeer, IdentifiedConnection, PeerIdentity,
+    Connection, Credential, Dialer, ExpectedPeer, IdentifiedConnection, PeerIdentity,
 };
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,8 +16,10 @@ use tokio_rustls::client::TlsStream;
 
 use crate::PlaintextPolicy;
 use crate::application::Application;
+use crate::credentials::Credentials;
 use crate::explanation;
 use crate::peers::{hosts_of, identity_of};
+use crate::request::key_hash;
 use crate::store::CredentialStore;
 
 /// The maximum time of a handshake. Callers that need an earlier answer have deadlines of their
@@ -34,7 +36,7 @@ pub fn dial(
     plaintext: PlaintextPolicy,
 ) -> Dialer {
     Dialer::new(move |address, expected| {
-        let (inner, credentials) = (inner.clone(), credentials.clone());
+        let (inner, credentials) = (inner.clone(), credentials.current());
         async move {
             let connection = inner.dial(&address, &expected).await?;
             let shaken =
@@ -46,6 +48,20 @@ pub fn dial(
                 }
                 shaken => shaken.map_err(|error| explanation::explained(error, &address)),
             }
+        }
+    })
+}
+
+/// Returns a dialer as [`dial`] does, without plaintext, and with credentials that do not change.
+#[must_use]
+pub fn dial_with(inner: Dialer, credentials: Arc<Credentials>, application: Application) -> Dialer {
+    Dialer::new(move |address, expected| {
+        let (inner, credentials) = (inner.clone(), credentials.clone());
+        async move {
+            let connection = inner.dial(&address, &expected).await?;
+            let with = (&*credentials, application);
+            let shaken = shake_hands(connection, &address, &expected, with).await;
+            shaken.map_err(|error| explanation::explained(error, &address))
         }
     })
 }
@@ -64,9 +80,9 @@ async fn shake_hands(
     connection: Connection,
     address: &str,
     expected: &ExpectedPeer,
-    (credentials, application): (&CredentialStore, Application),
+    (credentials, application): (&Credentials, Application),
 ) -> io::Result<IdentifiedConnection> {
-    let config = credentials.current().client(application, expected.clone());
+    let config = credentials.client(application, expected.clone());
     let connector = TlsConnector::from(Arc::new(config));
     let connecting = connector.connect(server_name(address), connection);
     let connected = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await;
@@ -86,7 +102,9 @@ async fn shake_hands(
     let certificate =
         certificate.ok_or_else(|| io::Error::other(rustls::Error::NoCertificatesPresented))?;
     let identity = identity_of(certificate).map_err(io::Error::other)?;
+    let key = key_hash(certificate).map_err(io::Error::other)?;
     let peer = PeerIdentity::authenticated(identity.principal, None);
+    let peer = peer.with_credential(Credential::Key(key));
     // A master that another one dials is the member at that address.
     let peer = match application {
         Application::Raft => peer.with_hosts(hosts_of(certificate)),
@@ -120,7 +138,7 @@ fn closed(error: io::Error, address: &str) -> io::Error {
 /// Returns the name by which a server can be chosen among several behind one address. The
 /// certificate is not compared with it, so a name that TLS does not allow is replaced by an
 /// address, which is never sent.
-fn server_name(address: &str) -> ServerName<'static> {
+pub(crate) fn server_name(address: &str) -> ServerName<'static> {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let unnamed = || ServerName::from(std::net::IpAddr::from([0, 0, 0, 0]));

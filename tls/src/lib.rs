@@ -7,7 +7,7 @@
 //! `peers` (which certificates are accepted), `credentials` (the files of a process) and `store`
 //! (the newest of them), then `listener` with `handshakes` and `plaintext`, and `dialer`.
 //! `explanation` has the sentences for failed handshakes. `authority` and `request` issue
-//! certificates; `description` shows them.
+//! certificates; `description` shows them. `joining` is for hosts that have no certificate yet.
 
 #![warn(missing_docs)]
 
@@ -18,6 +18,7 @@ pub mod description;
 pub mod dialer;
 mod explanation;
 mod handshakes;
+pub mod joining;
 pub mod listener;
 pub mod peers;
 mod plaintext;

@@ -12,8 +12,9 @@ use std::time::Duration;
 use argosy_proto::server::callers::AllowedCallers;
 use argosy_proto::server::peer_network;
 use argosy_proto::transport::{
-    Connection, ConnectionAddresses, IdentifiedConnection, Listener, PeerIdentity,
+    Connection, ConnectionAddresses, Credential, IdentifiedConnection, Listener, PeerIdentity,
 };
+use argosy_state::actor::{Principal, PrincipalKind, PrincipalName};
 use futures::stream;
 use metrics::counter;
 use rustls::pki_types::CertificateDer;
@@ -30,12 +31,15 @@ use crate::explanation;
 use crate::handshakes::HandshakeTable;
 use crate::peers::{hosts_of, identity_of};
 use crate::plaintext::{self, FirstBytes};
+use crate::request::key_hash;
 use crate::store::CredentialStore;
 
 /// The maximum time from the accept of a connection to the end of its handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The number of bytes that are read to recognize the protocol: most first messages of TLS.
 const FIRST_BYTES: usize = 2_048;
+/// The name of the operator as which users of this host act.
+const LOCAL_NAME: &str = "local";
 /// The minimum interval between two log lines about rejected connections.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
@@ -44,7 +48,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 pub enum AnonymousClients {
     /// All that reach the port.
     All,
-    /// Those that the kernel identifies as these users of this host.
+    /// Those that the kernel identifies as these users of this host. They act as `operator/local`.
     Local(AllowedCallers),
     /// None.
     None,
@@ -247,13 +251,27 @@ async fn shake_hands(
         return Err(HandshakeError::Failed(io::Error::other(error)));
     }
     let certificate = session.peer_certificates().and_then(<[_]>::first);
-    let identity = identified(certificate, peer, kind).map_err(HandshakeError::Failed)?;
+    let identity = match (certificate, &port.anonymous) {
+        // The kernel has identified one of these users of this host.
+        (None, AnonymousClients::Local(_)) if kind == PortKind::Api => {
+            PeerIdentity::authenticated(local_operator(), peer.address())
+        }
+        _ => identified(certificate, peer, kind).map_err(HandshakeError::Failed)?,
+    };
     let connection = Connection::new(stream);
     let connection = match addresses {
         Some(addresses) => connection.with_addresses(addresses),
         None => connection,
     };
     Ok((connection, identity))
+}
+
+/// Returns the identity of the users of this host that an API accepts without a certificate: they
+/// could read the key of the server.
+fn local_operator() -> Principal {
+    let name = PrincipalName::new(LOCAL_NAME).expect("it is a valid name");
+    let kind = PrincipalKind::Operator;
+    Principal { kind, name }
 }
 
 /// Returns the identity of a peer by its certificate, which was verified.
@@ -264,10 +282,12 @@ fn identified(
 ) -> io::Result<PeerIdentity> {
     let address = peer.address();
     let Some(certificate) = certificate else {
-        return Ok(PeerIdentity::unauthenticated(address));
+        return Ok(PeerIdentity::unauthenticated(address).over_tls());
     };
     let identity = identity_of(certificate).map_err(io::Error::other)?;
     let peer = PeerIdentity::authenticated(identity.principal, address);
+    let key = key_hash(certificate).map_err(io::Error::other)?;
+    let peer = peer.with_credential(Credential::Key(key));
     match port {
         PortKind::Api | PortKind::ClosedApi => Ok(peer),
         // Masters are the members at the addresses of the group.

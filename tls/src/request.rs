@@ -8,12 +8,14 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use argosy_proto::transport::certificate_identity::{CertificateIdentity, IdentityError};
+use argosy_state::access::KeyHash;
 use rcgen::{
-    CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType,
-    SubjectPublicKeyInfo,
+    CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _,
+    SanType, SubjectPublicKeyInfo,
 };
 use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, DnsName};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, DnsName, PrivateKeyDer};
+use sha2::{Digest as _, Sha256};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -169,6 +171,12 @@ impl CertificateRequest {
         })
     }
 
+    /// Returns the hash of its public key.
+    #[must_use]
+    pub fn key_hash(&self) -> KeyHash {
+        KeyHash(Sha256::digest(self.key.subject_public_key_info()).into())
+    }
+
     /// Returns a request for a new certificate with the names and the key of this one.
     ///
     /// # Errors
@@ -198,6 +206,16 @@ pub fn first_certificate(text: &[u8]) -> Result<CertificateDer<'static>, Request
     found.map_err(|source| RequestError::Pem { what, source })
 }
 
+/// Returns the hash of a certificate's public key.
+///
+/// # Errors
+/// [`RequestError::Malformed`].
+pub fn key_hash(certificate: &CertificateDer<'_>) -> Result<KeyHash, RequestError> {
+    let parsed = X509Certificate::from_der(certificate);
+    let (_, parsed) = parsed.map_err(|_| RequestError::Malformed("certificate"))?;
+    Ok(KeyHash(Sha256::digest(parsed.public_key().raw).into()))
+}
+
 /// Creates a key, and the request for its certificate.
 ///
 /// # Errors
@@ -208,16 +226,34 @@ pub fn new_request(names: &CertificateNames) -> Result<NewRequest, RequestError>
     }
     let creating = || {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = names.alternative_names()?;
-        let request = params.serialize_request(&key)?.pem()?;
         Ok(NewRequest {
+            request: signed_request(names, &key)?,
             key: key.serialize_pem(),
-            request,
         })
     };
     creating().map_err(RequestError::Create)
+}
+
+/// Creates a request for the certificate of a key that exists, in PEM. Returns the request in PEM.
+///
+/// # Errors
+/// [`RequestError::Pem`], [`RequestError::Create`], and [`RequestError::Hosts`].
+pub fn request_of_key(names: &CertificateNames, key: &[u8]) -> Result<String, RequestError> {
+    if names.hosts.len() > HOSTS {
+        return Err(RequestError::Hosts(names.hosts.len()));
+    }
+    let what = "private key";
+    let key = PrivateKeyDer::from_pem_slice(key);
+    let key = key.map_err(|source| RequestError::Pem { what, source })?;
+    let key = KeyPair::try_from(&key).map_err(RequestError::Create)?;
+    signed_request(names, &key).map_err(RequestError::Create)
+}
+
+fn signed_request(names: &CertificateNames, key: &KeyPair) -> Result<String, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = names.alternative_names()?;
+    params.serialize_request(key)?.pem()
 }
 
 impl FromStr for Host {

@@ -13,6 +13,10 @@ use crate::description::time_text;
 
 /// The interval at which files are read again.
 pub const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
+/// The log line of a process that uses changed files.
+pub const CHANGED: &str = "new connections use the changed certificates";
+/// The log line of a process whose files cannot be used any more.
+pub const KEPT: &str = "cannot reload certificates; the former stay in use";
 
 /// The credentials of a process and their files.
 #[derive(Debug)]
@@ -140,13 +144,13 @@ pub async fn follow_files(store: Arc<CredentialStore>) {
         match read {
             Ok(Reload::Unchanged) => failures = ReloadFailures::default(),
             Ok(Reload::Changed) => {
-                info!("new connections use the changed certificates");
+                info!("{CHANGED}");
                 failures = ReloadFailures::default();
             }
             Err(error) => {
                 let error = chain(&error);
                 match failures.is_due(&error) {
-                    true => warn!(error, "cannot reload certificates; the former stay in use"),
+                    true => warn!(error, "{KEPT}"),
                     false => debug!(error, "cannot reload certificates"),
                 }
             }

@@ -3,6 +3,7 @@
 mod bounds;
 mod certificates;
 mod issuing;
+mod joining;
 mod plaintext;
 mod reloading;
 

@@ -140,6 +140,7 @@ mod tests {
             statistics: Statistics::simulated(),
             // It is open to callers that may neither read files nor run commands.
             access: ApiAccess::default(),
+            clock: argosy_proto::clock::WallClock::system(),
             metrics: None,
         };
         let request = Request::get(format!("/v1/preparation{query}")).body(Body::empty());

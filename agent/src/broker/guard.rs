@@ -39,6 +39,20 @@ pub(super) struct RequestPolicy {
     max_kept_bytes: u64,
 }
 
+/// Checks the file with the secrets of a launch, which a process of root reads: reading another
+/// kind of file may block.
+pub(super) fn check_secrets(file: Option<&OwnedFd>) -> Result<(), String> {
+    let Some(file) = file else {
+        return Ok(());
+    };
+    let failed = |error: std::io::Error| format!("its secrets cannot be read: {error}");
+    let file = File::from(file.try_clone().map_err(failed)?);
+    match file.metadata().map_err(failed)?.is_file() {
+        true => Ok(()),
+        false => Err("its secrets are not in a file".to_owned()),
+    }
+}
+
 impl RequestPolicy {
     pub(super) fn new(
         config: &Config,
@@ -160,7 +174,7 @@ impl RequestPolicy {
             let VolumeSource::Secret(secret) = &volume.source else {
                 continue;
             };
-            let is_one = secret.name.components().count() == 2 && is_plain(&secret.name);
+            let is_one = secret.name.components().count() >= 2 && is_plain(&secret.name);
             if Some(&secret.directory) != self.secret_dir.as_ref() || !is_one {
                 return Err("its secret is not in the operator's directory".to_owned());
             }

@@ -1,6 +1,7 @@
 //! Performs requests. The called functions own the data that they change; no decisions are made
 //! here.
 
+mod descriptors;
 mod perform;
 
 use std::collections::BTreeMap;
@@ -16,14 +17,13 @@ use argosy_isolation::division::HostUser;
 use argosy_isolation::profile::CONTAINER_IDS;
 use argosy_isolation::unpack::{ArchiveFormat, HostOwner, UnpackJob, UnpackLimits};
 use argosy_isolation::{
-    Adoption, Cgroup, CgroupTree, ContainerUser, Isolation, LaunchError, LaunchSpec, adopt,
-    cancel_start, destroy, service,
+    Adoption, Cgroup, CgroupTree, ContainerUser, Isolation, LaunchDescriptors, LaunchError,
+    LaunchSpec, adopt, cancel_start, destroy, service,
 };
 use argosy_proto::remedy;
 use argosy_state::planted_bug;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::guard::RequestPolicy;
+use super::guard::{RequestPolicy, check_secrets};
 use super::{directories, guard};
 use crate::broker_client::request::{
     BlockedEndpoints, BrokerReply, MeasureStep, OperationResult, TaskContainer, UnpackTarget,
@@ -116,15 +116,20 @@ impl PrivilegedOperations {
         Ok((operations, host))
     }
 
-    fn launch(&self, spec: &LaunchSpec, namespace: Option<OwnedFd>) -> OperationResult {
-        if let Err(rule) = self
+    fn launch(&self, spec: &LaunchSpec, descriptors: Vec<OwnedFd>) -> OperationResult {
+        let (namespace, secrets) = descriptors::of_launch(spec, descriptors);
+        let is_allowed = self
             .guard
             .check(spec, namespace.as_ref(), |first| self.owns_id(first))
-        {
+            .and_then(|()| check_secrets(secrets.as_ref()));
+        if let Err(rule) = is_allowed {
             return Err(format!("the launch of {} is refused: {rule}", spec.id));
         }
-        let namespace = namespace.as_ref().map(AsFd::as_fd);
-        match self.launcher.launch(spec, namespace) {
+        let descriptors = LaunchDescriptors {
+            namespace: namespace.as_ref().map(AsFd::as_fd),
+            secrets: secrets.as_ref().map(AsFd::as_fd),
+        };
+        match self.launcher.launch(spec, descriptors) {
             Ok(container) => Ok((
                 BrokerReply::Running(None),
                 vec![container.into_connection()],
@@ -363,7 +368,11 @@ impl PrivilegedOperations {
             cgroup: group.map(|group| group.path().to_owned()),
             launcher: &self.launcher,
             prepare: &|made| self.limits.add_directory(&sandbox, made),
-            is_active: &|| wanted.as_ref().is_none_or(|end| !has_hung_up(end)),
+            is_active: &|| {
+                wanted
+                    .as_ref()
+                    .is_none_or(|end| !descriptors::has_hung_up(end))
+            },
         };
         let root = self.roots.make(layers, &place)?;
         Ok((BrokerReply::Root(root), Vec::new()))
@@ -446,8 +455,8 @@ impl PrivilegedOperations {
     }
 
     fn group_of(&self, name: ContainerName) -> Result<Cgroup, String> {
-        let group = self.group(name);
-        group.ok_or_else(|| "this agent has no control groups".to_owned())
+        self.group(name)
+            .ok_or_else(|| "this agent has no control groups".to_owned())
     }
 
     fn ids(&self) -> Result<&HostIdAllocator, String> {
@@ -465,13 +474,10 @@ impl PrivilegedOperations {
         let Some(ids) = &self.host_ids else {
             return Ok(());
         };
-        let all = [user.uid, user.gid].into_iter().chain(user.groups.clone());
-        match all.into_iter().find(|number| !ids.owns(*number)) {
-            None => Ok(()),
-            Some(number) => Err(format!(
-                "{number} is not a user or group of a container of this agent"
-            )),
-        }
+        let mut all = [user.uid, user.gid].into_iter().chain(user.groups.clone());
+        let foreign = all.find(|number| !ids.owns(*number));
+        let refused = |number| format!("{number} is no user or group of a container of this agent");
+        foreign.map_or(Ok(()), |number| Err(refused(number)))
     }
 
     fn service(&self) -> MutexGuard<'_, Option<service::ChildProcess>> {
@@ -491,10 +497,4 @@ pub(crate) fn prepare(directory: &Path, owner: HostUser) -> Result<(), RunError>
 
 fn id(name: ContainerName) -> ContainerId {
     ContainerId::new(name.to_string()).expect("digits and dashes make a name")
-}
-
-fn has_hung_up(end: &OwnedFd) -> bool {
-    let mut watched = [PollFd::new(end.as_fd(), PollFlags::POLLIN)];
-    // Nothing is ever written: readable means closed.
-    poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }

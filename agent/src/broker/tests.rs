@@ -125,6 +125,11 @@ fn launches_outside_the_operators_settings_are_rejected() {
         view.root = image(layer.clone(), own.clone())
     });
     check(&imaged, None).unwrap();
+    let mut nested = usual(&paths);
+    view(&mut nested, &|view| {
+        view.volumes = vec![secret("/etc/argosy-secrets", "eng/backend/db")]
+    });
+    check(&nested, None).unwrap();
     type SpecChange<'a> = (&'static str, Box<dyn Fn(&mut LaunchSpec) + 'a>);
     let changes: Vec<SpecChange<'_>> = vec![
         ("without a profile", Box::new(|spec| spec.profile = None)),
@@ -241,6 +246,14 @@ fn launches_outside_the_operators_settings_are_rejected() {
             Box::new(|spec| {
                 view(spec, &|view| {
                     view.volumes = vec![secret("/etc/ssl/private", "web/id")]
+                });
+            }),
+        ),
+        (
+            "with a secret of no role",
+            Box::new(|spec| {
+                view(spec, &|view| {
+                    view.volumes = vec![secret("/etc/argosy-secrets", "db")]
                 });
             }),
         ),

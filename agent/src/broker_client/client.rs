@@ -13,7 +13,9 @@ use argosy_isolation::division;
 use argosy_isolation::limits::{MissingControllers, MissingPolicy};
 use argosy_isolation::service::PacketSocket;
 use argosy_isolation::unpack::{ArchiveFormat, UnpackHandle, UnpackLimits};
-use argosy_isolation::{Container, ContainerUser, Exit, HostPath, LaunchSpec, Limits, RootFs};
+use argosy_isolation::{
+    Container, ContainerUser, Exit, HostPath, LaunchDescriptors, LaunchSpec, Limits, RootFs,
+};
 use argosy_proto::v1;
 use argosy_state::ids::{GroupId, TaskKey};
 use argosy_state::task::Reason;
@@ -143,13 +145,14 @@ impl BrokerClient {
     pub(crate) fn launch(
         &self,
         spec: &LaunchSpec,
-        namespace: Option<BorrowedFd<'_>>,
+        descriptors: LaunchDescriptors<'_>,
     ) -> Result<Container, CreateError> {
         let failed = |text: String| CreateError {
             reason: Reason::ContainerLaunchFailed,
             why: text.into(),
         };
-        let descriptors: Vec<_> = namespace.into_iter().collect();
+        let LaunchDescriptors { namespace, secrets } = descriptors;
+        let descriptors: Vec<_> = namespace.into_iter().chain(secrets).collect();
         let asked = self.request(BrokerRequest::Launch(Box::new(spec.clone())), &descriptors);
         match asked.map_err(failed)? {
             (BrokerReply::Running(handle), connection) => {

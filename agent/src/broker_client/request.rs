@@ -225,7 +225,8 @@ pub(crate) enum BrokerRequest {
     /// The first request, with the descriptor of the agent's lock.
     Open,
     MakeContainer(ContainerName),
-    /// A launch, with the descriptor of the network namespace that the container joins, if any.
+    /// A launch, with the descriptors of the network namespace that the container joins, and of the
+    /// file with its secrets, if there are any.
     Launch(Box<LaunchSpec>),
     /// An unpacking, with the archive, and the target if that is a directory of files.
     Unpack {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use argosy_state::access::KeyHash;
 use argosy_state::ids::{OrderIndex, TaskKey, Timestamp};
 use argosy_state::resources::Resource;
 use argosy_state::task::CheckKind;
@@ -12,7 +13,7 @@ use super::executors::ExecutorMessage;
 use super::facts::{ContainerName, Instance, JournalRecord};
 use super::input::ContainerStart;
 use super::launch::LaunchOrder;
-use super::messages::{AgentMessage, Hello};
+use super::messages::{AgentMessage, Hello, SecretsAnswer};
 
 /// An action that the core requests. Actions are performed in order.
 #[derive(Debug)]
@@ -58,6 +59,8 @@ pub enum LinkEffect {
         /// The reason, for the log.
         why: String,
     },
+    /// Accept no connection of these keys any more.
+    Revoke(Vec<KeyHash>),
 }
 
 /// An action on the containers of the host, or on the streams of executors in them.
@@ -73,6 +76,12 @@ pub enum ContainerEffect {
     Prepare(Box<ContainerStart>),
     /// Start a container, at most once.
     Start(Box<ContainerStart>),
+    /// Pass secrets of the registry to the start that waits for them, or the reason why there are
+    /// none.
+    DeliverSecrets {
+        instance: Instance,
+        answer: Box<SecretsAnswer>,
+    },
     /// Cancel a start. The outcome is reported in any case: the command was not executed, or the
     /// cancellation was too late.
     CancelStart(Instance),

@@ -59,6 +59,8 @@ pub enum Input {
         /// The error, with its URI.
         result: Result<(), CreateError>,
     },
+    /// A start needs secrets of the registry.
+    SecretsWanted { instance: Instance },
     /// A command has been executed.
     Started {
         instance: Instance,

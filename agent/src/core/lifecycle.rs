@@ -275,6 +275,7 @@ impl Core {
     }
 
     pub(super) fn not_started(&mut self, instance: Instance, refusal: CreateError) {
+        self.forget_secrets(instance);
         if self.phase(instance) != Some(InstancePhase::Starting) {
             return;
         }

@@ -98,6 +98,8 @@ impl Core {
             MasterMessageBody::Pong { serial: ping } => self.pong(serial, ping),
             MasterMessageBody::ListTasks => self.list_tasks(serial),
             MasterMessageBody::KillStray { key, order } => self.kill_orphan(key.as_ref(), order),
+            MasterMessageBody::TaskSecrets(secrets) => self.secrets_arrived(secrets),
+            MasterMessageBody::RevokedKeys(keys) => self.effects.push(LinkEffect::Revoke(keys)),
             MasterMessageBody::ExecutorMessage { executor, data } => {
                 self.pass_to_executor(executor.as_ref(), data);
             }
@@ -152,6 +154,7 @@ impl Core {
             self.close_link(serial, format!("{own} was registered as {agent}"));
             return;
         }
+        self.ticket_keys = answer.ticket_keys;
         let confirmed = identity
             .unconfirmed
             .iter()

@@ -1,6 +1,8 @@
 //! Messages between this agent and its master, as the core works on them. The rim converts them
 //! from and to those of the wire (`wire`).
 
+use argosy_host::secret_value::SecretValue;
+use argosy_state::access::KeyHash;
 use argosy_state::agent::AgentInfo;
 use argosy_state::digest::Digests;
 use argosy_state::ids::{
@@ -49,8 +51,32 @@ pub enum MasterMessageBody {
         executor: Option<TaskKey>,
         data: Vec<u8>,
     },
+    TaskSecrets(TaskSecrets),
+    /// Keys that are revoked; malformed ones are not among them.
+    RevokedKeys(Vec<KeyHash>),
     /// A kind that this release does not know.
     Unknown,
+}
+
+/// A key of tickets as the leader sends it. It is kept in memory only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceivedTicketKey {
+    pub number: u32,
+    pub secret: SecretValue,
+}
+
+/// The values of a task's secrets by name, each with the reason why there is none. Or the reason
+/// why the agent gets none of them.
+pub type SecretsAnswer = Result<Vec<(String, Result<SecretValue, String>)>, String>;
+
+/// The secrets of the registry for a task that is about to start.
+#[derive(Debug)]
+pub struct TaskSecrets {
+    /// The task; `None` if its name is invalid.
+    pub key: Option<TaskKey>,
+    /// The order that launched the task.
+    pub order: OrderIndex,
+    pub answer: SecretsAnswer,
 }
 
 /// The answer to a hello.
@@ -62,6 +88,8 @@ pub struct Registration {
     pub agent: Result<AgentId, String>,
     pub incarnation: u64,
     pub heartbeat_interval_ms: u64,
+    /// The keys of tickets for this agent; none if TLS has not authenticated it.
+    pub ticket_keys: Vec<ReceivedTicketKey>,
 }
 
 /// The reason why two programs have no common version of the protocol.
@@ -166,6 +194,12 @@ pub enum AgentMessage {
         agent: AgentId,
         executor: TaskId,
         data: Vec<u8>,
+    },
+    /// A request for the secrets of the registry that a task uses.
+    SecretsWanted {
+        key: TaskKey,
+        /// The order that launched the task.
+        order: OrderIndex,
     },
     /// An order of an unknown kind: it counts as taken, and nothing was done.
     UnsupportedOrder(OrderIndex),

@@ -14,8 +14,9 @@
 //!
 //! Reading order: `messages`, `launch`, `numbered_update`, `input`, `effect`, `facts`, `evidence`,
 //! `deadlines`, `durability`, `orders`, `preparing`, `lifecycle`, `stop_after`, `groups`,
-//! `network`, `executors`, `checks`, `check_schedule`, `disk`, `space`, `limits`, `outcome`,
-//! `update_schedule`, `updates`, `leader_link`, `link`, `recovery_state`, `recovery`, `views`.
+//! `network`, `executors`, `checks`, `check_schedule`, `disk`, `space`, `limits`, `secrets`,
+//! `outcome`, `update_schedule`, `updates`, `leader_link`, `link`, `recovery_state`, `recovery`,
+//! `views`.
 
 mod check_schedule;
 pub mod checks;
@@ -42,6 +43,7 @@ mod preparing;
 mod random;
 mod recovery;
 mod recovery_state;
+mod secrets;
 mod space;
 mod stop_after;
 #[cfg(test)]
@@ -50,7 +52,7 @@ mod update_schedule;
 mod updates;
 mod views;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_state::agent::AgentInfo;
 use argosy_state::ids::Timestamp;
@@ -62,6 +64,7 @@ use executors::Executors;
 use groups::PendingGroups;
 use leader_link::LeaderLink;
 use lifecycle::InstanceState;
+use messages::ReceivedTicketKey;
 pub(crate) use random::RandomSequence;
 use recovery_state::RecoveryState;
 use update_schedule::UpdateSchedule;
@@ -126,6 +129,10 @@ pub struct Core {
     completions: InstanceDeadlines,
     /// The next steps of the checks of running tasks.
     checks: InstanceDeadlines,
+    /// Starts that wait for secrets of the registry.
+    wanted_secrets: BTreeSet<Instance>,
+    /// The keys of tickets that the last registration had. They are in memory only.
+    ticket_keys: Vec<ReceivedTicketKey>,
     config: CoreConfig,
     random: RandomSequence,
     now: Timestamp,
@@ -147,6 +154,8 @@ impl Core {
             durability: Durability::default(),
             completions: InstanceDeadlines::default(),
             checks: InstanceDeadlines::default(),
+            wanted_secrets: BTreeSet::new(),
+            ticket_keys: Vec::new(),
             random: RandomSequence::new(config.seed),
             config,
             now: Timestamp(0),
@@ -164,6 +173,12 @@ impl Core {
     #[must_use]
     pub fn is_registered(&self) -> bool {
         self.link.registered().is_some()
+    }
+
+    /// Returns the keys of tickets; none until a master has registered this agent over TLS.
+    #[must_use]
+    pub fn ticket_keys(&self) -> &[ReceivedTicketKey] {
+        &self.ticket_keys
     }
 
     /// Whether all containers and all shared resources of groups are removed.
@@ -233,6 +248,7 @@ impl Core {
                 .push(JournalEffect::Compact(self.facts.snapshot())),
             Input::Fetching { instance, progress } => self.fetch_progressed(instance, progress),
             Input::Fetched { instance, result } => self.fetched(instance, result),
+            Input::SecretsWanted { instance } => self.secrets_wanted(instance),
             Input::Started { instance, fact } => self.started(instance, fact),
             Input::NotStarted { instance, refusal } => self.not_started(instance, refusal),
             Input::Exited { instance, exit } => self.exited(instance, exit),

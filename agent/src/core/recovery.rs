@@ -261,6 +261,7 @@ impl Core {
         if self.link.registered() != Some(link) {
             return;
         }
+        self.repeat_secret_requests(link);
         let run = self.facts.identity.run;
         for instance in self.recovery.take_unstarted() {
             self.persist(JournalRecord::Retried { instance, run }, SyncMode::Awaited);

@@ -34,6 +34,7 @@ use crate::inbox::QueryHandle;
 use crate::runner::{ContainerControls, ExecStartError, SlotError};
 pub(crate) use attached::attach;
 use request::ExecOptions;
+pub(crate) use request::task_named;
 use session::{ExecCommand, SessionEnd, attend};
 use stream::SessionNotices;
 

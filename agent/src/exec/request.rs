@@ -126,10 +126,15 @@ fn once<T>(slot: &mut Option<T>, name: &str, value: &str, given: T) -> Result<()
     }
 }
 
+/// Returns the task of this name, as `framework-1/web`.
+pub(crate) fn task_named(name: &str) -> Option<TaskKey> {
+    let (framework, task) = name.split_once('/')?;
+    crate::core::task_key(framework, task)
+}
+
 /// Parses a task in the format of paths in the files API.
 fn task_of(value: &str) -> Result<TaskKey, ExecError> {
-    let parts = value.split_once('/');
-    let key = parts.and_then(|(framework, task)| crate::core::task_key(framework, task));
+    let key = task_named(value);
     key.ok_or_else(|| invalid("task", value, "write FRAMEWORK/TASK, as framework-1/web"))
 }
 

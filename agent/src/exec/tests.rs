@@ -49,6 +49,7 @@ async fn agent(access: ApiAccess, container: Option<ContainerName>) -> String {
         preparations: Preparations::default(),
         statistics: crate::statistics::Statistics::simulated(),
         access,
+        clock: argosy_proto::clock::WallClock::system(),
         metrics: None,
     };
     tokio::spawn(async move { axum::serve(listener, router(shared)).await });
@@ -78,6 +79,7 @@ fn everybody() -> ApiAccess {
     ApiAccess {
         exec: AllowedCallers::All,
         files: AllowedCallers::All,
+        status: AllowedCallers::All,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use argosy_proto::file_path::FileTarget;
 use argosy_proto::server::GuardedBody;
 use axum::Json;
 use axum::body::Body;
@@ -16,7 +17,7 @@ use serde::Deserialize;
 
 use super::answer_limits::AnswerSlot;
 use super::listing::{LISTINGS, list};
-use super::path::{FilePath, PathTarget, Sandbox, sandbox};
+use super::path::{FilePath, Sandbox, sandbox};
 use super::reader::{MAX_OFFSET, ReadResult, StreamReader};
 use super::times::{FoundTimes, TimesRequest};
 use super::{FilesError, FilesState};
@@ -95,9 +96,9 @@ pub(crate) async fn browse(
     let slot = shared.listings.try_acquire_owned();
     let slot = slot.map_err(|_| FilesError::Busy { most: LISTINGS })?;
     let (dir, parts) = match &path.target {
-        PathTarget::Frameworks => (shared.paths.sandboxes(), Vec::new()),
-        PathTarget::Tasks(framework) => (shared.paths.sandboxes(), vec![framework.clone()]),
-        PathTarget::Sandbox(key, parts) => {
+        FileTarget::Frameworks => (shared.paths.sandboxes(), Vec::new()),
+        FileTarget::Tasks(framework) => (shared.paths.sandboxes(), vec![framework.clone()]),
+        FileTarget::Sandbox(key, parts) => {
             let found = sandbox(&path, key, &shared.paths, &shared.queries).await?;
             (found.directory, parts.clone())
         }
@@ -135,7 +136,7 @@ async fn serve(
     query: &FileQuery,
     seek: Seek,
 ) -> Result<FileResponse, FilesError> {
-    let PathTarget::Sandbox(key, parts) = &path.target else {
+    let FileTarget::Sandbox(key, parts) = &path.target else {
         return Err(path.of_kind("a directory; browse lists it"));
     };
     let limits = match query.follow {
@@ -285,7 +286,7 @@ impl FileResponse {
     }
 
     async fn has_ended(&mut self) -> bool {
-        if let PathTarget::Sandbox(key, _) = &self.path.target
+        if let FileTarget::Sandbox(key, _) = &self.path.target
             && !self.ended
         {
             let view = self.shared.queries.task(key.clone()).await;

@@ -26,6 +26,7 @@ use crate::paths::Paths;
 use answer_limits::AnswerLimits;
 pub(crate) use answers::{browse, download, read};
 use listing::LISTINGS;
+pub(crate) use path::ticket_object;
 
 /// The state of the calls.
 #[derive(Clone)]

@@ -7,6 +7,8 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use argosy_proto::file_path::FileTarget;
+use argosy_proto::ticket::{SandboxPath, TicketScope};
 use argosy_state::ids::TaskKey;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
@@ -18,62 +20,21 @@ use crate::core::ContainerName;
 use crate::inbox::QueryHandle;
 use crate::paths::Paths;
 
-/// Maximum length of a path, as of Linux: answers repeat it, a list for each entry.
-const MAX_PATH_BYTES: usize = 4_096;
-
 /// A parsed path of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FilePath {
     /// The path as given.
     pub(super) path: String,
-    pub(super) target: PathTarget,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum PathTarget {
-    /// The list of frameworks.
-    Frameworks,
-    /// The list of one framework's tasks.
-    Tasks(String),
-    /// A file or directory in a sandbox: components below it, none for the sandbox itself.
-    Sandbox(TaskKey, Vec<String>),
+    pub(super) target: FileTarget,
 }
 
 impl FilePath {
     pub(super) fn parse(path: &str) -> Result<Self, FilesError> {
-        let invalid = |remedy| FilesError::Invalid {
+        let target = FileTarget::parse(path).map_err(|remedy| FilesError::Invalid {
             field: "path",
             value: path.chars().take(200).collect(),
             remedy,
-        };
-        if path.len() > MAX_PATH_BYTES {
-            return Err(invalid("it has more than 4,096 bytes"));
-        }
-        if path.starts_with('/') {
-            return Err(invalid(
-                "give a relative path, as tasks/framework-1/web/stdout",
-            ));
-        }
-        if path.contains('\0') {
-            return Err(invalid("remove the NUL byte"));
-        }
-        let parts: Vec<&str> = path
-            .split('/')
-            .filter(|part| !part.is_empty() && *part != ".")
-            .collect();
-        if parts.contains(&"..") {
-            return Err(invalid("a path may not contain .."));
-        }
-        let target = match parts.as_slice() {
-            [] | ["tasks"] => PathTarget::Frameworks,
-            ["tasks", framework] => PathTarget::Tasks((*framework).to_owned()),
-            ["tasks", framework, task, rest @ ..] => {
-                let key = crate::core::task_key(framework, task)
-                    .ok_or_else(|| invalid("write tasks/framework-N/TASK/FILE"))?;
-                PathTarget::Sandbox(key, rest.iter().map(|part| (*part).to_owned()).collect())
-            }
-            _ => return Err(invalid("it must begin with tasks/")),
-        };
+        })?;
         Ok(Self {
             path: path.to_owned(),
             target,
@@ -98,6 +59,19 @@ impl FilePath {
         FilesError::Read {
             path: self.path.clone(),
             source,
+        }
+    }
+}
+
+/// Returns the object of a ticket that a path of the API names; `None` for the lists of tasks, and
+/// for invalid paths.
+pub(crate) fn ticket_object(path: &str) -> Option<TicketScope> {
+    match FilePath::parse(path).ok()?.target {
+        FileTarget::Frameworks | FileTarget::Tasks(_) => None,
+        FileTarget::Sandbox(task, parts) if parts.is_empty() => Some(TicketScope::Task(task)),
+        FileTarget::Sandbox(task, parts) => {
+            let path = SandboxPath::new(&parts.join("/"))?;
+            Some(TicketScope::Path(task, path))
         }
     }
 }

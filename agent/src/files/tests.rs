@@ -90,6 +90,7 @@ impl FilesServer {
             preparations: Preparations::default(),
             statistics: crate::statistics::Statistics::simulated(),
             access: ApiAccess::default(),
+            clock: argosy_proto::clock::WallClock::system(),
             metrics: None,
         };
         let settings = AuditSettings::below(directory.path(), 1);

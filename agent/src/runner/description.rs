@@ -139,7 +139,7 @@ fn mounts(
             .link_host_paths(&start.key, start.name, &task.host_paths, viewer);
     let mut places = ContainerMounts {
         host_paths: host_paths.map_err(invalid)?,
-        volumes: volumes::volumes(task, &start.launch.role, &shared.settings, &shared.broker)?,
+        volumes: volumes::volumes(task, start, &shared.settings, &shared.broker)?,
         sizes: sizes::of_task(task, &shared.settings.largest_sizes).map_err(invalid)?,
     };
     let place = executors::socket_directory(shared, start, task, user)?;

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use argosy_host::{ContainerId, ProcessId};
 use argosy_isolation::unpack::{UnpackHandle, UnpackJob};
-use argosy_isolation::{CgroupTree, Container, LaunchError, LaunchSpec, Launcher};
+use argosy_isolation::{
+    CgroupTree, Container, LaunchDescriptors, LaunchError, LaunchSpec, Launcher,
+};
 use tokio::time::MissedTickBehavior;
 
 use crate::broker_client::BrokerClient;
@@ -80,18 +82,15 @@ impl LauncherProcess {
         })
     }
 
-    /// Requests a container, in this network namespace if one is given. If the launcher has ended,
+    /// Requests a container, with these descriptors. If the launcher has ended,
     /// the next request finds a new one; the container's directory shows whether this request had
     /// arrived.
     pub(crate) fn launch(
         &self,
         spec: &LaunchSpec,
-        namespace: Option<BorrowedFd<'_>>,
+        descriptors: LaunchDescriptors<'_>,
     ) -> Result<Container, LaunchError> {
-        self.request(|launcher| match namespace {
-            Some(namespace) => launcher.launch_joined(spec, namespace),
-            None => launcher.launch(spec),
-        })
+        self.request(|launcher| launcher.launch_with(spec, descriptors))
     }
 
     /// Requests that an archive is unpacked into a directory.

@@ -40,6 +40,7 @@ mod security_options;
 pub(crate) mod sizes;
 mod starting;
 mod subnet6;
+mod task_secrets;
 mod teardown;
 mod unpacking;
 pub(crate) mod volumes;
@@ -60,6 +61,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker_client::{BrokerClient, BrokerLayerDirs};
 use crate::config::{Config, ContainerSettings, DiskEnforcement};
+use crate::core::messages::SecretsAnswer;
 use crate::core::{ContainerEffect, ContainerName, Input, Instance, RecoveredContainer};
 use crate::disk::DiskMeter;
 use crate::error::RunError;
@@ -154,6 +156,7 @@ pub(super) struct RunnerState {
     cpus: Arc<ContainerCpus>,
     cni: Arc<CniContainers>,
     groups: groups::GroupNamespaces,
+    secrets: task_secrets::SecretRequests,
     enforcement: DiskEnforcement,
     fetcher: Fetcher,
     service: Arc<ContentService>,
@@ -187,6 +190,7 @@ fn service(config: &Config, host: &HostFeatures, broker: BrokerClient) -> Arc<Co
         fetch: fetch_settings(config, host),
         insecure_registries: config.images.insecure_registries.clone(),
         image_limit_bytes: config.images.limit_bytes,
+        cluster: config.cluster.clone(),
     };
     ContentService::new(Arc::new(move || broker.start_content()), settings)
 }
@@ -237,6 +241,7 @@ impl Runner {
             service,
             cni: CniContainers::new(broker.clone()),
             groups: groups::GroupNamespaces::default(),
+            secrets: task_secrets::SecretRequests::default(),
             enforcement: config.disk_enforcement,
             images: ContainerImages::new(images.clone()),
             cpus: Arc::new(ContainerCpus::of(tree.clone(), Some(broker.clone()))),
@@ -315,6 +320,10 @@ impl Runner {
         self.tasks.spawn_on(until_stop, &self.threads);
     }
 
+    fn deliver(&self, instance: Instance, answer: SecretsAnswer) {
+        self.shared.secrets.deliver(instance, answer);
+    }
+
     fn find(&mut self, name: ContainerName, key: TaskKey) {
         let control = self.controls.add(name.instance);
         let shared = self.shared.clone();
@@ -384,6 +393,7 @@ impl ContainerRuntime for Runner {
             ContainerEffect::CancelFetch(instance) => self.cancel_fetch(instance),
             ContainerEffect::Prepare(start) => self.prepare((*start).into()),
             ContainerEffect::Start(start) => self.start((*start).into()),
+            ContainerEffect::DeliverSecrets { instance, answer } => self.deliver(instance, *answer),
             ContainerEffect::CancelStart(instance) => self.cancel_start(instance),
             ContainerEffect::Find { name, key } => self.find(name, key),
             ContainerEffect::Kill { instance, grace_ms } => {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use argosy_host::{BootTime, ContainerId, crash_point};
 use argosy_isolation::disk::DiskUsage;
-use argosy_isolation::{Cgroup, ContainerUser, Isolation};
+use argosy_isolation::{Cgroup, ContainerUser, Isolation, LaunchDescriptors};
 use argosy_network::cni::CniResult;
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
@@ -154,12 +154,15 @@ impl RunnerState {
             stop_after.deadline = BootTime(at.0);
         }
         crash_point!("launch.prepared");
-        let namespace = namespace.as_ref().map(AsFd::as_fd);
+        let descriptors = LaunchDescriptors {
+            namespace: namespace.as_ref().map(AsFd::as_fd),
+            secrets: start.secrets.as_ref().map(|secrets| secrets.file()),
+        };
         // Its directory exists now: a cancellation after this point marks it as cancelled.
         if cancelled.is_cancelled() {
             return Err(start_cancelled());
         }
-        let container = self.broker.launch(&spec, namespace)?;
+        let container = self.broker.launch(&spec, descriptors)?;
         crash_point!("launch.made");
         Ok(container)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use argosy_proto::{convert, v1};
 use argosy_state::ids::{TaskKey, Timestamp};
 
+use super::task_secrets::DeliveredSecrets;
 use crate::core::{self, ContainerName, GroupNetwork};
 use crate::wire;
 
@@ -16,6 +17,8 @@ pub(super) struct ContainerStart {
     pub(super) launch: Arc<v1::LaunchOrder>,
     pub(super) stop_at: Option<Timestamp>,
     pub(super) group: Option<Box<GroupStart>>,
+    /// Its secrets of the registry, once they have arrived.
+    pub(super) secrets: Option<Arc<DeliveredSecrets>>,
 }
 
 /// The resources that the containers of a group share: see [`core::GroupStart`].
@@ -43,6 +46,7 @@ impl From<core::ContainerStart> for ContainerStart {
             launch: launch(&start.launch, &start.task_amounts),
             stop_at: start.stop_at,
             group: start.group.map(|group| Box::new((*group).into())),
+            secrets: None,
         }
     }
 }

@@ -15,7 +15,8 @@ use argosy_isolation::image::lacks_overlay;
 use argosy_isolation::profile::IsolationLayers;
 use argosy_isolation::unpack::copy_layers;
 use argosy_isolation::{
-    CommandOutcome, Exit, Image, IsolationProfile, LaunchSpec, MountSpec, Program, RootFs, destroy,
+    CommandOutcome, Exit, Image, IsolationProfile, LaunchDescriptors, LaunchSpec, MountSpec,
+    Program, RootFs, destroy,
 };
 
 use super::launcher_process::LauncherProcess;
@@ -145,7 +146,7 @@ fn probe(directory: &Path, place: &RootFsLocation<'_>) -> Result<Exit, String> {
     });
     let mut container = place
         .launcher
-        .launch(&spec, None)
+        .launch(&spec, LaunchDescriptors::default())
         .map_err(|error| error_chain(&error))?;
     let exit = container
         .wait(PROBE_TIMEOUT)

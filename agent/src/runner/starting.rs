@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::description::{self, PreparedLaunch};
 use super::launch_failures::{self, LaunchStep};
 use super::requests::ContainerStart;
-use super::{Runner, RunnerState, cni, container_task};
+use super::{Runner, RunnerState, cni, container_task, task_secrets};
 use crate::core::{ContainerName, CreateError, Input, Instance};
 
 /// The result of a preparation: the prepared start, or the reason why it is impossible.
@@ -106,8 +106,11 @@ impl PendingStarts {
 impl Runner {
     /// Prepares a start before its order is durable: nothing is requested from the launcher.
     pub(super) fn prepare(&mut self, start: ContainerStart) {
-        if cni::cni_network(&start).is_some() {
-            // Plugins create its network first, and may take long.
+        let task = start.launch.spec.as_ref();
+        let has_secrets = task.is_some_and(|task| task_secrets::names(task).next().is_some());
+        if cni::cni_network(&start).is_some() || has_secrets {
+            // Plugins create its network first, or the leader sends its secrets. Both may take
+            // long.
             return;
         }
         // If starts are queued, preparations of later ones would only delay the first.
@@ -184,7 +187,7 @@ impl RunnerState {
     /// Creates a container, once its plugins have created its network.
     async fn create(
         self: Arc<Self>,
-        start: ContainerStart,
+        mut start: ContainerStart,
         preparation: Option<PreparedStart>,
         cancelled: CancellationToken,
     ) -> Result<Container, CreateError> {
@@ -192,6 +195,7 @@ impl RunnerState {
             Some(preparation) => preparation.await.ok().transpose()?,
             None => None,
         };
+        start.secrets = self.secrets_of(&start, &cancelled).await?;
         let plugged = self.cni.attach(&start, self.settings.isolation).await?;
         crash_point!("launch.plugged");
         let _slot = tokio::select! {

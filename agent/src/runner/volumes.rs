@@ -6,23 +6,26 @@ use argosy_isolation::{Isolation, SecretFile, Volume, VolumeSource};
 use argosy_proto::v1;
 use argosy_proto::v1::task_volume::Source;
 use argosy_state::ids::Role;
-use argosy_state::task::{Cause, Code, Explanation};
+use argosy_state::task::{Cause, Code};
 
 use super::description::{failed, invalid};
+use super::requests::ContainerStart;
+use super::task_secrets;
 use crate::broker_client::BrokerClient;
 use crate::config::ContainerSettings;
 use crate::core::CreateError;
 
-/// Returns the volumes of a task of this role.
+/// Returns the volumes of a task. Its secrets of the registry have arrived.
 pub(super) fn volumes(
     task: &v1::TaskSpec,
-    role: &str,
+    start: &ContainerStart,
     settings: &ContainerSettings,
     broker: &BrokerClient,
 ) -> Result<Vec<Volume>, CreateError> {
     if !task.volumes.is_empty() && settings.isolation != Isolation::Full {
         return Err(failed(Cause::new(Code::VolumesUnavailable, &[])));
     }
+    let role = start.launch.role.as_str();
     let volumes = task.volumes.iter();
     volumes
         .map(|volume| {
@@ -34,11 +37,17 @@ pub(super) fn volumes(
                     Some(Source::Tmpfs(v1::Tmpfs { bytes })) => {
                         VolumeSource::Tmpfs { bytes: *bytes }
                     }
+                    Some(Source::Secret(name)) if task_secrets::is_of_registry(name) => {
+                        let secrets = start.secrets.as_ref();
+                        let place = secrets.and_then(|secrets| secrets.place(name));
+                        VolumeSource::Delivered(place.ok_or_else(|| {
+                            let why = "the leader did not send it".to_owned();
+                            task_secrets::unavailable(name, role, why)
+                        })?)
+                    }
                     Some(Source::Secret(name)) => {
-                        broker.check_secret(role, name).map_err(|why| {
-                            let secret = Explanation::of(Code::SecretUnavailable, &[name, &role]);
-                            failed(secret.with_detail(why))
-                        })?;
+                        let found = broker.check_secret(role, name);
+                        found.map_err(|why| task_secrets::unavailable(name, role, why))?;
                         let directory = settings.secret_dir.clone().unwrap_or_default();
                         let name = Path::new(role).join(name);
                         VolumeSource::Secret(SecretFile { directory, name })

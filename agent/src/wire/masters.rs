@@ -1,17 +1,21 @@
 //! Messages between agent and master.
 
+use argosy_host::secret_value::SecretValue;
 use argosy_proto::convert::{agent_info, key, limits_from};
+use argosy_proto::ticket::TicketKey;
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message as FromAgent;
 use argosy_proto::v1::to_agent::Message as ToAgent;
 use argosy_proto::versions::{self, VersionRange};
+use argosy_state::access::KeyHash;
 use argosy_state::digest::DigestKind;
 use argosy_state::ids::{Epoch, OrderIndex, TaskKey};
 
 use super::{launch_from, state_number, update};
 use crate::core::messages::{
     AgentMessage, CommittedUpdate, HeldTask, Hello, MasterMessage, MasterMessageBody, Order,
-    OrderRequest, OrderSubject, Registration, VersionConflict,
+    OrderRequest, OrderSubject, ReceivedTicketKey, Registration, SecretsAnswer, TaskSecrets,
+    VersionConflict,
 };
 
 /// Reads a message of a master.
@@ -39,6 +43,15 @@ pub fn from_master(wire: v1::ToAgent) -> MasterMessage {
             executor: name(&message.framework_id, &message.executor_id),
             data: message.data,
         },
+        Some(ToAgent::TaskSecrets(secrets)) => MasterMessageBody::TaskSecrets(TaskSecrets {
+            key: name(&secrets.framework_id, &secrets.task_id),
+            order: OrderIndex(secrets.order_index),
+            answer: secrets_answer(secrets.secrets, secrets.refusal),
+        }),
+        Some(ToAgent::RevokedKeys(v1::RevokedKeys { key_hashes })) => {
+            let read = |hash: Vec<u8>| hash.try_into().ok().map(KeyHash);
+            MasterMessageBody::RevokedKeys(key_hashes.into_iter().filter_map(read).collect())
+        }
         None => MasterMessageBody::Unknown,
     };
     MasterMessage {
@@ -46,6 +59,21 @@ pub fn from_master(wire: v1::ToAgent) -> MasterMessage {
         epoch: Epoch(wire.epoch),
         body,
     }
+}
+
+fn secrets_answer(secrets: Vec<v1::TaskSecret>, refusal: String) -> SecretsAnswer {
+    if !refusal.is_empty() {
+        return Err(refusal);
+    }
+    let secrets = secrets.into_iter().map(|secret| {
+        let value = SecretValue::new(secret.value);
+        let found = match secret.refusal.is_empty() {
+            true => Ok(value),
+            false => Err(secret.refusal),
+        };
+        (secret.name, found)
+    });
+    Ok(secrets.collect())
 }
 
 fn registration(wire: v1::Registered) -> Registration {
@@ -60,7 +88,21 @@ fn registration(wire: v1::Registered) -> Registration {
         agent: wire.agent_id.parse().map_err(|_| wire.agent_id),
         incarnation: wire.incarnation,
         heartbeat_interval_ms: wire.heartbeat_interval_ms,
+        ticket_keys: wire
+            .ticket_keys
+            .into_iter()
+            .map(|key| ReceivedTicketKey {
+                number: key.number,
+                secret: SecretValue::new(key.secret),
+            })
+            .collect(),
     }
+}
+
+/// Returns the keys that are well-formed.
+pub(crate) fn ticket_keys(received: &[ReceivedTicketKey]) -> Vec<TicketKey> {
+    let key = |key: &ReceivedTicketKey| TicketKey::received(key.number, key.secret.expose());
+    received.iter().filter_map(key).collect()
 }
 
 fn committed_from(wire: v1::CommittedUpdate) -> Option<CommittedUpdate> {
@@ -155,6 +197,11 @@ pub fn to_master(message: AgentMessage) -> v1::FromAgent {
             agent_id: agent.to_string(),
             executor_id: executor.to_string(),
             data,
+        }),
+        AgentMessage::SecretsWanted { key, order } => FromAgent::SecretsWanted(v1::SecretsWanted {
+            framework_id: key.framework.to_string(),
+            task_id: key.task.to_string(),
+            order_index: order.0,
         }),
         AgentMessage::UnsupportedOrder(order) => {
             FromAgent::UnsupportedOrder(v1::UnsupportedOrder {

@@ -15,6 +15,7 @@ use argosy_state::task::TaskState;
 
 pub use executors::{executor_task, executor_update, to_executor};
 pub use launches::{launch, launch_from};
+pub(crate) use masters::ticket_keys;
 pub use masters::{from_master, hello, to_master};
 
 pub(crate) use updates::{task_state, update, update_from};

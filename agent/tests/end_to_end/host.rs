@@ -6,15 +6,15 @@ use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
 use argosy_agent::{
-    AgentDependencies, Config, DiskEnforcement, Environment, HelperCommands, ImageRoots,
-    IsolationMode, LauncherCommand, ServiceCommand, run,
+    AgentDependencies, ClusterAuthorities, Config, DiskEnforcement, Environment, HelperCommands,
+    ImageRoots, IsolationMode, LauncherCommand, ServiceCommand, run,
 };
 use argosy_client::ConnectorConfig;
 use argosy_client::executor::{AgentEndpoint, ExecutorRunner};
 use argosy_frameworks::shell_executor::ShellExecutor;
 use argosy_host::crash_points;
 use argosy_proto::server::callers;
-use argosy_proto::transport::Listener;
+use argosy_proto::transport::{Dialer, Listener};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -392,6 +392,11 @@ pub(crate) fn arm_launcher() {
     if let Some((step, witness)) = arguments.next().zip(arguments.next()) {
         crash_points::arm_stop(&step, 1, Path::new(&witness)).unwrap();
     }
+}
+
+/// No test here contacts another agent.
+pub(crate) fn without_tls(_: Dialer, _: &ClusterAuthorities) -> Result<Dialer, String> {
+    Err("this program has no TLS".to_owned())
 }
 
 /// Runs an agent as a separate process: it ends by being killed.

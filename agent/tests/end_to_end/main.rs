@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         };
     }
     if argument.as_deref() == Some(host::CONTENT) {
-        return match argosy_agent::serve_content() {
+        return match argosy_agent::serve_content(host::without_tls) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => panic!("{error}"),
         };

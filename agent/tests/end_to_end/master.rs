@@ -160,6 +160,7 @@ impl AgentStream {
             heartbeat_interval_ms,
             equal,
             protocol: None,
+            ticket_keys: Vec::new(),
         };
         self.send(ToAgent::Registered(registered)).await;
     }

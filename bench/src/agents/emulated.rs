@@ -145,9 +145,14 @@ impl EmulatedAgent {
                 self.tasks.clear();
                 None
             }
-            Some(ToAgent::Pong(_) | ToAgent::Refused(_) | ToAgent::ExecutorMessage(_)) | None => {
-                None
-            }
+            Some(
+                ToAgent::Pong(_)
+                | ToAgent::Refused(_)
+                | ToAgent::ExecutorMessage(_)
+                | ToAgent::TaskSecrets(_)
+                | ToAgent::RevokedKeys(_),
+            )
+            | None => None,
         };
         answer
             .map(|message| v1::FromAgent {

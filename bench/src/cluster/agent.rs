@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use argosy_proto::v1;
-use argosy_testbed::command_lines::AgentFlags;
+use argosy_testbed::command_lines::{AgentFlags, MemberTransport};
 use argosy_testbed::health::connected_agents;
 use argosy_testbed::leftovers::clear_agent;
 use argosy_testbed::loopback::free_addresses;
@@ -86,6 +86,7 @@ impl RealAgent {
             masters: &masters.join(","),
             data_dir: &directory,
             resources,
+            transport: &MemberTransport::Plaintext,
         };
         let own = ["--stop-with-stdin=end", "--isolation", isolation];
         let network = kind.network().map(|_| "--allow-host-network");

@@ -10,8 +10,10 @@ use argosy_testbed::command_lines::MasterFlags;
 use argosy_testbed::health::{HealthCheck, read_cluster};
 use argosy_testbed::loopback::free_addresses;
 use argosy_testbed::processes::{LaunchMethod, ProcessSpec};
+use argosy_testbed::transport::ClientTransport;
 use tonic::transport::Channel;
 
+use super::access::Transports;
 use super::{CAUGHT_UP, LogStatus, MEMBERS, REQUEST_TIMEOUT};
 
 /// Client of operator calls to one master.
@@ -21,7 +23,11 @@ pub(crate) type MasterClient = OperatorClient<Channel>;
 const NETWORK: &str = "127.78.0";
 
 /// Returns the API addresses, and the command of each master.
-pub(super) fn specs(argosy: &Path, directory: &Path) -> Result<Vec<(String, ProcessSpec)>> {
+pub(super) fn specs(
+    argosy: &Path,
+    directory: &Path,
+    transports: &Transports,
+) -> Result<Vec<(String, ProcessSpec)>> {
     let mut addresses = Vec::with_capacity(MEMBERS);
     for number in 1..=MEMBERS {
         let host = format!("{NETWORK}.{number}");
@@ -32,10 +38,12 @@ pub(super) fn specs(argosy: &Path, directory: &Path) -> Result<Vec<(String, Proc
     let peers = peers.join(",");
     let spec = |(number, own): (usize, &Vec<String>)| {
         let name = format!("master-{number}");
+        let transport = transports.of_master(&name, &own[1])?;
         let flags = MasterFlags {
             listen: &own[0],
             peers: &peers,
             data_dir: &directory.join(&name),
+            transport: &transport,
         };
         let spec = ProcessSpec {
             program: argosy.to_owned(),
@@ -44,17 +52,18 @@ pub(super) fn specs(argosy: &Path, directory: &Path) -> Result<Vec<(String, Proc
             launch: LaunchMethod::WithParent,
             name,
         };
-        (own[0].clone(), spec)
+        Ok((own[0].clone(), spec))
     };
-    Ok((1..).zip(&addresses).map(spec).collect())
+    (1..).zip(&addresses).map(spec).collect()
 }
 
 /// Returns the check that all masters follow one leader and have caught up.
-pub(super) fn health_check(masters: Vec<String>) -> HealthCheck {
+pub(super) fn health_check(masters: Vec<String>, transport: ClientTransport) -> HealthCheck {
     HealthCheck {
         masters,
         agents: Vec::new(),
         lag_limit: CAUGHT_UP + 1,
+        transport,
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use crate::agents::Agents;
-use crate::cluster::{Cluster, ClusterMember, MasterClient, channel};
+use crate::cluster::{Cluster, ClusterMember, MasterClient};
 use crate::framework::Trickle;
 use crate::load::{LoadLevel, PersistentClients};
 use crate::registry::masters;
@@ -63,7 +63,7 @@ pub(super) struct LoadedCluster {
 impl LoadedCluster {
     /// Adds agents and a framework if the cluster is Argosy.
     pub(super) async fn set(cluster: Cluster) -> Result<Self> {
-        if cluster.side != Side::Argosy {
+        if !cluster.side.is_argosy() {
             return Ok(Self {
                 agent_ids: Vec::new(),
                 _work: None,
@@ -90,7 +90,7 @@ impl LoadedCluster {
 
     fn writer(&self, channel: Channel) -> Writer {
         match self.cluster.side {
-            Side::Argosy => Writer::unary(channel),
+            Side::Argosy | Side::Plaintext => Writer::unary(channel),
             Side::Etcd | Side::Hyperqueue => Writer::put(channel),
         }
     }
@@ -127,7 +127,7 @@ impl LoadedCluster {
         }
         let next = self.cluster.wait_until_settled().await?;
         let phases = match self.cluster.side {
-            Side::Argosy => self.phases(next, wall_ms).await?,
+            Side::Argosy | Side::Plaintext => self.phases(next, wall_ms).await?,
             Side::Etcd | Side::Hyperqueue => None,
         };
         Ok(Kill {
@@ -143,9 +143,9 @@ impl LoadedCluster {
     /// Returns a connection to each survivor, separate from the load.
     async fn survivors(&self, dead: usize) -> Result<Vec<(Writer, Target)>> {
         let mut survivors = Vec::new();
-        for (place, member) in self.cluster.members.iter().enumerate() {
+        for place in 0..self.cluster.members.len() {
             if place != dead {
-                let channel = channel(&member.api)?.connect().await?;
+                let channel = self.cluster.connect(place).await?;
                 survivors.push((
                     self.writer(channel),
                     self.target(LoadLevel::Saturated.clients() + place),

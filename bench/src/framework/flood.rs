@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use argosy_client::Masters;
 use argosy_client::scheduler::{
     CallResult, Scheduler, SchedulerDriver, SchedulerRunner, is_terminal,
 };
@@ -12,6 +11,7 @@ use argosy_proto::v1;
 use tokio_util::sync::CancellationToken;
 
 use super::{config, room, task};
+use crate::cluster::MasterAccess;
 
 /// Prefix of the id of each task; its number follows.
 const TASK: &str = "task-";
@@ -111,7 +111,7 @@ pub(crate) struct FloodResult {
 /// # Errors
 /// If one ends otherwise, or nothing happens for a minute.
 pub(crate) async fn flood(
-    masters: &Masters,
+    masters: &MasterAccess,
     total: u32,
     network: Option<v1::Network>,
 ) -> Result<FloodResult> {

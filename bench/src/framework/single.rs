@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use argosy_client::Masters;
 use argosy_client::scheduler::{
     CallResult, Scheduler, SchedulerDriver, SchedulerRunner, is_terminal,
 };
@@ -11,6 +10,7 @@ use argosy_proto::v1;
 use tokio_util::sync::CancellationToken;
 
 use super::{config, room, task};
+use crate::cluster::MasterAccess;
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// The command, long enough that its end does not overtake its start.
@@ -50,7 +50,7 @@ impl StartScheduler {
     /// # Errors
     /// If one is rejected, ends early, or does not start.
     pub(crate) async fn resident(
-        masters: &Masters,
+        masters: &MasterAccess,
         wanted: u32,
         network: Option<v1::Network>,
     ) -> Result<Self> {
@@ -195,7 +195,10 @@ impl Scheduler for OneTaskFramework {
 ///
 /// # Errors
 /// If it does not run.
-pub(crate) async fn fresh_start(masters: &Masters, network: Option<v1::Network>) -> Result<f64> {
+pub(crate) async fn fresh_start(
+    masters: &MasterAccess,
+    network: Option<v1::Network>,
+) -> Result<f64> {
     let mut framework = OneTaskFramework {
         network,
         started: Instant::now(),

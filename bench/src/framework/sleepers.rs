@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use argosy_client::Masters;
 use argosy_client::scheduler::{
     CallOutcome, CallResult, Scheduler, SchedulerDriver, SchedulerRunner, is_terminal,
 };
@@ -14,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{config, room, task};
+use crate::cluster::MasterAccess;
 
 /// Time without a start or end after which the run fails.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -201,7 +201,7 @@ pub(crate) struct SleepingTasks {
 /// # Errors
 /// If one ends, or nothing happens for a minute.
 pub(crate) async fn sleepers(
-    masters: &Masters,
+    masters: &MasterAccess,
     total: u32,
     network: Option<v1::Network>,
 ) -> Result<SleepingTasks> {

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use argosy_client::Masters;
 use argosy_client::scheduler::{Scheduler, SchedulerDriver, SchedulerRunner, Subscription};
 use argosy_proto::v1;
 use tokio::sync::oneshot;
@@ -13,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{config, room, task};
+use crate::cluster::MasterAccess;
 
 /// Interval of tasks, if an offer is available.
 const TASK_INTERVAL: Duration = Duration::from_millis(20);
@@ -115,7 +115,7 @@ impl Trickle {
     ///
     /// # Errors
     /// If the masters do not accept it within half a minute.
-    pub(crate) async fn start(masters: &Masters) -> Result<Self> {
+    pub(crate) async fn start(masters: &MasterAccess) -> Result<Self> {
         let (sender, subscribed) = oneshot::channel();
         let mut drip = TrickleScheduler {
             offers: VecDeque::new(),

@@ -50,6 +50,10 @@ pub enum FaultKind {
     FreezeAllMasters,
     CutLeaderFromMasters,
     ReconnectStorm,
+    /// Files of certificates are replaced. `detail` names the way.
+    CertificateRenewal,
+    /// A rule denies something for a while, or a token is revoked. `detail` names the right.
+    RuleChange,
     /// A switch in the code itself that makes rare orders of events frequent.
     Buggify,
 }

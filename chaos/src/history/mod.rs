@@ -48,7 +48,7 @@ pub use observation::{
     OfferFact, OrderAction, Origin, ProcessExit, RaftFact, Removal, RunPhase, TaskFact, WatchFact,
 };
 pub use operation::{
-    CallName, Consistency, LaunchedTask, Operation, OperationResponse, ReconciledTask,
+    CallName, Consistency, DecidedBy, LaunchedTask, Operation, OperationResponse, ReconciledTask,
     RejectedLaunch, UpdateName,
 };
 pub use reader::{HistoryError, read_file};

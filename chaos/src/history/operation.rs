@@ -18,6 +18,19 @@ pub enum Consistency {
     Local,
 }
 
+/// What decides about a call of a right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecidedBy {
+    /// The leader, a master with the newest facts, or the agent that a ticket is for.
+    Leader,
+    /// The master that is asked, with the facts that it has applied.
+    Master {
+        /// The log index that the caller demands at least.
+        min_index: u64,
+    },
+}
+
 /// The name of a numbered call of a framework. A call with this name takes effect at most once.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CallName {
@@ -177,6 +190,21 @@ pub enum Operation {
         #[serde(with = "text::list")]
         voters: Vec<NodeId>,
     },
+    /// Gives or takes a right: by a rule, or by the creation or revocation of a token. Repeated
+    /// until it is acknowledged.
+    SetRight {
+        /// The name of the right, such as "operator/prober view-agent" or "token-3".
+        right: String,
+        /// Whether it is given.
+        is_allowed: bool,
+    },
+    /// Makes a call that needs a right. It fails with "access-denied" if it was refused because of
+    /// its caller.
+    UseRight {
+        right: String,
+        /// What decides about it.
+        decided_by: DecidedBy,
+    },
 }
 
 impl Operation {
@@ -199,7 +227,9 @@ impl Operation {
             | Self::Reactivate { .. }
             | Self::MarkGone { .. }
             | Self::Transfer { .. }
-            | Self::ChangeVoters { .. } => None,
+            | Self::ChangeVoters { .. }
+            | Self::SetRight { .. }
+            | Self::UseRight { .. } => None,
         }
     }
 }

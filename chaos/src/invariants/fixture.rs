@@ -140,6 +140,13 @@ impl HistoryBuilder {
         self.push(process, Some(revision(index)), what)
     }
 
+    /// Ends a call as done at the entry `index`.
+    pub(super) fn end_done_at(self, process: &str, call: u64, index: u64) -> Self {
+        let outcome = OperationResponse::Done;
+        let what = EventKind::Ok { call, outcome };
+        self.push(process, Some(revision(index)), what)
+    }
+
     pub(super) fn call(self, process: &str, operation: Operation, ending: CallEnd) -> Self {
         let builder = self.begin(process, operation);
         let call = builder.calls;

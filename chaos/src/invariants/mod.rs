@@ -5,6 +5,7 @@
 //! record, and counts its comparisons. A checker without comparisons has proved nothing, which
 //! `InvariantReport` states.
 
+mod access;
 mod acknowledged;
 mod adoption;
 mod agreement;
@@ -43,6 +44,7 @@ mod updates;
 #[cfg(test)]
 mod fixture;
 
+pub(crate) use access::DENIED;
 pub use findings::{Findings, Violation};
 pub use report::{Evidence, InvariantReport, Minimum, RuleResult, check_history};
 pub use rule::Comparisons;
@@ -121,6 +123,8 @@ rules! {
         "one identity has one holder";
     ChangeFeed => change_feed, system 2_000:
         "a reader of the change feed misses no change of a task, and none comes again";
+    AccessEnforcement => access, system 2_000:
+        "no call uses a right after it was taken, and none is refused that has its right";
     LimitEnforcement "L1" => live:
         "limits that are reported as in force are in force";
     NoLeftovers "C1" => leftovers:

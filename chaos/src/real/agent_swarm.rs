@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use argosy_client::connector::random_seed;
 use argosy_client::uplink::Uplink;
-use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters};
+use argosy_client::{AgentUplink, Connector, Masters};
 use argosy_proto::v1;
 use argosy_proto::versions::VersionRange;
+use argosy_testbed::transport::ClientTransport;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinSet;
@@ -32,13 +33,14 @@ pub(crate) struct AgentSwarm {
 }
 
 impl AgentSwarm {
-    pub(crate) fn start(masters: &Masters, count: usize) -> Self {
+    pub(crate) fn start(masters: &Masters, transport: &ClientTransport, count: usize) -> Self {
         let linked = Arc::new(AtomicUsize::new(0));
         let mut links = JoinSet::new();
-        let mut connector = Connector::new(masters.clone(), ConnectorConfig::default());
+        let connect = || Connector::new(masters.clone(), transport.connector());
+        let mut connector = connect();
         for number in 0..count {
             if number.is_multiple_of(LINKS_PER_CONNECTION) {
-                connector = Connector::new(masters.clone(), ConnectorConfig::default());
+                connector = connect();
             }
             let uplink = AgentUplink::new(connector.clone());
             links.spawn(run_agent(

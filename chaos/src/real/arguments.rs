@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use argosy_client::Masters;
 use argosy_testbed::arguments::{ClusterSize, duration};
+use argosy_testbed::certificates::IdentityFiles;
+use argosy_testbed::testbed::ClusterTransport;
 use clap::{Args, ValueEnum};
 
 use super::faults::FaultName;
@@ -83,6 +85,22 @@ pub struct RunArguments {
     /// Do not ask for confirmation before touching an existing cluster
     #[arg(long, requires = "masters")]
     pub(crate) yes: bool,
+    /// The identity of an operator of the existing cluster.
+    #[command(flatten)]
+    pub(crate) tls: Option<IdentityFiles>,
+    /// Use no TLS between all processes, to compare it with TLS
+    #[arg(long, conflicts_with_all = ["certificate", "key", "ca"])]
+    pub(crate) insecure_plaintext: bool,
+}
+
+impl RunArguments {
+    /// Returns the transport of a cluster that the run starts.
+    pub(crate) fn transport(&self) -> ClusterTransport {
+        match self.insecure_plaintext {
+            true => ClusterTransport::Plaintext,
+            false => ClusterTransport::Tls,
+        }
+    }
 }
 
 /// Arguments of `argosy-chaos report`, which shows the report of an earlier run.

@@ -164,6 +164,7 @@ pub(crate) fn operations(history: &History) -> BTreeMap<String, OperationCounts>
             | Operation::Reactivate { .. }
             | Operation::MarkGone { .. } => "agents",
             Operation::Transfer { .. } | Operation::ChangeVoters { .. } => "masters",
+            Operation::SetRight { .. } | Operation::UseRight { .. } => "access",
         };
         let count = counted.entry(kind.to_owned()).or_default();
         match call.end.map(|(_, event)| &event.what) {

@@ -66,9 +66,10 @@ fn head(text: &mut String, report: &RunReport) {
     };
     let _ = write!(
         text,
-        "<h1>{result}</h1>\n<p class=\"sub\">{} &middot; {} masters x agents &middot; seed {} &middot; {} s{}</p>\n<div class=\"facts\">\n",
+        "<h1>{result}</h1>\n<p class=\"sub\">{} &middot; {} masters x agents &middot; {} &middot; seed {} &middot; {} s{}</p>\n<div class=\"facts\">\n",
         escape(&report.version),
         escape(&report.size),
+        report.transport(),
         report.seed,
         report.seconds,
         if report.interrupted {

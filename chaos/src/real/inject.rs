@@ -3,8 +3,10 @@
 //! A fault in force is a value. When it ends, the cluster can recover by itself. A killed process
 //! is started again then, as a supervisor of the system would do.
 
+mod certificates;
 mod masters;
 mod others;
+mod rules;
 
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use super::process_faults::{LimitedResource, SmallDisk};
 use super::proxy::Proxy;
 use crate::history::{Fault, FaultKind, Recorder};
 use crate::rng::Rng;
+use certificates::RenewedMember;
 
 /// Timeout for finding a leader before a fault that needs one, if no other fault holds.
 pub(super) const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,6 +50,7 @@ pub(super) enum UndoStep {
     AddMaster(HostIndex),
     RemoveProxies(u64, Vec<Proxy>),
     StopSwarm(AgentSwarm),
+    AwaitRenewal(RenewedMember),
 }
 
 /// The context for injecting a fault.
@@ -135,6 +139,8 @@ impl<'a> Injector<'a> {
             F::PartitionAgent => self.partition_agent(),
             F::PartitionFramework => self.partition_framework(),
             F::ReconnectStorm => self.reconnect_storm().await,
+            F::CertificateRenewal => self.certificate_renewal().await,
+            F::RuleChange => self.rule_change().await,
         }
     }
 
@@ -270,6 +276,7 @@ impl UndoStep {
                 masters::join(cluster, recorder, place).await?;
             }
             Self::StopSwarm(swarm) => stop_swarm(cluster, swarm).await,
+            Self::AwaitRenewal(renewed) => renewed.finish(cluster, recorder).await?,
         }
         Ok(())
     }

@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
+use argosy_client::{Connector, Masters, OperatorClient};
 use argosy_proto::v1;
 use argosy_testbed::programs::UsageError;
 use argosy_testbed::progress::ProgressDisplay;
+use argosy_testbed::transport::ClientTransport;
 use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -76,8 +77,9 @@ pub(crate) fn run_live(
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let operator =
-            OperatorClient::new(Connector::new(masters.clone(), ConnectorConfig::default()));
+        let transport = transport(arguments)?;
+        let connector = Connector::new(masters.clone(), transport.connector());
+        let operator = OperatorClient::new(connector);
         let cluster = read_cluster(&operator)
             .await
             .map_err(|error| UsageError(format!("{error:#}")))?;
@@ -98,6 +100,7 @@ pub(crate) fn run_live(
             display: ProgressDisplay::start(),
             report: RunReport {
                 seed,
+                uses_tls: arguments.tls.is_some(),
                 size: format!("{}x{}", cluster.masters.len(), cluster.agents),
                 version: cluster.protocol.map(|who| who.release).unwrap_or_default(),
                 ..RunReport::default()
@@ -107,6 +110,21 @@ pub(crate) fn run_live(
         };
         theirs.run(arguments, &stop).await
     })
+}
+
+/// Returns the transport that the command line names.
+fn transport(arguments: &RunArguments) -> Result<ClientTransport, UsageError> {
+    match (&arguments.tls, arguments.insecure_plaintext) {
+        (Some(files), _) => {
+            let credentials = files.load();
+            let credentials = credentials.map_err(|error| UsageError(format!("{error:#}")))?;
+            Ok(ClientTransport::tls(&credentials))
+        }
+        (None, true) => Ok(ClientTransport::default()),
+        (None, false) => Err(UsageError(
+            "an existing cluster needs --tls-cert, --tls-key and --tls-ca of an operator, or --insecure-plaintext".to_owned(),
+        )),
+    }
 }
 
 async fn read_cluster(operator: &OperatorClient) -> Result<v1::Cluster> {

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use argosy_testbed::cluster::{Cluster, MemberKind};
+use argosy_testbed::cluster::Cluster;
+use argosy_testbed::members::MemberKind;
 use argosy_testbed::processes::describe;
 use argosy_testbed::progress::ProgressDisplay;
 use tokio::time::Instant;

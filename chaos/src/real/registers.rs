@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use argosy_client::{CallError, Connector, ConnectorConfig, Masters, OperatorClient};
+use argosy_client::CallError;
+use argosy_testbed::cluster::Cluster;
 use tokio::task::JoinSet;
 
 use crate::history::{CallId, OperationResponse, ProcessName, Recorder};
@@ -42,7 +43,7 @@ pub(crate) struct OperationCounters {
 
 impl Registers {
     /// Starts the clients on the attributes of `agent`.
-    pub(crate) fn start(masters: &Masters, agent: &str, recorder: &Recorder, rng: &Rng) -> Self {
+    pub(crate) fn start(cluster: &Cluster, agent: &str, recorder: &Recorder, rng: &Rng) -> Self {
         let counted = Arc::new(OperationCounters::default());
         let mut clients = JoinSet::new();
         for number in 1..=CLIENTS {
@@ -50,11 +51,7 @@ impl Registers {
                 name: format!("client-{number}"),
                 incarnation: 1,
                 registers: RegisterClient {
-                    operator: OperatorClient::new(Connector::new(
-                        masters.clone(),
-                        ConnectorConfig::default(),
-                    ))
-                    .with_deadline(DEADLINE),
+                    operator: cluster.operator().with_deadline(DEADLINE),
                     recorder: recorder.clone(),
                     agent: agent.to_owned(),
                 },

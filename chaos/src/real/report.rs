@@ -88,6 +88,9 @@ pub struct RunReport {
     pub seed: u64,
     /// As "3x6".
     pub size: String,
+    /// Whether all processes used TLS. Before there was TLS, reports lacked this.
+    #[serde(default)]
+    pub uses_tls: bool,
     /// Seconds from the first start to the end of checking.
     pub seconds: u64,
     /// Whether it was stopped early.
@@ -132,6 +135,11 @@ impl RunReport {
         }
     }
 
+    /// Returns the name of the transport.
+    pub(crate) fn transport(&self) -> &'static str {
+        if self.uses_tls { "TLS" } else { "plaintext" }
+    }
+
     /// Returns the number of answered operations.
     #[must_use]
     pub fn answered(&self) -> u64 {
@@ -154,10 +162,11 @@ impl RunReport {
         let mut text = String::new();
         let _ = writeln!(
             text,
-            "\nseed {}, {} of {}, {} s{}",
+            "\nseed {}, {} of {}, {}, {} s{}",
             self.seed,
             self.size,
             self.version,
+            self.transport(),
             self.seconds,
             if self.interrupted {
                 ", interrupted"

@@ -14,7 +14,7 @@ use argosy_testbed::programs::{TestPrograms, UsageError, find_programs, own_exec
 use argosy_testbed::progress::ProgressDisplay;
 use argosy_testbed::run_directory::RunDirectory;
 use argosy_testbed::schedulers::FrameworkBehaviour;
-use argosy_testbed::testbed::{ClusterPlan, Testbed, create_directory};
+use argosy_testbed::testbed::{ClusterPlan, ClusterTransport, Testbed, create_directory};
 
 use super::arguments::{ReportArguments, RunArguments};
 use super::faults::{FaultName, FaultRequirement};
@@ -112,6 +112,11 @@ fn random_seed() -> u64 {
 }
 
 fn prepare(arguments: &RunArguments) -> Result<RunSetup, UsageError> {
+    if arguments.tls.is_some() {
+        return Err(UsageError(
+            "--tls-cert, --tls-key and --tls-ca are for the existing cluster of --masters; other clusters get certificates of their own".to_owned(),
+        ));
+    }
     let means = find_programs(arguments.argosy.as_ref(), own_executable()?)?;
     check_paths(arguments)?;
     let seed = arguments.seed.unwrap_or_else(random_seed);
@@ -160,7 +165,8 @@ fn plan(
     programs: &TestPrograms,
 ) -> Result<(FaultSource, Vec<FaultName>, Vec<String>), UsageError> {
     let masters = usize::from(arguments.size.masters);
-    let check_possible = |fault| check_possible(fault, masters, &programs.argosy);
+    let transport = arguments.transport();
+    let check_possible = |fault| check_possible(fault, (masters, transport), &programs.argosy);
     if let Some(path) = &arguments.script {
         let text = fs::read_to_string(path)
             .map_err(|error| UsageError(format!("cannot read {}: {error}", path.display())))?;
@@ -211,7 +217,11 @@ fn plan(
 }
 
 /// Checks whether this host and this group size allow the fault. Otherwise returns the reason.
-fn check_possible(fault: FaultName, masters: usize, argosy: &Path) -> Result<(), String> {
+fn check_possible(
+    fault: FaultName,
+    (masters, transport): (usize, ClusterTransport),
+    argosy: &Path,
+) -> Result<(), String> {
     match fault.need() {
         FaultRequirement::Nothing => Ok(()),
         FaultRequirement::Program(program) if host_tools::find(program).is_some() => Ok(()),
@@ -225,6 +235,8 @@ fn check_possible(fault: FaultName, masters: usize, argosy: &Path) -> Result<(),
         FaultRequirement::Voters(least) => {
             Err(format!("{fault} needs {least} masters, not {masters}"))
         }
+        FaultRequirement::Tls if transport == ClusterTransport::Tls => Ok(()),
+        FaultRequirement::Tls => Err(format!("{fault} needs TLS, not --insecure-plaintext")),
     }
 }
 
@@ -273,6 +285,7 @@ fn run_in_testbed(
         size: arguments.size,
         seed,
         behaviours: &FrameworkBehaviour::ALL,
+        transport: arguments.transport(),
     };
     let testbed = Testbed::new(&prepared.programs, directory, plan)?;
     let began_ns = testbed.started_ns();
@@ -292,6 +305,7 @@ fn run_in_testbed(
     report.version = version;
     report.seed = seed;
     report.size = arguments.size.to_string();
+    report.uses_tls = arguments.transport() == ClusterTransport::Tls;
     report.interrupted = interrupted;
     Ok(report)
 }

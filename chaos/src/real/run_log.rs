@@ -37,6 +37,7 @@ pub(super) fn details(report: &RunReport) -> Details {
     Details::from_iter([
         ("version".to_owned(), report.version.as_str().into()),
         ("size".to_owned(), report.size.as_str().into()),
+        ("transport".to_owned(), report.transport().into()),
         ("starts_witnessed".to_owned(), report.witnessed.into()),
         (
             "rules_judged".to_owned(),

@@ -12,8 +12,8 @@ use argosy_client::OperatorClient;
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, FrameworkId, TaskId, TaskKey};
 use argosy_state::task::TaskState;
-use argosy_testbed::cluster::{Cluster, MemberKind};
-use argosy_testbed::members::REGISTER_HOST;
+use argosy_testbed::cluster::Cluster;
+use argosy_testbed::members::{MemberKind, REGISTER_HOST};
 use argosy_testbed::progress::ProgressDisplay;
 use argosy_testbed::schedulers::WorkPhase;
 use argosy_testbed::watch::lock;
@@ -109,9 +109,8 @@ impl<'a> RunSession<'a> {
         let register = ids
             .get(REGISTER_HOST)
             .context("the agent with the registers is not registered")?;
-        let masters = self.cluster.masters();
-        let registers =
-            Registers::start(&masters, &register.to_string(), &self.recorder, &self.rng);
+        let register_name = register.to_string();
+        let registers = Registers::start(&self.cluster, &register_name, &self.recorder, &self.rng);
         let observer = RegistryObserver::start(operator.clone(), self.recorder.clone());
         let counts = self.count_tasks();
         tokio::time::sleep(WARM_UP).await;

@@ -48,17 +48,23 @@ impl CutLinks {
 }
 
 /// Returns the identity that the simulated network assigns to a host, as if a certificate had
-/// proved it: its name and its kind.
+/// proved it.
 pub(super) fn identity_of(host: &str) -> PeerIdentity {
     let kind = match host.split('-').next().unwrap_or_default() {
         "master" => PrincipalKind::Master,
         "host" | "copy" => PrincipalKind::Agent,
         "framework" | "rival" => PrincipalKind::Framework,
-        "operator" | "hand" | "lister" | "watcher" => PrincipalKind::Operator,
+        "operator" | "admin" | "hand" | "lister" | "prober" | "watcher" => PrincipalKind::Operator,
         // Its processes have no certificate.
         _ => return PeerIdentity::unauthenticated(None),
     };
-    let name = PrincipalName::new(host).expect("host names are valid principal names");
+    // A copied disk contains the certificate of its origin. So all agents have the same one, and
+    // only their incarnations distinguish a copy.
+    let name = match kind {
+        PrincipalKind::Agent => "host",
+        PrincipalKind::Master | PrincipalKind::Framework | PrincipalKind::Operator => host,
+    };
+    let name = PrincipalName::new(name).expect("host names are valid principal names");
     PeerIdentity::authenticated(Principal { kind, name }, None)
 }
 

@@ -140,8 +140,25 @@ pub(crate) struct MasterStart {
     /// Seed of all random choices [default: random]
     #[arg(long, env = "ARGOSY_SEED", value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
+    /// File with the keys that seal secrets in the registry, a line KEYID:HEX each; the first one
+    /// seals, all of them open; the same file on all masters [default: no secrets]
+    #[arg(long, env = "ARGOSY_MASTER_SECRETS_KEY", value_name = "FILE")]
+    pub(crate) secrets_key: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) tls: ServiceTls,
+    /// Key of the CA: this master issues certificates to hosts that have a join token; the same on
+    /// all masters [default: it issues none]
+    #[arg(long, env = "ARGOSY_MASTER_CA_KEY", value_name = "FILE")]
+    pub(crate) ca_key: Option<PathBuf>,
+    /// Certificate of that CA, followed by those of the CAs above it [default: the file of
+    /// --tls-ca]
+    #[arg(
+        long,
+        env = "ARGOSY_MASTER_CA_CERT",
+        value_name = "FILE",
+        requires = "ca_key"
+    )]
+    pub(crate) ca_cert: Option<PathBuf>,
     /// Allow every client that reaches this address to run commands in tasks
     #[arg(long, env = "ARGOSY_MASTER_ALLOW_EXEC")]
     pub(crate) allow_exec: bool,

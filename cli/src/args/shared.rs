@@ -1,5 +1,6 @@
 //! Flags that many commands share.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use argosy_client::Masters;
@@ -21,6 +22,9 @@ pub(crate) struct ClusterArguments {
     pub(crate) context: Option<ContextName>,
     #[command(flatten)]
     pub(crate) tls: ClientTls,
+    /// File with a bearer token, the identity of this client [default: the token of the context]
+    #[arg(long, env = "ARGOSY_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 /// Connection to the masters.

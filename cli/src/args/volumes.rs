@@ -14,8 +14,8 @@ pub(crate) struct Volumes {
     /// Directory that is kept in the task's memory, and its size limit; may be repeated
     #[arg(long = "tmpfs", value_name = "TASK:SIZE", value_parser = parsers::tmpfs)]
     pub(crate) tmpfs: Vec<v1::TaskVolume>,
-    /// File with the secret of this name of the task's role (see the agent's --secret-dir); may
-    /// be repeated
+    /// File with a secret: ROLE/NAME of the registry (see argosy secret), or NAME of the task's
+    /// role from its agent (see the agent's --secret-dir); may be repeated
     #[arg(long = "secret", value_name = "NAME:TASK", value_parser = parsers::secret)]
     pub(crate) secrets: Vec<v1::TaskVolume>,
 }

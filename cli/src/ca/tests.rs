@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use clap::Parser;
 use tempfile::TempDir;
 
+use super::show::{Shown, shown};
 use super::*;
 
 #[derive(Debug, Parser)]
@@ -241,5 +242,5 @@ fn an_exposed_key_of_a_ca_is_not_used() {
     let mode = fs::Permissions::from_mode(0o644);
     fs::set_permissions(place.path("ca/ca.key"), mode).unwrap();
     let refused = place.refused("issue master/m1 --host m1.example --ca @/ca --dir @");
-    assert!(refused.contains("chmod o="), "{refused}");
+    assert!(refused.contains("chmod g-w,o="), "{refused}");
 }

@@ -1,6 +1,7 @@
 //! Names of objects as candidates, from any master that answers in time.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
@@ -116,7 +117,13 @@ fn cluster(line: &[String]) -> Result<ClusterArguments, String> {
         masters: masters.map(|named| parsers::masters(&named)).transpose()?,
         context: context.map(|named| named.parse()).transpose()?,
         tls,
+        token_file: token_file(line),
     })
+}
+
+fn token_file(line: &[String]) -> Option<PathBuf> {
+    let named = value(line, "--token-file").map(PathBuf::from);
+    named.or_else(|| std::env::var_os("ARGOSY_TOKEN_FILE").map(PathBuf::from))
 }
 
 /// Returns the value of a flag in the line.

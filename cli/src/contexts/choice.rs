@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use argosy_client::Masters;
 
-use super::{ContextFile, Contexts};
+use super::{ContextFile, Contexts, Token};
 use crate::args::{ClientTls, ClusterArguments};
 use crate::exit::Failure;
 use crate::parsers::{API_PORT, ContextName};
@@ -33,21 +33,37 @@ impl ChosenCluster {
             Err(failure) if is_named => Err(failure),
             Err(_) => Ok(Contexts::default()),
         };
-        let (masters, tls) = choose(arguments, read, &listens)?;
+        let chosen = choose(arguments, read, &listens)?;
+        let mut transport = ClientTransport::new(&chosen.tls)?;
+        if let Some(token) = chosen.token {
+            if chosen.tls.tls_ca.is_none() {
+                let text = "a token is not sent in plaintext, and no TLS is chosen";
+                return Err(Failure::usage(text).advise("name the CA of the masters with --tls-ca"));
+            }
+            transport = transport.with_token(&token.secret()?);
+        }
         Ok(Self {
-            masters,
-            transport: ClientTransport::new(&tls)?,
+            masters: chosen.masters,
+            transport,
         })
     }
 }
 
-/// Chooses masters and files of TLS. `read` returns the contexts, and gets whether the user has
-/// named one.
+/// The masters, the files of TLS and the token of a command.
+#[derive(Debug)]
+pub(super) struct Choice {
+    pub(super) masters: Masters,
+    pub(super) tls: ClientTls,
+    pub(super) token: Option<Token>,
+}
+
+/// Chooses masters, files of TLS and a token. `read` returns the contexts, and gets whether the
+/// user has named one.
 pub(super) fn choose(
     arguments: &ClusterArguments,
     read: impl FnOnce(bool) -> Result<Contexts, Failure>,
     listens: &dyn Fn(&str) -> bool,
-) -> Result<(Masters, ClientTls), Failure> {
+) -> Result<Choice, Failure> {
     let context = match (&arguments.context, &arguments.masters) {
         (Some(name), _) => Some(read(true)?.find(name)?.clone()),
         // These masters may be of another cluster than the current context.
@@ -61,18 +77,27 @@ pub(super) fn choose(
             }
         }
     };
-    let (masters, tls) = match context {
-        Some(context) => (Some(context.masters), context.tls),
-        None => (None, ClientTls::default()),
+    let (masters, tls, token) = match context {
+        Some(context) => (Some(context.masters), context.tls, context.token),
+        None => (None, ClientTls::default(), None),
     };
     let masters = arguments.masters.clone().or(masters);
     let masters = masters.unwrap_or_else(|| default_masters(listens));
-    let tls = match arguments.tls.is_empty() {
-        true => tls,
-        // All of them, because the files of one identity belong together.
-        false => arguments.tls.clone(),
+    let (tls, token) = match arguments.tls.is_empty() {
+        true => (tls, token),
+        // All of them, because the files of one identity belong together, and the token of one
+        // cluster is not sent to another one.
+        false => (arguments.tls.clone(), None),
     };
-    Ok((masters, tls))
+    let token = match &arguments.token_file {
+        Some(path) => Some(Token::read(path)?),
+        None => token,
+    };
+    Ok(Choice {
+        masters,
+        tls,
+        token,
+    })
 }
 
 /// Returns the context of the usual dev cluster, unless the cluster has ended without removing it.

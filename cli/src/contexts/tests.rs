@@ -289,9 +289,9 @@ fn chosen(
     listening: &[&str],
 ) -> (String, Option<String>) {
     let listens = |address: &str| listening.contains(&address);
-    let (masters, tls) = choose(arguments, |_| Ok(contexts), &listens).unwrap();
-    let ca = tls.tls_ca.map(|path| path.display().to_string());
-    (masters.to_string(), ca)
+    let chosen = choose(arguments, |_| Ok(contexts), &listens).unwrap();
+    let ca = chosen.tls.tls_ca.map(|path| path.display().to_string());
+    (chosen.masters.to_string(), ca)
 }
 
 fn named(masters: Option<&str>, context: Option<&str>) -> ClusterArguments {
@@ -299,6 +299,7 @@ fn named(masters: Option<&str>, context: Option<&str>) -> ClusterArguments {
         masters: masters.map(|masters| masters.parse().unwrap()),
         context: context.map(name),
         tls: ClientTls::default(),
+        token_file: None,
     }
 }
 
@@ -316,9 +317,9 @@ fn a_named_context_is_used_and_flags_replace_its_parts() {
     assert_eq!(replaced, pair("10.0.0.3:5050", Some("/tls/ca.crt")));
     let mut with_ca = named(None, Some("prod"));
     with_ca.tls.tls_ca = Some("/other.crt".into());
-    let (_, tls) = choose(&with_ca, |_| Ok(three()), &|_| false).unwrap();
-    // A certificate of the context is not presented to servers of another CA.
-    assert_eq!(tls, with_ca.tls);
+    let chosen = choose(&with_ca, |_| Ok(three()), &|_| false).unwrap();
+    // Neither a certificate nor a token of the context is presented to servers of another CA.
+    assert_eq!((chosen.tls, chosen.token), (with_ca.tls, None));
     let unknown = named(None, Some("absent"));
     let failure = choose(&unknown, |_| Ok(three()), &|_| false).unwrap_err();
     assert_eq!(failure.code, FailureCode::NotFound);
@@ -335,9 +336,9 @@ fn named_masters_take_precedence_over_the_current_context() {
     // The file is not even read.
     let masters = named(Some("10.9.0.9"), None);
     let unread = |_| -> Result<Contexts, Failure> { panic!("the file is read") };
-    let (found, tls) = choose(&masters, unread, &|_| false).unwrap();
-    assert_eq!(found.to_string(), "10.9.0.9:5050");
-    assert!(tls.is_empty());
+    let found = choose(&masters, unread, &|_| false).unwrap();
+    assert_eq!(found.masters.to_string(), "10.9.0.9:5050");
+    assert!(found.tls.is_empty());
     contexts.remove(&name("prod")).unwrap();
     assert_eq!(contexts.current, None);
 }
@@ -362,4 +363,26 @@ fn without_a_choice_a_running_dev_cluster_is_called_or_this_host() {
         .unwrap();
     let listening = ["10.1.1.1:5050"];
     assert_eq!(chosen(&nothing, three_of_dev, &listening), pair(own, None));
+}
+
+#[test]
+fn a_file_of_a_token_that_others_may_read_or_replace_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ci.token");
+    fs::write(&path, "s3cret\n").unwrap();
+    for (mode, is_private) in [
+        (0o600, true),
+        (0o400, true),
+        (0o640, true),
+        (0o644, false),
+        (0o660, false),
+        (0o602, false),
+    ] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let read = Token::read(&path);
+        assert_eq!(read.is_ok(), is_private, "{mode:o}");
+        if let Err(failure) = read {
+            assert!(failure.message.contains("chmod g-w,o="), "{failure}");
+        }
+    }
 }

@@ -3,9 +3,9 @@
 //! All of them are in the directory of the cluster. The CA of a persistent cluster stays; each
 //! start replaces the other keys.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -16,6 +16,7 @@ use argosy_proto::transport::certificate_identity::{CertificateIdentity, Cluster
 use argosy_state::actor::{Principal, PrincipalKind};
 use argosy_tls::authority::{self, Authority, Validity};
 use argosy_tls::request::{self, CertificateNames, CertificateRequest, Host};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use super::plan::{DevMember, DevPlan, MemberKind};
 use crate::args::ClientTls;
@@ -28,6 +29,8 @@ const CA: &str = "ca.crt";
 /// The directory with the keys of the CA and of the user, for the user alone.
 const KEYS: &str = "tls";
 const CA_KEY: &str = "ca.key";
+/// The key that seals secrets in the registry.
+const SECRETS_KEY: &str = "secrets.key";
 /// The days for which the CA and the certificates are valid.
 const CA_DAYS: u16 = 3_650;
 const DAYS: u16 = 365;
@@ -59,6 +62,11 @@ pub(super) fn ca(home: &Path) -> PathBuf {
     home.join(CA)
 }
 
+/// Returns the path of the key that seals secrets.
+pub(super) fn secrets_key(home: &Path) -> PathBuf {
+    home.join(KEYS).join(SECRETS_KEY)
+}
+
 /// Returns the files of TLS of the user's commands.
 pub(super) fn of_user(home: &Path) -> ClientTls {
     let own = Pair::of(&home.join(KEYS), "operator");
@@ -74,6 +82,7 @@ pub(super) fn create(home: &Path, plan: &DevPlan) -> anyhow::Result<()> {
     let keys = home.join(KEYS);
     create_directory(&keys, 0o700)?;
     let authority = open_or_create(home, &keys)?;
+    create_secrets_key(home)?;
     let user = Pair::of(&keys, "operator");
     issue(&authority, PrincipalKind::Operator, NAME, None, &user)?;
     for member in &plan.members {
@@ -88,7 +97,7 @@ pub(super) fn create(home: &Path, plan: &DevPlan) -> anyhow::Result<()> {
         create_directory(directory, 0o700)?;
         let host = Host::Address(member.address.into());
         issue(&authority, kind, &member.name, Some(host), &pair)?;
-        give_to_agent(member, &[directory, &pair.certificate, &pair.key])?;
+        give_to_agent(home, member, &[directory, &pair.certificate, &pair.key])?;
     }
     Ok(())
 }
@@ -113,16 +122,45 @@ fn create_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
 }
 
 /// Lets an agent that drops root read its files again when it does so.
-fn give_to_agent(member: &DevMember, paths: &[&Path]) -> anyhow::Result<()> {
+fn give_to_agent(home: &Path, member: &DevMember, paths: &[&Path]) -> anyhow::Result<()> {
     if member.kind != MemberKind::Agent || !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
     let HostUser { uid, gid } = HostUser::agent();
     for path in paths {
-        chown(path, Some(uid), Some(gid))
+        give(home, path, (uid, gid))
             .with_context(|| format!("cannot change the owner of {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Changes the owner of a file or directory below `home` that belongs to this user, or to the new
+/// owner already. Links below `home` are not followed: `home` may belong to another user.
+fn give(home: &Path, path: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
+    let inside = path.strip_prefix(home).map_err(io::Error::other)?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let home = File::open(home)?;
+    let file: File = openat2(home, inside, flags, Mode::empty(), within)?.into();
+    let found = file.metadata()?;
+    let is_shared = found.is_file() && found.nlink() != 1;
+    let owners = [nix::unistd::geteuid().as_raw(), uid];
+    if is_shared || !owners.contains(&found.uid()) {
+        let text = "another user has replaced it: start the cluster in a directory of this user";
+        return Err(io::Error::other(text));
+    }
+    fchown(&file, Some(uid), Some(gid))
+}
+
+/// Creates the key of secrets. That of a persistent cluster stays, as its registry does.
+fn create_secrets_key(home: &Path) -> anyhow::Result<()> {
+    let path = secrets_key(home);
+    if path.exists() {
+        return Ok(());
+    }
+    let key: [u8; 32] = random::bytes()?;
+    let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    write(&path, &format!("{NAME}:{digits}\n"), 0o600)
 }
 
 fn open_or_create(home: &Path, keys: &Path) -> anyhow::Result<Authority> {
@@ -185,7 +223,7 @@ fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::super::plan::tests::plan_in;
     use super::*;
@@ -244,5 +282,27 @@ mod tests {
         create(home, &plan).unwrap();
         assert_eq!(read(&ca(home)), former.0);
         assert_ne!(read(&key), former.1);
+    }
+
+    #[test]
+    fn the_owner_of_a_link_or_of_a_file_with_two_names_is_not_changed() {
+        let home = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
+        let target = other.path().join("shadow");
+        fs::write(&target, "").unwrap();
+        let own = fs::metadata(&target).unwrap();
+        let owner = (own.uid(), own.gid());
+        let path = |name: &str| home.path().join(name);
+        symlink(&target, path("link")).unwrap();
+        symlink(other.path(), path("directory")).unwrap();
+        fs::hard_link(&target, path("second")).unwrap();
+        fs::write(path("plain"), "").unwrap();
+        for refused in ["link", "directory/shadow", "directory", "second"] {
+            assert!(
+                give(home.path(), &path(refused), owner).is_err(),
+                "{refused}"
+            );
+        }
+        give(home.path(), &path("plain"), owner).unwrap();
     }
 }

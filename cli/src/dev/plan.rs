@@ -248,26 +248,30 @@ fn agent_line(
     line
 }
 
-/// Returns the flags of TLS. Clients without a certificate must be users of this host that may
-/// access tasks. The process that fetches files of tasks from agents is another user, and has no
-/// TLS with agents.
+/// Returns the flags of TLS. Clients of masters without a certificate must be users of this host
+/// that may access tasks. Agents accept others with a ticket: the process that fetches files of
+/// tasks is another user without a certificate.
 fn security(arguments: &Dev, home: &Path, member: &DevMember) -> Vec<String> {
     if arguments.insecure_plaintext {
         return vec![PLAINTEXT.to_owned()];
     }
     let Pair { certificate, key } = Pair::of_member(home, &member.name);
-    let (mode, anonymous) = match member.kind {
-        MemberKind::Agent if arguments.allow_files => (TlsMode::Optional, TlsAnonymous::All),
-        MemberKind::Agent | MemberKind::Master => (TlsMode::Required, TlsAnonymous::Local),
+    let anonymous = match member.kind {
+        MemberKind::Agent => TlsAnonymous::All,
+        MemberKind::Master => TlsAnonymous::Local,
     };
     let flags = [
         ("--tls-cert", certificate.display().to_string()),
         ("--tls-key", key.display().to_string()),
         ("--tls-ca", credentials::ca(home).display().to_string()),
-        ("--tls", name_of(mode)),
+        ("--tls", name_of(TlsMode::Required)),
         ("--tls-anonymous", name_of(anonymous)),
     ];
-    let words = flags.into_iter();
+    let secrets = (member.kind == MemberKind::Master).then(|| {
+        let path = credentials::secrets_key(home);
+        ("--secrets-key", path.display().to_string())
+    });
+    let words = flags.into_iter().chain(secrets);
     words
         .flat_map(|(flag, value)| [flag.to_owned(), value])
         .collect()
@@ -395,8 +399,8 @@ pub(super) mod tests {
                             panic!("it starts an agent")
                         };
                         assert!(start.allow_missing_controllers);
-                        // Its files are open to the process that fetches for tasks.
-                        assert_eq!(start.tls.tls, TlsMode::Optional);
+                        // A ticket admits the process that fetches for tasks.
+                        assert_eq!(start.tls.tls, TlsMode::Required);
                         assert_eq!(start.tls.tls_anonymous, TlsAnonymous::All);
                         let key = Some(PathBuf::from("/d/agent-1/tls/agent-1.key"));
                         assert_eq!(start.tls.tls_key, key);

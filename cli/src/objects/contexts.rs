@@ -2,9 +2,8 @@
 //!
 //! No command calls a cluster, and none prints a secret.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
 use argosy_client::Masters;
 use clap::{Args, Subcommand};
@@ -18,9 +17,6 @@ use crate::operator::quote;
 use crate::output::{self, Row, note, plain};
 use crate::parsers::{self, ContextName};
 use crate::transport::ClientTransport;
-
-/// The number of bytes of a token's file that are read: more than a token has.
-const TOKEN_BYTES: u64 = 2_048;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ContextCommand {
@@ -106,8 +102,7 @@ pub(crate) struct ContextAdd {
     /// Private key of that certificate, in PEM
     #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
-    /// File with a token, which is copied into the context; - for standard input. Masters do not
-    /// accept tokens yet
+    /// File with a bearer token, which is copied into the context; - for standard input
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Also make it the current context
@@ -297,7 +292,7 @@ fn add(file: &ContextFile, arguments: &ContextAdd) -> VerbResult {
     let token = arguments
         .token_file
         .as_deref()
-        .map(read_token)
+        .map(Token::read)
         .transpose()?;
     let context = Context {
         masters: arguments.masters.clone(),
@@ -322,19 +317,6 @@ fn add(file: &ContextFile, arguments: &ContextAdd) -> VerbResult {
         ));
     }
     Ok(DONE)
-}
-
-/// Reads a token, which may end in a newline.
-fn read_token(path: &Path) -> Result<Token, Failure> {
-    let shown = path.display();
-    let mut text = String::new();
-    let read = match path.to_str() {
-        Some("-") => io::stdin().take(TOKEN_BYTES).read_to_string(&mut text),
-        _ => File::open(path).and_then(|file| file.take(TOKEN_BYTES).read_to_string(&mut text)),
-    };
-    read.map_err(|error| Failure::failed(format!("cannot read {shown}: {error}")))?;
-    let token = text.trim_end_matches(['\r', '\n']).parse();
-    token.map_err(|why| Failure::usage(format!("--token-file {shown}: {why}")))
 }
 
 fn remove(file: &ContextFile, arguments: &ContextRemove) -> VerbResult {

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use argosy_client::CallError;
 use argosy_proto::v1;
+use argosy_state::ids::Role;
 
 use super::{ClusterClient, EndedObjects, read_failure};
 use crate::exit::Failure;
@@ -46,6 +47,18 @@ impl ClusterClient {
             self.client.list_tasks(request)
         })
         .await
+    }
+
+    /// Returns the secrets of a role and of the roles below it, or all, without values.
+    pub(crate) async fn secrets(&self, role: Option<&Role>) -> Result<v1::SecretList, Failure> {
+        let request = v1::ListSecretsRequest {
+            role: role.map(ToString::to_string).unwrap_or_default(),
+            ..v1::ListSecretsRequest::default()
+        };
+        self.client
+            .list_secrets(request)
+            .await
+            .map_err(read_failure)
     }
 
     pub(crate) async fn offers(&self) -> Result<v1::OfferPage, Failure> {

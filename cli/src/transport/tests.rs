@@ -1,5 +1,7 @@
 //! Tests of the flags, and of connections over real sockets.
 
+mod revocation;
+
 use std::path::Path;
 
 use argosy_client::Masters;

@@ -45,6 +45,10 @@ const COMMANDS: &[(&[&str], &str)] = &[
         "argosy master failovers lists the changes of leader, and argosy master list the masters",
     ),
     (
+        &["secrets", "vault"],
+        "argosy secret list lists the secrets",
+    ),
+    (
         &["weights", "role", "roles", "quota"],
         "argosy weight list lists the weights of roles",
     ),
@@ -183,6 +187,11 @@ const OBJECT_COMMANDS: &[(&str, &[&str], &str)] = &[
         "argosy master transfer transfers leadership",
     ),
     ("weight", &["get", "show"], "argosy weight list lists them"),
+    (
+        "secret",
+        &["create", "add", "update"],
+        "argosy secret set sets the value of one",
+    ),
 ];
 
 /// Words for commands that most objects have.

@@ -126,7 +126,15 @@ impl DevCluster {
     }
 
     pub(crate) fn argosy(&self, words: &[&str]) -> Command {
-        let mut command = argosy(words);
+        self.reached_by(argosy(words))
+    }
+
+    /// Returns a shell that runs this line, and whose programs reach the cluster.
+    pub(crate) fn shell(&self, line: &str) -> Command {
+        self.reached_by(program(Path::new("sh"), &["-c", line]))
+    }
+
+    fn reached_by(&self, mut command: Command) -> Command {
         // A test may name one master in addition.
         command.env("ARGOSY_CONTEXT", self.record["context"].as_str().unwrap());
         command.env(CONFIGURATION, self.configuration.path());

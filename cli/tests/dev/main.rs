@@ -1,5 +1,6 @@
 //! Whole clusters of real processes: started by `dev`, used, and removed without a trace.
 
+mod access;
 mod administration;
 mod attach;
 mod closed;
@@ -20,8 +21,10 @@ mod outside;
 mod preparation;
 mod privilege_drop;
 mod registry;
+mod secrets;
 mod security_options;
 mod terminal;
+mod tickets;
 mod top;
 mod volumes;
 mod waits;

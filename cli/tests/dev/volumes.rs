@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::cluster::DevCluster;
 
 /// Returns all files below a directory that contain this text, without following links.
-fn find_files(directory: &Path, text: &[u8]) -> Vec<PathBuf> {
+pub(crate) fn find_files(directory: &Path, text: &[u8]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap().flatten() {
         let kind = entry.file_type().unwrap();

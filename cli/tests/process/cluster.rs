@@ -5,14 +5,20 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
+use argosy_client::{Connector, Masters, OperatorClient, SchedulerConfig};
+use argosy_proto::transport::ExpectedPeer;
 use argosy_proto::v1;
-use argosy_testbed::command_lines::{AgentFlags, MasterFlags};
+use argosy_state::actor::PrincipalKind;
+use argosy_testbed::certificates::{ClusterCertificates, IdentityFiles};
+use argosy_testbed::command_lines::{AgentFlags, MasterFlags, MemberTransport};
 use argosy_testbed::health::{HealthCheck, leader_address};
 use argosy_testbed::leftovers;
 use argosy_testbed::loopback::LoopbackNetwork;
 use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec, RunSettings};
+use argosy_testbed::transport::ClientTransport;
 use argosy_testbed::waiting::poll;
+use axum::body::{Body, to_bytes};
+use axum::http::Request;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -25,6 +31,8 @@ pub(crate) struct TestMember {
     pub(crate) name: String,
     pub(crate) address: Ipv4Addr,
     process: ManagedProcess,
+    /// The transport of requests to it.
+    transport: ClientTransport,
 }
 
 impl TestMember {
@@ -54,10 +62,23 @@ impl TestMember {
         self.process.is_stopped()
     }
 
+    /// Returns its metrics, or `None` if it does not answer.
+    pub(crate) async fn metrics(&self) -> Option<String> {
+        let request = Request::get("/metrics").body(Body::empty()).ok()?;
+        let kind = match self.name.starts_with("agent") {
+            true => PrincipalKind::Agent,
+            false => PrincipalKind::Master,
+        };
+        let client = self.transport.http(METRICS_TIMEOUT);
+        let expected = ExpectedPeer::any(kind);
+        let answer = client.send(&self.api(), &expected, request).await.ok()?;
+        let body = to_bytes(answer.into_body(), usize::MAX).await.ok()?;
+        String::from_utf8(body.into()).ok()
+    }
+
     /// Returns whether this metric is 1, or `None` if the member does not answer.
     pub(crate) async fn metric_is_one(&self, metric: &str) -> Option<bool> {
-        let url = format!("http://{}/metrics", self.api());
-        let text = reqwest::get(&url).await.ok()?.text().await.ok()?;
+        let text = self.metrics().await?;
         let mut lines = text.lines().filter_map(|line| line.split_once(' '));
         lines.find_map(|(name, value)| (name == metric).then(|| value.trim() == "1"))
     }
@@ -147,6 +168,9 @@ pub(crate) struct Cluster {
     pub(crate) masters: Vec<TestMember>,
     pub(crate) agents: Vec<TestMember>,
     pub(crate) directory: TempDir,
+    /// The identity of an operator; `None` in a cluster without TLS.
+    operator: Option<IdentityFiles>,
+    pub(crate) transport: ClientTransport,
     /// Exclusive use of the machine, because elections are measured in wall time.
     exclusive: Option<MutexGuard<'static, ()>>,
 }
@@ -156,22 +180,50 @@ static EXCLUSIVE: Mutex<()> = Mutex::const_new(());
 pub(crate) const AGENT_RESOURCES: &str = "cpus:8;mem:4096;disk:4096;ports:[31000-31099]";
 /// Time for all members to become healthy.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Timeout for a connection that reads metrics.
+const METRICS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between two checks.
 const POLL_PAUSE: Duration = Duration::from_millis(20);
 
+/// The certificates of a cluster; `None` for plaintext.
+type Certificates<'a> = Option<&'a ClusterCertificates>;
+
+/// Returns the transport of a member, with a new certificate if the cluster has TLS.
+fn transport(
+    certificates: Certificates<'_>,
+    kind: PrincipalKind,
+    (name, address): (&str, Ipv4Addr),
+) -> MemberTransport {
+    let Some(certificates) = certificates else {
+        return MemberTransport::Plaintext;
+    };
+    let files = certificates.issue(kind, name, Some(address.into()));
+    MemberTransport::Tls(files.expect("the directory can be written"))
+}
+
 /// Returns a master of a group of three.
-fn master(network: LoopbackNetwork, directory: &Path, host: u8, more: &[&str]) -> TestMember {
+fn master(
+    (network, certificates): (LoopbackNetwork, Certificates<'_>),
+    directory: &Path,
+    host: u8,
+    more: &[&str],
+) -> TestMember {
     let name = format!("master-{host}");
     let address = network.address(host);
     let flags = MasterFlags {
         listen: &address.to_string(),
         peers: &network.list(3, 5052),
         data_dir: &directory.join(&name),
+        transport: &transport(certificates, PrincipalKind::Master, (&name, address)),
     };
     member(directory, name, address, flags.arguments(more))
 }
 
-fn agent(network: LoopbackNetwork, directory: &Path, number: u8) -> TestMember {
+fn agent(
+    (network, certificates): (LoopbackNetwork, Certificates<'_>),
+    directory: &Path,
+    number: u8,
+) -> TestMember {
     let name = format!("agent-{number}");
     let address = network.address(100 + number);
     let flags = AgentFlags {
@@ -179,6 +231,7 @@ fn agent(network: LoopbackNetwork, directory: &Path, number: u8) -> TestMember {
         masters: &network.list(3, 5050),
         data_dir: &directory.join(&name),
         resources: AGENT_RESOURCES,
+        transport: &transport(certificates, PrincipalKind::Agent, (&name, address)),
     };
     let arguments = flags.arguments(&["--host-path", &directory.display().to_string()]);
     member(directory, name, address, arguments)
@@ -193,6 +246,59 @@ impl Cluster {
     /// The same, with more arguments for each master.
     pub(crate) async fn start_with(agents: u8, more: &[&str]) -> Self {
         Self::start_as(agents, more, |member| member).await
+    }
+
+    /// The same, with TLS between all processes.
+    pub(crate) async fn start_tls(agents: u8) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let certificates = ClusterCertificates::create(&directory.path().join("tls"));
+        let certificates = certificates.expect("the directory can be written");
+        let operator = certificates.issue(PrincipalKind::Operator, "tester", None);
+        let operator = operator.expect("the directory can be written");
+        let found = (LoopbackNetwork::next(), Some(&certificates));
+        let masters = (1..=3).map(|host| master(found, directory.path(), host, &[]));
+        let masters = masters.collect();
+        let agents = (1..=agents).map(|number| agent(found, directory.path(), number));
+        let agents = agents.collect();
+        Self::with_operator(masters, agents, directory, Some(operator)).await
+    }
+
+    /// Starts three masters with TLS that issue certificates to hosts with a token.
+    pub(crate) async fn start_issuing() -> (Self, ClusterCertificates) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let certificates = ClusterCertificates::create(&directory.path().join("tls"));
+        let certificates = certificates.expect("the directory can be written");
+        let operator = certificates.issue(PrincipalKind::Operator, "tester", None);
+        let operator = operator.expect("the directory can be written");
+        let key = certificates.write_key();
+        let key = key.expect("the directory can be written");
+        let more = ["--ca-key", &key.display().to_string()];
+        let found = (LoopbackNetwork::next(), Some(&certificates));
+        let masters = (1..=3).map(|host| master(found, directory.path(), host, &more));
+        let masters = masters.collect();
+        let cluster = Self::with_operator(masters, Vec::new(), directory, Some(operator));
+        (cluster.await, certificates)
+    }
+
+    /// Adds and starts an agent with these files of TLS, and returns its position.
+    pub(crate) fn add_agent(&mut self, host: u8, files: IdentityFiles) -> usize {
+        let [a, b, c, _] = self.masters[0].address.octets();
+        let address = Ipv4Addr::new(a, b, c, host);
+        let name = format!("agent-{host}");
+        let masters = self.masters_list().to_string();
+        let flags = AgentFlags {
+            listen: &address.to_string(),
+            masters: &masters,
+            data_dir: &self.directory.path().join(&name),
+            resources: AGENT_RESOURCES,
+            transport: &MemberTransport::Tls(files),
+        };
+        let arguments = flags.arguments(&[]);
+        let mut added = member(self.directory.path(), name, address, arguments);
+        added.transport = self.transport.clone();
+        added.start();
+        self.agents.push(added);
+        self.agents.len() - 1
     }
 
     /// The same, with each master started by another program, see [`TestMember::within`].
@@ -228,7 +334,7 @@ impl Cluster {
         change: impl Fn(TestMember) -> TestMember,
     ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let network = LoopbackNetwork::next();
+        let network = (LoopbackNetwork::next(), None);
         let masters = (1..=3).map(|host| change(master(network, directory.path(), host, more)));
         let masters = masters.collect();
         let agents = (1..=agents).map(|number| change(agent(network, directory.path(), number)));
@@ -236,19 +342,37 @@ impl Cluster {
         Self::of(masters, agents, directory).await
     }
 
-    /// Starts these members when the machine is free, and waits until all agents are registered.
+    /// Starts these members without TLS when the machine is free, and waits until all agents are
+    /// registered.
     pub(crate) async fn of(
         masters: Vec<TestMember>,
         agents: Vec<TestMember>,
         directory: TempDir,
     ) -> Self {
+        Self::with_operator(masters, agents, directory, None).await
+    }
+
+    async fn with_operator(
+        masters: Vec<TestMember>,
+        agents: Vec<TestMember>,
+        directory: TempDir,
+        operator: Option<IdentityFiles>,
+    ) -> Self {
+        let transport = operator
+            .as_ref()
+            .map_or_else(ClientTransport::default, |files| {
+                ClientTransport::tls(&files.load().expect("the certificates are valid"))
+            });
         let mut cluster = Self {
             masters,
             agents,
             directory,
+            operator,
+            transport,
             exclusive: Some(EXCLUSIVE.lock().await),
         };
         for member in cluster.masters.iter_mut().chain(&mut cluster.agents) {
+            member.transport = cluster.transport.clone();
             member.start();
         }
         let check = cluster.health_check_with_agents();
@@ -277,7 +401,22 @@ impl Cluster {
     }
 
     pub(crate) fn connector(&self) -> Connector {
-        Connector::new(self.masters_list(), ConnectorConfig::default())
+        Connector::new(self.masters_list(), self.transport.connector())
+    }
+
+    /// Returns the settings of a scheduler of this cluster.
+    pub(crate) fn scheduler(&self, name: &str) -> SchedulerConfig {
+        SchedulerConfig {
+            connector: self.transport.connector(),
+            ..SchedulerConfig::new(self.masters_list(), name)
+        }
+    }
+
+    /// Returns the flags of a command that calls this cluster.
+    pub(crate) fn client_flags(&self) -> Vec<String> {
+        let mut flags = vec!["--masters".to_owned(), self.masters_list().to_string()];
+        flags.extend(self.operator.iter().flat_map(IdentityFiles::flags));
+        flags
     }
 
     pub(crate) fn operator(&self) -> OperatorClient {
@@ -333,6 +472,7 @@ impl Cluster {
             masters: self.masters.iter().map(TestMember::api).collect(),
             agents: Vec::new(),
             lag_limit: 100,
+            transport: self.transport.clone(),
         }
     }
 
@@ -423,6 +563,7 @@ pub(crate) fn member(
         name,
         address,
         process,
+        transport: ClientTransport::default(),
     }
 }
 

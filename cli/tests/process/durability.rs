@@ -58,7 +58,7 @@ const COMMITS: usize = 1_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_commits_cause_a_thousand_syncs_on_two_masters() {
-    let cluster = Cluster::start(1).await;
+    let cluster = Cluster::start_tls(1).await;
     let operator = cluster.operator();
     let mut tracers = Vec::new();
     for master in &cluster.masters {

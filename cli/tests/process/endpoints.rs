@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
-use argosy_testbed::command_lines::MasterFlags;
+use argosy_testbed::command_lines::{MasterFlags, MemberTransport};
 use argosy_testbed::loopback::free_addresses;
 use futures::stream;
 use tonic::transport::{Channel, Endpoint};
@@ -191,6 +191,7 @@ fn a_master_without_a_group_answers_immediately() {
         listen: &addresses[0],
         peers: &addresses[1..].join(","),
         data_dir: &directory.path().join("data"),
+        transport: &MemberTransport::Plaintext,
     };
     let mut master = member(
         directory.path(),

@@ -14,8 +14,8 @@ const LONG: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_task_starts_once_and_every_end_is_delivered_despite_many_kills() {
-    let mut cluster = Cluster::start(2).await;
-    let framework = TestFramework::start(cluster.masters_list(), "load").await;
+    let mut cluster = Cluster::start_tls(2).await;
+    let framework = TestFramework::start_on(&cluster, "load").await;
     let witness = cluster.witness();
     let mut launched = 0;
     for _ in 0..kill_count() {
@@ -77,13 +77,11 @@ async fn every_task_starts_once_and_every_end_is_delivered_despite_many_kills() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attached_run_survives_failovers_and_exits_with_the_tasks_code() {
-    let mut cluster = Cluster::start(1).await;
-    let masters = cluster.masters_list().to_string();
+    let mut cluster = Cluster::start_tls(1).await;
     let run = Command::new(argosy())
+        .arg("run")
+        .args(cluster.client_flags())
         .args([
-            "run",
-            "--masters",
-            &masters,
             "--cpus",
             "0.1",
             "--mem",
@@ -116,7 +114,7 @@ async fn an_attached_run_survives_failovers_and_exits_with_the_tasks_code() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_that_is_stopped_transfers_leadership_first() {
-    let mut cluster = Cluster::start(0).await;
+    let mut cluster = Cluster::start_tls(0).await;
     let leader = cluster.leader().await;
     cluster.masters[leader].signal(Signal::SIGTERM);
     wait_until("it has ended", LONG, async || {
@@ -131,8 +129,8 @@ async fn a_master_that_is_stopped_transfers_leadership_first() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_returning_scheduler_receives_all_missed_updates() {
-    let mut cluster = Cluster::start(1).await;
-    let mut config = argosy_client::SchedulerConfig::new(cluster.masters_list(), "returning");
+    let mut cluster = Cluster::start_tls(1).await;
+    let mut config = cluster.scheduler("returning");
     config.acknowledge = AcknowledgeMode::Explicitly;
     config.tick = Duration::from_millis(50);
     let first = TestFramework::start_with(config).await;
@@ -163,8 +161,8 @@ async fn a_returning_scheduler_receives_all_missed_updates() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_framework_torn_down_stays_torn_down() {
-    let mut cluster = Cluster::start(1).await;
-    let framework = TestFramework::start(cluster.masters_list(), "ending").await;
+    let mut cluster = Cluster::start_tls(1).await;
+    let framework = TestFramework::start_on(&cluster, "ending").await;
     framework.launch([task("long", "exec sleep 60061")]);
     framework
         .wait_for_event("it runs", LONG, |events| {

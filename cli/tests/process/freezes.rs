@@ -15,8 +15,8 @@ const FROZEN: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_reject_orders_of_a_leader_that_resumes_after_a_freeze() {
-    let mut cluster = Cluster::start(1).await;
-    let framework = TestFramework::start(cluster.masters_list(), "load").await;
+    let mut cluster = Cluster::start_tls(1).await;
+    let framework = TestFramework::start_on(&cluster, "load").await;
     let witness = cluster.witness();
     framework.launch((0..20).map(|number| witnessed_task(&format!("a{number}"), &witness, "true")));
     let frozen = cluster.leader().await;
@@ -51,8 +51,8 @@ async fn agents_reject_orders_of_a_leader_that_resumes_after_a_freeze() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn launches_not_committed_before_the_leader_froze_happen_once() {
-    let mut cluster = Cluster::start(1).await;
-    let framework = TestFramework::start(cluster.masters_list(), "load").await;
+    let mut cluster = Cluster::start_tls(1).await;
+    let framework = TestFramework::start_on(&cluster, "load").await;
     let witness = cluster.witness();
     framework
         .wait_for_event("an offer is held", LONG, |events| {
@@ -97,7 +97,7 @@ async fn launches_not_committed_before_the_leader_froze_happen_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_without_a_quorum_closes_links_within_a_second() {
-    let cluster = Cluster::start(1).await;
+    let cluster = Cluster::start_tls(1).await;
     let leader = cluster.leader().await;
     let others: Vec<usize> = (0..3).filter(|index| *index != leader).collect();
     let leading = async || {
@@ -138,14 +138,14 @@ async fn a_leader_without_a_quorum_closes_links_within_a_second() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_passed_on_to_a_leader_that_freezes_does_not_wait_for_it() {
-    let cluster = Cluster::start(1).await;
+    let cluster = Cluster::start_tls(1).await;
     let leader = cluster.leader().await;
     cluster.masters[leader].signal(Signal::SIGSTOP);
     let mut calls = tokio::task::JoinSet::new();
     for index in (0..3).filter(|place| *place != leader) {
         // It knows this follower only, and does not know the leader.
         let only = cluster.masters[index].api().parse().unwrap();
-        let connector = argosy_client::Connector::new(only, Default::default());
+        let connector = argosy_client::Connector::new(only, cluster.transport.connector());
         let operator = argosy_client::OperatorClient::new(connector);
         calls.spawn(async move {
             let asked = Instant::now();
@@ -161,7 +161,7 @@ async fn a_call_passed_on_to_a_leader_that_freezes_does_not_wait_for_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_leader_survives_status_requests() {
-    let cluster = Cluster::start(1).await;
+    let cluster = Cluster::start_tls(1).await;
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut askers = tokio::task::JoinSet::new();
     for _ in 0..8 {

@@ -12,8 +12,8 @@ const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_committed_kill_that_was_not_sent_is_executed_by_the_next_leader() {
-    let mut cluster = Cluster::start(1).await;
-    let framework = TestFramework::start(cluster.masters_list(), "killer").await;
+    let mut cluster = Cluster::start_tls(1).await;
+    let framework = TestFramework::start_on(&cluster, "killer").await;
     framework.launch([task("victim", "sleep 600")]);
     framework
         .wait_for_event("it runs", LONG, |events| {
@@ -40,8 +40,8 @@ async fn a_committed_kill_that_was_not_sent_is_executed_by_the_next_leader() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_killed_before_it_was_delivered_never_starts() {
-    let cluster = Cluster::start(1).await;
-    let framework = TestFramework::start(cluster.masters_list(), "killer").await;
+    let cluster = Cluster::start_tls(1).await;
+    let framework = TestFramework::start_on(&cluster, "killer").await;
     framework.hold_offers(true);
     let offer = framework
         .wait_for_event("an offer", LONG, |events| {
@@ -76,7 +76,7 @@ async fn a_task_killed_before_it_was_delivered_never_starts() {
 /// lags by no entry.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_is_not_healthy_before_a_restarted_master_reports_it() {
-    let mut cluster = Cluster::start(0).await;
+    let mut cluster = Cluster::start_tls(0).await;
     cluster.wait_caught_up().await;
     let follower = (cluster.leader().await + 1) % 3;
     cluster.masters[follower].kill();

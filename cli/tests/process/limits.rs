@@ -58,8 +58,8 @@ fn has_controller(name: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn limit_changes_are_reported_under_every_leader() {
-    let mut cluster = Cluster::start(1).await;
-    let framework = TestFramework::start(cluster.masters_list(), "limiter").await;
+    let mut cluster = Cluster::start_tls(1).await;
+    let framework = TestFramework::start_on(&cluster, "limiter").await;
     framework.launch([task("web", "sleep 600")]);
     framework
         .wait_for_event("it runs", LONG, |events| {

@@ -14,6 +14,7 @@ mod failover;
 mod failover_bounds;
 mod floods;
 mod freezes;
+mod joining;
 mod kills;
 mod limits;
 mod metrics;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use argosy_client::{Connector, ConnectorConfig, OperatorClient};
 use argosy_proto::v1;
-use argosy_testbed::command_lines::{AgentFlags, MasterFlags};
+use argosy_testbed::command_lines::{AgentFlags, MasterFlags, MemberTransport};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 use tonic::transport::Endpoint;
@@ -89,6 +89,7 @@ impl PartitionNamespaces {
             listen: &format!("{address}:5050"),
             peers: "10.77.1.1:5052,10.77.1.2:5052,10.77.1.3:5052",
             data_dir: &directory.path().join(&name),
+            transport: &MemberTransport::Plaintext,
         };
         let own = ["--raft-listen", &raft];
         let arguments = flags.arguments(&[&own[..], more].concat());
@@ -118,6 +119,7 @@ impl PartitionNamespaces {
             listen: &address.to_string(),
             masters: "10.77.2.1:5050,10.77.2.2:5050,10.77.2.3:5050",
             data_dir: &directory.path().join(&name),
+            transport: &MemberTransport::Plaintext,
             resources: AGENT_RESOURCES,
         };
         let arguments = flags.arguments(&["--host-path", &directory.path().display().to_string()]);

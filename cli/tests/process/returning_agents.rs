@@ -22,8 +22,8 @@ async fn wait_for_state(framework: &TestFramework, name: &str, state: v1::TaskSt
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_returning_agent_that_shrank_below_its_tasks_keeps_them_without_offers() {
-    let mut cluster = Cluster::start(1).await;
-    let framework = TestFramework::start(cluster.masters_list(), "large").await;
+    let mut cluster = Cluster::start_tls(1).await;
+    let framework = TestFramework::start_on(&cluster, "large").await;
     let mut large = task("large", "exec sleep 1000");
     for resource in &mut large.resources {
         if resource.name == "cpus" {
@@ -71,8 +71,8 @@ async fn a_returning_agent_that_shrank_below_its_tasks_keeps_them_without_offers
 
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_of_one_host_return_each_with_its_own_tasks() {
-    let mut cluster = Cluster::start(2).await;
-    let framework = TestFramework::start(cluster.masters_list(), "neighbours").await;
+    let mut cluster = Cluster::start_tls(2).await;
+    let framework = TestFramework::start_on(&cluster, "neighbours").await;
     let mark = format!("78{}.25", std::process::id());
     framework.hold_offers(true);
     let offers = framework
@@ -130,8 +130,8 @@ async fn agents_of_one_host_return_each_with_its_own_tasks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_destroys_unknown_containers_when_it_starts() {
-    let mut cluster = Cluster::start(1).await;
-    let framework = TestFramework::start(cluster.masters_list(), "forgotten").await;
+    let mut cluster = Cluster::start_tls(1).await;
+    let framework = TestFramework::start_on(&cluster, "forgotten").await;
     let mark = format!("77{}.25", std::process::id());
     // In a new session below a new process group; it still ends with the container.
     framework.launch([task(
@@ -150,9 +150,8 @@ async fn an_agent_destroys_unknown_containers_when_it_starts() {
         sleepers(&mark).is_empty().then_some(())
     })
     .await;
-    let url = format!("http://{}:5051/metrics", cluster.agents[0].address);
     wait_until("it is counted", LONG, async || {
-        let text = reqwest::get(&url).await.ok()?.text().await.ok()?;
+        let text = cluster.agents[0].metrics().await?;
         let line = "argosy_agent_orphans_removed_total 1";
         text.lines().any(|found| found == line).then_some(())
     })
@@ -172,8 +171,8 @@ async fn listed(operator: &OperatorClient) -> Option<(BTreeMap<String, i32>, BTr
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_leader_lists_all_tasks_and_agents_before_any_agent_reconnects() {
-    let mut cluster = Cluster::start(2).await;
-    let framework = TestFramework::start(cluster.masters_list(), "services").await;
+    let mut cluster = Cluster::start_tls(2).await;
+    let framework = TestFramework::start_on(&cluster, "services").await;
     let names: Vec<String> = (0..10).map(|number| format!("service-{number}")).collect();
     framework.launch(names.iter().map(|name| task(name, "exec sleep 1000")));
     for name in &names {

@@ -13,7 +13,7 @@ use argosy_proto::v1;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::wait_until;
+use crate::cluster::{Cluster, wait_until};
 
 /// All received events, in order.
 #[derive(Default)]
@@ -182,6 +182,13 @@ impl Scheduler for EventRecorder {
 impl TestFramework {
     pub(crate) async fn start(masters: Masters, name: &str) -> Self {
         let mut config = SchedulerConfig::new(masters, name);
+        config.tick = Duration::from_millis(50);
+        Self::start_with(config).await
+    }
+
+    /// The same, with the transport of this cluster.
+    pub(crate) async fn start_on(cluster: &Cluster, name: &str) -> Self {
+        let mut config = cluster.scheduler(name);
         config.tick = Duration::from_millis(50);
         Self::start_with(config).await
     }

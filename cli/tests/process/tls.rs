@@ -11,7 +11,7 @@ use argosy_proto::v1;
 use argosy_testbed::command_lines::PLAINTEXT;
 use argosy_testbed::health::leader_address;
 use argosy_tls::application::Application;
-use argosy_tls::credentials::CredentialFiles;
+use argosy_tls::credentials::{CredentialFiles, OwnFiles};
 use argosy_tls::store::CredentialStore;
 use argosy_tls::{PlaintextPolicy, Time, dialer};
 use nix::sys::signal::Signal;
@@ -73,10 +73,13 @@ impl Certificates {
             .collect()
     }
 
-    /// Returns a client of these masters that trusts only this CA.
+    /// Returns `operator/alice` as a client of these masters that trusts only this CA.
     fn operator(&self, masters: Masters) -> OperatorClient {
         let files = CredentialFiles {
-            own: None,
+            own: Some(OwnFiles {
+                certificate: self.0.join("operator-alice.crt"),
+                key: self.0.join("operator-alice.key"),
+            }),
             ca: self.0.join("ca/ca.crt"),
         };
         let store = CredentialStore::load(files, Time::now()).expect("the CA can be read");
@@ -241,7 +244,7 @@ async fn leading(cluster: &Cluster, operator: &OperatorClient) -> usize {
 async fn closed_cluster(cluster: &Cluster, certificates: &Certificates) {
     let masters = ["--masters".to_owned(), cluster.masters_list().to_string()];
     let trusting = |words: &[&str]| -> Vec<String> {
-        let tls = ["--tls-ca".to_owned(), certificates.ca()];
+        let tls = certificates.flags("operator/alice");
         let words = words.iter().map(|word| (*word).to_owned());
         masters.iter().cloned().chain(tls).chain(words).collect()
     };
@@ -265,12 +268,14 @@ async fn closed_cluster(cluster: &Cluster, certificates: &Certificates) {
             "{doctor}"
         );
     }
-    // With an identity.
-    let mut alice = certificates.flags("operator/alice");
-    alice.extend(masters.iter().cloned());
-    client(&["status"], &alice)
+    client(&["status"], &trusting(&[]))
         .await
         .expect("a person with a certificate");
+    // Without an identity.
+    let mut nameless = masters.to_vec();
+    nameless.extend(["--tls-ca".to_owned(), certificates.ca()]);
+    let refused = client(&["status"], &nameless).await.unwrap_err();
+    assert!(refused.contains("has not proved its identity"), "{refused}");
 
     // Plaintext, and another CA.
     let mut plain = masters.to_vec();

@@ -187,7 +187,7 @@ impl WatchListener {
         self.failed.insert(address.clone(), Instant::now());
         let unanswered = |_| Err(Status::deadline_exceeded("no answer in time"));
         let opened = match connector.channel(&address) {
-            Ok(channel) => tokio::time::timeout(OPEN_TIMEOUT, watch(channel))
+            Ok(channel) => tokio::time::timeout(OPEN_TIMEOUT, watch(connector, channel))
                 .await
                 .unwrap_or_else(unanswered),
             Err(_) => Err(Status::unavailable("its address is not usable")),
@@ -235,13 +235,17 @@ impl WatchListener {
 }
 
 /// Opens the watch. A master of an earlier release serves it under its former name.
-async fn watch(channel: Channel) -> Result<Streaming<v1::Reign>, Status> {
-    let request = v1::WatchReigns {};
+async fn watch(connector: &Connector, channel: Channel) -> Result<Streaming<v1::Reign>, Status> {
+    let request = || {
+        let mut request = Request::new(v1::WatchReigns {});
+        connector.authorize(request.metadata_mut());
+        request
+    };
     let mut client = LeadershipClient::new(channel.clone());
-    let mut opened = client.watch(Request::new(request)).await;
+    let mut opened = client.watch(request()).await;
     if matches!(&opened, Err(status) if status.code() == Code::Unimplemented) {
         let mut former = ReignsClient::new(channel);
-        opened = former.watch(Request::new(request)).await;
+        opened = former.watch(request()).await;
     }
     Ok(opened?.into_inner())
 }

@@ -42,6 +42,7 @@ where
     let ask = |channel, limit| {
         let mut request = Request::new(body.clone());
         request.set_timeout(limit);
+        connector.authorize(request.metadata_mut());
         trace::add_to_call(request.metadata_mut());
         ask(stub(channel), request)
     };
@@ -127,7 +128,8 @@ pub(super) async fn read(
 ) -> Input {
     let session = request.session;
     let ask = |channel, _| {
-        let request = request.clone();
+        let mut request = Request::new(request.clone());
+        connector.authorize(request.metadata_mut());
         async move { stub(channel).subscribe(request).await }
     };
     let opened: (Streaming<v1::Event>, String) =
@@ -165,6 +167,7 @@ async fn send_heartbeats(
                 session,
             });
             request.set_timeout(limit);
+            connector.authorize(request.metadata_mut());
             async move { stub(channel).heartbeat(request).await }
         };
         // If there is no answer in time, the next heartbeat follows; the stream itself shows

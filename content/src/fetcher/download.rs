@@ -3,12 +3,16 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use argosy_proto::uri::RedactedUri;
+use futures::StreamExt as _;
+use http::header::CONTENT_LENGTH;
 use tokio::fs::File;
 use tokio::sync::watch;
 
+use super::agents::{AgentClient, ClusterAuthorities, ClusterTls, names_agent, unreachable_agent};
 use super::error::FetchError;
 use super::reach::{AccessPolicy, RequestPurpose, ServerAccess};
 use super::sink::{FileSink, RequestedFile};
@@ -28,6 +32,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// The downloader.
 pub(crate) struct DownloadClient {
     web: HttpClientPool,
+    agents: AgentClient,
     limit_bytes: u64,
     pub(super) retry_for: Duration,
     /// The maximum silence of a server.
@@ -44,21 +49,20 @@ pub(crate) fn client() -> reqwest::ClientBuilder {
 impl DownloadClient {
     /// Creates the downloader. Must precede the point at which the process can no longer open
     /// files.
-    pub(crate) fn new(settings: &FetchSettings) -> io::Result<Self> {
-        Self::with(client, settings)
+    pub(crate) fn new(settings: &FetchSettings, tls: ClusterTls) -> io::Result<Self> {
+        Self::with(client, settings, tls)
     }
 
     pub(super) fn with(
         client: impl Fn() -> reqwest::ClientBuilder + Send + Sync + 'static,
         settings: &FetchSettings,
+        tls: ClusterTls,
     ) -> io::Result<Self> {
         let lost = "https:// cannot be fetched on this host";
+        let policy = Arc::new(AccessPolicy::new(RequestPurpose::Files, settings)?);
         Ok(Self {
-            web: HttpClientPool::new(
-                client,
-                AccessPolicy::new(RequestPurpose::Files, settings)?,
-                lost,
-            ),
+            web: HttpClientPool::new(client, policy.clone(), lost),
+            agents: AgentClient::new(tls, policy, CONNECT_LIMIT),
             limit_bytes: settings.limit_bytes,
             retry_for: RETRY_FOR,
             stall_limit: STALL_LIMIT,
@@ -66,18 +70,27 @@ impl DownloadClient {
     }
 
     /// Downloads the URI to a file, with retries for a limited time. `path` is the file's, for
-    /// messages.
+    /// messages. Other agents are recognized by `authorities`.
     pub(crate) async fn fetch(
         &self,
         wanted: RequestedFile<'_>,
-        reach: ServerAccess,
+        (reach, authorities): (ServerAccess, Option<&ClusterAuthorities>),
         (path, file): (&Path, &mut File),
         meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), FetchError> {
+        let is_of_agent = names_agent(wanted.uri);
         let begun = Instant::now();
         let mut pause = RETRY_MIN;
         loop {
-            match self.download(wanted, reach, (path, file), meter).await {
+            let draft = (path, &mut *file);
+            let downloaded = match is_of_agent {
+                true => {
+                    let server = (reach, authorities);
+                    self.download_from_agent(wanted, server, draft, meter).await
+                }
+                false => self.download(wanted, reach, draft, meter).await,
+            };
+            match downloaded {
                 Err(error) if error.is_transient() && begun.elapsed() + pause < self.retry_for => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_MAX);
@@ -115,6 +128,42 @@ impl DownloadClient {
             let chunk = tokio::time::timeout(limit, answer.chunk()).await;
             match chunk.map_err(stalled)?.map_err(get)? {
                 Some(bytes) => sink.write(&bytes).await?,
+                None => return sink.finish().await,
+            }
+        }
+    }
+
+    async fn download_from_agent(
+        &self,
+        wanted: RequestedFile<'_>,
+        (reach, authorities): (ServerAccess, Option<&ClusterAuthorities>),
+        draft: (&Path, &mut File),
+        meter: &watch::Sender<FetchProgress>,
+    ) -> Result<(), FetchError> {
+        let uri = wanted.uri;
+        let limit = self.stall_limit;
+        let stalled = |_| FetchError::Timeout {
+            uri: RedactedUri::of(uri),
+            limit,
+        };
+        let answer = tokio::time::timeout(limit, self.agents.get(uri, reach, authorities)).await;
+        let answer = answer.map_err(stalled)??;
+        if !answer.status().is_success() {
+            return Err(FetchError::Status {
+                uri: RedactedUri::of(uri),
+                status: answer.status().as_u16(),
+            });
+        }
+        let mut sink = FileSink::new(wanted, draft, self.limit_bytes, meter).await?;
+        let length = answer.headers().get(CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        sink.set_total(length.unwrap_or(0));
+        let mut body = answer.into_body().into_data_stream();
+        loop {
+            let chunk = tokio::time::timeout(limit, body.next()).await;
+            match chunk.map_err(stalled)? {
+                Some(Ok(bytes)) => sink.write(&bytes).await?,
+                Some(Err(error)) => return Err(unreachable_agent(uri, &error.to_string())),
                 None => return sink.finish().await,
             }
         }

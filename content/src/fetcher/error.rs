@@ -28,6 +28,11 @@ pub enum FetchError {
         uri: RedactedUri,
         source: reqwest::Error,
     },
+    /// Another agent does not answer.
+    Agent {
+        uri: RedactedUri,
+        why: String,
+    },
     Denied {
         uri: RedactedUri,
         refusal: AccessDenied,
@@ -88,6 +93,7 @@ impl Error for FetchError {
             Self::Get { source, .. } => Some(source),
             Self::Shared(error) => error.source(),
             Self::Invalid { .. }
+            | Self::Agent { .. }
             | Self::Denied { .. }
             | Self::Status { .. }
             | Self::Timeout { .. }
@@ -111,6 +117,7 @@ impl FetchError {
             Self::Invalid { uri, rule } => plain(Code::FetchInvalid, uri).with_detail(rule),
             Self::Open { uri, .. } => plain(Code::FetchUnread, uri),
             Self::Get { uri, .. } => plain(Code::FetchFailed, uri),
+            Self::Agent { uri, why } => plain(Code::FetchFailed, uri).with_detail(why),
             Self::Denied { uri, refusal } => {
                 plain(Code::FetchForbidden, uri).with_detail(refusal.to_string())
             }
@@ -178,7 +185,7 @@ impl FetchError {
         match self {
             Self::Get { source, .. } => !source.is_builder() && !source.is_redirect(),
             Self::Status { status, .. } => *status >= 500,
-            Self::Timeout { .. } => true,
+            Self::Agent { .. } | Self::Timeout { .. } => true,
             Self::Shared(_)
             | Self::Service { .. }
             | Self::Untrusted { .. }

@@ -1,10 +1,11 @@
 //! Fetching: brings a task's files into its sandbox and extracts archives. Reading order: `error`,
-//! `progress`, `draft`, `local`, `containers`, `own_host`, `addresses`, `reach`, `web`, `sink`,
-//! `download`, `origin`, `cache`.
+//! `progress`, `draft`, `local`, `containers`, `own_host`, `addresses`, `reach`, `web`, `agents`,
+//! `sink`, `download`, `origin`, `cache`.
 //!
 //! A file gets its name only when it is complete, and so does the directory of an archive.
 
 mod addresses;
+mod agents;
 mod cache;
 mod containers;
 mod download;
@@ -32,6 +33,8 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub(crate) use agents::names_agent;
+pub use agents::{ClusterAuthorities, ClusterTls};
 pub use cache::FetchCache;
 pub use containers::TaskSubnets;
 pub(crate) use download::{DownloadClient, client};
@@ -140,7 +143,11 @@ impl Fetcher {
         let file = match &self.cache {
             // A task that may fetch nothing does not get what others have fetched either.
             Some(cache)
-                if uri.cache && is_remote(&uri.value) && context.reach == ServerAccess::Default =>
+                if uri.cache
+                    && is_remote(&uri.value)
+                    // A copy would outlive the ticket.
+                    && !names_agent(&uri.value)
+                    && context.reach == ServerAccess::Default =>
             {
                 cache.get(&self.origin, uri, &fetched, meter).await?
             }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use argosy_proto::transport::Dialer;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
@@ -61,10 +62,15 @@ impl Downloader for DownloadClient {
         let mut file = tokio::fs::File::from_std(file.try_clone().unwrap());
         let fetching = async move {
             let place = (path, &mut file);
-            Self::fetch(&self, wanted, reach, place, meter).await
+            Self::fetch(&self, wanted, (reach, None), place, meter).await
         };
         Box::pin(fetching)
     }
+}
+
+/// The tests of another file contact agents.
+fn without_tls(_: Dialer, _: &ClusterAuthorities) -> Result<Dialer, String> {
+    Err("this program has no TLS".to_owned())
 }
 
 /// Returns settings with this maximum size, for files of the host that the tests create.
@@ -89,7 +95,7 @@ fn with(downloads: DownloadClient, limit_bytes: u64, cache: Option<FetchCache>) 
 
 fn keeping(limit_bytes: u64, cache: Option<FetchCache>) -> Fetcher {
     with(
-        DownloadClient::new(&settings(limit_bytes)).unwrap(),
+        DownloadClient::new(&settings(limit_bytes), without_tls).unwrap(),
         limit_bytes,
         cache,
     )
@@ -176,7 +182,7 @@ async fn a_host_without_certificates_fails_only_https_fetches() {
         _ => client(),
     };
     let fetcher = with(
-        DownloadClient::with(failing, &settings(1_000)).unwrap(),
+        DownloadClient::with(failing, &settings(1_000), without_tls).unwrap(),
         1_000,
         None,
     );
@@ -218,7 +224,7 @@ async fn a_closed_port_fails_with_uri_and_cause() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let mut downloads = DownloadClient::new(&settings(1_000)).unwrap();
+    let mut downloads = DownloadClient::new(&settings(1_000), without_tls).unwrap();
     downloads.retry_for = Duration::from_millis(150);
     let fetcher = with(downloads, 1_000, None);
     let (_sandbox, result) = fetch(&fetcher, uri(format!("http://{address}/x"))).await;

@@ -50,13 +50,13 @@ pub(crate) struct HttpClientPool {
 impl HttpClientPool {
     pub(crate) fn new(
         settings: impl Fn() -> ClientBuilder + Send + Sync + 'static,
-        policy: AccessPolicy,
+        policy: Arc<AccessPolicy>,
         lost: &'static str,
     ) -> Self {
         Self {
             settings: Arc::new(settings),
             consequence: lost,
-            policy: Arc::new(policy),
+            policy,
             clients: Mutex::default(),
         }
     }

@@ -2,6 +2,7 @@
 //! whenever it has exited or stops answering.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use argosy_state::task::Explanation;
 use tokio::sync::mpsc;
 
 use super::message::{ServiceConfig, ServiceReply, ServiceRequest};
-use crate::fetcher::FetchSettings;
+use crate::fetcher::{ClusterAuthorities, FetchSettings, names_agent};
 use crate::images::InsecureRegistry;
 
 /// The time for which a service with work may be silent.
@@ -82,12 +83,38 @@ pub struct ServiceSettings {
     pub insecure_registries: Vec<InsecureRegistry>,
     /// The maximum size of the packed layers of one image, in bytes.
     pub image_limit_bytes: u64,
+    /// What proves that a server is an agent of this cluster.
+    pub cluster: ClusterAuthoritySource,
+}
+
+/// Returns the newest authorities of the cluster; none without TLS. Cheap to clone.
+#[derive(Clone)]
+pub struct ClusterAuthoritySource(Arc<dyn Fn() -> Option<ClusterAuthorities> + Send + Sync>);
+
+impl ClusterAuthoritySource {
+    /// Returns a source of the results of `newest`.
+    pub fn new(newest: impl Fn() -> Option<ClusterAuthorities> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(newest))
+    }
+
+    /// Returns a source of nothing, for a cluster without TLS.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::new(|| None)
+    }
+}
+
+impl fmt::Debug for ClusterAuthoritySource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("ClusterAuthoritySource")
+    }
 }
 
 /// The service of one agent.
 pub struct ContentService {
     start: ServiceStarter,
     config: ServiceConfig,
+    cluster: ClusterAuthoritySource,
     serial: AtomicU64,
     /// A lock, because many requests share it. The service is started under it, on threads that may
     /// block.
@@ -127,6 +154,7 @@ impl ContentService {
             fetch,
             insecure_registries,
             image_limit_bytes,
+            cluster,
         } = settings;
         Arc::new(Self {
             start,
@@ -135,6 +163,7 @@ impl ContentService {
                 insecure_registries,
                 image_limit_bytes,
             },
+            cluster,
             serial: AtomicU64::new(0),
             current: Mutex::default(),
         })
@@ -152,6 +181,11 @@ impl ContentService {
         if let Some(connection) = self.current().take() {
             connection.packets.close();
         }
+    }
+
+    /// Returns what a download of this URI needs to recognize another agent.
+    pub(super) fn authorities_for(&self, uri: &str) -> Option<ClusterAuthorities> {
+        names_agent(uri).then(|| (self.cluster.0)()).flatten()
     }
 
     /// Sends a request, and repeats it where the service was lost. Dropping it cancels the request.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use argosy_state::task::{Cause, Explanation};
 use serde::{Deserialize, Serialize};
 
-use crate::fetcher::{FetchSettings, ServerAccess};
+use crate::fetcher::{ClusterAuthorities, FetchSettings, ServerAccess};
 use crate::images::{BlobDescriptor, InsecureRegistry, RegistryReference};
 
 /// A message of an agent. Each request has an id, under which it is answered.
@@ -20,6 +20,8 @@ pub(super) enum ServiceRequest {
         uri: String,
         sha256: String,
         reach: ServerAccess,
+        /// Only with the URI of another agent.
+        authorities: Option<ClusterAuthorities>,
         /// For messages.
         path: PathBuf,
     },

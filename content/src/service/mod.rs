@@ -22,7 +22,7 @@ mod requests;
 mod tests;
 
 pub use client::{
-    ContentService, ENVIRONMENT, NAME, ServiceCommand, ServiceSettings, ServiceStarter,
-    StartedService,
+    ClusterAuthoritySource, ContentService, ENVIRONMENT, NAME, ServiceCommand, ServiceSettings,
+    ServiceStarter, StartedService,
 };
 pub use process::{ServiceError, run_from_fd};

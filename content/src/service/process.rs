@@ -16,7 +16,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::message::{RegistryLogin, ServiceConfig, ServiceReply, ServiceRequest};
-use crate::fetcher::{DownloadClient, FetchProgress, RequestedFile};
+use crate::fetcher::{
+    ClusterAuthorities, ClusterTls, DownloadClient, FetchProgress, RequestedFile, ServerAccess,
+};
 use crate::images::{RegistryPool, ResolvedImage};
 
 /// The paths that it may read in addition to those of the environment: resolver settings and
@@ -52,13 +54,14 @@ pub enum ServiceError {
     },
 }
 
-/// Serves the agent on standard input until the agent closes the socket.
+/// Serves the agent on standard input until the agent closes the socket. `tls` connects to other
+/// agents.
 ///
 /// Call it from `main` before anything else; it needs a process without threads.
 ///
 /// # Errors
 /// If it cannot start. It does not return otherwise.
-pub fn run_from_fd() -> Result<(), ServiceError> {
+pub fn run_from_fd(tls: ClusterTls) -> Result<(), ServiceError> {
     let failed = |source| ServiceError::Begin { source };
     let packets = service::connection().map_err(failed)?;
     let begin = match packets.receive().map_err(failed)? {
@@ -71,7 +74,7 @@ pub fn run_from_fd() -> Result<(), ServiceError> {
     let named = AUTHORITIES.iter().filter_map(std::env::var_os);
     let readable = READABLE.map(PathBuf::from).into_iter();
     let readable: Vec<_> = readable.chain(named.map(PathBuf::from)).collect();
-    let downloads = DownloadClient::new(&begin.fetch).map_err(failed)?;
+    let downloads = DownloadClient::new(&begin.fetch, tls).map_err(failed)?;
     let ServiceConfig {
         fetch,
         insecure_registries: insecure,
@@ -149,6 +152,7 @@ impl ServiceState {
                     uri,
                     sha256,
                     reach,
+                    authorities,
                     path,
                 },
                 Some(file),
@@ -158,6 +162,7 @@ impl ServiceState {
                     uri,
                     sha256,
                     reach,
+                    authorities,
                     path,
                     file: file.into(),
                 },
@@ -243,6 +248,7 @@ impl ServiceState {
                 uri,
                 sha256,
                 reach,
+                authorities,
                 path,
                 file,
             } => {
@@ -252,7 +258,8 @@ impl ServiceState {
                 };
                 let mut file = tokio::fs::File::from_std(file);
                 let place = (path.as_path(), &mut file);
-                let brought = self.downloads.fetch(wanted, reach, place, meter).await;
+                let server = (reach, authorities.as_ref());
+                let brought = self.downloads.fetch(wanted, server, place, meter).await;
                 brought.map(|()| None).map_err(|error| error.explanation())
             }
             AcceptedRequest::Plan(image) => {
@@ -289,7 +296,8 @@ enum AcceptedRequest {
     Fetch {
         uri: String,
         sha256: String,
-        reach: crate::fetcher::ServerAccess,
+        reach: ServerAccess,
+        authorities: Option<ClusterAuthorities>,
         path: PathBuf,
         file: File,
     },

@@ -30,11 +30,13 @@ impl Downloader for ContentService {
         (path, file): (&'a Path, &'a File),
         meter: &'a watch::Sender<FetchProgress>,
     ) -> BoxFuture<'a, Result<(), FetchError>> {
+        let authorities = self.authorities_for(wanted.uri);
         let ask = move |id| ServiceRequest::Fetch {
             id,
             uri: wanted.uri.to_owned(),
             sha256: wanted.sha256.to_owned(),
             reach,
+            authorities: authorities.clone(),
             path: path.to_owned(),
         };
         let on_progress = move |done_bytes, total_bytes| {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use argosy_client::scheduler::{SchedulerDriver, SchedulerRunner};
+use argosy_client::{Connector, OperatorClient};
 use argosy_frameworks::arguments::{ClusterArguments, TlsArguments, teardown_on_signal};
 use argosy_frameworks::paths::{InputFile, collect as collect_inputs, escape};
 use argosy_frameworks::progress::ProgressFormat;
@@ -12,7 +13,9 @@ use argosy_frameworks::wordcount::collect::{ResultStats, collect};
 use argosy_frameworks::wordcount::held_offer::OfferHold;
 use argosy_frameworks::wordcount::job::{Job, TaskSettings};
 use argosy_frameworks::wordcount::split::split;
+use argosy_frameworks::wordcount::tickets::TicketDesk;
 use argosy_frameworks::wordcount::{Outputs, WordCount};
+use argosy_proto::http_client::HttpClient;
 use clap::Parser;
 use tokio::sync::oneshot;
 
@@ -109,6 +112,7 @@ impl Arguments {
             min_ms: self.task_ms,
             resources: self.resources.clone(),
             max_failures: self.attempts.max(1),
+            with_tickets: self.tls.is_used(),
         })
     }
 }
@@ -175,10 +179,19 @@ async fn count(arguments: &Arguments, inputs: &[InputFile]) -> anyhow::Result<()
     let (sender, outcome) = oneshot::channel();
     let hold = OfferHold::new(arguments.hold_offer.then_some(8_000));
     let mut scheduler = WordCount::new(job, hold, arguments.parallel, style, sender);
+    if arguments.tls.is_used() {
+        let connector = Connector::new(cluster.masters.clone(), arguments.tls.connector()?);
+        let desk = TicketDesk::start(OperatorClient::new(connector));
+        scheduler = scheduler.with_tickets(desk);
+    }
     let runner = SchedulerRunner::new(config);
     let output = arguments.output.clone().context("--output is needed")?;
     let stop = teardown_on_signal(runner.driver())?;
-    let written = tokio::spawn(write(outcome, output.clone(), runner.driver()));
+    let written = tokio::spawn(write(
+        outcome,
+        (output.clone(), arguments.tls.agents()?),
+        runner.driver(),
+    ));
     runner.run(&mut scheduler, stop).await?;
     let progress = scheduler.progress();
     let crossings = scheduler.crossings().to_vec();
@@ -191,14 +204,11 @@ async fn count(arguments: &Arguments, inputs: &[InputFile]) -> anyhow::Result<()
         "files": inputs.len(), "bytes": bytes, "output": output, "counts": written, "work": progress,
         "tasks": tasks, "crossings": crossings, "elapsed_ms": started.elapsed().as_millis() as u64,
     });
+    let (words, distinct, retries) = (written.words, written.distinct, progress.retries);
+    let (output, crossings) = (output.display(), crossings.len());
+    let seconds = started.elapsed().as_secs_f64();
     let text = format!(
-        "{} words, {} different, in {}; {} tasks retried, {} offers used after a change of leader, {:.1} s",
-        written.words,
-        written.distinct,
-        output.display(),
-        progress.retries,
-        crossings.len(),
-        started.elapsed().as_secs_f64()
+        "{words} words, {distinct} different, in {output}; {retries} tasks retried, {crossings} offers used after a change of leader, {seconds:.1} s"
     );
     style.print(&report, &text);
     Ok(())
@@ -207,14 +217,14 @@ async fn count(arguments: &Arguments, inputs: &[InputFile]) -> anyhow::Result<()
 /// Fetches the outputs as soon as they exist, then removes the framework.
 async fn write(
     outcome: oneshot::Receiver<Result<Outputs, String>>,
-    output: PathBuf,
+    (output, agents): (PathBuf, HttpClient),
     driver: SchedulerDriver,
 ) -> anyhow::Result<ResultStats> {
     let outputs = outcome
         .await
         .context("stopped before the end")?
         .map_err(anyhow::Error::msg)?;
-    let written = collect(&outputs.urls, &output).await;
+    let written = collect(&outputs.urls, &output, &agents).await;
     driver.teardown();
     written
 }

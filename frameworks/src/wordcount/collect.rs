@@ -5,12 +5,17 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
+use argosy_client::ExpectedPeer;
+use argosy_proto::http_client::HttpClient;
+use argosy_proto::uri::RedactedUri;
 
 use crate::words::{WordCounts, add_lines, to_lines};
 
 /// Time for which an unresponsive agent is retried.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
+/// Maximum size of one output, in bytes.
+const OUTPUT_BYTES: usize = 1 << 30;
 
 /// Statistics of the written result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -21,20 +26,20 @@ pub struct ResultStats {
     pub words: u64,
 }
 
-/// Downloads `urls` and writes their lines, sorted, to `output`. The file appears only when it is
-/// complete.
+/// Downloads `urls` of agents and writes their lines, sorted, to `output`. The file appears only
+/// when it is complete.
 ///
 /// # Errors
 /// With the URL or path that failed.
-pub async fn collect(urls: &[String], output: &Path) -> anyhow::Result<ResultStats> {
-    // Agents use plain HTTP, and a host may have no certificates to load.
-    let client = reqwest::Client::builder()
-        .tls_certs_only([])
-        .connect_timeout(Duration::from_secs(2))
-        .build()?;
+pub async fn collect(
+    urls: &[String],
+    output: &Path,
+    client: &HttpClient,
+) -> anyhow::Result<ResultStats> {
     let mut counts = WordCounts::new();
     for url in urls {
-        let bytes = download(&client, url).await?;
+        let bytes = download(client, url).await?;
+        let url = RedactedUri::of(url);
         let before = counts.len();
         let mut part = WordCounts::new();
         add_lines(&mut part, &bytes)
@@ -61,25 +66,35 @@ pub async fn collect(urls: &[String], output: &Path) -> anyhow::Result<ResultSta
     Ok(written)
 }
 
-async fn download(client: &reqwest::Client, url: &str) -> anyhow::Result<Vec<u8>> {
+async fn download(client: &HttpClient, url: &str) -> anyhow::Result<Vec<u8>> {
     let started = tokio::time::Instant::now();
+    let shown = RedactedUri::of(url);
     loop {
         let error = match get(client, url).await {
-            Ok(bytes) => return Ok(bytes),
+            Ok((200, bytes)) => return Ok(bytes),
+            // An answer such as "not found" is final.
+            Ok((status @ 400..500, bytes)) => {
+                let text = String::from_utf8_lossy(&bytes);
+                bail!("cannot fetch {shown}: {status}: {text}");
+            }
+            Ok((status, _)) => anyhow!("{status}"),
             Err(error) => error,
         };
-        // An agent that restarts becomes available again. An answer "not found" is final.
-        let is_final = error
-            .status()
-            .is_some_and(|status| status.is_client_error());
-        if is_final || started.elapsed() > FETCH_TIMEOUT {
-            return Err(error).with_context(|| format!("cannot fetch {url}"));
+        // An agent that restarts becomes available again.
+        if started.elapsed() > FETCH_TIMEOUT {
+            return Err(error).with_context(|| format!("cannot fetch {shown}"));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-async fn get(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, reqwest::Error> {
-    let response = client.get(url).send().await?.error_for_status()?;
-    Ok(response.bytes().await?.to_vec())
+async fn get(client: &HttpClient, url: &str) -> anyhow::Result<(u16, Vec<u8>)> {
+    let address_and_path = url.split_once("://").map(|(_, rest)| rest);
+    let (address, path) = address_and_path
+        .and_then(|rest| rest.split_once('/'))
+        .context("it is not a URL")?;
+    let path = format!("/{path}");
+    Ok(client
+        .get(address, &ExpectedPeer::AGENT, &path, OUTPUT_BYTES)
+        .await?)
 }

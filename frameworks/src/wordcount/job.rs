@@ -14,6 +14,7 @@ use argosy_client::scheduler::is_terminal;
 use argosy_proto::v1;
 use serde::Serialize;
 
+use super::tickets::{TaskOutput, TicketBook};
 use crate::wordmap::{COUNTS, Segment, part_name};
 
 /// Maximum text in the tasks of one accept, in bytes: masters accept calls of at most 1 MiB.
@@ -21,6 +22,8 @@ const ACCEPT_BYTES: usize = 640 * 1024;
 /// Consecutive rejections of one piece of work after which the job fails. Offers are often gone
 /// when they are used, so a few rejections are normal.
 const MAX_REFUSALS: u32 = 100;
+/// The end of an agent's message about a file that the server does not have.
+const NOT_FOUND: &str = "the server answered 404";
 
 #[derive(Debug, Clone, Default)]
 pub struct TaskSettings {
@@ -34,6 +37,8 @@ pub struct TaskSettings {
     pub resources: Resources,
     /// Failures of one piece of work after which the job fails.
     pub max_failures: u32,
+    /// Whether agents use TLS, and send outputs to holders of tickets only.
+    pub with_tickets: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +65,7 @@ struct WorkSlot {
     task_id: String,
     // API address of the agent that has it.
     agent: String,
+    agent_id: String,
 }
 
 /// The progress of the work.
@@ -99,6 +105,10 @@ pub struct Job {
     reduces_done: usize,
     retries: u32,
     framework_id: String,
+    // Only with TLS.
+    tickets: Option<TicketBook>,
+    // Whether a reduce can be launched now that all maps are done.
+    has_tickets: bool,
     failure: Option<String>,
 }
 
@@ -115,11 +125,15 @@ impl Job {
             refusals: 0,
             task_id: String::new(),
             agent: String::new(),
+            agent_id: String::new(),
         };
         let pieces = (0..maps)
             .map(WorkItem::Map)
             .chain((0..reduces).map(WorkItem::Reduce));
+        let tickets = settings.with_tickets.then(TicketBook::default);
         Self {
+            has_tickets: tickets.is_none(),
+            tickets,
             settings,
             splits,
             maps,
@@ -153,11 +167,57 @@ impl Job {
     pub fn waiting(&self) -> usize {
         if self.failure.is_some() {
             0
-        } else if self.maps_done == self.maps {
+        } else if self.maps_done < self.maps {
+            self.waiting_maps.len()
+        } else if self.has_tickets {
             self.waiting_reduces.len()
         } else {
-            self.waiting_maps.len()
+            0
         }
+    }
+
+    /// Returns the id of the framework; empty before it is registered.
+    #[must_use]
+    pub fn framework_id(&self) -> &str {
+        &self.framework_id
+    }
+
+    /// Returns the tickets, which agents require with TLS.
+    pub fn tickets(&mut self) -> Option<&mut TicketBook> {
+        self.tickets.as_mut()
+    }
+
+    /// Determines at this time which outputs are needed next and have no ticket. Call it after
+    /// every change.
+    pub fn missing_tickets(&mut self, now_ms: u64) -> Vec<TaskOutput> {
+        let Some(book) = &mut self.tickets else {
+            return Vec::new();
+        };
+        book.advance(now_ms);
+        let (maps, reduces) = self.slots.split_at(self.maps);
+        let needed = if self.reduces_done == reduces.len() {
+            reduces
+        } else if self.maps_done == self.maps && !self.waiting_reduces.is_empty() {
+            maps
+        } else {
+            &[]
+        };
+        let missing = needed
+            .iter()
+            .filter(|slot| book.of(&slot.task_id).is_none());
+        let missing: Vec<_> = missing
+            .map(|slot| TaskOutput {
+                agent_id: slot.agent_id.clone(),
+                task_id: slot.task_id.clone(),
+            })
+            .collect();
+        self.has_tickets = missing.is_empty();
+        missing
+    }
+
+    /// Ends the job with this reason.
+    pub fn fail(&mut self, why: String) {
+        self.failure.get_or_insert(why);
     }
 
     /// Returns the number of tasks that are launched and not ended.
@@ -208,14 +268,14 @@ impl Job {
                 &mut self.waiting_reduces
             };
             let Some(at) = queue.pop_first() else { break };
-            let task = self.launch(at, &offer.agent_address);
+            let task = self.launch(at, offer);
             bytes += text_bytes(&task);
             tasks.push(task);
         }
         tasks
     }
 
-    fn launch(&mut self, at: usize, agent: &str) -> v1::TaskSpec {
+    fn launch(&mut self, at: usize, offer: &v1::Offer) -> v1::TaskSpec {
         let slot = &mut self.slots[at];
         slot.attempt += 1;
         self.retries += u32::from(slot.attempt > 1);
@@ -223,7 +283,8 @@ impl Job {
             WorkItem::Map(map) => format!("map-{map:03}-{}", slot.attempt),
             WorkItem::Reduce(reduce) => format!("reduce-{reduce:02}-{}", slot.attempt),
         };
-        slot.agent = agent.to_owned();
+        slot.agent.clone_from(&offer.agent_address);
+        slot.agent_id.clone_from(&offer.agent_id);
         slot.state = WorkState::Launched;
         self.running += 1;
         self.by_task.insert(slot.task_id.clone(), at);
@@ -294,13 +355,23 @@ impl Job {
     fn url(&self, slot: &WorkSlot, file: &str) -> String {
         let WorkSlot { agent, task_id, .. } = slot;
         let framework = &self.framework_id;
-        format!("http://{agent}/v1/files/download?path=tasks/{framework}/{task_id}/{file}")
+        let path = format!("{agent}/v1/files/download?path=tasks/{framework}/{task_id}/{file}");
+        match &self.tickets {
+            None => format!("http://{path}"),
+            // Without a ticket the agent rejects the request, and the work is repeated.
+            Some(book) => format!(
+                "https://{path}&ticket={}",
+                book.of(task_id).unwrap_or_default()
+            ),
+        }
     }
 
     /// Returns the URLs of the reduces' outputs, once all are done.
     #[must_use]
     pub fn outputs(&self) -> Option<Vec<String>> {
-        let is_done = self.reduces_done == self.slots.len() - self.maps && self.failure.is_none();
+        let is_done = self.reduces_done == self.slots.len() - self.maps
+            && self.has_tickets
+            && self.failure.is_none();
         is_done.then(|| {
             self.slots[self.maps..]
                 .iter()
@@ -359,7 +430,7 @@ impl Job {
             self.launched.remove(&status.task_id);
         }
         if status.reason() == v1::Reason::FetchFailed {
-            self.repeat_lost_map(&status.message);
+            self.repeat_lost_maps(&status.message);
         }
         self.retry(at, &problem);
         Some(problem)
@@ -394,16 +465,20 @@ impl Job {
         };
     }
 
-    /// Repeats the map whose output a failed fetch names, if its agent answers that the output does
-    /// not exist.
-    fn repeat_lost_map(&mut self, message: &str) {
-        let is_named = |slot: &WorkSlot| {
-            slot.state == WorkState::Done && message.contains(&format!("/{}/", slot.task_id))
-        };
-        if let Some(at) = self.slots[..self.maps].iter().position(is_named) {
-            self.slots[at].state = WorkState::Waiting;
-            self.maps_done -= 1;
-            self.enqueue(at);
+    /// Repeats the maps of an agent that answers a fetch with 404. The message does not show which
+    /// output is missing: the path is in the query of the URI, and messages have no queries.
+    fn repeat_lost_maps(&mut self, message: &str) {
+        if !message.contains(NOT_FOUND) {
+            return;
+        }
+        for at in 0..self.maps {
+            let slot = &mut self.slots[at];
+            let is_named = message.contains(&format!("//{}/", slot.agent));
+            if slot.state == WorkState::Done && is_named {
+                slot.state = WorkState::Waiting;
+                self.maps_done -= 1;
+                self.enqueue(at);
+            }
         }
     }
 }

@@ -1,12 +1,14 @@
 //! The scheduler that counts words with maps and reduces on the agents.
 //!
 //! It answers offers and reports events. `job` chooses the next task, `hold` chooses the offer that
-//! is held over a change of leader. Reading order: `split`, `job`, `hold`, this file, `collect`.
+//! is held over a change of leader. Reading order: `split`, `tickets`, `job`, `hold`, this file,
+//! `collect`.
 
 pub mod collect;
 pub mod held_offer;
 pub mod job;
 pub mod split;
+pub mod tickets;
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -21,6 +23,7 @@ use tokio::sync::oneshot;
 use crate::progress::ProgressFormat;
 use held_offer::{CrossEpochOffer, OfferHold};
 use job::{Job, JobProgress};
+use tickets::TicketDesk;
 
 /// Filter time of declined offers while there is nothing to launch, in milliseconds.
 const IDLE_FILTER_MS: u64 = 1_000;
@@ -48,6 +51,8 @@ pub struct Outputs {
 pub struct WordCount {
     job: Job,
     hold: OfferHold,
+    // Only with TLS.
+    tickets: Option<TicketDesk>,
     // Received offers, to be answered in the same callback.
     offers: VecDeque<v1::Offer>,
     // Maximum number of tasks that run together; 0 means no limit.
@@ -75,6 +80,7 @@ impl WordCount {
         Self {
             job,
             hold,
+            tickets: None,
             offers: VecDeque::new(),
             parallel,
             style,
@@ -84,6 +90,15 @@ impl WordCount {
             epoch: 0,
             is_over: false,
             outcome: Some(outcome),
+        }
+    }
+
+    /// Returns the same scheduler, which gets the tickets of its job here.
+    #[must_use]
+    pub fn with_tickets(self, desk: TicketDesk) -> Self {
+        Self {
+            tickets: Some(desk),
+            ..self
         }
     }
 
@@ -130,6 +145,20 @@ impl WordCount {
             let most = self.free_slots().max(1).min(self.job.waiting());
             let call = self.use_offer(driver, &offer, most);
             self.hold.record_use(&offer, self.epoch, call);
+        }
+    }
+
+    /// Receives issued tickets, and requests those that are missing.
+    fn refresh_tickets(&mut self) {
+        let now_ms = self.now_ms();
+        if let (Some(desk), Some(book)) = (&mut self.tickets, self.job.tickets())
+            && let Err(why) = desk.receive(book)
+        {
+            self.job.fail(why);
+        }
+        let missing = self.job.missing_tickets(now_ms);
+        if let Some(desk) = &mut self.tickets {
+            desk.request(self.job.framework_id(), missing, now_ms);
         }
     }
 
@@ -181,6 +210,7 @@ impl WordCount {
         if self.is_over {
             return;
         }
+        self.refresh_tickets();
         if waiting_before == 0 && self.job.waiting() > 0 {
             // Offers were declined for lack of work; now there is some.
             driver.revive(Vec::new());
@@ -301,7 +331,8 @@ impl Scheduler for WordCount {
     }
 
     fn tick(&mut self, driver: &SchedulerDriver) {
-        self.use_offers(driver);
+        let waiting = self.job.waiting();
+        self.advance(driver, waiting);
         self.show();
     }
 

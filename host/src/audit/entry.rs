@@ -41,6 +41,10 @@ pub enum AuditEvent {
     LogFilterChanged,
     /// A change of the log filter was refused.
     LogFilterRefused,
+    /// Secrets of a task were sent to its agent.
+    SecretSent,
+    /// Tickets for the API of an agent were issued.
+    TicketIssued,
 }
 
 /// The text names no event.
@@ -53,7 +57,7 @@ pub struct UnknownEvent {
 
 impl AuditEvent {
     /// All events.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::FileBegun,
         Self::Recovered,
         Self::Lost,
@@ -66,6 +70,8 @@ impl AuditEvent {
         Self::FilesRefused,
         Self::LogFilterChanged,
         Self::LogFilterRefused,
+        Self::SecretSent,
+        Self::TicketIssued,
     ];
 
     /// Returns its name in the log.
@@ -84,6 +90,8 @@ impl AuditEvent {
             Self::FilesRefused => "files-refused",
             Self::LogFilterChanged => "log-filter-changed",
             Self::LogFilterRefused => "log-filter-refused",
+            Self::SecretSent => "secret-sent",
+            Self::TicketIssued => "ticket-issued",
         }
     }
 
@@ -98,13 +106,15 @@ impl AuditEvent {
             | Self::ExecRefused
             | Self::FilesRead
             | Self::FilesRefused
-            | Self::LogFilterRefused => true,
+            | Self::LogFilterRefused
+            | Self::TicketIssued => true,
             Self::FileBegun
             | Self::Recovered
             | Self::Lost
             | Self::Exec
             | Self::Attach
-            | Self::LogFilterChanged => false,
+            | Self::LogFilterChanged
+            | Self::SecretSent => false,
         }
     }
 }

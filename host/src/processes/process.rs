@@ -210,6 +210,19 @@ pub fn kill_descendants() {
     }
 }
 
+/// Keeps the memory of this process out of core dumps, and other processes of its user from reading
+/// it. A program that it executes is not affected.
+///
+/// # Errors
+/// If the kernel refuses a limit of 0 for core files.
+pub fn hide_memory() -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, hard)?;
+    // The limit alone does not concern a handler to which the kernel pipes the dump.
+    Ok(nix::sys::prctl::set_dumpable(false)?)
+}
+
 /// Sends a signal to every process of a group of descendants.
 pub fn send_signal_to_group(group: i32, signal: i32) {
     if let Ok(signal) = nix::sys::signal::Signal::try_from(signal) {

@@ -89,12 +89,13 @@ pub(crate) struct PreparedMounts {
 
 impl PreparedMounts {
     /// Opens the sandbox, the shared directory, host paths and the parts of the root, and creates
-    /// nodes of `devices`, as host root.
+    /// nodes of `devices`, as host root. `secrets` is the file that came with the launch.
     pub(crate) fn open(
         profile: &IsolationProfile,
         sandbox: &Path,
         shared: Option<&Path>,
         devices: &[PathBuf],
+        secrets: Option<&OwnedFd>,
     ) -> Result<Self, MountError> {
         let view = &profile.view;
         let own = [(sandbox, SANDBOX)].into_iter();
@@ -112,7 +113,7 @@ impl PreparedMounts {
         paths.sort_by(|one, other| one.to.cmp(&other.to));
         let places = own.chain(paths.into_iter().map(host_paths::clone_host_path));
         let places = places.collect::<Result<_, MountError>>()?;
-        let vault = volumes::open_secrets(&view.volumes, profile.first_host_id)?;
+        let vault = volumes::open_secrets(&view.volumes, secrets, profile.first_host_id)?;
         crash_point!("start.secrets-locked");
         Ok(Self {
             mounts: places,

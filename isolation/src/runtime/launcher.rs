@@ -7,6 +7,7 @@
 //! request brings the socket on which the new process answers.
 
 mod answers;
+mod descriptors;
 
 use std::fs;
 use std::io::{self, IoSlice, Read};
@@ -34,18 +35,19 @@ use crate::rootfs::mounts::MountTemplate;
 use crate::runtime::container::Container;
 use crate::runtime::messages::LAUNCH_LIMIT_BYTES;
 use crate::runtime::supervisor::{self, SupervisorContext};
-use crate::spec::{LaunchSpec, Network, SpecError};
+use crate::spec::{LaunchSpec, SpecError};
 use crate::unpack::{self, UnpackHandle, UnpackJob};
 use answers::PendingLaunches;
 use argosy_host::crash_point;
+pub use descriptors::LaunchDescriptors;
 
 /// The time for which the launcher may leave a request unread before it counts as stuck.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 /// The time in which the launcher must exit once the agent has closed the socket.
 const END_LIMIT: Duration = Duration::from_secs(2);
-/// The maximum number of descriptors of a request: the answer socket, and the network namespace to
-/// join.
-const DESCRIPTORS: usize = 2;
+/// The maximum number of descriptors of a request: the answer socket, the network namespace to
+/// join, and the file with secrets.
+const DESCRIPTORS: usize = 3;
 
 /// The purpose of a request. Its number is the first byte, so that an unrelated peer on the socket
 /// is detected.
@@ -68,8 +70,8 @@ struct LauncherRequest {
     body: Vec<u8>,
     /// The socket on which the new process answers.
     agent: OwnedFd,
-    /// The network namespace that the container joins.
-    namespace: Option<OwnedFd>,
+    /// The descriptors for the new process.
+    others: Vec<OwnedFd>,
 }
 
 impl Drop for LauncherRequest {
@@ -198,15 +200,10 @@ impl Launcher {
     /// # Errors
     /// If the request is invalid (nothing was started), or the launcher has exited.
     pub fn launch(&mut self, spec: &LaunchSpec) -> Result<Container, LaunchError> {
-        if spec.network == Network::Joined {
-            let remedy = "launch it with the namespace that it is to be in";
-            return Err(SpecError::new("network", "joined", remedy).into());
-        }
-        self.launch_in(spec, None)
+        self.launch_with(spec, LaunchDescriptors::default())
     }
 
-    /// The same for a container in this network namespace ([`Network::Joined`]), which then holds
-    /// the namespace.
+    /// The same for a container in this network namespace, which then holds the namespace.
     ///
     /// # Errors
     /// As [`Launcher::launch`].
@@ -215,19 +212,20 @@ impl Launcher {
         spec: &LaunchSpec,
         namespace: BorrowedFd<'_>,
     ) -> Result<Container, LaunchError> {
-        if spec.network != Network::Joined {
-            let remedy = "a namespace comes only with launches that join it";
-            return Err(SpecError::new("network", "not joined", remedy).into());
-        }
-        self.launch_in(spec, Some(namespace))
+        self.launch_with(spec, LaunchDescriptors::joining(namespace))
     }
 
-    fn launch_in(
+    /// The same with any descriptors.
+    ///
+    /// # Errors
+    /// As [`Launcher::launch`].
+    pub fn launch_with(
         &mut self,
         spec: &LaunchSpec,
-        namespace: Option<BorrowedFd<'_>>,
+        descriptors: LaunchDescriptors<'_>,
     ) -> Result<Container, LaunchError> {
         spec.check()?;
+        descriptors.check(spec)?;
         let gone = |source| LaunchError::Gone { source };
         if self.broken {
             return Err(gone(io::Error::other("an earlier request broke off")));
@@ -240,7 +238,9 @@ impl Launcher {
         }
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
         let container = Some(spec.id.clone());
-        self.request((RequestKind::Launch, container), &body, &theirs, namespace)?;
+        let LaunchDescriptors { namespace, secrets } = descriptors;
+        let kind = (RequestKind::Launch, container);
+        self.request(kind, &body, &theirs, [namespace, secrets])?;
         crash_point!("agent.request-sent");
         Ok(Container::launched(spec, ours))
     }
@@ -266,7 +266,7 @@ impl Launcher {
         let body = serde_json::to_vec(job).map_err(|error| gone(error.into()))?;
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
         let unpacking = UnpackHandle::start(ours, archive, target).map_err(gone)?;
-        self.request((RequestKind::Unpack, None), &body, &theirs, None)?;
+        self.request((RequestKind::Unpack, None), &body, &theirs, [None, None])?;
         crash_point!("agent.unpacking-asked");
         Ok(unpacking)
     }
@@ -276,9 +276,9 @@ impl Launcher {
         (purpose, container): (RequestKind, Option<ContainerId>),
         body: &[u8],
         connection: &OwnedFd,
-        namespace: Option<BorrowedFd<'_>>,
+        [namespace, secrets]: [Option<BorrowedFd<'_>>; DESCRIPTORS - 1],
     ) -> Result<(), LaunchError> {
-        let descriptors = [Some(connection.as_fd()), namespace];
+        let descriptors = [Some(connection.as_fd()), namespace, secrets];
         self.read_answers();
         self.send(purpose, body, descriptors).map_err(|source| {
             self.broken = true;
@@ -401,8 +401,8 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
         .map_err(|errno| prepare(errno.into()))?;
     let _ = nix::sys::prctl::set_name(c"argosy-launcher");
-    while let Some(request) = read_request(&mut socket)? {
-        let made = serve(&mut socket, &request, &host);
+    while let Some(mut request) = read_request(&mut socket)? {
+        let made = serve(&mut socket, &mut request, &host);
         answers::answer(socket.as_ref(), made);
     }
     Ok(())
@@ -446,7 +446,7 @@ fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<LauncherReques
         kind: purpose,
         body,
         agent: descriptors.next().ok_or(LauncherError::Garbled)?,
-        namespace: descriptors.next(),
+        others: descriptors.collect(),
     }))
 }
 
@@ -454,17 +454,18 @@ fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<LauncherReques
 /// agent.
 fn serve(
     socket: &mut Option<UnixStream>,
-    request: &LauncherRequest,
+    request: &mut LauncherRequest,
     host: &SupervisorContext,
 ) -> Option<i32> {
     crash_point!("launcher.request-read");
+    let (kind, others) = (request.kind, &mut request.others);
     let (body, agent) = (&request.body, &request.agent);
     let made = sys::clone_process(0, None, || {
         // Otherwise the agent would not detect the launcher's exit while a container runs.
         *socket = None;
-        match (request.kind, agent.try_clone()) {
+        match (kind, agent.try_clone()) {
             (RequestKind::Launch, Ok(agent)) => {
-                supervisor::run(body, agent, request.namespace.as_ref(), host)
+                supervisor::run(body, agent, std::mem::take(others), host)
             }
             (RequestKind::Unpack, _) => unpack::run(body, agent, &host.null),
             (RequestKind::Launch, Err(_)) => 1,
@@ -475,7 +476,7 @@ fn serve(
         Ok(child) => return Some(child.pid),
         Err(errno) => errno,
     };
-    match request.kind {
+    match kind {
         RequestKind::Launch => {
             let reason = format!("cannot make the supervisor: {}", errno.desc());
             supervisor::refuse_unread(agent, &reason);

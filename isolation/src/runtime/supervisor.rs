@@ -68,7 +68,7 @@ pub(crate) struct SupervisorContext {
 pub(crate) fn run(
     request: &[u8],
     agent: OwnedFd,
-    namespace: Option<&OwnedFd>,
+    received: Vec<OwnedFd>,
     host: &SupervisorContext,
 ) -> i32 {
     sys::expect_children();
@@ -93,7 +93,7 @@ pub(crate) fn run(
     spec.drop_disabled_layers();
     crash_point!("supervisor.request-read");
     let files = StateDirectory::at(&spec.directory);
-    match start::start(&spec, &files, namespace, host) {
+    match start::start(&spec, &files, received, host) {
         Ok(started) => {
             let mut supervisor = Supervisor::new(&spec, files, agent, started);
             supervisor.run();

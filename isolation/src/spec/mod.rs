@@ -217,6 +217,17 @@ impl LaunchSpec {
         }
     }
 
+    /// Returns whether a file with secrets comes with it.
+    #[must_use]
+    pub fn has_delivered_secrets(&self) -> bool {
+        let volumes = self
+            .profile
+            .iter()
+            .flat_map(|profile| &profile.view.volumes);
+        let mut sources = volumes.map(|volume| &volume.source);
+        sources.any(|source| matches!(source, mounts::VolumeSource::Delivered(_)))
+    }
+
     /// Returns the host user of its command, if it is not the agent's. A user that an image names
     /// is known only inside: until then it is the container's root.
     #[must_use]

@@ -86,6 +86,9 @@ pub enum VolumeSource {
     },
     /// A file that only the command's user can read.
     Secret(SecretFile),
+    /// The same with bytes that come with the launch: see
+    /// [`LaunchDescriptors::secrets`](crate::LaunchDescriptors::secrets).
+    Delivered(DeliveredSecret),
 }
 
 impl Volume {
@@ -93,7 +96,7 @@ impl Volume {
     pub(crate) fn is_writable(&self) -> bool {
         match self.source {
             VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } => !self.read_only,
-            VolumeSource::Secret(_) => false,
+            VolumeSource::Secret(_) | VolumeSource::Delivered(_) => false,
         }
     }
 }
@@ -109,6 +112,15 @@ pub struct SecretFile {
     pub directory: PathBuf,
     /// The file's path below it. No link on the path is followed.
     pub name: PathBuf,
+}
+
+/// The place of a secret in the file that comes with the launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveredSecret {
+    /// The number of bytes before it.
+    pub offset: u64,
+    /// Its length.
+    pub bytes: u64,
 }
 
 /// Rejects volumes that cannot be mounted, or would hide what every container has.
@@ -143,7 +155,13 @@ pub(super) fn check_volumes(volumes: &[Volume]) -> Result<(), SpecError> {
             {
                 return refuse(&secret.name, "name a file below an absolute directory");
             }
-            VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } | VolumeSource::Secret(_) => {}
+            VolumeSource::Delivered(secret) if secret.bytes > SECRET_LIMIT_BYTES => {
+                return refuse(path, "a secret takes at most 1 MiB");
+            }
+            VolumeSource::Sandbox(_)
+            | VolumeSource::Tmpfs { .. }
+            | VolumeSource::Secret(_)
+            | VolumeSource::Delivered(_) => {}
         }
     }
     Ok(())
@@ -172,12 +190,17 @@ mod tests {
         })
     }
 
+    fn delivered(bytes: u64) -> VolumeSource {
+        VolumeSource::Delivered(DeliveredSecret { offset: 0, bytes })
+    }
+
     #[test]
     fn a_volume_that_cannot_be_mounted_is_refused() {
         let fine = [
             volume("/data", VolumeSource::Sandbox("a/b".into())),
             volume("/tmp", tmpfs(4_096)),
             volume("/run/secrets/db", secret("/etc/secrets", "web/db")),
+            volume("/run/secrets/key", delivered(SECRET_LIMIT_BYTES)),
         ];
         assert_eq!(check_volumes(&fine), Ok(()));
         let bad = [
@@ -192,6 +215,7 @@ mod tests {
             volume("/x", VolumeSource::Sandbox("/etc".into())),
             volume("/x", secret("relative", "web/db")),
             volume("/x", secret("/etc/secrets", "web/../db")),
+            volume("/x", delivered(SECRET_LIMIT_BYTES + 1)),
         ];
         for wrong in bad {
             let refused = check_volumes(&[fine[0].clone(), wrong.clone()]);

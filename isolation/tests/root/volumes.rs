@@ -1,13 +1,19 @@
 //! Tests of volumes: each kind, its mount points, and that a secret is stored nowhere else.
 
 use std::fs;
+use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID};
-use argosy_isolation::{CommandOutcome, Exit, LaunchSpec, SecretFile, Volume, VolumeSource};
+use argosy_isolation::{
+    CommandOutcome, DeliveredSecret, Exit, LaunchDescriptors, LaunchSpec, SecretFile, Volume,
+    VolumeSource,
+};
+use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::fixture::{RootFixture, TestCase, eventually, stderr, stdout};
+use crate::fixture::{RootFixture, TIMEOUT, TestCase, eventually, stderr, stdout};
 use crate::images::{imaged, usual};
 use crate::profile::profiled;
 
@@ -19,6 +25,10 @@ pub(crate) const CASES: &[TestCase] = &[
     ("a_tmpfs_volume_has_its_size_and_is_not_executable", memory),
     ("a_read_only_volume_cannot_be_written", read_only),
     ("a_secret_is_exposed_only_in_its_file", secret),
+    (
+        "a_secret_that_comes_with_the_launch_is_only_in_its_container",
+        delivered,
+    ),
     ("a_missing_secret_is_reported_by_name", absent),
     ("volumes_can_be_mounted_at_paths_missing_in_an_image", image),
     ("links_do_not_redirect_volumes", links),
@@ -230,6 +240,54 @@ fn secret() {
     container.kill(0).unwrap();
     container.wait(crate::fixture::TIMEOUT).unwrap();
     assert_eq!(files_with(world.work(), canary.as_bytes()), only);
+}
+
+fn delivered() {
+    let mut world = RootFixture::new();
+    let canary = format!(
+        "canary-{}-{:?}",
+        std::process::id(),
+        std::time::Instant::now()
+    );
+    let mut file = fs::File::from(memfd_create("secrets", MemfdFlags::CLOEXEC).unwrap());
+    file.write_all(format!("other{canary}").as_bytes()).unwrap();
+    let secret = |offset, bytes| VolumeSource::Delivered(DeliveredSecret { offset, bytes });
+    let volumes = [
+        volume("/key", secret(5, canary.len() as u64)),
+        volume("/other", secret(0, 5)),
+    ];
+    let line =
+        "read -r first < /key; echo ${#first}; cat /other; stat -c ' %a' /key; exec sleep 600";
+    let spec = with(profiled(&mut world, line), &volumes);
+    let launcher = world.launcher.as_mut().unwrap();
+    // The description and the file must come together.
+    assert!(launcher.launch(&spec).is_err());
+    let descriptors = LaunchDescriptors {
+        namespace: None,
+        secrets: Some(file.as_fd()),
+    };
+    let mut container = launcher.launch_with(&spec, descriptors).unwrap();
+    let handle = container.wait_started(TIMEOUT).unwrap().unwrap();
+    let expected = format!("{}\nother 400\n", canary.len());
+    eventually("it has read its secrets", || stdout(&spec) == expected);
+    assert_eq!(file.metadata().unwrap().len(), 0, "it was emptied");
+    let nowhere: [PathBuf; 0] = [];
+    assert_eq!(files_with(world.work(), canary.as_bytes()), nowhere);
+    let launcher = world.launcher.as_ref().unwrap().pid() as i32;
+    for pid in [launcher, handle.supervisor.pid, handle.init.pid] {
+        assert!(!remembers(pid, canary.as_bytes()), "process {pid}");
+    }
+    container.kill(0).unwrap();
+    container.wait(TIMEOUT).unwrap();
+    // A part that the file does not have.
+    let spec = with(
+        profiled(&mut world, "true"),
+        &[volume("/key", secret(0, 1))],
+    );
+    let launcher = world.launcher.as_mut().unwrap();
+    let mut container = launcher.launch_with(&spec, descriptors).unwrap();
+    let exit = container.wait(TIMEOUT).unwrap();
+    assert_eq!(exit.outcome, CommandOutcome::NotStarted, "{}", exit.reason);
 }
 
 fn absent() {

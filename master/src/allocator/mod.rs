@@ -217,6 +217,7 @@ impl Allocator {
             | Event::OrphanFound { .. }
             | Event::AgentReconciled { .. }
             | Event::SweepNeeded
+            | Event::AccessChanged(_)
             | Event::LevelRaised(_)
             | Event::DigestLogged { .. } => {}
         }

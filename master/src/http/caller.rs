@@ -2,27 +2,50 @@
 
 use std::convert::Infallible;
 
-use argosy_proto::transport::PeerIdentity;
+use argosy_proto::server::audit::RequestAudit;
+use argosy_proto::transport::{ConnectionAddresses, PeerIdentity};
+use argosy_state::actor::Actor;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use tonic::Request;
 
-pub(super) struct RequestPeer(Option<PeerIdentity>);
+use crate::service::actor_of_peer;
+
+pub(super) struct RequestPeer {
+    peer: Option<PeerIdentity>,
+    addresses: Option<ConnectionAddresses>,
+    audit: Option<RequestAudit>,
+}
 
 impl<S: Sync> FromRequestParts<S> for RequestPeer {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(parts.extensions.get().cloned()))
+        Ok(Self {
+            peer: parts.extensions.get().cloned(),
+            addresses: parts.extensions.get().copied(),
+            audit: parts.extensions.get().cloned(),
+        })
     }
 }
 
 impl RequestPeer {
+    /// Returns the actor of the request: its peer, since masters do not forward HTTP.
+    pub(super) fn actor(&self) -> Actor {
+        actor_of_peer(self.peer.as_ref())
+    }
+
     /// Builds the caller's request. Headers are dropped: masters do not forward HTTP.
     pub(super) fn request<T>(self, question: T) -> Request<T> {
         let mut request = Request::new(question);
-        if let Some(peer) = self.0 {
+        if let Some(peer) = self.peer {
             request.extensions_mut().insert(peer);
+        }
+        if let Some(addresses) = self.addresses {
+            request.extensions_mut().insert(addresses);
+        }
+        if let Some(audit) = self.audit {
+            request.extensions_mut().insert(audit);
         }
         request
     }

@@ -10,6 +10,7 @@ mod tasks;
 use std::borrow::Cow;
 
 use argosy_proto::v1;
+use argosy_state::actor::Actor;
 use argosy_state::agent::{Agent, AgentMode};
 use argosy_state::ids::{AgentId, TaskKey};
 use argosy_state::registry::Registry;
@@ -20,10 +21,12 @@ use axum::response::{IntoResponse, Response};
 use serde::{Serialize, Serializer};
 use tonic::Status;
 
+use super::caller::RequestPeer;
 use super::parameters::QueryParameters;
 use super::{Http, problem};
+use crate::access::{Denial, Sights};
 use crate::service::agent_api::is_host_and_port;
-use crate::service::{masters, spawn_reader};
+use crate::service::{denied, masters, spawn_reader};
 
 /// Maximum size of a list. A longer one is refused: without its end it would remove targets.
 const LIST_BYTES: usize = 32 << 20;
@@ -98,16 +101,35 @@ impl Kinds {
         }
         Ok(kinds)
     }
+
+    /// Denies a reader that may see none of these kinds.
+    fn check(self, sights: &Sights) -> Result<(), Denial> {
+        let kinds = [
+            (self.masters, &sights.cluster),
+            (self.agents, &sights.agents),
+            (self.tasks, &sights.tasks),
+        ];
+        let wanted = kinds.iter().filter(|(is_wanted, _)| *is_wanted);
+        let mut denied = Ok(());
+        for (_, sight) in wanted {
+            match sight.some() {
+                Ok(()) => return Ok(()),
+                Err(denial) => denied = Err(denial),
+            }
+        }
+        denied
+    }
 }
 
 /// Responds to `GET /v1/sd/prometheus`.
 pub(super) async fn prometheus(
     State(http): State<Http>,
+    caller: RequestPeer,
     QueryParameters(parameters): QueryParameters,
 ) -> Response {
     let kinds = Kinds::read(parameters.get("kinds").map(String::as_str));
     let text = match kinds {
-        Ok(kinds) => listed(&http, kinds).await,
+        Ok(kinds) => listed(&http, caller.actor(), kinds).await,
         Err(status) => Err(status),
     };
     match text {
@@ -116,14 +138,20 @@ pub(super) async fn prometheus(
     }
 }
 
-async fn listed(http: &Http, kinds: Kinds) -> Result<String, Status> {
+async fn listed(http: &Http, actor: Actor, kinds: Kinds) -> Result<String, Status> {
     let owner = &http.services.owner;
     let mut share = owner.reserve(LIST_BYTES, PART * TARGET_BYTES).await?;
     let index = *owner.applied.borrow();
     let view = owner.view(index).await?;
+    let sights = Sights::of(&owner.reader(actor), &view.registry.access().policy);
+    kinds.check(&sights).map_err(|denial| denied(&denial))?;
     let masters = masters(&owner.node);
     let list = async move {
-        let mut list = TargetList::new(LIST_BYTES);
+        let kinds = Kinds {
+            masters: kinds.masters && sights.cluster.cluster(),
+            ..kinds
+        };
+        let mut list = TargetList::new(LIST_BYTES, sights);
         let mut masters = masters.iter().filter(|_| kinds.masters);
         masters.try_for_each(|master| list.add_master(master))?;
         let mut next = kinds.agents.then_some(AgentId(0));
@@ -150,12 +178,18 @@ async fn listed(http: &Http, kinds: Kinds) -> Result<String, Status> {
 struct TargetList {
     text: String,
     limit: usize,
+    sights: Sights,
 }
 
 impl TargetList {
-    fn new(limit: usize) -> Self {
+    /// Creates a list of what its reader may see.
+    fn new(limit: usize, sights: Sights) -> Self {
         let text = "[".to_owned();
-        Self { text, limit }
+        Self {
+            text,
+            limit,
+            sights,
+        }
     }
 
     fn add_master(&mut self, master: &v1::Master) -> Result<(), Status> {
@@ -180,7 +214,7 @@ impl TargetList {
     /// Adds an agent. One that is unreachable stays in the list, so that its absence is seen; one
     /// that is gone never returns.
     fn add_agent(&mut self, agent: &Agent) -> Result<(), Status> {
-        if agent.mode() == AgentMode::Gone {
+        if agent.mode() == AgentMode::Gone || !self.sights.agents.agent(agent.id) {
             return Ok(());
         }
         let node = agent.id.to_string();
@@ -209,7 +243,9 @@ impl TargetList {
     ) -> Result<Option<TaskKey>, Status> {
         let mut last = None;
         for task in tasks.take(PART) {
-            tasks::add(self, registry, task)?;
+            if self.sights.tasks.task(task) {
+                tasks::add(self, registry, task)?;
+            }
             last = Some(&task.key);
         }
         Ok(last.cloned())
@@ -252,6 +288,13 @@ fn zone_of(agent: &Agent) -> &str {
         .map_or("", String::as_str)
 }
 
+/// Returns the view of a reader to which nothing is denied.
+#[cfg(test)]
+fn everything() -> Sights {
+    use argosy_state::access::Policy;
+    Sights::of(&crate::access::Reader::Unrestricted, &Policy::default())
+}
+
 #[cfg(test)]
 mod tests {
     use argosy_state::command::OperatorOperation;
@@ -261,7 +304,7 @@ mod tests {
     use super::*;
 
     fn listed(registry: &Registry, limit: usize) -> Result<Value, Status> {
-        let mut list = TargetList::new(limit);
+        let mut list = TargetList::new(limit, everything());
         let mut next = Some(AgentId(0));
         while let Some(after) = next {
             next = list.add_agents(registry, after)?;
@@ -355,7 +398,7 @@ mod tests {
 
     #[test]
     fn an_address_that_is_no_host_and_port_is_not_listed() {
-        let mut list = TargetList::new(9_999);
+        let mut list = TargetList::new(9_999, everything());
         for address in ["", "host", "host:1/admin?x=", "a@host:1"] {
             list.add(address, TargetLabels::default()).unwrap();
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::{trace, v1};
+use argosy_state::access::Action;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{self, HeaderName};
@@ -22,8 +23,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tonic::Status;
 
+use super::caller::RequestPeer;
 use super::{Http, PathSegments, problem, stream_response};
-use crate::service::{ANY_AGENT, address_of};
+use crate::service::task_access::{self, AgentRequest};
+use crate::service::{ANY_AGENT, WatchedCredential, address_of};
 
 /// Maximum number of concurrent streams of one master; further ones are rejected.
 pub(crate) const STREAMS: usize = 1024;
@@ -80,21 +83,31 @@ impl StreamLimit {
 }
 
 /// `GET /v1/agents/{id}/exec?…`: forwards the agent's answer.
-pub(crate) async fn exec(
+pub(super) async fn exec(
     State(http): State<Http>,
+    caller: RequestPeer,
     PathSegments(id): PathSegments<String>,
     request: Parts,
 ) -> Response {
-    forward_to_agent(http, &id, "exec", request).await
+    let wanted = AgentRequest::of_task(request.uri.query().unwrap_or_default(), &[Action::Exec]);
+    match task_access::check(&http.services.owner, caller.actor(), &id, wanted).await {
+        Ok(()) => forward_to_agent(http, &id, "exec", request).await,
+        Err(status) => problem(&status),
+    }
 }
 
 /// `GET /v1/agents/{id}/attach?…`: forwards the agent's answer.
-pub(crate) async fn attach(
+pub(super) async fn attach(
     State(http): State<Http>,
+    caller: RequestPeer,
     PathSegments(id): PathSegments<String>,
     request: Parts,
 ) -> Response {
-    forward_to_agent(http, &id, "attach", request).await
+    let wanted = AgentRequest::of_task(request.uri.query().unwrap_or_default(), &[Action::Attach]);
+    match task_access::check(&http.services.owner, caller.actor(), &id, wanted).await {
+        Ok(()) => forward_to_agent(http, &id, "attach", request).await,
+        Err(status) => problem(&status),
+    }
 }
 
 async fn forward_to_agent(http: Http, id: &str, what: &str, mut request: Parts) -> Response {
@@ -103,6 +116,7 @@ async fn forward_to_agent(http: Http, id: &str, what: &str, mut request: Parts) 
         Err(status) => return problem(&status),
     };
     let ours = request.extensions.remove::<OnUpgrade>();
+    let credential = request.extensions.remove::<WatchedCredential>();
     let answer = match request_upgrade(&http, id, what, &request).await {
         Ok(answer) => answer,
         Err(status) => return problem(&status),
@@ -123,10 +137,19 @@ async fn forward_to_agent(http: Http, id: &str, what: &str, mut request: Parts) 
         // If either peer disconnects before the start, the other is dropped, which ends the
         // command.
         if let (Ok(client), Ok(agent)) = tokio::join!(ours, hyper::upgrade::on(answer)) {
-            relay(TokioIo::new(client), TokioIo::new(agent)).await;
+            let (client, agent) = (TokioIo::new(client), TokioIo::new(agent));
+            relay_until(client, agent, end_of(credential)).await;
         }
     });
     response
+}
+
+/// Waits until a credential is revoked or expires.
+async fn end_of(credential: Option<WatchedCredential>) {
+    match credential {
+        Some(credential) => drop(credential.ended().await),
+        None => std::future::pending().await,
+    }
 }
 
 async fn request_upgrade(
@@ -167,6 +190,18 @@ fn select_headers(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
     named
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
+}
+
+/// Relays until `end`. Then both connections are dropped, which ends the command.
+async fn relay_until(
+    client: impl AsyncRead + AsyncWrite,
+    agent: impl AsyncRead + AsyncWrite,
+    end: impl Future<Output = ()>,
+) {
+    tokio::select! {
+        () = relay(client, agent) => {}
+        () = end => {}
+    }
 }
 
 /// Copies bytes until both directions have ended, or one has and the other does not follow in time.
@@ -211,6 +246,30 @@ mod tests {
         client.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "to the client");
         joined.await.unwrap();
+    }
+
+    /// Time within which a relay must end after its caller is revoked.
+    const REVOKED_WITHIN: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn exec_and_attach_end_within_a_second_when_their_caller_is_revoked() {
+        let (revoke, credential) = WatchedCredential::of_key_for_tests();
+        let (mut client, ours) = duplex(64);
+        let (mut agent, theirs) = duplex(64);
+        let joined = tokio::spawn(relay_until(ours, theirs, end_of(Some(credential))));
+        client.write_all(b"input").await.unwrap();
+        let mut input = [0; 5];
+        agent.read_exact(&mut input).await.unwrap();
+        assert!(!joined.is_finished());
+        revoke();
+        let ended = timeout(REVOKED_WITHIN, async {
+            let mut rest = Vec::new();
+            client.read_to_end(&mut rest).await.unwrap();
+            agent.read_to_end(&mut rest).await.unwrap();
+            joined.await.unwrap();
+            rest
+        });
+        assert_eq!(ended.await.expect("it ends in time"), Vec::<u8>::new());
     }
 
     #[tokio::test(start_paused = true)]

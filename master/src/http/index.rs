@@ -6,7 +6,7 @@ use argosy_proto::v1;
 use argosy_proto::versions::VersionRange;
 use axum::extract::Request;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use tonic::{Code, Status};
 
@@ -61,12 +61,21 @@ fn v1_release() -> String {
 /// Responds to an unknown path, or to a gRPC call that no service has.
 pub(crate) async fn unknown(request: Request) -> Response {
     let path = request.uri().path();
-    let kind = request.headers().get(header::CONTENT_TYPE);
-    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+    if declares_call(request.headers()) {
         return Status::unimplemented(format!("no method {path}")).into_http();
     }
-    let text = format!("no path {path}: /v1 lists those that there are");
-    refusal(StatusCode::NOT_FOUND, Code::NotFound, &text)
+    refusal(StatusCode::NOT_FOUND, Code::NotFound, &no_path(path))
+}
+
+/// Returns the text for a path that does not exist.
+pub(crate) fn no_path(path: &str) -> String {
+    format!("no path {path}: /v1 lists those that there are")
+}
+
+/// Returns whether a request declares that it is a gRPC call.
+pub(crate) fn declares_call(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Responds to a known path with a wrong method.
@@ -98,6 +107,11 @@ pub(crate) fn undeclared(request: &Request) -> Option<Response> {
     let text = "a gRPC call must be declared: send the header content-type: application/grpc, once";
     let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
     Some(refusal(status, Code::InvalidArgument, text))
+}
+
+/// Returns whether a request asks for the health of this master. It is answered in any case.
+pub(crate) fn is_probe(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
 }
 
 /// Rejects a path that is too long.

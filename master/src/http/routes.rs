@@ -1,10 +1,12 @@
 //! The table of all paths, from which the routes and the index of paths are made.
 
 use argosy_proto::server::callers::{ApiAccess, ApiPart};
+use argosy_state::access::Action;
 use axum::Router;
 use axum::routing::{MethodRouter, delete, get, post, put};
 
-use super::{Http, discovery, events, exec, index, writes};
+use super::{Http, access, discovery, events, exec, index, writes};
+use crate::access::{Check, check_of_call};
 
 /// A method of a path.
 pub(crate) struct Route {
@@ -23,12 +25,35 @@ pub(crate) enum Served {
     /// This operation of `WriteOperation`.
     Operation(&'static str),
     /// A part of the API to which the access is restricted.
-    Restricted(ApiPart),
+    Restricted(ApiPart, Check),
     /// Something that is no call.
-    Other,
+    Other(Check),
 }
 
 use Served::{Call, Operation, Other, Restricted};
+
+impl Served {
+    /// Returns how a request is authorized; `None` if the table of calls has no row for it.
+    fn check(self) -> Option<Check> {
+        match self {
+            Call(name) => check_of_call(&format!("/argosy.v1.Operator/{name}")),
+            Operation(_) => Some(Check::Operations),
+            Restricted(_, check) | Other(check) => Some(check),
+        }
+    }
+}
+
+/// Returns how a request is authorized; `None` if no path matches. `/` and `/v1` list the paths.
+pub(crate) fn check_of(method: &str, path: &str) -> Option<Check> {
+    if ["/", "/v1"].contains(&path) {
+        return Some(Check::Open);
+    }
+    let mut routes = ROUTES.iter();
+    // The answer to HEAD is that to GET, without its body.
+    let method = if method == "HEAD" { "GET" } else { method };
+    let route = routes.find(|route| route.method == method && is_at(route.path, path));
+    route?.serves.check()
+}
 
 const fn route(
     method: &'static str,
@@ -57,10 +82,11 @@ pub(crate) const ROUTES: &[Route] = &[
     route("POST", "/v1/agents/{agent_id}/deactivate", Operation("deactivate_agent"), "stops offers of its resources; its tasks continue", || post(writes::deactivate)),
     route("POST", "/v1/agents/{agent_id}/reactivate", Operation("reactivate_agent"), "ends a deactivation", || post(writes::reactivate)),
     route("POST", "/v1/agents/{agent_id}/gone", Operation("mark_agent_gone"), "declares that the agent never returns: its tasks end", || post(writes::mark_gone)),
-    route("GET", "/v1/agents/{agent_id}/files/{verb}", Restricted(ApiPart::Files), "files of its tasks; verbs are browse, read and download", || get(super::agent_files)),
-    route("GET", "/v1/agents/{agent_id}/preparation", Other, "what it fetches for a task that is not started yet: task=FRAMEWORK/TASK", || get(super::agent_preparation)),
-    route("GET", "/v1/agents/{agent_id}/exec", Restricted(ApiPart::Exec), "a command in a task, over a WebSocket", || get(exec::exec)),
-    route("GET", "/v1/agents/{agent_id}/attach", Restricted(ApiPart::Exec), "a task's own terminal, over a WebSocket", || get(exec::attach)),
+    route("GET", "/v1/agents/{agent_id}/files/{verb}", Restricted(ApiPart::Files, Check::Task(Action::ReadSandbox)), "files of its tasks; verbs are browse, read and download", || get(super::agent_files)),
+    route("GET", "/v1/agents/{agent_id}/preparation", Other(Check::Task(Action::ViewTask)), "what it fetches for a task that is not started yet: task=FRAMEWORK/TASK", || get(super::agent_preparation)),
+    route("GET", "/v1/agents/{agent_id}/exec", Restricted(ApiPart::Exec, Check::Task(Action::Exec)), "a command in a task, over a WebSocket", || get(exec::exec)),
+    route("GET", "/v1/agents/{agent_id}/attach", Restricted(ApiPart::Exec, Check::Task(Action::Attach)), "a task's own terminal, over a WebSocket", || get(exec::attach)),
+    route("POST", "/v1/agents/{agent_id}/tickets", Call("IssueTickets"), "issues tickets for its API: {\"verb\": \"…\", \"targets\": […]}", || post(writes::issue_tickets)),
     route("GET", "/v1/frameworks", Call("ListFrameworks"), "frameworks, a page at a time", || get(super::frameworks)),
     route("GET", "/v1/frameworks/{framework_id}", Call("GetFramework"), "one framework", || get(super::framework)),
     route("DELETE", "/v1/frameworks/{framework_id}", Operation("teardown_framework"), "ends its tasks and removes it", || delete(writes::teardown)),
@@ -71,17 +97,27 @@ pub(crate) const ROUTES: &[Route] = &[
     route("PUT", "/v1/tasks/{framework_id}/{task_id}/limits", Operation("update_limits"), "replaces the limits of a task: Limits", || put(writes::update_limits)),
     route("GET", "/v1/offers", Call("ListOffers"), "open offers, a page at a time", || get(super::offers)),
     route("PUT", "/v1/roles/{role}/weight", Operation("set_weight"), "sets the weight of a role: {\"weightMilli\": \"…\"}", || put(writes::set_weight)),
+    route("GET", "/v1/secrets", Call("ListSecrets"), "names and versions of secrets, without values", || get(super::secrets)),
     route("POST", "/v1/write", Call("WriteOne"), "a batch of operations: WriteBatch", || post(writes::batch)),
+    route("GET", "/v1/policy", Call("GetPolicy"), "rules and groups of access", || get(access::policy)),
+    route("PUT", "/v1/policy", Operation("set_policy"), "replaces rules and groups: SetPolicy", || put(access::set_policy)),
+    route("GET", "/v1/tokens", Call("ListTokens"), "tokens without their secrets, a page at a time", || get(access::tokens)),
+    route("POST", "/v1/tokens", Operation("create_token"), "creates a token: CreateToken", || post(access::create_token)),
+    route("DELETE", "/v1/tokens/{token_id}", Operation("revoke_token"), "revokes a token", || delete(access::revoke_token)),
+    route("GET", "/v1/revoked-keys", Call("ListRevokedKeys"), "revoked keys, a page at a time", || get(access::revoked_keys)),
+    route("PUT", "/v1/revoked-keys/{key_hash}", Operation("revoke_key"), "revokes a key", || put(access::revoke_key)),
+    route("GET", "/v1/rate-limits", Call("ListRateLimits"), "limits of rate, a page at a time", || get(access::rate_limits)),
+    route("PUT", "/v1/rate-limits", Operation("set_rate_limit"), "sets or removes a limit of rate: SetRateLimit", || put(access::set_rate_limit)),
     route("POST", "/v1/masters", Call("JoinMaster"), "adds a running, empty master: {\"raftAddress\": \"…\"}", || post(writes::join)),
     route("DELETE", "/v1/masters/{node_id}", Call("RemoveMaster"), "removes a master from the group", || delete(writes::remove)),
     route("POST", "/v1/masters/transfer", Call("TransferLeader"), "transfers leadership: {\"nodeId\": \"…\"}", || post(writes::transfer)),
     route("POST", "/v1/level", Call("RaiseLevel"), "raises the feature level: {\"level\": …}", || post(writes::raise_level)),
     route("POST", "/v1/log-filter", Call("SetLogFilter"), "changes the log filter of this master or of an agent: {\"filter\": \"…\", \"agentId\": \"…\"}", || post(writes::set_log_filter)),
     route("GET", "/v1/events", Call("Watch"), "changes, as server-sent events", || get(events::events)),
-    route("GET", "/v1/sd/prometheus", Other, "masters, agents and tasks with metrics, for the service discovery of Prometheus", || get(discovery::prometheus)),
-    route("GET", "/healthz", Other, "whether this process is alive", || get(|| async { "ok\n" })),
-    route("GET", "/readyz", Other, "whether this master can answer: a quorum has confirmed a leader just now", || get(super::ready)),
-    route("GET", "/metrics", Other, "figures for Prometheus", || get(super::show_metrics)),
+    route("GET", "/v1/sd/prometheus", Other(Check::Records), "masters, agents and tasks with metrics, for the service discovery of Prometheus", || get(discovery::prometheus)),
+    route("GET", "/healthz", Other(Check::Open), "whether this process is alive", || get(|| async { "ok\n" })),
+    route("GET", "/readyz", Other(Check::Open), "whether this master can answer: a quorum has confirmed a leader just now", || get(super::ready)),
+    route("GET", "/metrics", Other(Check::Local(Action::ViewMetrics)), "figures for Prometheus", || get(super::show_metrics)),
 ];
 
 /// Returns the routes; restricted ones reject other callers.
@@ -92,34 +128,41 @@ pub(super) fn guarded(access: ApiAccess) -> Router<Http> {
             router.route(route.path, (route.handler)())
         })
     };
-    let commands = routes(|serves| serves == Restricted(ApiPart::Exec));
-    let files = routes(|serves| serves == Restricted(ApiPart::Files));
-    routes(|serves| !matches!(serves, Restricted(_)))
-        .merge(access.exec.guard(ApiPart::Exec, "master", commands))
-        .merge(access.files.guard(ApiPart::Files, "master", files))
+    let commands = routes(|serves| matches!(serves, Restricted(ApiPart::Exec, _)));
+    let files = routes(|serves| matches!(serves, Restricted(ApiPart::Files, _)));
+    routes(|serves| !matches!(serves, Restricted(..)))
+        .merge(access.exec.guard_master(ApiPart::Exec, commands))
+        .merge(access.files.guard_master(ApiPart::Files, files))
         .route("/", get(index::page))
         .route("/v1", get(index::list))
 }
 
+/// Returns whether a path has a route, of any method.
+pub(crate) fn is_known(path: &str) -> bool {
+    ["/", "/v1"].contains(&path) || ROUTES.iter().any(|route| is_at(route.path, path))
+}
+
 /// Returns the methods of a path.
 pub(super) fn methods(path: &str) -> Vec<&'static str> {
-    let matches = |pattern: &str| {
-        let (mut wanted, mut found) = (pattern.split('/'), path.split('/'));
-        loop {
-            match (wanted.next(), found.next()) {
-                (None, None) => return true,
-                (Some(wanted), Some(found)) if wanted == found || wanted.starts_with('{') => {}
-                _ => return false,
-            }
-        }
-    };
-    let routes = ROUTES.iter().filter(|route| matches(route.path));
+    let routes = ROUTES.iter().filter(|route| is_at(route.path, path));
     let methods: Vec<_> = routes.map(|route| route.method).collect();
     // `/` and `/v1` are not in the table.
     if methods.is_empty() {
         vec!["GET"]
     } else {
         methods
+    }
+}
+
+/// Returns whether a path matches the pattern of a route.
+fn is_at(pattern: &str, path: &str) -> bool {
+    let (mut wanted, mut found) = (pattern.split('/'), path.split('/'));
+    loop {
+        match (wanted.next(), found.next()) {
+            (None, None) => return true,
+            (Some(wanted), Some(found)) if wanted == found || wanted.starts_with('{') => {}
+            _ => return false,
+        }
     }
 }
 
@@ -154,7 +197,7 @@ mod tests {
         assert!(calls.len() >= 15, "{calls:?}");
         let routed = served(|serves| match serves {
             Call(name) => Some(name),
-            Operation(_) | Restricted(_) | Other => None,
+            Operation(_) | Restricted(..) | Other(_) => None,
         });
         assert_eq!(routed, calls);
     }
@@ -167,7 +210,7 @@ mod tests {
         assert!(fields.len() >= 8, "{fields:?}");
         let routed = served(|serves| match serves {
             Operation(name) => Some(name),
-            Call(_) | Restricted(_) | Other => None,
+            Call(_) | Restricted(..) | Other(_) => None,
         });
         assert!(routed.len() >= 8 && routed.is_subset(&fields), "{routed:?}");
     }

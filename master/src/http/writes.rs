@@ -25,7 +25,7 @@ const REQUEST_ID: &str = "argosy-request-id";
 
 /// The body of a request: JSON of at most [`CALL_BYTES`], without unknown fields. No body is the
 /// empty message.
-pub(super) struct JsonBody<T>(T);
+pub(super) struct JsonBody<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Response;
@@ -111,7 +111,7 @@ impl Change {
     }
 
     /// Performs one operation. Its refusal is the status of the response.
-    async fn operate(self, http: Http, operation: Operation) -> Response {
+    pub(super) async fn operate(self, http: Http, operation: Operation) -> Response {
         match self.without_parameters() {
             Ok(change) => change.write(http, operation).await,
             Err(status) => problem(&status),
@@ -352,4 +352,19 @@ pub(super) async fn set_log_filter(
 ) -> Response {
     let call = async |request| http.services.set_log_filter(request).await;
     change.call(body, call).await
+}
+
+/// The call changes nothing; this master answers it.
+pub(super) async fn issue_tickets(
+    State(http): State<Http>,
+    PathSegments(agent_id): PathSegments<String>,
+    change: Change,
+    JsonBody(body): JsonBody<v1::IssueTicketsRequest>,
+) -> Response {
+    if !body.agent_id.is_empty() {
+        return invalid("agentId: the path names the agent");
+    }
+    let wanted = v1::IssueTicketsRequest { agent_id, ..body };
+    let call = async |request| http.services.issue_tickets(request).await;
+    change.call(wanted, call).await
 }

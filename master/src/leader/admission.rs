@@ -21,6 +21,7 @@ use argosy_state::registry::Order;
 use super::agents::{AgentLink, LinkStage};
 use super::{Effect, Hello, Leader, LeaderTime};
 use crate::links::LinkId;
+use crate::ticket_keys;
 
 /// Maximum number of lists in progress.
 pub(super) const LISTS: usize = 32;
@@ -96,6 +97,9 @@ impl Leader {
         planted_bug!(EqualWithUnsentOrder => equal |= is_equal(hello, &expected_digests(registry, id)));
         let sent = planted_bug!(EqualWithUnsentOrder, hello.floor, agent.orders);
         let (incarnation, version) = (agent.report.incarnation, hello.version);
+        let facts = &registry.cluster().facts;
+        let file = self.secret_keys.as_deref();
+        let ticket_keys = ticket_keys::for_registration(facts, file, id, &state.actor);
         state.agent = Some(id);
         state.last_contact = now.at;
         state.stage = if equal {
@@ -119,8 +123,11 @@ impl Leader {
             heartbeat_interval_ms: self.heartbeat_interval_ms(),
             equal,
             protocol: Some(VersionRange::OWN.answer(version)),
+            ticket_keys,
         };
         self.send_to_agent(link, v1::to_agent::Message::Registered(registered));
+        let revoked = registry.access().revoked.keys().copied();
+        self.send_revoked_keys(link, revoked);
         if equal {
             self.agent_is_ready(registry, id);
         }

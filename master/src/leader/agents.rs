@@ -131,7 +131,9 @@ impl Leader {
             return self.refuse_agent(link, "clone", text);
         }
         let nothing_new = known.is_some_and(|agent| {
+            let proven = registry.agent_principal(agent.id, &actor);
             agent.mode() != AgentMode::Unreachable
+                && proven.is_none_or(|proven| agent.principal.as_ref() == Some(proven))
                 && agent.report.incarnation == newest
                 && agent.report.info == hello.info
                 && agent.report.boot_id == hello.boot_id
@@ -396,7 +398,7 @@ impl Leader {
         self.send_agent_failure(id, "gone");
     }
 
-    fn refuse_agent(&mut self, link: LinkId, code: &str, text: &str) {
+    pub(super) fn refuse_agent(&mut self, link: LinkId, code: &str, text: &str) {
         let refused = v1::RefusedAgent {
             code: code.to_owned(),
             text: text.to_owned(),

@@ -16,6 +16,7 @@ use argosy_state::level::{self, Level};
 use argosy_state::limits;
 use argosy_state::planted_bug;
 
+use super::access::{self, DeniedTasks};
 use super::{Decline, Leader, LeaderTime, ProposalOrigin, refused};
 use crate::leader_reply::{LeaderReply, RejectedPart};
 use crate::links::RequestId;
@@ -36,6 +37,8 @@ pub(super) struct PendingCall {
     shape: CallShape,
     /// The offers that it uses, all of one agent and role.
     offers: Option<CallOffers>,
+    /// The tasks that its caller may not launch.
+    denied: DeniedTasks,
 }
 
 impl PendingCall {
@@ -68,14 +71,7 @@ impl Leader {
     ) {
         let key = (call.framework, call.session, call.number);
         if let Some(stored) = registry.answer(key) {
-            // Release 0.1.0 may have answered the first one.
-            let same = stored.hash == call.hash || stored.hash == fingerprint::call_of_0_1_0(&call);
-            let answer = if same {
-                repeated_reply(stored, &shape_of(&call))
-            } else {
-                refused(&Rejection::CallReused(call.number))
-            };
-            return self.answer(request, answer);
+            return self.answer(request, stored_reply(stored, &call));
         }
         if let Some(ProposalOrigin::Call(pending)) = self
             .pending_calls
@@ -96,6 +92,10 @@ impl Leader {
             return;
         }
         let hash = self.reduce_to_level(&mut call);
+        let denied = match self.deny_launches(registry, &actor, &mut call) {
+            Ok(denied) => denied,
+            Err(answer) => return self.answer(request, answer),
+        };
         let mut used = None;
         if let CallAction::Accept(accept) = &call.action {
             match self.validate(registry, now, &call, accept, tokens) {
@@ -123,6 +123,7 @@ impl Leader {
             key,
             shape: shape_of(&call),
             offers: used,
+            denied,
         };
         let route = ProposalOrigin::Call(Box::new(pending));
         let serial = self.propose(actor, Command::Call(call), route);
@@ -260,10 +261,9 @@ impl Leader {
         }
         let answer = match outcome {
             Ok(CommandReply::Call { revision, refused }) => {
-                let refused = refused.into_iter().map(|(position, why)| RejectedPart {
-                    position: pending.shape.place(position),
-                    code: why.code(),
-                    message: why.to_string(),
+                let refused = refused.into_iter().map(|(position, why)| {
+                    let position = pending.shape.place(position);
+                    access::rejected_part(&pending.denied, position, &why)
                 });
                 LeaderReply::Called {
                     revision,
@@ -413,6 +413,16 @@ fn used_offers(accept: &Accept, filter_ms: u64) -> Option<CallOffers> {
         role: first.role.clone(),
         filter_ms,
     })
+}
+
+/// Returns the answer to a call whose number has a stored answer.
+fn stored_reply(stored: &Stored, call: &Call) -> LeaderReply {
+    // Release 0.1.0 may have answered the first one.
+    let same = stored.hash == call.hash || stored.hash == fingerprint::call_of_0_1_0(call);
+    match same {
+        true => repeated_reply(stored, &shape_of(call)),
+        false => refused(&Rejection::CallReused(call.number)),
+    }
 }
 
 /// Returns a stored answer, with the messages of its codes.

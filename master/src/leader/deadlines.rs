@@ -241,6 +241,7 @@ impl Leader {
             deadlines.next_heartbeat = Some(LinkId(0));
         }
         self.deadlines.begin_pass(registry, now);
+        self.check_links(registry, now);
         self.continue_tick(registry);
         self.advance_time(registry, now);
         self.stop_tasks(registry, now);

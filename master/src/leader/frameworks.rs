@@ -33,6 +33,8 @@ pub(super) enum ReplayCursor {
 /// One stream of a framework.
 #[derive(Debug)]
 pub(super) struct FrameworkLink {
+    /// The actor whose stream it is.
+    pub(super) actor: Actor,
     /// Known once it is subscribed.
     pub(super) framework: Option<FrameworkId>,
     pub(super) subscription: Box<SchedulerHello>,
@@ -95,6 +97,7 @@ impl Leader {
             info,
         };
         let state = FrameworkLink {
+            actor: actor.clone(),
             framework: None,
             subscription: Box::new(subscription),
             in_flight: BTreeMap::new(),
@@ -365,7 +368,7 @@ impl Leader {
     }
 
     /// Sends the reason, then ends the stream.
-    fn end_stream(&mut self, link: LinkId, code: &str, message: &str) {
+    pub(super) fn end_stream(&mut self, link: LinkId, code: &str, message: &str) {
         let error = v1::Error {
             code: code.to_owned(),
             message: message.to_owned(),

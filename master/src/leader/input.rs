@@ -31,7 +31,7 @@ pub(crate) struct LeaderTime {
     pub(crate) wall_ms: i64,
 }
 
-/// An input of a leader. An input that may lead to a proposal names its actor.
+/// An input of a leader. An input of a caller names its actor.
 #[derive(Debug)]
 pub(crate) enum Input {
     AgentHello {
@@ -72,6 +72,7 @@ pub(crate) enum Input {
     /// A heartbeat of a scheduler.
     FrameworkHeartbeat {
         request: RequestId,
+        actor: Actor,
         framework: FrameworkId,
         session: u64,
     },
@@ -89,10 +90,12 @@ pub(crate) enum Input {
     },
     Decline {
         request: RequestId,
+        actor: Actor,
         decline: Decline,
     },
     Message {
         request: RequestId,
+        actor: Actor,
         message: FrameworkMessage,
     },
     Acknowledge {

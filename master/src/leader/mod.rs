@@ -1,10 +1,11 @@
 //! A leader's decisions: facts, the time and one input in, effects out.
 //!
 //! The leader holds only state that one round can rebuild: links, open offers, filters, timers.
-//! Nothing here awaits, locks, or reads a clock. Reading order: `input`, `agents`,
+//! Nothing here awaits, locks, or reads a clock. Reading order: `input`, `access`, `agents`,
 //! `registration_queue`, `admission`, `orders`, `update_acks`, `frameworks`, `calls`, `messages`,
-//! `delivery`, `offering`, `deadlines`, `mass_loss`, `stopping`, `pruning`.
+//! `delivery`, `offering`, `deadlines`, `mass_loss`, `stopping`, `pruning`, `view`.
 
+mod access;
 mod admission;
 mod agents;
 mod calls;
@@ -19,18 +20,22 @@ mod orders;
 mod presented_offers;
 mod pruning;
 mod registration_queue;
+mod revoked_keys;
+mod secrets;
 mod stopping;
 #[cfg(test)]
 mod tests;
 mod update_acks;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
 use argosy_state::apply::AppliedProposal;
 use argosy_state::command::{ApplyOutcome, Command, ProposedCommand, Rejection};
-use argosy_state::event::Event;
+use argosy_state::event::{AccessChange, Event};
 use argosy_state::ids::{AgentId, ClusterId, Epoch, FrameworkId, Ticket};
 use argosy_state::level::Level;
 use argosy_state::persistent::Map;
@@ -40,6 +45,7 @@ use crate::config::LeaderTimeouts;
 use crate::leader_reply::LeaderReply;
 use crate::links::{LinkId, RequestId};
 use crate::offers::{ClosedOffer, OfferBook};
+use crate::secret_keys::SecretKeys;
 
 use agents::AgentLink;
 use deadlines::LeaderTimers;
@@ -51,6 +57,8 @@ pub(crate) use messages::FrameworkMessage;
 pub(crate) use offering::explanation;
 use orders::OrderBudget;
 pub(crate) use presented_offers::PRESENTATION_RESULTS;
+pub(crate) use secrets::{GrantedSecret, SecretsRefusal};
+pub(crate) use view::LeaderView;
 
 /// The origin of a proposal, which determines where its outcome goes.
 #[derive(Debug)]
@@ -93,6 +101,9 @@ pub(crate) struct Leader {
     /// The feature level of the cluster. It rises between epochs only.
     level: Level,
     limits: LeaderTimeouts,
+    enforcement: access::Enforcement,
+    /// The keys from which those of tickets are derived, if this master has a file of keys.
+    secret_keys: Option<Arc<SecretKeys>>,
     /// The last serial of a ticket.
     serial: u64,
     origins: BTreeMap<u64, ProposalOrigin>,
@@ -121,27 +132,6 @@ pub(crate) struct Leader {
     effects: Vec<Effect>,
 }
 
-/// The state of a leader that readers see.
-#[derive(Debug)]
-pub(crate) struct LeaderView {
-    linked_agents: Map<AgentId, LinkId>,
-    linked_frameworks: Map<FrameworkId, LinkId>,
-    /// Open and pending offers.
-    pub(crate) offers: usize,
-}
-
-impl LeaderView {
-    /// Returns whether the leader had a stream of the agent that was ready for orders.
-    pub(crate) fn agent_is_linked(&self, agent: AgentId) -> bool {
-        self.linked_agents.contains_key(&agent)
-    }
-
-    /// Returns whether the leader had a stream of the framework.
-    pub(crate) fn framework_is_linked(&self, framework: FrameworkId) -> bool {
-        self.linked_frameworks.contains_key(&framework)
-    }
-}
-
 impl Leader {
     /// Begins an epoch: every timeout restarts, and nothing is offered until the frameworks
     /// recorded as connected have resumed, or a short time has passed.
@@ -151,6 +141,8 @@ impl Leader {
             cluster: registry.cluster().facts.id,
             level: registry.level(),
             limits,
+            enforcement: access::Enforcement::default(),
+            secret_keys: None,
             serial: 0,
             origins: BTreeMap::new(),
             agent_links: BTreeMap::new(),
@@ -189,6 +181,9 @@ impl Leader {
         input: Input,
     ) -> Vec<Effect> {
         self.book.advance(now.at);
+        let Some(input) = self.permitted(registry, input) else {
+            return std::mem::take(&mut self.effects);
+        };
         match input {
             Input::AgentHello { link, actor, hello } => {
                 self.agent_hello(registry, now, link, actor, *hello)
@@ -213,6 +208,7 @@ impl Leader {
                 request,
                 framework,
                 session,
+                ..
             } => self.framework_heartbeat(now, request, framework, session),
             Input::FrameworkBehind { link, behind } => self.framework_behind(link, behind),
             Input::Call {
@@ -222,8 +218,12 @@ impl Leader {
                 tokens,
                 filter_ms,
             } => self.call(registry, now, (request, actor), *call, &tokens, filter_ms),
-            Input::Decline { request, decline } => self.decline(registry, now, request, &decline),
-            Input::Message { request, message } => self.message(registry, now, request, message),
+            Input::Decline {
+                request, decline, ..
+            } => self.decline(registry, now, request, &decline),
+            Input::Message {
+                request, message, ..
+            } => self.message(registry, now, request, message),
             Input::Acknowledge {
                 request,
                 actor,
@@ -309,15 +309,6 @@ impl Leader {
     /// Returns the allocator.
     pub(crate) fn allocator(&self) -> &Allocator {
         &self.allocator
-    }
-
-    /// Returns the state for readers, in constant time.
-    pub(crate) fn view(&self) -> LeaderView {
-        LeaderView {
-            linked_agents: self.linked_agents.clone(),
-            linked_frameworks: self.linked_frameworks.clone(),
-            offers: self.book.len(),
-        }
     }
 
     /// Returns the number of frameworks with a stream.
@@ -446,7 +437,8 @@ impl Leader {
             }
             Event::FrameworkChanged(framework) => self.framework_changed(registry, now, *framework),
             // The allocator has observed it.
-            Event::FrameworkRevived { .. } | Event::WeightChanged(_) => {}
+            Event::AccessChanged(AccessChange::KeyRevoked(key)) => self.key_revoked(*key),
+            Event::FrameworkRevived { .. } | Event::WeightChanged(_) | Event::AccessChanged(_) => {}
             Event::FrameworkRemoving(framework) => {
                 let why = Rejection::FrameworkRemoved(*framework).to_string();
                 self.framework_removed(registry, now, *framework, &why);

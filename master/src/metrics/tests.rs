@@ -175,6 +175,7 @@ fn registry_metrics_include_every_bound() {
             Some(limits::OPERATOR_ANSWERS),
             Some(limits::OPERATOR_ANSWER_BYTES),
         ),
+        ("secrets", Some(limits::SECRETS), Some(limits::SECRET_BYTES)),
     ] {
         let records = records.map(|records| records as u64);
         assert_eq!(of(&shown, "records_limit", kind), records, "{kind}");
@@ -368,9 +369,16 @@ fn calls(framework: FrameworkId) -> Vec<Input> {
         filter_ms: 0,
         reason: (format!("{framework}{:0>255}", 0), String::new()),
     };
-    let request = RequestId(2);
-    calls.push(Input::Decline { request, decline });
+    calls.push(declined(2, decline));
     calls
+}
+
+fn declined(request: u64, decline: Decline) -> Input {
+    Input::Decline {
+        request: RequestId(request),
+        actor: Actor::default(),
+        decline,
+    }
 }
 
 /// The maximum size of the exposition depends on the bounds of labels, never on the cluster.
@@ -451,8 +459,7 @@ fn rejected_subscriptions_and_declines_take_no_names() {
                 filter_ms: 0,
                 reason: (format!("code-{link}"), String::new()),
             };
-            let request = RequestId(link);
-            decisions.input(&world.registry, &Input::Decline { request, decline });
+            decisions.input(&world.registry, &declined(link, decline));
         }
         let accepted = subscription(&world, 300, Some(id), "one");
         recorded(&mut decisions, &mut leader, &world, accepted);

@@ -1,13 +1,16 @@
 //! Requests of raft to the owner: loading the registry, and applying entries over as many turns as
 //! they need.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::trace;
 use argosy_raft::{CommittedEntry, OwnerRequest, RecordWrite};
+use argosy_state::access::AccessFacts;
 use argosy_state::apply::AppliedProposal;
 use argosy_state::event::Event;
 use argosy_state::level::{self, Level};
+use argosy_state::planted_bug;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -17,6 +20,7 @@ use crate::comparison::UnappliedEntry;
 use crate::error::MasterError;
 use crate::leader::Input;
 use crate::metrics;
+use crate::secret_keys::SecretKeys;
 use crate::turns;
 
 /// Entries from raft, applied one by one over as many turns as they need.
@@ -54,6 +58,12 @@ fn note_refusal(applied: &AppliedProposal) {
         let (actor, serial) = (&applied.actor, applied.ticket.serial);
         debug!(%actor, serial, code = why.code(), "a command was rejected");
     }
+}
+
+/// Returns whether a command has changed facts of access.
+fn changes_access(applied: &AppliedProposal) -> bool {
+    let mut events = applied.events.iter();
+    events.any(|event| matches!(event, Event::AccessChanged(_)))
 }
 
 /// Time for which the first leader of a cluster waits for the feature levels of its members.
@@ -137,6 +147,22 @@ impl Replica {
         Ok(())
     }
 
+    /// Sets whether this master, as the leader, enforces the rules of the cluster.
+    pub(crate) fn with_enforcement(self, enforces_access: bool) -> Self {
+        Self {
+            enforces_access,
+            ..self
+        }
+    }
+
+    /// Sets the keys from which this master, as the leader, derives those of tickets.
+    pub(crate) fn with_secret_keys(self, secret_keys: Option<Arc<SecretKeys>>) -> Self {
+        Self {
+            secret_keys,
+            ..self
+        }
+    }
+
     /// Sets the highest level at which a new cluster begins.
     pub(crate) fn with_initial_level(self, initial_level: Level) -> Self {
         let founding = InitialLevel {
@@ -181,6 +207,17 @@ impl Replica {
         })
     }
 
+    /// Implements the planted bug `RevokedTokenHonoured`.
+    fn with_revoked(&self, mut facts: AccessFacts) -> AccessFacts {
+        let policy = facts.policy_revision.map_or(0, |revision| revision.index);
+        if self.leader.is_some() && policy < self.registry.epoch().0 {
+            for (id, token) in self.published.access.borrow().tokens.iter() {
+                facts.tokens.insert(*id, token.clone());
+            }
+        }
+        facts
+    }
+
     fn note_launch(&mut self, events: &[Event]) {
         if events
             .iter()
@@ -217,6 +254,12 @@ impl Replica {
         let before = writes.len();
         let former = self.registry.level();
         let all = entry.apply(&mut self.registry, writes);
+        if all.iter().any(changes_access) {
+            // Before the index: a reader of later entries must not use earlier rules.
+            let facts = self.registry.access().clone();
+            let facts = planted_bug!(RevokedTokenHonoured, facts, self.with_revoked(facts));
+            self.published.access.send_replace(facts);
+        }
         let changes = &self.published.changes;
         changes.add(self.registry.applied(), &writes[before..]);
         metrics::compared(&self.comparison.applied(&self.registry, &all)?);

@@ -76,6 +76,8 @@ impl Replica {
     pub(super) fn take_loaded(&mut self, loaded: LoadedRegistry) {
         self.turn.begin();
         let former = std::mem::replace(&mut self.registry, loaded.registry);
+        let facts = self.registry.access().clone();
+        self.published.access.send_replace(facts);
         if self.loading.has_threads {
             // Freeing a large registry takes as long as a turn may, and longer.
             drop(tokio::task::spawn_blocking(move || drop(former)));

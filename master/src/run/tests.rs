@@ -1,6 +1,7 @@
 //! Tests of one master alone, on a store in memory: the loop itself, with raft behind it. Also of
 //! three masters that are far apart.
 
+mod access;
 mod actors;
 mod answers;
 mod audit;
@@ -13,35 +14,46 @@ mod forwarding;
 mod hellos;
 mod json_writes;
 mod lag_reports;
+mod limits;
 mod lists;
 mod preparation;
 mod readers;
 mod referral;
+mod refusals;
+mod revocation;
 mod routes;
 mod rtt;
 mod stalls;
 mod subscribers;
+mod tickets;
 mod traces;
 
 use std::time::Duration;
 
+use argosy_proto::server::hosts::AllowedHosts;
 use argosy_raft::{MemoryStore, Proposal, SnapshotPolicy, Timing};
 use argosy_state::actor::Actor;
 use argosy_state::command::{Command, Operate, OperatorOperation, ProposedCommand};
 use argosy_state::encode;
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, Role, TaskId, TaskKey, Ticket};
 use argosy_state::level::Level;
+use axum::Router;
 use axum::routing::get;
 use futures::future::join_all;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::inbox::LeaderStatus;
+use crate::inbox::{LeaderStatus, OwnerMessage};
 use crate::leader::Input;
 use crate::leader_reply::LeaderReply;
 
 /// Longer than anything here takes on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Returns a channel for the facts of access of one master.
+fn access_channel() -> watch::Sender<AccessFacts> {
+    watch::channel(AccessFacts::default()).0
+}
 
 struct SingleMaster {
     memory: MemoryStore,
@@ -116,14 +128,14 @@ impl SingleMaster {
         let RegistryOwner {
             replica,
             handle: owner_handle,
-            messages,
+            inbox,
             queries,
             turn_counter: pulse,
             ..
-        } = owner_of(&config, &node, registry, rest);
+        } = owner_of(&config, &node, (registry, access_channel()), rest);
         let replica = replica.with_threads(true);
         let stop = CancellationToken::new();
-        let owner = tokio::spawn(replica.run(requests, messages, queries, stop.clone()));
+        let owner = tokio::spawn(replica.run(requests, inbox, queries, stop.clone()));
         Self {
             memory: memory.clone(),
             handle: owner_handle,

@@ -6,18 +6,32 @@
 use argosy_proto::server::audit::FORWARDED_ACTOR;
 use argosy_proto::transport::PeerIdentity;
 use argosy_state::actor::{Actor, Principal, PrincipalKind};
+use axum::http::HeaderMap;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Extensions, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::forward::FORWARDED;
+use crate::principal_limits::Account;
 
 /// Returns the actor of a call, from its metadata and the identity of its peer.
 ///
 /// # Errors
 /// If the call names an actor that its peer may not name.
 pub(super) fn actor(metadata: &MetadataMap, extensions: &Extensions) -> Result<Actor, Status> {
-    let peer = extensions.get::<PeerIdentity>();
+    actor_in(metadata, extensions.get())
+}
+
+/// Returns the actor of a request that its peer makes for itself.
+pub(crate) fn actor_of_peer(peer: Option<&PeerIdentity>) -> Actor {
+    peer.map(PeerIdentity::actor).unwrap_or_default()
+}
+
+/// As [`actor`], with the identity of the peer.
+pub(super) fn actor_in(
+    metadata: &MetadataMap,
+    peer: Option<&PeerIdentity>,
+) -> Result<Actor, Status> {
     let principal = peer.and_then(PeerIdentity::principal);
     let is_master = principal.is_some_and(|one| one.kind == PrincipalKind::Master);
     let mut named = metadata.get_all(FORWARDED_ACTOR).iter();
@@ -40,6 +54,16 @@ pub(super) fn actor(metadata: &MetadataMap, extensions: &Extensions) -> Result<A
     }
 }
 
+/// Returns the account of a request. A master that forwards it names its caller.
+pub(crate) fn account(headers: &HeaderMap, peer: Option<&PeerIdentity>) -> Account {
+    let principal = peer.and_then(PeerIdentity::principal);
+    let is_master = principal.is_some_and(|one| one.kind == PrincipalKind::Master);
+    let named = headers.get(FORWARDED_ACTOR).filter(|_| is_master);
+    // A malformed name is refused later; the request is on the account of its master.
+    let forwarded = named.and_then(|named| read(named.as_bytes()).ok());
+    Account::of(peer, forwarded.as_ref())
+}
+
 /// Names the actor of a forwarded call.
 pub(super) fn name_actor(metadata: &mut MetadataMap, actor: &Actor) {
     let text = actor.to_string();
@@ -47,7 +71,7 @@ pub(super) fn name_actor(metadata: &mut MetadataMap, actor: &Actor) {
     metadata.insert(FORWARDED_ACTOR, value);
 }
 
-fn read(value: &[u8]) -> Result<Actor, Status> {
+pub(super) fn read(value: &[u8]) -> Result<Actor, Status> {
     if value.len() > Actor::TEXT_BYTES {
         let (length, most) = (value.len(), Actor::TEXT_BYTES);
         return Err(malformed(&format!("it has {length} bytes; at most {most}")));

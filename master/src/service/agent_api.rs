@@ -10,6 +10,7 @@ use axum::http::uri::Authority;
 use tonic::Status;
 
 use super::one_agent;
+use crate::access::Reader;
 use crate::owner_handle::OwnerHandle;
 use crate::reads;
 
@@ -25,13 +26,13 @@ pub(crate) fn client_of_agents(dialer: Dialer) -> HttpClient {
     HttpClient::new(dialer, CONNECT_TIMEOUT)
 }
 
-/// Returns the API address of the requested agent.
+/// Returns the API address of the requested agent, whatever its caller may see.
 pub(crate) async fn address_of(
     owner: &OwnerHandle,
     request: v1::GetRequest,
 ) -> Result<String, Status> {
     let id = request.id.clone();
-    let agent = reads::detached(one_agent(owner, request)).await?;
+    let agent = reads::detached(one_agent(owner, Reader::Unrestricted, request)).await?;
     let address = agent.info.unwrap_or_default().address;
     if is_host_and_port(&address) {
         return Ok(address);

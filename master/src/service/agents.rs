@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use argosy_proto::convert::{self, InvalidMessage};
+use argosy_proto::server::audit::RequestAudit;
 use argosy_proto::trace;
 use argosy_proto::v1;
 use argosy_proto::v1::agents_client::AgentsClient;
@@ -17,6 +18,7 @@ use futures::{Stream, StreamExt, future, stream};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
+use super::audited::{self, SentSecrets};
 use super::forward::{CallRoute, REFER, forwarded, leader_moved, name_leader, readable};
 use super::peers::ConnectionUse;
 use super::rate_limit::paced;
@@ -26,6 +28,9 @@ use crate::inbox::OwnerMessage;
 use crate::leader::{Hello, Input};
 use crate::links::{self, LinkId, WeakLinkSender};
 use crate::owner_handle::unavailable;
+
+/// The path of the call in the audit log.
+const CONNECT: &str = "/argosy.v1.Agents/Connect";
 
 type AgentMessages = Pin<Box<dyn Stream<Item = Result<v1::ToAgent, Status>> + Send>>;
 
@@ -39,25 +44,29 @@ impl Agents for Services {
     ) -> Result<Response<AgentMessages>, Status> {
         let (metadata, extensions) = (request.metadata(), request.extensions());
         let refers = metadata.contains_key(REFER);
+        let audit = RequestAudit::of(extensions);
+        let sent = SentSecrets::new(audit.clone());
+        let audited = |messages| audited::stream(messages, audit, CONNECT, audited::refusal_code);
         let (place, actor) = self
             .call_route(metadata, extensions, ConnectionUse::Streams)
             .await?;
         match place {
             CallRoute::Local => {
-                let opened = self.connect_here(request.into_inner(), actor).await?;
-                let mut response = Response::new(opened);
+                let opened = self.connect_here(request.into_inner(), actor, sent).await?;
+                let mut response = Response::new(audited(opened));
                 name_leader(response.metadata_mut(), &self.owner.own_address);
                 Ok(response)
             }
-            CallRoute::Forward(_, address) if refers => Err(leader_moved(&address)),
-            CallRoute::Forward(lease, address) => {
+            CallRoute::Forward(_, address, _) if refers => Err(leader_moved(&address)),
+            CallRoute::Forward(lease, address, caller) => {
                 let mut client =
                     AgentsClient::new(lease.channel()).max_decoding_message_size(MESSAGE_BYTES);
                 let (messages, unreadable) = readable(request.into_inner());
-                let messages = forwarded(paced(messages), &actor);
+                let messages = forwarded(paced(messages), &caller);
                 let opened = async move { client.connect(messages).await };
                 let stream = self.forward_stream(opened, &address, lease).await?;
-                let mut response: Response<AgentMessages> = Response::new(unreadable.after(stream));
+                let mut response: Response<AgentMessages> =
+                    Response::new(audited(unreadable.after(stream)));
                 name_leader(response.metadata_mut(), &address);
                 Ok(response)
             }
@@ -70,6 +79,7 @@ impl Services {
         &self,
         messages: Streaming<v1::FromAgent>,
         actor: Actor,
+        sent: SentSecrets,
     ) -> Result<AgentMessages, Status> {
         let link = self.owner.new_link();
         let (sender, receiver) = links::link();
@@ -84,7 +94,8 @@ impl Services {
         let over = Arc::clone(&ended);
         // Log lines about the stream have the id of this request. Its messages are separate ones.
         self.tasks.spawn(trace::scope(trace::current(), async move {
-            let read = services.read_agent(link, actor, messages).await;
+            let reading = services.read_agent(link, actor, messages, (&refusals, sent));
+            let read = reading.await;
             if let Err(why) = &read {
                 debug!(link = link.0, %why, "a stream of an agent ended");
                 let code = match why.code() {
@@ -138,8 +149,15 @@ impl Services {
         link: LinkId,
         actor: Actor,
         mut messages: Streaming<v1::FromAgent>,
+        (answers, mut sent): (&WeakLinkSender<v1::ToAgent>, SentSecrets),
     ) -> Result<(), Status> {
-        while let Some(message) = messages.message().await.map_err(correct_status)? {
+        while let Some(mut message) = messages.message().await.map_err(correct_status)? {
+            if let Some(v1::from_agent::Message::SecretsWanted(wanted)) = &mut message.message {
+                let wanted = std::mem::take(wanted);
+                self.send_secrets(link, wanted, (answers, &mut sent))
+                    .await?;
+                continue;
+            }
             if let Some(v1::from_agent::Message::UnsupportedOrder(order)) = &message.message {
                 let order = order.order_index;
                 warn!(
@@ -214,7 +232,9 @@ fn input(
         }
         From::ExecutorMessage(message) => Ok(Input::AgentMessage { link, message }),
         // Handled earlier: it needs no decision.
-        From::UnsupportedOrder(_) => Err(InvalidMessage::new("message", "it needs no decision")),
+        From::UnsupportedOrder(_) | From::SecretsWanted(_) => {
+            Err(InvalidMessage::new("message", "it needs no decision"))
+        }
         From::Ping(ping) => Ok(Input::AgentPing {
             link,
             serial: ping.serial,

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use argosy_proto::convert;
 use argosy_proto::v1;
+use argosy_state::access::Action;
 use argosy_state::ids::{AgentId, FrameworkId};
 use prost::Message as _;
 use tonic::Status;
 
-use super::operator::one_task;
-use super::{Services, malformed, not_found};
+use super::records::one_task;
+use super::{Services, denied, malformed, not_found};
+use crate::access::Reader;
 use crate::allocator::{DemandExplanation, ExplainQuery};
 use crate::inbox::OwnerState;
 
@@ -19,6 +21,7 @@ impl Services {
     pub(crate) async fn explain_here(
         &self,
         question: v1::ExplainRequest,
+        reader: Reader,
     ) -> Result<v1::Explanation, Status> {
         if !question.task_id.is_empty() {
             let request = v1::GetRequest {
@@ -27,7 +30,8 @@ impl Services {
                 consistency: v1::Consistency::Local.into(),
                 ..Default::default()
             };
-            return Ok(placed_explanation(&one_task(&self.owner, request).await?));
+            let task = one_task(&self.owner, (reader, Action::Explain), request);
+            return Ok(placed_explanation(&task.await?));
         }
         let id: FrameworkId =
             convert::id("framework_id", &question.framework_id).map_err(|why| malformed(&why))?;
@@ -38,9 +42,15 @@ impl Services {
             .owner
             .reserve(EXPLANATION_BYTES, EXPLANATION_BYTES)
             .await?;
-        let evaluated = self.explain_copy(ExplainQuery::new(id, wanted)).await?;
+        let query = ExplainQuery::new(id, wanted);
+        let policy = Arc::clone(&self.owner.access.borrow().policy);
+        let sees_all = reader.sight_by(&policy, Action::ViewAgent).is_all();
+        let evaluated = self.explain_copy(query, reader).await?;
         let found = evaluated.ok_or_else(|| not_found("framework", &question.framework_id, &[]))?;
-        let explanation = crate::leader::explanation(found);
+        let mut explanation = crate::leader::explanation(found);
+        if explanation.counts.is_empty() && !sees_all {
+            NO_AGENT_SEEN.clone_into(&mut explanation.summary);
+        }
         share.resize(2 * explanation.encoded_len());
         share.attach_to_answer();
         Ok(explanation)
@@ -48,9 +58,24 @@ impl Services {
 
     /// Evaluates all agents of a copy of the registry outside the owner's turns; `None` if the
     /// framework does not exist. The leader's private state comes from short queries, so it may be
-    /// some milliseconds newer.
-    async fn explain_copy(&self, query: ExplainQuery) -> Result<Option<DemandExplanation>, Status> {
+    /// some milliseconds newer. Agents that the reader may not see are left out.
+    async fn explain_copy(
+        &self,
+        query: ExplainQuery,
+        reader: Reader,
+    ) -> Result<Option<DemandExplanation>, Status> {
         let framework = query.framework;
+        let policy = Arc::clone(&self.owner.access.borrow().policy);
+        let sight = reader.sight_by(&policy, Action::Explain);
+        sight.some().map_err(|denial| denied(&denial))?;
+        let agents = reader.sight_by(&policy, Action::ViewAgent);
+        let is_seen = move |facts: &OwnerState<'_>| {
+            let known = facts.registry.framework(framework);
+            known.is_some_and(|known| sight.framework(framework, &known.info))
+        };
+        if !self.owner.query(is_seen).await? {
+            return Ok(None);
+        }
         let first = move |facts: &OwnerState<'_>| {
             facts.registry.framework(framework)?;
             let leader = facts.leader.map(|leader| {
@@ -66,12 +91,13 @@ impl Services {
         let mut explanation = inputs.begin();
         let mut after = AgentId(0);
         loop {
-            let agents = registry.agents_after(after).take(AGENTS_PER_QUERY);
-            let ids: Vec<AgentId> = agents.map(|agent| agent.id).collect();
+            let some = registry.agents_after(after).take(AGENTS_PER_QUERY);
+            let mut ids: Vec<AgentId> = some.map(|agent| agent.id).collect();
             let Some(last) = ids.last() else {
                 return Ok(Some(explanation));
             };
             after = *last;
+            ids.retain(|id| agents.agent(*id));
             let of_agents = {
                 let (inputs, ids) = (Arc::clone(&inputs), ids.clone());
                 move |facts: &OwnerState<'_>| {
@@ -99,6 +125,9 @@ fn moved() -> Status {
 /// Agents that one query covers, at a microsecond each, and that are evaluated before other work of
 /// the thread is scheduled.
 const AGENTS_PER_QUERY: usize = 200;
+/// The summary for a reader of none of the agents, of which the cluster may have some.
+const NO_AGENT_SEEN: &str =
+    "this caller sees no agent: only agents that the caller may view are explained (view-agent)";
 /// Memory reserved for an explanation: a hundred details.
 const EXPLANATION_BYTES: usize = 256 << 10;
 

@@ -156,7 +156,7 @@ impl Feed {
 
 /// Waits until this master has applied a log index, for at most [`OPEN_TIMEOUT`]. One that is not
 /// committed is rejected.
-async fn await_revision(owner: &OwnerHandle, required: u64) -> Result<(), Status> {
+pub(crate) async fn await_revision(owner: &OwnerHandle, required: u64) -> Result<(), Status> {
     if *owner.applied.borrow() >= required {
         return Ok(());
     }

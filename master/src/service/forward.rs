@@ -20,8 +20,10 @@ use tonic::transport::Channel;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 use tracing::debug;
 
-use super::actor::{actor, name_actor};
+use super::actor::actor;
+use super::forwarded_caller::{ForwardedCaller, ForwardedCredential};
 use super::peers::{ConnectionLease, ConnectionUse};
+use super::revocation::WatchedCredential;
 use super::status_codes::correct_status;
 use super::{Services, malformed, refused};
 use crate::inbox::LeaderStatus;
@@ -46,7 +48,7 @@ pub(crate) enum CallRoute {
     /// The leader in this process.
     Local,
     /// The leader that is the peer of this connection.
-    Forward(ConnectionLease, String),
+    Forward(ConnectionLease, String, ForwardedCaller),
 }
 
 impl Services {
@@ -61,6 +63,13 @@ impl Services {
         let actor = actor(metadata, extensions)?;
         let leader = self.owner.leader(deadline(metadata)).await?;
         if leader.is_local {
+            // When it admitted the call, it may not have applied all of the log that it leads.
+            let own = extensions.get::<WatchedCredential>();
+            let forwarded = extensions.get::<ForwardedCredential>();
+            let mut admitted = own
+                .into_iter()
+                .chain(forwarded.map(|forwarded| &forwarded.0));
+            admitted.try_for_each(WatchedCredential::check)?;
             return Ok((CallRoute::Local, actor));
         }
         let address = leader.leader.unwrap_or_default();
@@ -70,7 +79,8 @@ impl Services {
             return Err(status);
         }
         let lease = self.peers.lease(&address, kind)?;
-        Ok((CallRoute::Forward(lease, address), actor))
+        let caller = ForwardedCaller::new(actor.clone(), extensions);
+        Ok((CallRoute::Forward(lease, address, caller), actor))
     }
 
     /// Serves a unary call here, or forwards it.
@@ -94,10 +104,10 @@ impl Services {
                 // The headers that every reply has name the leader.
                 Ok(Response::new(local(request.into_inner(), actor).await?))
             }
-            CallRoute::Forward(lease, address) => {
+            CallRoute::Forward(lease, address, caller) => {
                 let deadline = deadline(request.metadata());
                 let rest = deadline.saturating_duration_since(Instant::now());
-                let mut forwarded = forwarded(request.into_inner(), &actor);
+                let mut forwarded = forwarded(request.into_inner(), &caller);
                 forwarded.set_timeout(rest.max(CALL_TIMEOUT));
                 let answered = remote(lease.channel(), forwarded);
                 let leadership = self.owner.leader_status.clone();
@@ -252,13 +262,13 @@ async fn superseded(mut leader_status: watch::Receiver<LeaderStatus>, address: &
     }
 }
 
-/// Returns the same message, marked as forwarded, with its actor and the id of the request.
-pub(crate) fn forwarded<Q>(message: Q, actor: &Actor) -> Request<Q> {
+/// Returns the same message, marked as forwarded, with its caller and the id of the request.
+pub(crate) fn forwarded<Q>(message: Q, caller: &ForwardedCaller) -> Request<Q> {
     let mut request = Request::new(message);
     request
         .metadata_mut()
         .insert(FORWARDED, MetadataValue::from_static("1"));
-    name_actor(request.metadata_mut(), actor);
+    caller.name(request.metadata_mut());
     trace::add_to_call(request.metadata_mut());
     request
 }

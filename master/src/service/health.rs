@@ -44,6 +44,7 @@ fn subject(service: &str) -> HealthSubject {
         v1::scheduler_server::SchedulerServer::<Services>::NAME,
         v1::agents_server::AgentsServer::<Services>::NAME,
         v1::operator_server::OperatorServer::<Services>::NAME,
+        v1::certificates_server::CertificatesServer::<Services>::NAME,
     ];
     // Any master answers these with its own knowledge.
     let independent = [

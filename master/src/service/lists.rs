@@ -8,6 +8,8 @@
 mod page;
 mod serving;
 mod tasks;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -16,13 +18,16 @@ use std::sync::Arc;
 use argosy_proto::convert::{self, InvalidMessage};
 use argosy_proto::trace;
 use argosy_proto::v1;
+use argosy_state::access::Action;
 use argosy_state::agent::Agent;
+use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision};
 use argosy_state::registry::Registry;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
-use super::{filter_values, malformed, views};
+use super::{denied, filter_values, malformed, views};
+use crate::access::{Reader, Sight};
 use crate::inbox::{OwnerState, StateView};
 use crate::leader::Leader;
 use crate::owner_handle::{OwnerHandle, unavailable};
@@ -157,15 +162,20 @@ struct PageBuilder {
     size: usize,
     token: String,
     parts: usize,
+    most_parts: usize,
 }
 
 impl PageBuilder {
-    fn new(size: usize, token: String) -> Self {
+    /// Begins a page of the records that `sight` includes. Only for a reader of all records is its
+    /// number of parts bounded: the token of the next page names the last record that was read,
+    /// which others may not see unless it is on the page.
+    fn new(size: usize, token: String, sight: &Sight) -> Self {
         Self {
             page: PagePart::default(),
             size,
             token,
             parts: 0,
+            most_parts: if sight.is_all() { PARTS } else { usize::MAX },
         }
     }
 
@@ -183,7 +193,7 @@ impl PageBuilder {
         self.page.next = part.next;
         let has_room = self.page.found.count < self.size && self.page.found.cost() < PAGE_BYTES;
         match &self.page.next {
-            Some(next) if has_room && self.parts < PARTS => {
+            Some(next) if has_room && self.parts < self.most_parts => {
                 self.token.clone_from(next);
                 true
             }
@@ -230,20 +240,23 @@ async fn within_share(
 }
 
 /// Reads parts of a view, which includes the entry at `index`, until the page is full or the end is
-/// reached.
+/// reached. `part` gets what the reader may see of it.
 async fn collect<T: prost::Message>(
     owner: &OwnerHandle,
+    (reader, action): (Reader, Action),
     index: u64,
     (size, token): (usize, String),
-    part: impl Fn(&StateView, &str, PageCapacity) -> PagePart + Send + 'static,
+    part: impl Fn(&StateView, &Sight, &str, PageCapacity) -> PagePart + Send + 'static,
     end: impl FnOnce(String, Option<v1::Revision>) -> T + Send + 'static,
 ) -> Result<EncodedPage, Status> {
     let made = async {
         let view = owner.view(index).await?;
+        let sight = reader.sight(&view.registry, action);
+        sight.some().map_err(|denial| denied(&denial))?;
         spawn_reader(owner, async move {
-            let mut making = PageBuilder::new(size, token);
+            let mut making = PageBuilder::new(size, token, &sight);
             loop {
-                let found = part(&view, &making.token, making.room());
+                let found = part(&view, &sight, &making.token, making.room());
                 if !making.add(found) {
                     return making.end(revision_of(&view.registry), end);
                 }
@@ -281,7 +294,11 @@ fn bad_token(token: &str) -> Status {
     ))
 }
 
-async fn list_agents(owner: &OwnerHandle, request: v1::ListRequest) -> Result<EncodedPage, Status> {
+async fn list_agents(
+    owner: &OwnerHandle,
+    reader: Reader,
+    request: v1::ListRequest,
+) -> Result<EncodedPage, Status> {
     let index = settle(owner, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["agent_id", "host_name", "mode"])?;
     let size = page_size(&request)?;
@@ -290,7 +307,7 @@ async fn list_agents(owner: &OwnerHandle, request: v1::ListRequest) -> Result<En
     }
     let filter = filter_values::filter(request.filter)?;
     let encodings = owner.encodings.clone();
-    let part = move |view: &StateView, token: &str, room: PageCapacity| {
+    let part = move |view: &StateView, sight: &Sight, token: &str, room: PageCapacity| {
         let after = token.parse().unwrap_or(AgentId(0));
         let mut kept = encodings.lock();
         gather(
@@ -298,7 +315,7 @@ async fn list_agents(owner: &OwnerHandle, request: v1::ListRequest) -> Result<En
             room,
             |agent| agent.id.to_string(),
             |agent, found| {
-                if matches_filter(&filter, agent) {
+                if sight.agent(agent.id) && matches_filter(&filter, agent) {
                     let record = kept.encoded(agent, views::agent_record);
                     found.add_with(&record, &views::agent_now(view, agent));
                 }
@@ -310,7 +327,8 @@ async fn list_agents(owner: &OwnerHandle, request: v1::ListRequest) -> Result<En
         revision,
         ..Default::default()
     };
-    collect(owner, index, (size, request.page_token), part, end).await
+    let reader = (reader, Action::ViewAgent);
+    collect(owner, reader, index, (size, request.page_token), part, end).await
 }
 
 fn matches_filter(filter: &HashMap<String, String>, agent: &Agent) -> bool {
@@ -324,6 +342,7 @@ fn matches_filter(filter: &HashMap<String, String>, agent: &Agent) -> bool {
 /// the last id seen, or `~` and the last id of the history.
 async fn list_frameworks(
     owner: &OwnerHandle,
+    reader: Reader,
     request: v1::ListRequest,
 ) -> Result<EncodedPage, Status> {
     let index = settle(owner, request.consistency, request.min_revision).await?;
@@ -337,9 +356,11 @@ async fn list_frameworks(
     if !request.page_token.is_empty() && id.parse::<FrameworkId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
-    let part = move |view: &StateView, token: &str, room: PageCapacity| {
-        let is_wanted = |id: FrameworkId, name: &str| {
-            is(&filter, "framework_id", &id) && matches(&filter, "name", name)
+    let part = move |view: &StateView, sight: &Sight, token: &str, room: PageCapacity| {
+        let is_wanted = |id: FrameworkId, info: &FrameworkInfo| {
+            is(&filter, "framework_id", &id)
+                && matches(&filter, "name", &info.name)
+                && sight.framework(id, info)
         };
         if let Some(last) = token.strip_prefix('~') {
             let last = last.parse().unwrap_or(FrameworkId(0));
@@ -352,7 +373,7 @@ async fn list_frameworks(
                 room,
                 |framework| format!("~{}", framework.id),
                 |framework, found| {
-                    if is_wanted(framework.id, &framework.info.name) {
+                    if is_wanted(framework.id, &framework.info) {
                         found.add(&views::finished_framework(framework));
                     }
                 },
@@ -365,7 +386,7 @@ async fn list_frameworks(
             room,
             |framework| framework.id.to_string(),
             |framework, found| {
-                if is_wanted(framework.id, &framework.info.name) {
+                if is_wanted(framework.id, &framework.info) {
                     found.add(&views::framework(view, framework));
                 }
             },
@@ -380,11 +401,16 @@ async fn list_frameworks(
         revision,
         ..Default::default()
     };
-    collect(owner, index, (size, request.page_token), part, end).await
+    let reader = (reader, Action::ViewFramework);
+    collect(owner, reader, index, (size, request.page_token), part, end).await
 }
 
 /// Lists open offers, which only the leader has.
-async fn list_offers(owner: &OwnerHandle, request: v1::ListRequest) -> Result<EncodedPage, Status> {
+async fn list_offers(
+    owner: &OwnerHandle,
+    reader: Reader,
+    request: v1::ListRequest,
+) -> Result<EncodedPage, Status> {
     settle(owner, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["framework_id", "agent_id", "role"])?;
     let size = page_size(&request)?;
@@ -393,15 +419,19 @@ async fn list_offers(owner: &OwnerHandle, request: v1::ListRequest) -> Result<En
     }
     let filter = Arc::new(filter_values::filter(request.filter)?);
     let read = async {
-        let mut making = PageBuilder::new(size, request.page_token);
+        let view_offers = || {
+            let policy = Arc::clone(&owner.access.borrow().policy);
+            reader.sight_by(&policy, Action::ViewOffer)
+        };
+        let mut making = PageBuilder::new(size, request.page_token, &view_offers());
         let mut first = None;
         loop {
             let (filter, token, room) = (filter.clone(), making.token.clone(), making.room());
+            let sight = view_offers();
+            sight.some().map_err(|denial| denied(&denial))?;
             let look = move |facts: &OwnerState<'_>| {
-                (
-                    open_offers(facts, &filter, &token, room),
-                    revision_of(facts.registry),
-                )
+                let found = open_offers(facts, &sight, &filter, &token, room);
+                (found, revision_of(facts.registry))
             };
             let (found, revision) = owner.query(look).await?;
             first.get_or_insert(revision);
@@ -427,6 +457,7 @@ async fn list_offers(owner: &OwnerHandle, request: v1::ListRequest) -> Result<En
 /// Returns a part of a page of offers, within a query.
 fn open_offers(
     facts: &OwnerState<'_>,
+    sight: &Sight,
     filter: &HashMap<String, String>,
     token: &str,
     room: PageCapacity,
@@ -440,7 +471,8 @@ fn open_offers(
         |terms, found| {
             let is_wanted = is(filter, "framework_id", &terms.framework)
                 && is(filter, "agent_id", &terms.agent)
-                && is(filter, "role", &terms.role);
+                && is(filter, "role", &terms.role)
+                && sight.offer(terms);
             if is_wanted && let Some(offer) = views::offer(facts.registry, terms) {
                 found.add(&offer);
             }

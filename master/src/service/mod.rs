@@ -3,53 +3,79 @@
 //! Any master serves any call: calls that only the leader can answer are forwarded to it, in one
 //! hop.
 
+mod access;
 mod actor;
 pub(crate) mod agent_api;
 mod agents;
+mod audited;
+mod bearer;
 mod calls;
+mod certificates;
 mod explain;
 mod failover_exchange;
 pub(crate) mod feed;
 pub(crate) mod filter_values;
 mod forward;
+mod forwarded_caller;
 mod health;
 mod leadership;
 mod level;
 mod lists;
 mod log_filter;
 mod membership;
+mod operations;
 mod operator;
 mod peers;
+mod permits;
 mod rate_limit;
 mod reconcile;
+mod records;
 mod reflection;
+mod revocation;
 mod scheduler;
+mod secrets;
 mod status_codes;
+pub(crate) mod task_access;
+mod tickets;
 mod views;
 mod watch;
 
+use std::sync::Arc;
+
 use argosy_proto::convert::InvalidMessage;
 use argosy_proto::http_client::HttpClient;
+use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::v1;
 use argosy_proto::versions::{self, VersionRange};
+use metrics::counter;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::access::{DENIED, UNPROVEN};
+use crate::certificate_issuer::CertificateIssuer;
 use crate::leader_reply::LeaderReply;
 use crate::owner_handle::OwnerHandle;
+use crate::principal_limits::JoinRates;
+use crate::secret_keys::SecretKeys;
 
+pub(crate) use actor::{account, actor_of_peer};
 pub(crate) use agent_api::{ANY_AGENT, address_of, client_of_agents};
+pub(crate) use bearer::{check_credential, identify};
+pub(crate) use certificates::CERTIFICATE_REQUEST_BYTES;
 pub(crate) use failover_exchange::exchange_failovers;
 pub(crate) use feed::Feed;
 #[cfg(test)]
 pub(crate) use feed::Subscription;
 pub(crate) use forward::{ReplyHeaders, check_versions, is_referral};
+pub(crate) use forwarded_caller::{ForwardedCredential, forwarded_credential};
 pub(crate) use health::health;
 pub(crate) use lists::{ListKind, routes as list_routes, spawn_reader};
-pub(crate) use operator::{cluster, one_agent};
 pub(crate) use peers::MasterConnections;
+pub(crate) use permits::{denied, here, permit};
+pub(crate) use records::{cluster, one_agent};
 pub(crate) use reflection::reflection;
+pub(crate) use revocation::{WatchedCredential, until_revoked};
 pub(crate) use status_codes::correct;
 pub(crate) use views::masters;
 pub(crate) use watch::{routes as watch_routes, stream as watch_stream};
@@ -61,8 +87,16 @@ pub(crate) struct Services {
     pub(crate) peers: MasterConnections,
     /// The client for requests to agents.
     pub(crate) agents: HttpClient,
+    /// The callers that may access tasks.
+    pub(crate) access: ApiAccess,
     /// The subscribers of changes.
     pub(crate) feed: Feed,
+    /// The keys that seal secrets, if this master has some.
+    pub(crate) secret_keys: Option<Arc<SecretKeys>>,
+    /// The certificate authority for hosts that join, if this master has one.
+    pub(crate) issuer: Option<CertificateIssuer>,
+    /// The rates at which hosts request certificates.
+    pub(crate) join_rates: Arc<JoinRates>,
     /// Tasks that read streams; they end with their streams.
     pub(crate) tasks: TaskTracker,
 }
@@ -92,7 +126,11 @@ fn malformed(why: &InvalidMessage) -> Status {
 /// Returns the status for a rejection, with its machine-readable code.
 pub(crate) fn refused(code: &str, message: &str) -> Status {
     let kind = match code {
-        "unknown-agent" | "unknown-framework" | "unknown-task" => tonic::Code::NotFound,
+        "unknown-agent" | "unknown-framework" | "unknown-task" | "unknown-token" => {
+            tonic::Code::NotFound
+        }
+        DENIED => tonic::Code::PermissionDenied,
+        UNPROVEN => tonic::Code::Unauthenticated,
         "invalid" | "call-reused" | "request-reused" | "too-many-operations" => {
             tonic::Code::InvalidArgument
         }
@@ -106,6 +144,9 @@ pub(crate) fn refused(code: &str, message: &str) -> Status {
         "internal" => tonic::Code::Internal,
         _ => tonic::Code::FailedPrecondition,
     };
+    if matches!(code, DENIED | UNPROVEN) {
+        counter!("argosy_requests_refused_total", "reason" => "caller").increment(1);
+    }
     let details = ErrorDetails::with_error_info(code, "argosy", []);
     Status::with_error_details(kind, message.to_owned(), details)
 }

@@ -3,34 +3,36 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use argosy_proto::convert::{self, InvalidMessage};
+use argosy_proto::convert;
 use argosy_proto::v1::operator_client::OperatorClient;
 use argosy_proto::v1::operator_server::Operator;
 use argosy_proto::{trace, v1};
+use argosy_state::access::Action;
 use argosy_state::actor::Actor;
-use argosy_state::command::{Operate, OperatorOperation};
-use argosy_state::fingerprint;
-use argosy_state::ids::{AgentId, FrameworkId, NodeId, Role, TaskId, TaskKey};
+use argosy_state::ids::{AgentId, NodeId};
 use futures::{Stream, StreamExt};
 use prost::Message;
 use tokio::sync::Semaphore;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::actor::actor;
 use super::forward::{CallRoute, forwarded, readable};
-use super::lists::settle;
 use super::membership::unchanged;
+use super::operations::operate;
 use super::peers::ConnectionUse;
 use super::rate_limit::with_flow_control;
+use super::records::{cluster, one_agent, one_framework, one_task};
 use super::status_codes::correct_status;
 use super::{
-    ListKind, MESSAGE_BYTES, Services, accepted, bounded, malformed, not_found, views, watch,
+    ListKind, MESSAGE_BYTES, Services, accepted, access, bounded, here, malformed, secrets, views,
+    watch,
 };
-use crate::inbox::StateView;
+use crate::access::{Object, Reader};
 use crate::leader::Input;
 use crate::leader_reply::LeaderReply;
-use crate::owner_handle::OwnerHandle;
+use crate::principal_limits::{self, within};
 
 type WatchEvents = Pin<Box<dyn Stream<Item = Result<v1::WatchEvent, Status>> + Send>>;
 type WriteReplies = Pin<Box<dyn Stream<Item = Result<v1::WriteReply, Status>> + Send>>;
@@ -77,23 +79,24 @@ impl Operator for Services {
         match place {
             CallRoute::Local => {
                 let services = self.clone();
-                let context = trace::current();
+                let (context, account) = (trace::current(), principal_limits::current());
                 let replies = request.into_inner().map(move |batch| {
                     let (services, actor) = (services.clone(), actor.clone());
-                    trace::scope(context, async move {
+                    let written = async move {
                         let batch = batch.map_err(correct_status)?;
                         services.write_here(batch, actor).await
-                    })
+                    };
+                    trace::scope(context, within(account.clone(), written))
                 });
                 Ok(Response::new(Box::pin(replies.buffered(BATCHES))))
             }
-            CallRoute::Forward(lease, address) => {
+            CallRoute::Forward(lease, address, caller) => {
                 let (batches, unreadable) = readable(request.into_inner());
                 // As many replies as at the leader wait here for a client that does not read them.
                 let room = Arc::new(Semaphore::new(BATCHES));
                 let given_back = Arc::clone(&room);
                 let mut client = client(lease.channel());
-                let batches = forwarded(with_flow_control(batches, room), &actor);
+                let batches = forwarded(with_flow_control(batches, room), &caller);
                 let opened = async move { client.write(batches).await };
                 let replies = self.forward_stream(opened, &address, lease).await?;
                 let replies = replies.inspect(move |_| given_back.add_permits(1)).boxed();
@@ -114,8 +117,10 @@ impl Operator for Services {
         &self,
         request: Request<v1::GetClusterRequest>,
     ) -> Result<Response<v1::Cluster>, Status> {
+        let reader = self.reader(request.metadata(), request.extensions())?;
+        let consistency = request.into_inner().consistency;
         Ok(Response::new(
-            cluster(&self.owner, request.into_inner().consistency).await?,
+            cluster(&self.owner, reader, consistency).await?,
         ))
     }
 
@@ -131,12 +136,14 @@ impl Operator for Services {
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::Agent>, Status> {
         if is_local(request.get_ref().consistency) {
+            let reader = self.reader(request.metadata(), request.extensions())?;
             return Ok(Response::new(
-                one_agent(&self.owner, request.into_inner()).await?,
+                one_agent(&self.owner, reader, request.into_inner()).await?,
             ));
         }
-        routed!(self, request, get_agent, |wanted, _| one_agent(
+        routed!(self, request, get_agent, |wanted, actor| one_agent(
             &self.owner,
+            self.owner.reader(actor),
             wanted
         ))
     }
@@ -153,12 +160,14 @@ impl Operator for Services {
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::Framework>, Status> {
         if is_local(request.get_ref().consistency) {
+            let reader = self.reader(request.metadata(), request.extensions())?;
             return Ok(Response::new(
-                one_framework(&self.owner, request.into_inner()).await?,
+                one_framework(&self.owner, reader, request.into_inner()).await?,
             ));
         }
-        routed!(self, request, get_framework, |wanted, _| one_framework(
+        routed!(self, request, get_framework, |wanted, actor| one_framework(
             &self.owner,
+            self.owner.reader(actor),
             wanted
         ))
     }
@@ -174,8 +183,14 @@ impl Operator for Services {
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::Task>, Status> {
+        let reader = self.reader(request.metadata(), request.extensions())?;
         Ok(Response::new(
-            one_task(&self.owner, request.into_inner()).await?,
+            one_task(
+                &self.owner,
+                (reader, Action::ViewTask),
+                request.into_inner(),
+            )
+            .await?,
         ))
     }
 
@@ -190,8 +205,8 @@ impl Operator for Services {
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::Explanation>, Status> {
-        routed!(self, request, explain, |question, _| self
-            .explain_here(question))
+        routed!(self, request, explain, |question, actor| self
+            .explain_here(question, self.owner.reader(actor)))
     }
 
     async fn join_master(
@@ -252,8 +267,63 @@ impl Operator for Services {
         request: Request<v1::SetLogFilterRequest>,
     ) -> Result<Response<v1::LogFilter>, Status> {
         let actor = actor(request.metadata(), request.extensions())?;
+        let agent = convert::id::<AgentId>("agent_id", &request.get_ref().agent_id).ok();
+        let object = agent.map_or(Object::CLUSTER, Object::agent);
+        here(&self.owner, &actor, Action::SetLogFilter, &object)?;
         let changed = self.change_log_filter(request.into_inner(), &actor).await;
         changed.map(Response::new)
+    }
+
+    async fn get_policy(
+        &self,
+        request: Request<v1::GetPolicyRequest>,
+    ) -> Result<Response<v1::Policy>, Status> {
+        let reader = self.reader(request.metadata(), request.extensions())?;
+        let policy = access::policy(&self.owner, reader, request.into_inner()).await?;
+        Ok(Response::new(policy))
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::TokenPage>, Status> {
+        let reader = self.reader(request.metadata(), request.extensions())?;
+        let page = access::tokens(&self.owner, reader, request.into_inner()).await?;
+        Ok(Response::new(page))
+    }
+
+    async fn list_revoked_keys(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::RevokedKeyPage>, Status> {
+        let reader = self.reader(request.metadata(), request.extensions())?;
+        let page = access::revoked_keys(&self.owner, reader, request.into_inner()).await?;
+        Ok(Response::new(page))
+    }
+
+    async fn list_rate_limits(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::SubjectLimitPage>, Status> {
+        let reader = self.reader(request.metadata(), request.extensions())?;
+        let page = access::rate_limits(&self.owner, reader, request.into_inner()).await?;
+        Ok(Response::new(page))
+    }
+
+    async fn list_secrets(
+        &self,
+        request: Request<v1::ListSecretsRequest>,
+    ) -> Result<Response<v1::SecretList>, Status> {
+        let reader = self.reader(request.metadata(), request.extensions())?;
+        let listed = self.secrets(reader, request.into_inner()).await?;
+        Ok(Response::new(listed))
+    }
+
+    async fn issue_tickets(
+        &self,
+        request: Request<v1::IssueTicketsRequest>,
+    ) -> Result<Response<v1::IssuedTickets>, Status> {
+        self.issue(request).await.map(Response::new)
     }
 
     async fn watch(
@@ -267,6 +337,11 @@ impl Operator for Services {
 }
 
 impl Services {
+    /// Returns the reader on whose behalf a call is served.
+    fn reader(&self, metadata: &MetadataMap, extensions: &Extensions) -> Result<Reader, Status> {
+        Ok(self.owner.reader(actor(metadata, extensions)?))
+    }
+
     fn members(&self) -> v1::MembershipReply {
         v1::MembershipReply {
             masters: views::masters(&self.owner.node),
@@ -275,12 +350,14 @@ impl Services {
 
     async fn write_here(
         &self,
-        batch: v1::WriteBatch,
+        mut batch: v1::WriteBatch,
         actor: Actor,
     ) -> Result<v1::WriteReply, Status> {
         bounded(batch.encoded_len())?;
+        let values = secrets::take_values(&mut batch);
         let mut operate = operate(batch).map_err(|why| malformed(&why))?;
         operate.wall_ms = self.owner.node.wall_clock().now_ms();
+        self.seal(&mut operate, values, &actor).await?;
         match accepted(
             self.owner
                 .ask(move |request| Input::Operate {
@@ -318,163 +395,4 @@ impl Services {
 /// and frameworks are connected.
 pub(super) fn is_local(consistency: i32) -> bool {
     consistency == i32::from(v1::Consistency::Local)
-}
-
-fn operate(batch: v1::WriteBatch) -> Result<Operate, InvalidMessage> {
-    let operations = batch.operations.into_iter().enumerate().map(|(at, wire)| {
-        let field = format!("operations[{at}]");
-        wire.operation
-            .ok_or_else(|| InvalidMessage::new(&field, "it is empty, or of a newer release"))
-            .and_then(|wire| operation(wire).map_err(|why| why.inside(&field)))
-    });
-    let mut operate = Operate {
-        request: if batch.request_id.is_empty() {
-            None
-        } else {
-            Some((batch.principal, batch.request_id))
-        },
-        hash: 0,
-        operations: operations.collect::<Result<_, _>>()?,
-        wall_ms: 0,
-    };
-    if operate
-        .request
-        .as_ref()
-        .is_some_and(|(principal, id)| principal.len() > 255 || id.len() > 255)
-    {
-        return Err(InvalidMessage::new(
-            "request_id",
-            "principal and request id take 255 bytes at most",
-        ));
-    }
-    if operate.request.is_some() {
-        operate.hash = fingerprint::batch(&operate);
-    }
-    Ok(operate)
-}
-
-fn operation(wire: v1::write_operation::Operation) -> Result<OperatorOperation, InvalidMessage> {
-    use v1::write_operation::Operation as Wire;
-    let agent = |id: &str| convert::id::<AgentId>("agent_id", id);
-    Ok(match wire {
-        Wire::SetAttribute(set) => OperatorOperation::SetAttribute {
-            agent: agent(&set.agent_id)?,
-            name: set.name,
-            value: set.value,
-        },
-        Wire::KillTask(kill) => OperatorOperation::KillTask {
-            key: task_key(&kill.framework_id, &kill.task_id)?,
-            grace_ms: kill.grace_ms,
-        },
-        Wire::UpdateLimits(update) => OperatorOperation::UpdateLimits {
-            key: task_key(&update.framework_id, &update.task_id)?,
-            limits: convert::limits_from(update.limits.unwrap_or_default()),
-        },
-        Wire::TeardownFramework(teardown) => {
-            OperatorOperation::Teardown(convert::id("framework_id", &teardown.framework_id)?)
-        }
-        Wire::SetWeight(set) => {
-            let role =
-                Role::new(&set.role).map_err(|why| InvalidMessage::new("role", why.to_string()))?;
-            OperatorOperation::SetWeight {
-                role,
-                weight_milli: set.weight_milli,
-            }
-        }
-        Wire::DeactivateAgent(wire) => OperatorOperation::Deactivate(agent(&wire.agent_id)?),
-        Wire::ReactivateAgent(wire) => OperatorOperation::Reactivate(agent(&wire.agent_id)?),
-        Wire::MarkAgentGone(wire) => OperatorOperation::MarkGone(agent(&wire.agent_id)?),
-    })
-}
-
-fn task_key(framework: &str, task: &str) -> Result<TaskKey, InvalidMessage> {
-    let task = TaskId::new(task).map_err(|why| InvalidMessage::new("task_id", why.to_string()))?;
-    Ok(TaskKey {
-        framework: convert::id("framework_id", framework)?,
-        task,
-    })
-}
-
-/// Returns the bytes of a record that was found.
-fn bytes<T: Message>(found: &Option<T>) -> usize {
-    found.as_ref().map_or(0, Message::encoded_len)
-}
-
-pub(crate) async fn cluster(owner: &OwnerHandle, consistency: i32) -> Result<v1::Cluster, Status> {
-    let index = settle(owner, consistency, 0).await?;
-    let read = |view: &StateView| {
-        let cluster = views::cluster(view, &owner.node);
-        v1::Cluster {
-            failovers: owner.other_failovers.merged_with(&cluster.failovers),
-            ..cluster
-        }
-    };
-    owner.read_one(index, read, Message::encoded_len).await
-}
-
-pub(crate) async fn one_agent(
-    owner: &OwnerHandle,
-    request: v1::GetRequest,
-) -> Result<v1::Agent, Status> {
-    let index = settle(owner, request.consistency, request.min_revision).await?;
-    let id: Option<AgentId> = request.id.parse().ok();
-    let read = |view: &StateView| {
-        id.and_then(|id| view.registry.agent(id))
-            .map(|agent| views::agent(view, agent))
-    };
-    let found = owner.read_one(index, read, bytes);
-    found
-        .await?
-        .ok_or_else(|| not_found("agent", &request.id, &[]))
-}
-
-pub(crate) async fn one_framework(
-    owner: &OwnerHandle,
-    request: v1::GetRequest,
-) -> Result<v1::Framework, Status> {
-    let index = settle(owner, request.consistency, request.min_revision).await?;
-    let id: Option<FrameworkId> = request.id.parse().ok();
-    let read = |view: &StateView| {
-        let live = id
-            .and_then(|id| view.registry.framework(id))
-            .map(|framework| views::framework(view, framework));
-        live.or_else(|| {
-            view.registry
-                .finished_frameworks()
-                .find(|finished| Some(finished.id) == id)
-                .map(views::finished_framework)
-        })
-    };
-    let found = owner.read_one(index, read, bytes);
-    found
-        .await?
-        .ok_or_else(|| not_found("framework", &request.id, &[]))
-}
-
-/// Returns a task by the ids of its framework and its own; both are required.
-pub(crate) async fn one_task(
-    owner: &OwnerHandle,
-    request: v1::GetRequest,
-) -> Result<v1::Task, Status> {
-    let index = settle(owner, request.consistency, request.min_revision).await?;
-    let framework: FrameworkId =
-        convert::id("framework_id", &request.framework_id).map_err(|why| malformed(&why))?;
-    let Ok(task) = TaskId::new(&request.id) else {
-        return Err(not_found("task", &request.id, &[]));
-    };
-    let key = TaskKey { framework, task };
-    let read = |view: &StateView| {
-        let finished = view
-            .registry
-            .finished_task(&key)
-            .map(|finished| &finished.task);
-        view.registry
-            .task(&key)
-            .or(finished)
-            .map(|task| views::task_with_history(&view.registry, task))
-    };
-    let found = owner.read_one(index, read, bytes);
-    found
-        .await?
-        .ok_or_else(|| not_found("task", &request.id, &[]))
 }

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use argosy_proto::convert::{self, InvalidMessage};
+use argosy_proto::server::audit::RequestAudit;
 use argosy_proto::trace;
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
@@ -18,6 +19,7 @@ use tokio::sync::oneshot;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
+use super::audited;
 use super::calls::{accept, framework, parts, subscription, task};
 use super::forward::{CallRoute, forwarded, name_leader};
 use super::peers::ConnectionUse;
@@ -26,12 +28,15 @@ use crate::inbox::OwnerMessage;
 use crate::leader::{Decline, FrameworkMessage, Input};
 use crate::leader_reply::LeaderReply;
 use crate::links;
+use crate::principal_limits;
 
 type Events = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
 
 /// Default time for which declined resources are not offered again, in milliseconds (Mesos'
 /// default).
 const FILTER_MS: u64 = 5_000;
+/// The path of the call in the audit log.
+const SUBSCRIBE: &str = "/argosy.v1.Scheduler/Subscribe";
 
 fn client(channel: Channel) -> SchedulerClient<Channel> {
     SchedulerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES)
@@ -58,22 +63,24 @@ impl Scheduler for Services {
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Events>, Status> {
         let (metadata, extensions) = (request.metadata(), request.extensions());
+        let audit = RequestAudit::of(extensions);
+        let audited = |events| audited::stream(events, audit, SUBSCRIBE, audited::event_code);
         let (place, actor) = self
             .call_route(metadata, extensions, ConnectionUse::Streams)
             .await?;
         match place {
             CallRoute::Local => {
                 let events = self.subscribe_here(request.into_inner(), actor).await?;
-                let mut response = Response::new(events);
+                let mut response = Response::new(audited(events));
                 name_leader(response.metadata_mut(), &self.owner.own_address);
                 Ok(response)
             }
-            CallRoute::Forward(lease, address) => {
+            CallRoute::Forward(lease, address, caller) => {
                 let mut client = client(lease.channel());
-                let request = forwarded(request.into_inner(), &actor);
+                let request = forwarded(request.into_inner(), &caller);
                 let opened = async move { client.subscribe(request).await };
                 let stream = self.forward_stream(opened, &address, lease).await?;
-                let mut response: Response<Events> = Response::new(stream);
+                let mut response: Response<Events> = Response::new(audited(stream));
                 name_leader(response.metadata_mut(), &address);
                 Ok(response)
             }
@@ -84,7 +91,10 @@ impl Scheduler for Services {
         &self,
         request: Request<v1::AcceptRequest>,
     ) -> Result<Response<v1::AcceptReply>, Status> {
-        routed!(self, request, accept, accept_here)
+        let audit = RequestAudit::of(request.extensions());
+        let reply = routed!(self, request, accept, accept_here)?;
+        audited::acceptance(audit.as_ref(), reply.get_ref());
+        Ok(reply)
     }
 
     async fn decline(
@@ -178,15 +188,13 @@ impl Services {
         // The stream is dropped with its connection, or with this call if its caller cancels while
         // the owner is busy; that drops the guard.
         let (guard, dropped) = oneshot::channel::<()>();
-        let owner_handle = self.owner.clone();
+        let (calls, account) = (self.owner.calls.clone(), principal_limits::current());
         // The registration, and the end of the stream, have the id of this request.
         let context = trace::current();
         self.tasks.spawn(async move {
             let _ = dropped.await;
             let closed = Input::FrameworkClosed { link };
-            let _ = owner_handle
-                .send(OwnerMessage::TracedInput(closed, context))
-                .await;
+            calls.end_stream(&account, OwnerMessage::TracedInput(closed, context));
         });
         let address = self.owner.own_address.clone();
         let events = receiver.map(move |mut event: v1::Event| {
@@ -196,17 +204,13 @@ impl Services {
             }
             Ok(event)
         });
-        self.owner
-            .send(OwnerMessage::FrameworkLink(link, sender))
-            .await?;
-        let subscribe = Input::Subscribe {
+        let subscribe = Box::new(Input::Subscribe {
             link,
             actor,
             subscription: Box::new(subscription),
-        };
-        self.owner
-            .send(OwnerMessage::TracedInput(subscribe, context))
-            .await?;
+        });
+        let opened = OwnerMessage::FrameworkLink(link, sender, subscribe, context);
+        self.owner.begin_stream(opened)?;
         Ok(Box::pin(events))
     }
 
@@ -237,7 +241,7 @@ impl Services {
     async fn decline_here(
         &self,
         wire: v1::DeclineRequest,
-        _: Actor,
+        actor: Actor,
     ) -> Result<v1::DeclineReply, Status> {
         bounded(wire.encoded_len())?;
         let offers = wire
@@ -259,11 +263,13 @@ impl Services {
                 offers,
                 ..decline.clone()
             };
-            accepted(
-                self.owner
-                    .ask(move |request| Input::Decline { request, decline })
-                    .await?,
-            )?;
+            let actor = actor.clone();
+            let asked = self.owner.ask(move |request| Input::Decline {
+                request,
+                actor,
+                decline,
+            });
+            accepted(asked.await?)?;
         }
         Ok(v1::DeclineReply {})
     }
@@ -271,7 +277,7 @@ impl Services {
     async fn message_here(
         &self,
         wire: v1::MessageRequest,
-        _: Actor,
+        actor: Actor,
     ) -> Result<v1::MessageReply, Status> {
         if wire.data.len() > EXECUTOR_MESSAGE_BYTES {
             let text = format!(
@@ -288,24 +294,26 @@ impl Services {
             executor: task(&wire.executor_id)?,
             data: wire.data,
         };
-        accepted(
-            self.owner
-                .ask(move |request| Input::Message { request, message })
-                .await?,
-        )?;
+        let asked = self.owner.ask(move |request| Input::Message {
+            request,
+            actor,
+            message,
+        });
+        accepted(asked.await?)?;
         Ok(v1::MessageReply {})
     }
 
     async fn heartbeat_here(
         &self,
         wire: v1::HeartbeatRequest,
-        _: Actor,
+        actor: Actor,
     ) -> Result<v1::HeartbeatReply, Status> {
         let (framework, session) = (framework(&wire.framework_id)?, wire.session);
         accepted(
             self.owner
                 .ask(move |request| Input::FrameworkHeartbeat {
                     request,
+                    actor,
                     framework,
                     session,
                 })

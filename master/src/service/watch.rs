@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use argosy_proto::transport::PeerIdentity;
@@ -22,7 +23,8 @@ use tonic_prost::ProstCodec;
 
 use super::Services;
 use super::actor::actor;
-use super::feed::{FeedItem, Selection, Start, Subscription};
+use super::feed::{FeedItem, Selection, Start, Subscription, await_revision};
+use crate::access::FollowedSights;
 
 const PATH: &str = "/argosy.v1.Operator/Watch";
 /// The initial size of a subscriber's buffer in bytes.
@@ -42,7 +44,13 @@ impl Services {
         let peer = request.extensions().get::<PeerIdentity>();
         let connection = peer.and_then(PeerIdentity::address);
         let request = request.into_inner();
-        let selection = Selection::new(&request.kinds, request.filter, actor)?;
+        if self.owner.enforces_access {
+            // By the rules as of the revision that the caller names.
+            await_revision(&self.owner, request.min_revision).await?;
+        }
+        let policy = Arc::clone(&self.owner.access.borrow().policy);
+        let seen = FollowedSights::new(self.owner.reader(actor), policy);
+        let selection = Selection::new(&request.kinds, request.filter, seen)?;
         let position = request.from_position;
         if position.is_some() && request.from_revision.is_none() {
             let text = "from_position: it needs from_revision, the log index of its entry";

@@ -149,7 +149,7 @@ pub(crate) fn message_kind(message: &OwnerMessage) -> &'static str {
         OwnerMessage::Input(input) | OwnerMessage::TracedInput(input, _) => input_kind(input),
         OwnerMessage::Ask(..) => "call",
         OwnerMessage::AgentLink(..) => "agent link",
-        OwnerMessage::FrameworkLink(..) => "framework link",
+        OwnerMessage::FrameworkLink(..) => "subscription",
         OwnerMessage::Probe(_) => "probe",
     }
 }

@@ -1,7 +1,8 @@
 //! Conversion between wire messages and `state`: shape is checked here, meaning in `state::apply`.
 //!
-//! Reading order: `resources`, `tasks`, `operations`, `agents`, `frameworks`.
+//! Reading order: `resources`, `tasks`, `operations`, `agents`, `frameworks`, `access`.
 
+mod access;
 mod agents;
 mod checks;
 mod containers;
@@ -23,6 +24,10 @@ use argosy_state::ids::{InvalidId, Revision};
 
 use crate::v1;
 
+pub use access::{
+    create_token_from, policy, policy_from, revoked_key, set_rate_limit_from, subject_limit, token,
+    use_join_token_from,
+};
 pub use agents::{
     agent_info, agent_info_from, explanation_from, held_task, key, mode_from, order_kill,
     order_launch, order_limits, order_void, reported_text, reported_text_from, to_wire_causes,

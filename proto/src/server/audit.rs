@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 use argosy_state::actor::PrincipalKind;
 use axum::extract::{Query, Request};
 use axum::response::Response;
-use http::{HeaderMap, StatusCode, Uri, header};
+use http::{Extensions, HeaderMap, StatusCode, Uri, header};
 use metrics::counter;
 use tonic::Code;
 
 pub use argosy_host::audit::{AuditEntry, AuditEvent, AuditSettings, AuditWriter, verify};
 use argosy_host::audit::{AuditLog, AuditNotice};
 
-use super::callers::ApiPart;
+use super::callers::{ApiPart, TicketHolder};
 use crate::clock::WallClock;
-use crate::trace;
+use crate::trace::{self, TraceContext};
 use crate::transport::{ConnectionAddresses, PeerIdentity};
 
 /// Names the actor of a forwarded call, in the text form of [`argosy_state::actor::Actor`].
@@ -130,6 +130,43 @@ impl Audit {
     }
 }
 
+/// The audit log with the caller of one request, for events that the status of its answer does not
+/// show. An extension of the request.
+#[derive(Debug, Clone)]
+pub struct RequestAudit {
+    audit: Audit,
+    caller: AuditedCaller,
+    /// That of the request: events within a stream happen later.
+    context: Option<TraceContext>,
+}
+
+impl RequestAudit {
+    /// Returns the log with a caller, in the context of now.
+    #[must_use]
+    pub fn new(audit: Audit, caller: AuditedCaller) -> Self {
+        Self {
+            audit,
+            caller,
+            context: trace::current(),
+        }
+    }
+
+    /// Returns the one of a request, with the identity that the server has verified since.
+    #[must_use]
+    pub fn of(extensions: &Extensions) -> Option<Self> {
+        let found = extensions.get::<Self>()?.clone();
+        let caller = found.caller.identified(extensions.get());
+        Some(Self { caller, ..found })
+    }
+
+    /// Records an event of the caller.
+    pub fn record(&self, event: AuditEvent, what: (&str, &str), outcome: &str) {
+        trace::within(self.context, || {
+            self.audit.record(&self.caller, event, what, outcome);
+        });
+    }
+}
+
 /// Returns whether a request has a token.
 #[must_use]
 pub fn has_token(headers: &HeaderMap) -> bool {
@@ -144,12 +181,21 @@ impl AuditedCaller {
         let named = request.headers().get(FORWARDED_ACTOR);
         let named = named.filter(|_| is_master);
         let on_behalf_of = named.map(|named| String::from_utf8_lossy(named.as_bytes()).into());
+        let holder = request.extensions().get::<TicketHolder>();
+        let on_behalf_of = on_behalf_of.or_else(|| holder.map(|holder| holder.0.to_string()));
         Self {
             on_behalf_of: on_behalf_of.unwrap_or_default(),
             addresses: request.extensions().get().copied(),
             peer,
             user: None,
         }
+    }
+
+    /// Returns the same caller with the identity that the server has verified since, if any.
+    #[must_use]
+    pub fn identified(self, peer: Option<&PeerIdentity>) -> Self {
+        let peer = peer.cloned().or(self.peer);
+        Self { peer, ..self }
     }
 
     fn entry(&self, event: AuditEvent) -> AuditEntry {
@@ -192,6 +238,8 @@ fn described(uri: &Uri, part: ApiPart) -> (&'static str, String) {
         ApiPart::Exec => ("exec", "task"),
         ApiPart::Files => ("read-sandbox", "path"),
         ApiPart::LogLevel => return ("set-log-filter", String::new()),
+        ApiPart::Containers => return ("view-task", uri.path().to_owned()),
+        ApiPart::Status => return ("view-metrics", uri.path().to_owned()),
     };
     let query = Query::<Vec<(String, String)>>::try_from_uri(uri);
     let query = query.map(|Query(pairs)| pairs).unwrap_or_default();
@@ -244,6 +292,9 @@ impl PendingUse {
             (ApiPart::Files, false) => AuditEvent::FilesRead,
             (ApiPart::LogLevel, true) => AuditEvent::LogFilterRefused,
             (ApiPart::LogLevel, false) => AuditEvent::LogFilterChanged,
+            (ApiPart::Containers | ApiPart::Status, true) => AuditEvent::CallRefused,
+            // They show no task's content, and monitoring reads them all the time.
+            (ApiPart::Containers | ApiPart::Status, false) => return,
         };
         let what = (self.action, self.object.as_str());
         self.audit.record(&self.caller, event, what, outcome);

@@ -1,18 +1,21 @@
 //! The callers that may access tasks: run commands in them, attach to them, read their files.
 //!
-//! The connection is a server's only evidence of the caller's identity. Masters and operators that
-//! the transport has authenticated are accepted. If the connection comes from the server's host and
-//! network namespace, the kernel knows the user who opened it. Other callers cannot be identified,
-//! and are accepted only if the operator opens the part to every caller that reaches the address.
+//! The connection is a server's only evidence of the caller's identity. Masters that the transport
+//! has authenticated are accepted, and by masters operators too: agents know no rules, so operators
+//! use them through masters, or with a ticket of one. If the connection comes from the server's
+//! host and network namespace, the kernel knows the user who opened it. Other callers cannot be
+//! identified, and are accepted only if the operator opens the part to every caller that reaches
+//! the address.
 
 mod owner;
 mod table;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use argosy_state::actor::PrincipalKind;
+use argosy_state::actor::{Actor, PrincipalKind};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
@@ -39,16 +42,48 @@ pub struct ApiAccess {
     pub exec: AllowedCallers,
     /// The callers that may read the files of tasks.
     pub files: AllowedCallers,
+    /// The callers that may see the state of an agent. Masters do not use it.
+    pub status: AllowedCallers,
 }
 
 impl ApiAccess {
-    /// Returns access to all parts for the same users.
+    /// Returns access to tasks for the same users. The state of an agent is open.
     pub fn of_users(named: impl IntoIterator<Item = u32>) -> Self {
         let users = AllowedCallers::users(named);
         Self {
             exec: users.clone(),
             files: users,
+            status: AllowedCallers::All,
         }
+    }
+
+    /// Checks that a caller of a master may use a part of tasks, through the master or with its
+    /// ticket.
+    ///
+    /// # Errors
+    /// The reason and the remedy, as text.
+    pub fn check(
+        &self,
+        part: ApiPart,
+        peer: Option<&PeerIdentity>,
+        addresses: Option<ConnectionAddresses>,
+    ) -> Result<(), String> {
+        let callers = match part {
+            ApiPart::Exec | ApiPart::LogLevel => &self.exec,
+            ApiPart::Files => &self.files,
+            ApiPart::Containers | ApiPart::Status => &self.status,
+        };
+        let server = GuardedServer::Master;
+        if server.trusts(part, peer) {
+            return Ok(());
+        }
+        let check = CallerCheck {
+            callers: callers.clone(),
+            part,
+            server,
+        };
+        let checked = callers.check(addresses).map(drop);
+        checked.map_err(|rejection| check.message(&rejection))
     }
 }
 
@@ -68,6 +103,23 @@ pub enum ApiPart {
     Files,
     /// The log level of an agent; open to the callers that may run commands in tasks.
     LogLevel,
+    /// The tasks that an agent holds, and what it prepares for them.
+    Containers,
+    /// The metrics of an agent and the state of its registration, which show no task. Every member
+    /// of the cluster with a certificate may see them.
+    Status,
+}
+
+/// The caller of a request with a ticket that this server has verified: an extension of the
+/// request. The ticket is for what the request uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TicketHolder(pub Actor);
+
+/// The kind of a server with guarded parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GuardedServer {
+    Master,
+    Agent,
 }
 
 /// The reason for which a caller is rejected.
@@ -96,7 +148,7 @@ impl CallerRejection {
 struct CallerCheck {
     callers: AllowedCallers,
     part: ApiPart,
-    server: &'static str,
+    server: GuardedServer,
 }
 
 /// Keeps callers identifiable by their numbers on this host, even if this process enters a user
@@ -114,13 +166,29 @@ impl AllowedCallers {
         Self::Users(Arc::new(own.into_iter().chain(named).collect()))
     }
 
-    /// Rejects other callers of `router` with 403, and a JSON body with `code` and `message`.
-    /// `server` is the name of the server in messages, as `agent`. Routes that are added later are
-    /// not guarded.
-    pub fn guard<S: Clone + Send + Sync + 'static>(
+    /// Rejects other callers of a master's `router` with 403, and a JSON body with `code` and
+    /// `message`. Routes that are added later are not guarded.
+    pub fn guard_master<S: Clone + Send + Sync + 'static>(
         self,
         part: ApiPart,
-        server: &'static str,
+        router: Router<S>,
+    ) -> Router<S> {
+        self.guard(part, GuardedServer::Master, router)
+    }
+
+    /// Does the same for an agent's `router`. Requests of a [`TicketHolder`] are accepted.
+    pub fn guard_agent<S: Clone + Send + Sync + 'static>(
+        self,
+        part: ApiPart,
+        router: Router<S>,
+    ) -> Router<S> {
+        self.guard(part, GuardedServer::Agent, router)
+    }
+
+    fn guard<S: Clone + Send + Sync + 'static>(
+        self,
+        part: ApiPart,
+        server: GuardedServer,
         router: Router<S>,
     ) -> Router<S> {
         let guard = CallerCheck {
@@ -173,31 +241,74 @@ impl ApiPart {
             Self::Exec => "exec and attach are closed",
             Self::Files => "files of tasks are closed",
             Self::LogLevel => "the log level is closed",
+            Self::Containers => "the list of tasks is closed",
+            Self::Status => "metrics and state are closed",
         }
     }
 
-    fn flag(self) -> &'static str {
+    /// Returns what opens it to every caller.
+    fn opening(self) -> &'static str {
         match self {
-            Self::Exec => "--allow-exec",
-            Self::Files => "--allow-files",
-            Self::LogLevel => "--allow-exec (which lets it run commands in tasks, too)",
+            Self::Exec => "start it with --allow-exec",
+            Self::Files => "start it with --allow-files",
+            Self::LogLevel => {
+                "start it with --allow-exec (which lets it run commands in tasks, too)"
+            }
+            Self::Containers | Self::Status => "start it without TLS",
+        }
+    }
+}
+
+impl fmt::Display for GuardedServer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Master => "master",
+            Self::Agent => "agent",
+        })
+    }
+}
+
+impl GuardedServer {
+    /// Returns whether the proven identity of a peer is enough: a master has checked the callers
+    /// whose requests it forwards.
+    fn trusts(self, part: ApiPart, peer: Option<&PeerIdentity>) -> bool {
+        let principal = peer.and_then(PeerIdentity::principal);
+        principal.is_some_and(|principal| match principal.kind {
+            PrincipalKind::Master => true,
+            PrincipalKind::Operator => self == Self::Master || part == ApiPart::Status,
+            PrincipalKind::Agent | PrincipalKind::Framework => part == ApiPart::Status,
+        })
+    }
+
+    /// Returns what a caller without a known user needs.
+    fn admission(self, part: ApiPart) -> &'static str {
+        match (self, part) {
+            (Self::Master, _) => "with TLS, an operator's certificate is enough",
+            (Self::Agent, ApiPart::Status) => {
+                "with TLS, every certificate of the cluster is enough"
+            }
+            (Self::Agent, ApiPart::Exec | ApiPart::Files) => {
+                "with TLS, use a master, which forwards the request, or a ticket of a master"
+            }
+            (Self::Agent, ApiPart::LogLevel | ApiPart::Containers) => {
+                "with TLS, use a master, which forwards the request"
+            }
         }
     }
 }
 
 impl CallerCheck {
     fn message(&self, rejection: &CallerRejection) -> String {
-        let (closed, server) = (self.part.is_closed(), self.server);
-        let flag = self.part.flag();
+        let Self { part, server, .. } = self;
+        let (closed, opening) = (part.is_closed(), part.opening());
         let remedy = match rejection {
             CallerRejection::User(user) => format!(
-                "root and the {server}'s own user may; start it with --api-user {user} to let this one in, \
-                 or with {flag} to allow every caller that reaches it"
+                "root and the {server}'s own user may; start it with --api-user {user} to let this one in; \
+                 to allow every caller that reaches it, {opening}"
             ),
             CallerRejection::Remote | CallerRejection::Unknown(_) => {
-                format!(
-                    "with TLS, an operator's certificate is enough; to allow every caller that reaches it, start it with {flag}"
-                )
+                let admission = server.admission(*part);
+                format!("{admission}; to allow every caller that reaches it, {opening}")
             }
         };
         format!("{closed} on this {server} to {rejection}; {remedy}")
@@ -213,21 +324,14 @@ impl CallerCheck {
     }
 }
 
-/// Returns whether the proven identity of a peer is enough: a master has checked the callers whose
-/// requests it forwards.
-fn is_trusted(peer: Option<&PeerIdentity>) -> bool {
-    let principal = peer.and_then(PeerIdentity::principal);
-    principal.is_some_and(|principal| match principal.kind {
-        PrincipalKind::Master | PrincipalKind::Operator => true,
-        PrincipalKind::Agent | PrincipalKind::Framework => false,
-    })
-}
-
 async fn guarded(State(guard): State<CallerCheck>, request: Request, next: Next) -> Response {
     let mut used = Audit::begin_use(&request, guard.part);
-    let accepted = match is_trusted(request.extensions().get()) {
+    let extensions = request.extensions();
+    let has_ticket =
+        guard.server == GuardedServer::Agent && extensions.get::<TicketHolder>().is_some();
+    let accepted = match has_ticket || guard.server.trusts(guard.part, extensions.get()) {
         true => Ok(None),
-        false => guard.callers.check(request.extensions().get().copied()),
+        false => guard.callers.check(extensions.get().copied()),
     };
     let user = match &accepted {
         Ok(user) => *user,

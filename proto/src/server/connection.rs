@@ -16,6 +16,7 @@ use tower::ServiceExt as _;
 use tracing::trace;
 
 use super::activity::{ActivityAction, ConnectionWatch, OpenRequest, WatchedStream};
+use super::call_rate::ConnectionCalls;
 use super::calls::{PendingCalls, ServedConnection};
 use super::guarded_body::GuardedBody;
 use super::incomplete_messages::{LimitedBody, MessageBudget};
@@ -62,6 +63,8 @@ impl<S: HttpService> PortState<S> {
             .keep_alive_interval(limits.ping_interval)
             .keep_alive_timeout(limits.ping_timeout)
             .max_concurrent_streams(limits.streams)
+            .max_pending_accept_reset_streams(limits.early_resets)
+            .max_local_error_reset_streams(limits.error_resets)
             .initial_stream_window_size(limits.stream_window)
             .initial_connection_window_size(limits.connection_window)
             .max_header_list_size(limits.head_bytes);
@@ -81,6 +84,7 @@ impl<S: HttpService> PortState<S> {
             budget: MessageBudget::new(&self.limits, &self.incomplete),
             addresses: ends,
             peer,
+            calls: ConnectionCalls::new(),
         };
         let activity = Arc::clone(&watch.activity);
         let evicted = watch.evicted();
@@ -134,6 +138,7 @@ struct ConnectionService<S> {
     budget: MessageBudget,
     addresses: Option<ConnectionAddresses>,
     peer: PeerIdentity,
+    calls: ConnectionCalls,
 }
 
 type AnswerBody = ObservedBody<GuardedBody<OpenRequest>>;
@@ -153,6 +158,7 @@ impl<S: HttpService> hyper::service::Service<http::Request<Incoming>> for Connec
         let mut request = http::Request::from_parts(parts, Body::new(body));
         let extensions = request.extensions_mut();
         extensions.insert(self.peer.clone());
+        extensions.insert(self.calls.clone());
         if let Some(ends) = self.addresses {
             extensions.insert(ends);
         }

@@ -1,5 +1,7 @@
 //! Tests of a server on real sockets, with short deadlines.
 
+mod floods;
+
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use argosy_state::access::{KeyHash, TokenId};
 use argosy_state::actor::{Actor, Principal, PrincipalKind, PrincipalName};
 
 /// The identity of a connection's peer. An extension of each request on the connection.
@@ -15,6 +16,18 @@ pub struct PeerIdentity {
     /// The names and addresses of hosts for which its proof is valid. `None`: the transport proves
     /// no hosts.
     hosts: Option<Arc<[String]>>,
+    credential: Option<Credential>,
+    /// Whether nothing else than the two ends can read the connection.
+    is_over_tls: bool,
+}
+
+/// The credential that proves an identity, as far as it can be revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential {
+    /// The key of a certificate.
+    Key(KeyHash),
+    /// A bearer token, until a wall-clock time in milliseconds since 1970, if it expires.
+    Token(TokenId, Option<i64>),
 }
 
 impl PeerIdentity {
@@ -25,6 +38,8 @@ impl PeerIdentity {
             principal: None,
             address,
             hosts: None,
+            credential: None,
+            is_over_tls: false,
         }
     }
 
@@ -35,6 +50,8 @@ impl PeerIdentity {
             principal: Some(principal),
             address,
             hosts: None,
+            credential: None,
+            is_over_tls: true,
         }
     }
 
@@ -45,6 +62,36 @@ impl PeerIdentity {
             hosts: Some(hosts.into_iter().collect()),
             ..self
         }
+    }
+
+    /// Returns the same peer with the credential that proves its identity.
+    #[must_use]
+    pub fn with_credential(self, credential: Credential) -> Self {
+        Self {
+            credential: Some(credential),
+            ..self
+        }
+    }
+
+    /// Returns the same peer, on a connection with TLS that proves the server only.
+    #[must_use]
+    pub fn over_tls(self) -> Self {
+        Self {
+            is_over_tls: true,
+            ..self
+        }
+    }
+
+    /// Returns whether the connection has TLS, as that of every authenticated peer has.
+    #[must_use]
+    pub fn is_over_tls(&self) -> bool {
+        self.is_over_tls
+    }
+
+    /// Returns the credential that proves its identity, if it can be revoked.
+    #[must_use]
+    pub fn credential(&self) -> Option<Credential> {
+        self.credential
     }
 
     /// Returns whether the peer may be what listens at this address, `host:port`. Any peer may
@@ -114,6 +161,8 @@ pub struct ExpectedPeer {
 impl ExpectedPeer {
     /// Any master.
     pub const MASTER: Self = Self::any(PrincipalKind::Master);
+    /// Any agent.
+    pub const AGENT: Self = Self::any(PrincipalKind::Agent);
 
     /// Returns any principal of this kind.
     #[must_use]

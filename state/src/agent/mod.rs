@@ -10,6 +10,7 @@ mod single_record;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::actor::Principal;
 use crate::capability::{AgentCapability, CapabilityNames};
 use crate::codec::scalars::numbered;
 use crate::codec::stored::stored;
@@ -183,6 +184,9 @@ pub struct Agent {
     pub id: AgentId,
     /// The random number of the first registration.
     pub nonce: u64,
+    /// The first proven principal that registered the agent, since level 3. No other principal may
+    /// register it.
+    pub principal: Option<Principal>,
     /// The reported facts, shared with copies of the registry.
     pub report: Arc<AgentReport>,
     /// The decisions of the masters.

@@ -33,6 +33,8 @@ impl From<&Agent> for WholeAgent {
         let Agent {
             id,
             nonce,
+            // Registered since level 3 only.
+            principal: _,
             report: reported,
             admin: agreed,
             reachability: _,
@@ -80,6 +82,7 @@ impl WholeAgent {
         Some(Agent {
             id: self.id,
             nonce: self.nonce,
+            principal: None,
             report: Arc::new(AgentReport {
                 incarnation: self.incarnation,
                 boot_id: self.boot_id,
@@ -154,6 +157,7 @@ impl Agent {
         self.admin.since = since;
         self.admin.deadline = None;
         self.admin.revision = Revision::default();
+        self.principal = None;
     }
 }
 
@@ -171,6 +175,7 @@ mod tests {
         Agent {
             id: AgentId(3),
             nonce: 1,
+            principal: None,
             report: Arc::new(AgentReport {
                 incarnation: 2,
                 boot_id: "boot".to_owned(),

@@ -9,7 +9,9 @@ use super::CommandContext;
 use super::agents::check_resources;
 use super::overlay::{AvailableResources, Overlay};
 use super::tasks::TaskChange;
-use super::{checks, command_line, confinement, container, discovery, executors, groups, volumes};
+use super::{
+    checks, command_line, confinement, container, discovery, executors, groups, secrets, volumes,
+};
 use crate::Registry;
 use crate::agent::AgentMode;
 use crate::capability::AgentCapability;
@@ -213,6 +215,7 @@ impl Registry {
         if is_known || overlay.has_task(&spec.task) {
             return Err(Rejection::TaskExists(key.task));
         }
+        secrets::check_task(spec, role)?;
         self.check_allowed(spec, agent)?;
         let brought = overlay.new_executors();
         let taken = executors::launch_resources(self, agent, call.framework, role, spec, brought)?;

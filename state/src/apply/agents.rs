@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::CommandContext;
 use crate::Registry;
+use crate::actor::{Actor, Principal, PrincipalKind};
 use crate::agent::{
     Administration, Agent, AgentAdministration, AgentInfo, AgentMode, AgentReport, Reachability,
     UsedOffers,
@@ -70,6 +71,7 @@ impl Registry {
         let agent = Agent {
             id,
             nonce: register.nonce,
+            principal: self.agent_principal(id, &context.actor).cloned(),
             report: reported(incarnation, register),
             admin: AgentAdministration {
                 administration: Administration::Active,
@@ -111,8 +113,17 @@ impl Registry {
         {
             return Err(Rejection::Clone(id));
         }
+        let proven = self.agent_principal(id, &context.actor);
+        let bound = known.principal.as_ref();
+        if let (Some(proven), Some(bound)) = (proven, bound)
+            && proven != bound
+        {
+            return Err(Rejection::AgentBound(id, bound.clone()));
+        }
+        let principal = bound.or(proven).cloned();
         let back = known.mode() == AgentMode::Unreachable;
-        let same = former.incarnation == incarnation
+        let same = known.principal == principal
+            && former.incarnation == incarnation
             && former.info == register.info
             && former.boot_id == register.boot_id;
         if same && !back {
@@ -129,6 +140,7 @@ impl Registry {
         }
         if !same {
             agent.report = reported(incarnation, register);
+            agent.principal = principal;
         }
         self.check_agent_bytes(&agent)?;
         self.check_resource_kinds(&agent.report.info)?;
@@ -139,6 +151,21 @@ impl Registry {
         self.put_agent(agent);
         context.emit(Event::AgentChanged(id));
         Ok(CommandReply::Agent(id))
+    }
+
+    /// Returns the principal of an actor that registers this agent, if it is the proven one of an
+    /// agent. Since level 3, once the record of the agent is one of those that have it.
+    #[must_use]
+    pub fn agent_principal<'a>(&self, id: AgentId, actor: &'a Actor) -> Option<&'a Principal> {
+        match actor {
+            Actor::Principal(principal)
+                if principal.kind == PrincipalKind::Agent
+                    && self.cluster.layout.splits_agent(id) =>
+            {
+                Some(principal)
+            }
+            Actor::Principal(_) | Actor::Unauthenticated | Actor::Cluster => None,
+        }
     }
 
     pub(super) fn agent_unreachable(

@@ -3,9 +3,10 @@
 //! `apply` is total and deterministic: every command gets an outcome, and none fails half-way. All
 //! checks come before the first change. Reading order: `epochs`, `agents`, `reconcile`,
 //! `frameworks`, `calls`, `accept`, `overlay`, `groups`, `tasks`, `stopped`, `operators`,
-//! `operation`, `sweeps`, `conversion`.
+//! `operation`, `access`, `sweeps`, `conversion`.
 
 mod accept;
+mod access;
 mod agents;
 mod bounds;
 mod calls;
@@ -25,6 +26,7 @@ mod operation;
 mod operators;
 mod overlay;
 mod reconcile;
+mod secrets;
 mod stopped;
 mod sweeps;
 mod tasks;

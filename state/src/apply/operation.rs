@@ -63,6 +63,10 @@ impl Registry {
                 Administration::Active,
             ),
             OperatorOperation::MarkGone(id) => self.mark_gone(context, *id, wall_ms),
+            OperatorOperation::Access(operation) => self.change_access(context, operation, wall_ms),
+            OperatorOperation::SetSecret { name, secret } => self.set_secret(name, secret),
+            OperatorOperation::ResealSecret { name, secret } => self.reseal_secret(name, secret),
+            OperatorOperation::RemoveSecret(name) => self.remove_secret(name),
         }
     }
 

@@ -9,6 +9,7 @@ use super::host_paths::{self, RESERVED};
 use crate::level::Level;
 use crate::limits;
 use crate::resources::{Resources, Value};
+use crate::secret::{self, SecretName};
 use crate::task::{HostPath, Sizes, TaskSpec, TaskVolume, VolumeSource};
 
 /// The name of an invalid field, and a message that names the remedy.
@@ -35,7 +36,7 @@ pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), FieldError> {
             .collect(),
     };
     for (at, volume) in volumes.iter().enumerate() {
-        check_one(volume)
+        check_one(volume, level)
             .and_then(|()| check_other_volumes(volume, volumes.iter().skip(at + 1), &placed))
             .map_err(|(field, text)| (format!("volumes[{at}].{field}"), text))?;
     }
@@ -45,7 +46,7 @@ pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), FieldError> {
     check_memory(spec)
 }
 
-fn check_one(volume: &TaskVolume) -> Result<(), (&'static str, String)> {
+fn check_one(volume: &TaskVolume, level: Level) -> Result<(), (&'static str, String)> {
     let path = volume.container_path.as_str();
     if !path.starts_with('/') || !is_plain(&path[1..]) {
         let most = limits::VOLUME_PATH_BYTES;
@@ -83,7 +84,8 @@ fn check_one(volume: &TaskVolume) -> Result<(), (&'static str, String)> {
             }
         }
         VolumeSource::Secret(name) => {
-            if !is_name(name) {
+            let is_of_registry = level >= Level::RELEASE_0_2 && SecretName::new(name).is_ok();
+            if !secret::is_plain(name) && !is_of_registry {
                 let most = limits::NAME_BYTES;
                 let text = format!(
                     "{name:?} is no name: give 1 to {most} letters, digits, '.', '_' or '-', not beginning with '.'"
@@ -180,13 +182,6 @@ fn is_plain(path: &str) -> bool {
     fits && plain && rewritten.as_os_str() == path
 }
 
-fn is_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    (1..=limits::NAME_BYTES).contains(&name.len())
-        && name.bytes().all(allowed)
-        && !name.starts_with('.')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,7 +272,8 @@ mod tests {
             assert_eq!(found.as_deref(), Some("volumes[0].tmpfs.bytes"), "{bytes}");
         }
         assert_eq!(of(secret("db-password.v2")), None);
-        for name in ["", ".hidden", "a/b", "..", "a b"] {
+        assert_eq!(of(secret("eng/db-password.v2")), None);
+        for name in ["", ".hidden", "a/.b", "/b", "..", "a b"] {
             assert_eq!(
                 of(secret(name)).as_deref(),
                 Some("volumes[0].secret"),

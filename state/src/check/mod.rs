@@ -3,6 +3,7 @@
 //! The checks only read. The cost of [`Registry::check`] grows with the registry; tests run it
 //! after every step. Masters run [`Registry::check_slice`], whose cost grows only with the slice.
 
+mod access;
 mod executors;
 mod groups;
 mod roles;
@@ -96,6 +97,8 @@ impl Registry {
         for finished in self.finished_frameworks.values() {
             self.check_finished_framework(finished.id)?;
         }
+        self.check_access()?;
+        self.check_access_records()?;
         self.check_indexes()?;
         self.check_transition_keys()?;
         self.check_groups()

@@ -9,6 +9,7 @@ use std::ops::Bound;
 
 use super::{InvariantViolation, ensure};
 use crate::Registry;
+use crate::access::TokenId;
 use crate::agent::Agent;
 use crate::command::SweepTarget;
 use crate::framework::Framework;
@@ -32,6 +33,7 @@ enum CheckCursor {
     #[default]
     Cluster,
     Sweeps(Option<SweepTarget>),
+    Tokens(Option<TokenId>),
     Agents(Option<AgentId>),
     Frameworks(Option<FrameworkId>),
     Tasks(Option<TaskKey>),
@@ -92,6 +94,7 @@ impl Registry {
             CheckCursor::Cluster => {
                 self.check_cluster()?;
                 self.check_history()?;
+                self.check_access()?;
                 CheckCursor::Sweeps(None)
             }
             CheckCursor::Sweeps(after) => {
@@ -99,6 +102,15 @@ impl Registry {
                     Some((target, _)) => {
                         self.check_sweep(target)?;
                         CheckCursor::Sweeps(Some(*target))
+                    }
+                    None => CheckCursor::Tokens(None),
+                }
+            }
+            CheckCursor::Tokens(after) => {
+                match self.access.tokens.range(range_after(after)).next() {
+                    Some((id, token)) => {
+                        self.check_token(*id, token)?;
+                        CheckCursor::Tokens(Some(*id))
                     }
                     None => CheckCursor::Agents(None),
                 }

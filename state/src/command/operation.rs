@@ -1,11 +1,13 @@
 //! The changes by operators: for each one its form in the log, its fingerprint, the level that has
 //! it, a sample, and its words in scenarios. `apply/operation.rs` performs them.
 
+use crate::access::AccessOperation;
 use crate::codec::canonical::CanonicalWriter;
 use crate::codec::stored::stored;
 #[cfg(any(test, feature = "builders"))]
 use crate::ids::TaskId;
-use crate::ids::{AgentId, FrameworkId, LevelRequirement, Role, TaskKey};
+use crate::ids::{AgentId, FrameworkId, Level, LevelRequirement, Role, TaskKey};
+use crate::secret::{SealedSecret, SecretName};
 use crate::task::TaskLimits;
 
 /// One change by an operator.
@@ -49,10 +51,28 @@ pub enum OperatorOperation {
     Reactivate(AgentId),
     /// Declares an agent gone, permanently.
     MarkGone(AgentId),
+    /// Changes the facts of access.
+    Access(AccessOperation),
+    /// Stores a value of a secret, which is sealed.
+    SetSecret {
+        /// The secret.
+        name: SecretName,
+        /// The sealed value, whose version is one above that of the present one.
+        secret: SealedSecret,
+    },
+    /// Replaces the seal of a secret's present value.
+    ResealSecret {
+        /// The secret.
+        name: SecretName,
+        /// The present value, sealed again.
+        secret: SealedSecret,
+    },
+    /// Removes a secret. Tasks that have started keep its value.
+    RemoveSecret(SecretName),
 }
 
 stored!(message OperatorOperation as (operation) {
-    1 | 2 | 3 | 4 | 5 | 6 | 7 | 40 operation: OneOf,
+    1 | 2 | 3 | 4 | 5 | 6 | 7 | 40 | 50 | 70 | 71 | 72 operation: OneOf,
 });
 
 stored!(oneof OperatorOperation {
@@ -77,6 +97,16 @@ stored!(oneof OperatorOperation {
         1 key: Part or "task",
         2 limits: Part,
     },
+    50 Access(Part),
+    70 SetSecret {
+        1 name: Text or "name of a secret",
+        2 secret: Part or "sealed secret",
+    },
+    71 ResealSecret {
+        1 name: Text or "name of a secret",
+        2 secret: Part or "sealed secret",
+    },
+    72 RemoveSecret(Text),
 });
 
 impl OperatorOperation {
@@ -112,6 +142,16 @@ impl OperatorOperation {
             Self::Deactivate(id) => out.chosen(6, |out| out.number(1, id.0)),
             Self::Reactivate(id) => out.chosen(7, |out| out.number(1, id.0)),
             Self::MarkGone(id) => out.chosen(8, |out| out.number(1, id.0)),
+            Self::Access(operation) => out.chosen(30, |out| operation.fingerprint(out)),
+            Self::SetSecret { name, secret: _ } => {
+                out.chosen(20, |out| SealedSecret::fingerprint(name, out));
+            }
+            Self::ResealSecret { name, secret: _ } => {
+                out.chosen(21, |out| SealedSecret::fingerprint(name, out));
+            }
+            Self::RemoveSecret(name) => {
+                out.chosen(22, |out| SealedSecret::fingerprint(name, out));
+            }
         }
     }
 
@@ -119,6 +159,16 @@ impl OperatorOperation {
     pub(crate) fn level_requirement(&self) -> Option<LevelRequirement> {
         match self {
             Self::SetWeight { role, .. } => LevelRequirement::of_roles([role]),
+            Self::Access(_) => Some(LevelRequirement {
+                level: Level::RELEASE_0_2,
+                what: "a change of access",
+            }),
+            Self::SetSecret { .. } | Self::ResealSecret { .. } | Self::RemoveSecret(_) => {
+                Some(LevelRequirement {
+                    level: Level::RELEASE_0_2,
+                    what: "a secret in the registry",
+                })
+            }
             Self::SetAttribute { .. }
             | Self::KillTask { .. }
             | Self::UpdateLimits { .. }
@@ -144,7 +194,27 @@ impl OperatorOperation {
             key: task.clone(),
             limits: limits.clone(),
         };
-        vec![("operate-limits", update_limits)]
+        let access = AccessOperation::samples().into_iter();
+        let access = access.map(|(name, operation)| (name, Self::Access(operation)));
+        let (name, secret) = SealedSecret::sample();
+        let set = Self::SetSecret {
+            name: name.clone(),
+            secret: secret.clone(),
+        };
+        let reseal = Self::ResealSecret {
+            name: name.clone(),
+            secret,
+        };
+        let secrets = [
+            ("operate-set-secret", set),
+            ("operate-reseal-secret", reseal),
+            ("operate-remove-secret", Self::RemoveSecret(name)),
+        ];
+        [("operate-limits", update_limits)]
+            .into_iter()
+            .chain(access)
+            .chain(secrets)
+            .collect()
     }
 
     /// Parses the words of an operation in a scenario, and the values that it may name by pairs.
@@ -185,7 +255,28 @@ impl OperatorOperation {
             ["deactivate", id] => Self::Deactivate(id.parse().ok()?),
             ["reactivate", id] => Self::Reactivate(id.parse().ok()?),
             ["gone", id] => Self::MarkGone(id.parse().ok()?),
-            _ => return None,
+            ["secret", name, version, key, text] => {
+                let (name, secret) = sealed(name, version, key, text)?;
+                Self::SetSecret { name, secret }
+            }
+            ["reseal", name, version, key, text] => {
+                let (name, secret) = sealed(name, version, key, text)?;
+                Self::ResealSecret { name, secret }
+            }
+            ["remove-secret", name] => Self::RemoveSecret(SecretName::new(name).ok()?),
+            words => Self::Access(AccessOperation::from_words(words)?),
         })
     }
+}
+
+/// Parses a secret of a scenario, whose ciphertext is `text` in place of a real one.
+#[cfg(any(test, feature = "builders"))]
+fn sealed(name: &str, version: &str, key: &str, text: &str) -> Option<(SecretName, SealedSecret)> {
+    let secret = SealedSecret {
+        version: version.parse().ok()?,
+        key_id: key.to_owned(),
+        ciphertext: crate::secret::Ciphertext(text.as_bytes().into()),
+        ..SealedSecret::default()
+    };
+    Some((SecretName::new(name).ok()?, secret))
 }

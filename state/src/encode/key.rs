@@ -4,9 +4,12 @@
 //! records of one kind are adjacent, and keys sort in the order of [`RecordKey`].
 
 use super::DecodeError;
+use super::access_key::{binding, read_binding, read_subject, subject};
+use crate::access::{KeyHash, TokenId};
 use crate::command::SweepTarget;
 use crate::ids::{AgentId, FrameworkId, Role, TaskId, TaskKey};
 use crate::registry::RecordKey;
+use crate::secret::SecretName;
 
 const TIME: u8 = 1;
 const CLUSTER: u8 = 2;
@@ -33,6 +36,12 @@ const AGENT_AGREED: u8 = 22;
 const AGENT_STATUS: u8 = 23;
 const SECOND_LIMITS: u8 = 24;
 const TASK_TRANSITION: u8 = 25;
+const POLICY: u8 = 30;
+const TOKEN: u8 = 31;
+const REVOKED_KEY: u8 = 32;
+const KEY_BINDING: u8 = 33;
+const RATE_LIMIT: u8 = 34;
+const SECRET: u8 = 40;
 
 /// The target of a sweep: a byte between the kind and the id.
 const SWEPT_AGENT: u8 = 1;
@@ -80,17 +89,7 @@ pub fn key(name: &RecordKey) -> Vec<u8> {
         RecordKey::SecondLimits(key) => of_task(SECOND_LIMITS, key),
         RecordKey::LimitsChange(key) => of_task(LIMITS_CHANGE, key),
         RecordKey::AgentCounters(id) => numbers(AGENT_COUNTERS, &[id.0]),
-        RecordKey::Sweep(target) => {
-            let (target, id) = match target {
-                SweepTarget::Agent(id) => (SWEPT_AGENT, id.0),
-                SweepTarget::Framework(id) => (SWEPT_FRAMEWORK, id.0),
-                SweepTarget::PrunedAgent(id) => (SWEPT_PRUNED_AGENT, id.0),
-                SweepTarget::Layout => (SWEPT_LAYOUT, 0),
-            };
-            let mut bytes = vec![SWEEP];
-            bytes.extend(numbers(target, &[id]));
-            bytes
-        }
+        RecordKey::Sweep(target) => of_sweep(target),
         RecordKey::History => vec![HISTORY],
         RecordKey::AgentReport(id) => numbers(AGENT_REPORTED, &[id.0]),
         RecordKey::AgentAdministration(id) => numbers(AGENT_AGREED, &[id.0]),
@@ -102,7 +101,25 @@ pub fn key(name: &RecordKey) -> Vec<u8> {
             bytes.extend(number.to_be_bytes());
             bytes
         }
+        RecordKey::Policy => vec![POLICY],
+        RecordKey::Token(id) => numbers(TOKEN, &[id.0]),
+        RecordKey::RevokedKey(key) => [&[REVOKED_KEY][..], &key.0].concat(),
+        RecordKey::KeyBinding(principal) => binding(KEY_BINDING, principal),
+        RecordKey::RateLimit(limited) => subject(RATE_LIMIT, limited),
+        RecordKey::Secret(name) => with_text(vec![SECRET], name.as_str()),
     }
+}
+
+fn of_sweep(target: &SweepTarget) -> Vec<u8> {
+    let (target, id) = match target {
+        SweepTarget::Agent(id) => (SWEPT_AGENT, id.0),
+        SweepTarget::Framework(id) => (SWEPT_FRAMEWORK, id.0),
+        SweepTarget::PrunedAgent(id) => (SWEPT_PRUNED_AGENT, id.0),
+        SweepTarget::Layout => (SWEPT_LAYOUT, 0),
+    };
+    let mut bytes = vec![SWEEP];
+    bytes.extend(numbers(target, &[id]));
+    bytes
 }
 
 fn of_task(kind: u8, key: &TaskKey) -> Vec<u8> {
@@ -182,6 +199,12 @@ fn parse(bytes: &[u8]) -> Option<RecordKey> {
             let key = task(rest).filter(|_| *end == 0)?;
             RecordKey::TaskTransition(key, u32::from_be_bytes(*number))
         }
+        POLICY => end(rest, RecordKey::Policy)?,
+        TOKEN => RecordKey::Token(TokenId(only_number(rest)?)),
+        REVOKED_KEY => RecordKey::RevokedKey(Box::new(KeyHash(rest.try_into().ok()?))),
+        KEY_BINDING => RecordKey::KeyBinding(read_binding(rest)?),
+        RATE_LIMIT => RecordKey::RateLimit(Box::new(read_subject(rest)?)),
+        SECRET => RecordKey::Secret(SecretName::new(std::str::from_utf8(rest).ok()?).ok()?),
         _ => return None,
     })
 }
@@ -240,16 +263,7 @@ mod tests {
         prop_oneof![
             Just(RecordKey::Time),
             Just(RecordKey::Cluster),
-            (id.clone(), 0..5).prop_map(|(id, kind)| {
-                let id = AgentId(id);
-                match kind {
-                    0 => RecordKey::Agent(id),
-                    1 => RecordKey::AgentCounters(id),
-                    2 => RecordKey::AgentReport(id),
-                    3 => RecordKey::AgentAdministration(id),
-                    _ => RecordKey::AgentStatus(id),
-                }
-            }),
+            (id.clone(), 0_u8..5).prop_map(|(id, kind)| of_agent(AgentId(id), kind)),
             "[a-c]{1,3}".prop_map(|role| RecordKey::Weight(Role::new(&role).unwrap())),
             id.clone()
                 .prop_map(|id| RecordKey::Framework(FrameworkId(id))),
@@ -276,6 +290,8 @@ mod tests {
                 _ => SweepTarget::PrunedAgent(AgentId(id)),
             })),
             Just(RecordKey::History),
+            "[a-c]{1,2}/[a-c]{1,2}"
+                .prop_map(|name| RecordKey::Secret(SecretName::new(&name).unwrap())),
             (
                 id.clone(),
                 "[a-c]{1,3}",
@@ -293,7 +309,37 @@ mod tests {
             )),
             (text, text).prop_map(|(a, b)| RecordKey::OperatorAnswer(Box::new((a, b)))),
             id.clone().prop_map(RecordKey::FinishedTask),
-            id.prop_map(RecordKey::FinishedFramework),
+            id.clone().prop_map(RecordKey::FinishedFramework),
+            id.prop_map(|id| RecordKey::Token(TokenId(id))),
+            access_names(),
+        ]
+    }
+
+    fn of_agent(id: AgentId, kind: u8) -> RecordKey {
+        match kind {
+            0 => RecordKey::Agent(id),
+            1 => RecordKey::AgentCounters(id),
+            2 => RecordKey::AgentReport(id),
+            3 => RecordKey::AgentAdministration(id),
+            _ => RecordKey::AgentStatus(id),
+        }
+    }
+
+    fn access_names() -> impl Strategy<Value = RecordKey> {
+        let name = "(master|agent|framework|operator)/[a-c]{1,3}";
+        let text = prop_oneof![
+            name.prop_map(|name| name),
+            "(anonymous|everyone|operator/[*]|agent/[*])",
+            "group:(admin|operator|viewer|[a-c]{1,3}|framework:[a-c]{1,2})",
+        ];
+        let subject = |text: String| RecordKey::RateLimit(Box::new(text.parse().unwrap()));
+        let binding = |text: String| RecordKey::KeyBinding(text.parse().unwrap());
+        let key = |byte: u8| RecordKey::RevokedKey(Box::new(KeyHash([byte; 32])));
+        prop_oneof![
+            Just(RecordKey::Policy),
+            any::<u8>().prop_map(key),
+            name.prop_map(binding),
+            text.prop_map(subject),
         ]
     }
 
@@ -305,7 +351,7 @@ mod tests {
         }
 
         #[test]
-        fn other_bytes_are_rejected_or_a_canonical_key(bytes in prop::collection::vec(0_u8..26, 0..30)) {
+        fn other_bytes_are_rejected_or_a_canonical_key(bytes in prop::collection::vec(0_u8..48, 0..34)) {
             if let Ok(name) = read_key(&bytes) {
                 prop_assert_eq!(key(&name), bytes);
             }

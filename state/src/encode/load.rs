@@ -6,12 +6,14 @@ use super::key::read_key;
 use super::split::{SplitParts, ensure};
 use super::{DecodeError, read};
 use crate::Registry;
+use crate::access::PolicyRecord;
 use crate::agent::{Agent, WholeAgent};
 use crate::digest::record_mark;
 use crate::framework::Framework;
 use crate::level::Level;
 use crate::planted_bug;
 use crate::registry::{ClusterRecord, RecordKey};
+use crate::secret::SecretName;
 use crate::task::Task;
 
 const TRANSITION: &str = "record of a task's transition";
@@ -131,18 +133,15 @@ impl Registry {
                 let answer = read("operator's answer record", value)?;
                 self.operator_answers.insert((**name).clone(), answer);
             }
-            RecordKey::FinishedTask(serial) => {
-                let finished = read("finished task record", value)?;
-                self.finished_tasks.insert(*serial, finished);
-            }
-            RecordKey::FinishedFramework(serial) => {
-                let finished = read("removed framework record", value)?;
-                self.finished_frameworks.insert(*serial, finished);
-            }
-            RecordKey::TaskTransition(key, number) => {
-                let transition = read(TRANSITION, value)?;
-                self.load_transition(key, *number, transition);
-            }
+            RecordKey::FinishedTask(_)
+            | RecordKey::FinishedFramework(_)
+            | RecordKey::TaskTransition(..) => self.load_history(name, value)?,
+            RecordKey::Policy
+            | RecordKey::Token(_)
+            | RecordKey::RevokedKey(_)
+            | RecordKey::KeyBinding(_)
+            | RecordKey::RateLimit(_) => self.load_access(name, value)?,
+            RecordKey::Secret(name) => self.load_secret(name, value)?,
             RecordKey::TaskFacts(_)
             | RecordKey::TaskSpec(_)
             | RecordKey::TaskStatus(_)
@@ -157,6 +156,63 @@ impl Registry {
             | RecordKey::AgentReport(_)
             | RecordKey::AgentAdministration(_)
             | RecordKey::AgentStatus(_) => parts.read(name, value)?,
+        }
+        Ok(())
+    }
+}
+
+impl Registry {
+    /// Loads a record of the past; others are not its part.
+    fn load_history(&mut self, name: &RecordKey, value: &[u8]) -> Result<(), DecodeError> {
+        match name {
+            RecordKey::FinishedTask(serial) => {
+                let finished = read("finished task record", value)?;
+                self.finished_tasks.insert(*serial, finished);
+            }
+            RecordKey::FinishedFramework(serial) => {
+                let finished = read("removed framework record", value)?;
+                self.finished_frameworks.insert(*serial, finished);
+            }
+            RecordKey::TaskTransition(key, number) => {
+                let transition = read(TRANSITION, value)?;
+                self.load_transition(key, *number, transition);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn load_secret(&mut self, name: &SecretName, value: &[u8]) -> Result<(), DecodeError> {
+        let secret = read("record of a secret", value)?;
+        self.secrets.insert(name.clone(), secret);
+        Ok(())
+    }
+
+    /// Loads a record of access; others are not its part.
+    fn load_access(&mut self, name: &RecordKey, value: &[u8]) -> Result<(), DecodeError> {
+        match name {
+            RecordKey::Policy => {
+                let record: PolicyRecord = read("policy record", value)?;
+                self.access.policy = record.policy;
+                self.access.policy_revision = Some(record.revision);
+            }
+            RecordKey::Token(id) => {
+                let token = read("token record", value)?;
+                self.access.tokens.insert(*id, token);
+            }
+            RecordKey::RevokedKey(key) => {
+                let revoked = read("revoked key record", value)?;
+                self.access.revoked.insert(**key, revoked);
+            }
+            RecordKey::KeyBinding(principal) => {
+                let key = read("key binding record", value)?;
+                self.access.bindings.insert(principal.clone(), key);
+            }
+            RecordKey::RateLimit(subject) => {
+                let limit = read("rate limit record", value)?;
+                self.access.limits.insert((**subject).clone(), limit);
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! by key. Golden files fix them, because records are hashed. Fields are added, never renumbered
 //! and never given another meaning. Decoding is total: it never panics, whatever the bytes.
 
+mod access_key;
 mod changes;
 mod key;
 mod load;
@@ -103,6 +104,12 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         RecordKey::FinishedTask(serial) => written(registry.finished_tasks.get(serial)?),
         RecordKey::FinishedFramework(serial) => written(registry.finished_frameworks.get(serial)?),
         RecordKey::TaskTransition(key, number) => written(registry.transition(key, *number)?),
+        RecordKey::Policy => written(&registry.policy_record()?),
+        RecordKey::Token(id) => written(registry.access.tokens.get(id)?),
+        RecordKey::RevokedKey(key) => written(registry.access.revoked.get(&**key)?),
+        RecordKey::KeyBinding(principal) => written(registry.access.bindings.get(principal)?),
+        RecordKey::RateLimit(subject) => written(registry.access.limits.get(&**subject)?),
+        RecordKey::Secret(name) => written(registry.secrets.get(name)?),
         RecordKey::TaskFacts(_)
         | RecordKey::TaskSpec(_)
         | RecordKey::TaskStatus(_)
@@ -159,7 +166,13 @@ fn split_record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         | RecordKey::OperatorAnswer(..)
         | RecordKey::FinishedTask(_)
         | RecordKey::FinishedFramework(_)
-        | RecordKey::TaskTransition(..) => return None,
+        | RecordKey::TaskTransition(..)
+        | RecordKey::Policy
+        | RecordKey::Token(_)
+        | RecordKey::RevokedKey(_)
+        | RecordKey::KeyBinding(_)
+        | RecordKey::RateLimit(_)
+        | RecordKey::Secret(_) => return None,
     })
 }
 

@@ -256,7 +256,13 @@ impl SplitParts {
             | RecordKey::OperatorAnswer(..)
             | RecordKey::FinishedTask(_)
             | RecordKey::FinishedFramework(_)
-            | RecordKey::TaskTransition(..) => unreachable!("whole records are read elsewhere"),
+            | RecordKey::TaskTransition(..)
+            | RecordKey::Policy
+            | RecordKey::Token(_)
+            | RecordKey::RevokedKey(_)
+            | RecordKey::KeyBinding(_)
+            | RecordKey::RateLimit(_)
+            | RecordKey::Secret(_) => unreachable!("whole records are read elsewhere"),
         }
         Ok(())
     }

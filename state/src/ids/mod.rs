@@ -24,7 +24,9 @@ pub struct InvalidId {
 }
 
 impl InvalidId {
-    pub(crate) fn new(what: &'static str, text: &str, rule: &'static str) -> Self {
+    /// Returns the error for `text`, which may be of any length.
+    #[must_use]
+    pub fn new(what: &'static str, text: &str, rule: &'static str) -> Self {
         Self {
             what,
             text: text.chars().take(64).collect(),

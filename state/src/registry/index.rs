@@ -472,6 +472,9 @@ impl Registry {
             let transitions = self.transitions(&task.key).len();
             index.weigh_transitions(&task.key, transitions, Sign::Add);
         }
+        for (name, secret) in self.secrets.iter() {
+            index.bytes.secrets += usage::of_secret(name, secret);
+        }
         for (framework, _, _) in self.answers.keys() {
             index.frameworks.or_default(*framework).answers += 1;
         }

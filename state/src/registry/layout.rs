@@ -247,7 +247,9 @@ impl Registry {
         let differs = |differs: fn(&Agent, &Agent) -> bool| {
             change.is_none_or(|(former, present)| differs(former, present))
         };
-        let is_reported = differs(|former, present| former.report != present.report);
+        let is_reported = differs(|former, present| {
+            former.report != present.report || former.principal != present.principal
+        });
         let is_agreed = differs(|former, present| former.admin != present.admin);
         let records = [
             is_reported.then_some(RecordKey::AgentReport(id)),

@@ -2,6 +2,7 @@
 //!
 //! The fields are private: facts change only through `apply`, and all other code borrows them.
 
+mod access;
 mod answers;
 mod deadlines;
 mod executors;
@@ -18,6 +19,7 @@ pub(crate) mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::access::AccessFacts;
 use crate::agent::{Agent, AgentMode};
 use crate::collections::persistent::{Map, Table};
 use crate::command::{ClusterFacts, StoredRejection, SweepTarget};
@@ -27,6 +29,7 @@ use crate::ids::{
 };
 use crate::level::Level;
 use crate::resources::Resources;
+use crate::secret::{SealedSecret, SecretName};
 use crate::task::{FinishedTask, Task, TaskState};
 
 pub use crate::agent::{Order, OrderKind};
@@ -108,6 +111,7 @@ pub struct Registry {
     pub(crate) cluster: ClusterRecord,
     pub(crate) agents: Table<AgentId, Agent>,
     pub(crate) weights: Map<Role, u64>,
+    pub(crate) secrets: Map<SecretName, SealedSecret>,
     pub(crate) frameworks: Table<FrameworkId, Framework>,
     pub(crate) tasks: Table<TaskKey, Task>,
     /// The transitions of the tasks and of the finished tasks.
@@ -116,6 +120,7 @@ pub struct Registry {
     pub(crate) operator_answers: Table<(String, String), OperatorAnswer>,
     pub(crate) finished_tasks: Table<u64, FinishedTask>,
     pub(crate) finished_frameworks: Table<u64, FinishedFramework>,
+    pub(crate) access: AccessFacts,
     pub(crate) index: Indexes,
     pub(crate) changed: BTreeSet<RecordKey>,
     pub(crate) marks: BTreeMap<RecordKey, u128>,
@@ -285,6 +290,17 @@ impl Registry {
     /// Returns the weights that operators have set, in ascending order of roles.
     pub fn weights(&self) -> impl Iterator<Item = (&Role, u64)> {
         self.weights.iter().map(|(role, weight)| (role, *weight))
+    }
+
+    /// Returns a sealed secret.
+    #[must_use]
+    pub fn secret(&self, name: &SecretName) -> Option<&SealedSecret> {
+        self.secrets.get(name)
+    }
+
+    /// Returns the sealed secrets in ascending order of their names.
+    pub fn secrets(&self) -> impl ExactSizeIterator<Item = (&SecretName, &SealedSecret)> {
+        self.secrets.iter()
     }
 
     /// Returns a task, ended or not, until all its updates are acknowledged.

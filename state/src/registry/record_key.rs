@@ -1,7 +1,10 @@
 //! The names of stored records, and their writes.
 
+use crate::access::{KeyHash, Subject, TokenId};
+use crate::actor::Principal;
 use crate::command::SweepTarget;
 use crate::ids::{AgentId, FrameworkId, Role, TaskKey};
+use crate::secret::SecretName;
 
 /// The name of a stored record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +62,18 @@ pub enum RecordKey {
     SecondLimits(TaskKey),
     /// A transition of a task, by its number.
     TaskTransition(TaskKey, u32),
+    /// The rules and groups of access, once they are set.
+    Policy,
+    /// A token.
+    Token(TokenId),
+    /// A revoked key. Boxed, because no variant should be larger than the keys of tasks.
+    RevokedKey(Box<KeyHash>),
+    /// The key to which a principal is bound.
+    KeyBinding(Principal),
+    /// The limit of a subject's rate. Boxed for the same reason.
+    RateLimit(Box<Subject>),
+    /// A sealed secret.
+    Secret(SecretName),
 }
 
 /// A stored record. A write without a value deletes it.

@@ -8,6 +8,7 @@ use crate::framework::Framework;
 use crate::ids::{FrameworkId, TaskKey};
 use crate::limits;
 use crate::resources::Resources;
+use crate::secret::{SealedSecret, SecretName};
 use crate::task::{Cause, Task, TaskLimits, TaskState};
 
 /// The estimated cost of a record without its texts and lists: keys, indexes, marks, numbers.
@@ -26,6 +27,7 @@ pub(crate) struct ByteUsage {
     pub(crate) frameworks: u64,
     pub(crate) agents: u64,
     pub(crate) operator_answers: u64,
+    pub(crate) secrets: u64,
 }
 
 /// The usage of a bound.
@@ -42,41 +44,47 @@ pub struct BoundUsage {
     pub bytes: Option<(u64, u64)>,
 }
 
-impl Registry {
-    /// Returns usage and bounds of each kind of record. The cost does not grow with the registry.
-    #[must_use]
-    pub fn usage(&self) -> [BoundUsage; 8] {
-        let ByteUsage {
-            tasks,
-            history,
-            frameworks,
-            agents,
-            operator_answers,
-        } = self.index.bytes;
-        let usage = |kind, records: usize, most: Option<usize>, bytes| BoundUsage {
+impl BoundUsage {
+    pub(super) fn of(
+        kind: &'static str,
+        records: usize,
+        most: Option<usize>,
+        bytes: Option<(u64, u64)>,
+    ) -> Self {
+        Self {
             kind,
             records: records as u64,
             most_records: most.map(|most| most as u64),
             bytes,
-        };
+        }
+    }
+}
+
+impl Registry {
+    /// Returns usage and bounds of each kind of record. The cost does not grow with the registry.
+    #[must_use]
+    pub fn usage(&self) -> [BoundUsage; 14] {
+        let bytes = &self.index.bytes;
+        let usage = BoundUsage::of;
+        let [rules, tokens, revoked_keys, key_bindings, rate_limits] = self.access_usage();
         [
             usage(
                 "tasks",
                 self.tasks.len(),
                 None,
-                Some((tasks, limits::TASK_BYTES)),
+                Some((bytes.tasks, limits::TASK_BYTES)),
             ),
             usage(
                 "finished_tasks",
                 self.finished_tasks.len(),
                 Some(limits::FINISHED_TASKS),
-                Some((history, limits::FINISHED_TASK_BYTES)),
+                Some((bytes.history, limits::FINISHED_TASK_BYTES)),
             ),
             usage(
                 "frameworks",
                 self.frameworks.len(),
                 Some(limits::FRAMEWORKS),
-                Some((frameworks, limits::FRAMEWORK_BYTES)),
+                Some((bytes.frameworks, limits::FRAMEWORK_BYTES)),
             ),
             usage(
                 "finished_frameworks",
@@ -88,7 +96,7 @@ impl Registry {
                 "agents",
                 self.agents.len(),
                 Some(limits::AGENTS),
-                Some((agents, limits::AGENT_BYTES)),
+                Some((bytes.agents, limits::AGENT_BYTES)),
             ),
             usage("weights", self.weights.len(), Some(limits::WEIGHTS), None),
             usage("answers", self.answers.len(), Some(limits::ANSWERS), None),
@@ -96,8 +104,19 @@ impl Registry {
                 "operator_answers",
                 self.operator_answers.len(),
                 Some(limits::OPERATOR_ANSWERS),
-                Some((operator_answers, limits::OPERATOR_ANSWER_BYTES)),
+                Some((bytes.operator_answers, limits::OPERATOR_ANSWER_BYTES)),
             ),
+            usage(
+                "secrets",
+                self.secrets.len(),
+                Some(limits::SECRETS),
+                Some((bytes.secrets, limits::SECRET_BYTES)),
+            ),
+            rules,
+            tokens,
+            revoked_keys,
+            key_bindings,
+            rate_limits,
         ]
     }
 
@@ -255,6 +274,12 @@ pub(crate) fn of_framework(framework: &Framework) -> u64 {
         + roles.sum::<u64>()
         // Each session is indexed by its principal.
         + framework.past_sessions.len() as u64 * (PART_BYTES + info.principal.len() as u64)
+}
+
+/// Returns the bytes of a secret.
+pub(crate) fn of_secret(name: &SecretName, secret: &SealedSecret) -> u64 {
+    let texts = name.as_str().len() + secret.key_id.len() + secret.ciphertext.0.len();
+    RECORD_BYTES + texts as u64
 }
 
 fn of_texts(texts: &crate::command::Labels) -> u64 {

@@ -4,6 +4,8 @@
 mod position;
 mod refusal;
 
+use crate::access::{KeyHash, TokenId};
+use crate::actor::Principal;
 use crate::agent::AgentMode;
 use crate::capability::AgentCapability;
 use crate::ids::{AgentId, FrameworkId, GroupId, Level, OfferId, TaskId, TaskKey};
@@ -106,6 +108,23 @@ pub enum Rejection {
         what = .1.what()
     )]
     AgentIncapable(AgentId, AgentCapability),
+    #[error(
+        "this would lock out {}: keep it in the group admin, or allow it set-access on *, and do not deny that",
+        .0.as_ref().map_or("every operator".to_owned(), ToString::to_string)
+    )]
+    WouldLockOut(Option<Principal>),
+    #[error("no token {0}: it was revoked, or never was")]
+    UnknownToken(TokenId),
+    #[error("token {token}: {text}")]
+    TokenRefused { token: TokenId, text: String },
+    #[error("{0} is bound to another key: revoke that key first")]
+    KeyBound(Principal),
+    #[error("the key {0} is revoked: create another one")]
+    KeyRevoked(KeyHash),
+    #[error(
+        "{0} is registered with another certificate, of {1}: use that one, or another name and an empty --data-dir"
+    )]
+    AgentBound(AgentId, Principal),
     #[error("{text}")]
     Repeated { code: u8, text: String },
     #[error("internal error: {0}; nothing was changed; please report it")]
@@ -170,13 +189,19 @@ impl Rejection {
             Self::Full(_) => 32,
             Self::NeedsLevel { .. } => 33,
             Self::AgentIncapable(..) => 34,
+            Self::WouldLockOut(_) => 35,
+            Self::UnknownToken(_) => 36,
+            Self::TokenRefused { .. } => 37,
+            Self::KeyBound(_) => 38,
+            Self::KeyRevoked(_) => 39,
+            Self::AgentBound(..) => 40,
             Self::Repeated { code, .. } => *code,
             Self::Internal(_) => INTERNAL,
         }
     }
 }
 
-const CODES: [&str; 35] = [
+const CODES: [&str; 41] = [
     "stale-epoch",
     "moved",
     "unknown-agent",
@@ -212,4 +237,10 @@ const CODES: [&str; 35] = [
     "registry-full",
     "feature-level",
     "agent-incapable",
+    "would-lock-out",
+    "unknown-token",
+    "token-refused",
+    "key-bound",
+    "key-revoked",
+    "agent-bound",
 ];

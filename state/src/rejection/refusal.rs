@@ -116,6 +116,12 @@ fn arguments(why: &Rejection) -> Vec<String> {
         Rejection::AgentIncapable(agent, capability) => {
             vec![agent.to_string(), capability.to_string()]
         }
+        Rejection::WouldLockOut(whom) => whom.iter().map(ToString::to_string).collect(),
+        Rejection::UnknownToken(id) => vec![id.to_string()],
+        Rejection::TokenRefused { token, .. } => vec![token.to_string()],
+        Rejection::KeyBound(principal) => vec![principal.to_string()],
+        Rejection::KeyRevoked(key) => vec![key.to_string()],
+        Rejection::AgentBound(agent, principal) => vec![agent.to_string(), principal.to_string()],
         Rejection::UnknownTask(key) => vec![key.framework.to_string(), key.task.to_string()],
         Rejection::TaskGroupInvalid { group, .. } => vec![group.to_string()],
         Rejection::StaleEpoch
@@ -136,12 +142,14 @@ fn arguments(why: &Rejection) -> Vec<String> {
 /// The message for a field whose text is not stored.
 const STORED_INVALID: &str = "it was refused when this call was first made; a new call is told why";
 
+/// Returns an argument as a value.
+fn read<T: FromStr>(arguments: &[String], at: usize) -> Option<T> {
+    arguments.get(at)?.parse().ok()
+}
+
 /// Rebuilds the refusal from these arguments. Returns `None` if this release does not know it, or
 /// an argument was cut.
 fn restored(code: u8, arguments: &[String]) -> Option<Rejection> {
-    fn read<T: FromStr>(arguments: &[String], at: usize) -> Option<T> {
-        arguments.get(at)?.parse().ok()
-    }
     let text = |at: usize| arguments.get(at).cloned();
     let agent = || read(arguments, 0);
     let offer = || read(arguments, 0);
@@ -197,6 +205,25 @@ fn restored(code: u8, arguments: &[String]) -> Option<Rejection> {
         "registry-full" => {
             Rejection::Full("a bound of the registry was reached; a new call is told which".into())
         }
+        code => return restored_access(code, arguments),
+    })
+}
+
+/// The same for refusals of changes of access.
+fn restored_access(code: &str, arguments: &[String]) -> Option<Rejection> {
+    Some(match code {
+        "would-lock-out" => Rejection::WouldLockOut(match arguments {
+            [] => None,
+            _ => Some(read(arguments, 0)?),
+        }),
+        "unknown-token" => Rejection::UnknownToken(read(arguments, 0)?),
+        "token-refused" => Rejection::TokenRefused {
+            token: read(arguments, 0)?,
+            text: STORED_INVALID.to_owned(),
+        },
+        "key-bound" => Rejection::KeyBound(read(arguments, 0)?),
+        "key-revoked" => Rejection::KeyRevoked(read(arguments, 0)?),
+        "agent-bound" => Rejection::AgentBound(read(arguments, 0)?, read(arguments, 1)?),
         _ => return None,
     })
 }
@@ -217,6 +244,8 @@ fn mode(name: &str) -> Option<AgentMode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::{KeyHash, TokenId};
+    use crate::actor::Principal;
     use crate::capability::AgentCapability;
     use crate::ids::{AgentId, Epoch, FrameworkId, OfferId};
 
@@ -227,6 +256,7 @@ mod tests {
             serial: 9,
         };
         let task = TaskId::new("web-1").unwrap();
+        let principal: Principal = "operator/alice".parse().unwrap();
         vec![
             Rejection::StaleEpoch,
             Rejection::Conflict,
@@ -265,6 +295,12 @@ mod tests {
             Rejection::TooManyRequests,
             Rejection::WrongMode(agent, AgentMode::Gone),
             Rejection::AgentIncapable(agent, AgentCapability::LIMITS),
+            Rejection::WouldLockOut(None),
+            Rejection::WouldLockOut(Some(principal.clone())),
+            Rejection::UnknownToken(TokenId(0xa1)),
+            Rejection::KeyBound(principal.clone()),
+            Rejection::AgentBound(agent, principal),
+            Rejection::KeyRevoked(KeyHash([0xb1; 32])),
         ]
     }
 
@@ -287,7 +323,16 @@ mod tests {
             group: GroupId::new("g").unwrap(),
             text: "a secret".to_owned(),
         };
-        for why in [invalid, group, Rejection::Full("a secret".to_owned())] {
+        let token = Rejection::TokenRefused {
+            token: TokenId(0xa1),
+            text: "a secret".to_owned(),
+        };
+        for why in [
+            invalid,
+            group,
+            token,
+            Rejection::Full("a secret".to_owned()),
+        ] {
             let kept = StoredRejection::of(&why, Level::RELEASE_0_2);
             assert!(!format!("{kept:?}").contains("secret"), "{kept:?}");
             let sentence = kept.message_text();

@@ -9,6 +9,7 @@ mod executor;
 mod group;
 mod kill_signal;
 mod limits;
+mod registry_secrets;
 mod security_options;
 mod sizes;
 mod spec;

@@ -230,6 +230,13 @@ pub(crate) const FIELD_RULES: &[FieldRule] = &[
     own_container("max_completion_ms", |spec| spec.max_completion_ms > 0),
     own_container("stop_after_ms", |spec| spec.stop_after_ms > 0),
     FieldRule {
+        field: "volumes.secret as ROLE/NAME",
+        is_used: TaskSpec::has_registry_secrets,
+        level: Level::RELEASE_0_2,
+        in_executor: None,
+        in_group: None,
+    },
+    FieldRule {
         field: "discovery",
         is_used: |spec| spec.discovery.is_some(),
         level: Level::RELEASE_0_2,
@@ -274,6 +281,12 @@ pub(crate) const CAPABILITIES: &[CapabilityRule] = &[
             let mut paths = spec.host_paths.iter();
             paths.any(|path| path.read_only || !path.has_same_path())
         },
+    },
+    // Asks its leader for secrets of the registry.
+    CapabilityRule {
+        capability: "registry-secrets",
+        what: "volumes.secret as ROLE/NAME",
+        is_needed: TaskSpec::has_registry_secrets,
     },
 ];
 

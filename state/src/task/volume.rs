@@ -2,6 +2,7 @@
 
 use crate::codec::canonical::CanonicalWriter;
 use crate::codec::stored::stored;
+use crate::secret::SecretName;
 
 /// A volume of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +26,8 @@ pub enum VolumeSource {
         /// The size, in bytes; counted as the task's memory.
         bytes: u64,
     },
-    /// A file with the secret that the agent's operator provides under this name for the task's
-    /// role. The registry never has the value.
+    /// A file with a secret. A plain name is that of a secret that the agent's operator provides
+    /// for the task's role. `ROLE/NAME` is a secret of the registry, which has its sealed form.
     Secret(String),
 }
 
@@ -35,6 +36,17 @@ stored!(message TaskVolume {
     2 read_only: Number,
     3 | 4 | 5 source: OneOf or "source of a volume",
 });
+
+impl VolumeSource {
+    /// Returns the name of its secret, if it is one of the registry.
+    #[must_use]
+    pub fn registry_secret(&self) -> Option<SecretName> {
+        match self {
+            Self::Secret(text) => SecretName::new(text).ok(),
+            Self::Sandbox(_) | Self::Tmpfs { .. } => None,
+        }
+    }
+}
 
 impl TaskVolume {
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the

@@ -39,9 +39,9 @@ pub(crate) const HOST_LIMITS: &[(&str, &str, &str)] = &[
         "| 10,000, the first by name, and 8 MiB; 16 |",
     ),
     (
-        "agent/src/files/path.rs",
-        "MAX_PATH_BYTES: usize = 4_096",
-        "| the path of a file in a sandbox | 4,096 bytes | 400 |",
+        "proto/src/file_path.rs",
+        "MAX_BYTES: usize = 4_096",
+        "| the path of a file in a sandbox; with a ticket | 4,096 bytes; 1,024 | 400; 403 |",
     ),
     (
         "agent/src/files/answer_limits.rs",

@@ -314,6 +314,26 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "state/src/limits.rs",
+        "SECRETS: usize = 4_096",
+        "| secrets of the registry; their memory together | 4,096; 64 MiB |",
+    ),
+    (
+        "state/src/limits.rs",
+        "SECRET_BYTES: u64 = 64 << 20",
+        "| secrets of the registry; their memory together | 4,096; 64 MiB |",
+    ),
+    (
+        "state/src/limits.rs",
+        "SECRET_VALUE_BYTES: usize = 64 * 1024",
+        "| the value of a secret; secrets of the registry that one task uses | 64 KiB; 16 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "SECRETS_PER_TASK: usize = 16",
+        "| the value of a secret; secrets of the registry that one task uses | 64 KiB; 16 |",
+    ),
+    (
+        "state/src/limits.rs",
         "ANSWERS: usize = 500_000",
         "| answers kept of all frameworks | 500,000 |",
     ),

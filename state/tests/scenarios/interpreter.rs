@@ -26,6 +26,8 @@ pub(crate) struct Interpreter {
     pub(crate) world: World,
     offers: BTreeMap<String, OfferTerms>,
     former_epoch: Epoch,
+    /// The actor of the line, by its pair `by`.
+    actor: Actor,
 }
 
 impl Interpreter {
@@ -37,6 +39,7 @@ impl Interpreter {
             world,
             offers: BTreeMap::new(),
             former_epoch: Epoch(0),
+            actor: Actor::default(),
         }
     }
 
@@ -72,6 +75,9 @@ impl Interpreter {
             "spend" => self.spend(&line),
             _ => {
                 let command = self.command(&line);
+                self.actor = line
+                    .pair("by")
+                    .map_or_else(Actor::default, |by| line.read(by));
                 let epoch = self.world.registry.epoch();
                 if matches!(command, Command::OpenEpoch(_)) {
                     self.former_epoch = epoch;
@@ -96,7 +102,7 @@ impl Interpreter {
             at: self.world.now,
             commands: vec![ProposedCommand {
                 ticket,
-                actor: Actor::default(),
+                actor: self.actor.clone(),
                 command,
             }],
         };
@@ -551,7 +557,7 @@ fn operate(line: &ScenarioLine<'_>) -> Command {
         request,
         hash: line.number("hash").unwrap_or(0),
         operations: operations.map(|words| operation(line, words)).collect(),
-        wall_ms: 0,
+        wall_ms: line.pair("wall").map_or(0, |wall| line.read(wall)),
     })
 }
 

@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 use argosy_state::Registry;
+use argosy_state::access::{Token, TokenPurpose};
 use argosy_state::agent::{Administration, AgentMode};
 use argosy_state::apply::AppliedProposal;
 use argosy_state::command::{ApplyOutcome, CommandReply, Position, Rejection};
-use argosy_state::event::Event;
+use argosy_state::event::{AccessChange, Event};
 use argosy_state::framework::{AnswerOutcome, SchedulerConnection};
 use argosy_state::ids::Revision;
 use argosy_state::task::{CheckResults, Task, TaskTransition, TaskUpdate};
@@ -113,6 +114,7 @@ fn event(event: &Event) -> String {
             format!("{framework} revived in {}", roles.join(" "))
         }
         Event::WeightChanged(role) => format!("weight of {role} set"),
+        Event::AccessChanged(change) => format!("access changed: {}", access_change(change)),
         Event::FrameworkRemoving(id) => format!("{id} removing"),
         Event::FrameworkRemoved(id) => format!("{id} removed"),
         Event::TaskLaunched { key, agent, order } => {
@@ -159,6 +161,17 @@ fn event(event: &Event) -> String {
     }
 }
 
+fn access_change(change: &AccessChange) -> String {
+    match change {
+        AccessChange::Policy => "policy".to_owned(),
+        AccessChange::TokenCreated(id) => format!("token {id} created"),
+        AccessChange::TokenRemoved(id) => format!("token {id} removed"),
+        AccessChange::KeyRevoked(key) => format!("key {:x} revoked", key.0[0]),
+        AccessChange::KeyBound(principal) => format!("{principal} bound"),
+        AccessChange::Limit(subject) => format!("limit of {subject}"),
+    }
+}
+
 fn revision(revision: Revision) -> String {
     format!("{}.{}", revision.index, revision.position)
 }
@@ -172,6 +185,8 @@ pub(crate) fn facts(registry: &Registry, what: &str) -> String {
         "cluster" => cluster(registry),
         "level" => format!("level {}\n", registry.level()),
         "transitions" => transitions(registry),
+        "access" => access(registry),
+        "secrets" => secrets(registry),
         other => panic!("cannot show {other:?}"),
     }
 }
@@ -363,6 +378,22 @@ fn transitions(registry: &Registry) -> String {
     text
 }
 
+/// Prints the secrets, whose ciphertexts are texts in scenarios.
+fn secrets(registry: &Registry) -> String {
+    let mut text = String::new();
+    for (name, secret) in registry.secrets() {
+        writeln!(
+            text,
+            "{name} version {} under {}: {}",
+            secret.version,
+            secret.key_id,
+            String::from_utf8_lossy(&secret.ciphertext.0)
+        )
+        .unwrap();
+    }
+    text
+}
+
 fn cluster(registry: &Registry) -> String {
     let cluster = registry.cluster();
     let roles: Vec<_> = registry
@@ -382,4 +413,48 @@ fn cluster(registry: &Registry) -> String {
         roles.concat(),
         mass_loss.unwrap_or_default()
     )
+}
+
+/// Prints the facts of access.
+fn access(registry: &Registry) -> String {
+    let facts = registry.access();
+    let mut text = match facts.policy_revision {
+        Some(at) => format!("policy at {}\n", revision(at)),
+        None => "initial policy\n".to_owned(),
+    };
+    for line in facts.policy.to_string().lines() {
+        writeln!(text, "  {line}").unwrap();
+    }
+    for (id, token) in facts.tokens.iter() {
+        let Token {
+            hash,
+            purpose,
+            expires_wall_ms,
+            created_wall_ms,
+            created_by,
+            description,
+        } = token;
+        let purpose = match purpose {
+            TokenPurpose::Bearer(principal) => format!("of {principal}"),
+            TokenPurpose::Join { kind, uses_left } => format!("joins {kind}, {uses_left} left"),
+        };
+        let expires = expires_wall_ms.map_or("never".to_owned(), |at| format!("at {at}"));
+        writeln!(
+            text,
+            "token {id} {:x} {purpose}, expires {expires}, created at {created_wall_ms} by {created_by} {description:?}",
+            hash[0]
+        )
+        .unwrap();
+    }
+    for (key, revoked) in facts.revoked.iter() {
+        let (at, by) = (revoked.revoked_wall_ms, &revoked.revoked_by);
+        writeln!(text, "key {:x} revoked at {at} by {by}", key.0[0]).unwrap();
+    }
+    for (principal, key) in facts.bindings.iter() {
+        writeln!(text, "{principal} bound to key {:x}", key.0[0]).unwrap();
+    }
+    for (subject, limit) in facts.limits.iter() {
+        writeln!(text, "{subject} limited to {limit}").unwrap();
+    }
+    text
 }

@@ -10,7 +10,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::credentials::CredentialError;
+use crate::credentials::{CredentialError, Credentials};
 
 const UNTRUSTED: &str = "it does not trust the CA of this process's certificate";
 const REJECTED: &str = "it has rejected the certificate of this process";
@@ -70,6 +70,38 @@ async fn a_port_knows_its_peers_by_their_certificates() {
     let other = client_of(&ca.member("argosy://prod/master/m2"), Application::Raft);
     call(&other, &raft.address).await.unwrap();
     assert_eq!(raft.take_peers(), ["master/m2"]);
+}
+
+#[tokio::test]
+async fn a_client_without_files_accepts_members_of_its_cluster_only() {
+    let ca = TestCa::new();
+    let agent = ca.member("argosy://prod/agent/a1");
+    // Of another cluster with the same CA.
+    let usages = [
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    let foreign = forged(&ca, &["argosy://stage/agent/a1"], &usages);
+    let foreign = load(ca.files(Some(&foreign), &ca.new.certificate));
+    let master = ca.member("argosy://prod/master/m1");
+    let authorities = agent.current().authorities().to_vec();
+    let authorities: Vec<_> = authorities.iter().map(|der| der.to_vec()).collect();
+    let expected = ExpectedPeer::any(PrincipalKind::Agent);
+    for (server, authorities, is_accepted) in [
+        (&agent, authorities.clone(), true),
+        (&foreign, authorities.clone(), false),
+        (&master, authorities, false),
+        (&agent, Vec::new(), false),
+    ] {
+        let echo = Echo::start(server.clone(), PortKind::Api, PlaintextPolicy::Rejected).await;
+        let cluster = ClusterName::new("prod").unwrap();
+        let client = Credentials::of_cluster(&authorities, cluster).unwrap();
+        let client = dialer::dial_with(Dialer::tcp(), Arc::new(client), Application::Http1);
+        let dialed = client.dial(&echo.address, &expected).await;
+        assert_eq!(dialed.is_ok(), is_accepted, "{:?}", dialed.err());
+    }
+    let cluster = ClusterName::new("prod").unwrap();
+    Credentials::of_cluster(&[vec![1, 2]], cluster).unwrap_err();
 }
 
 #[tokio::test]

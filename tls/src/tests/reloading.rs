@@ -123,13 +123,16 @@ fn unusable_files_are_errors_that_name_them() {
         &|files| fs::write(own(files).key, &issued.certificate).unwrap(),
         "contains no private key in PEM",
     );
-    expect(
-        &|files| {
-            let mode = fs::Permissions::from_mode(0o644);
-            fs::set_permissions(own(files).key, mode).unwrap();
-        },
-        "every user of this host can read the key",
-    );
+    // Others can read the key, write to it as its group, or write to it.
+    for mode in [0o644, 0o660, 0o602] {
+        expect(
+            &|files| {
+                let mode = fs::Permissions::from_mode(mode);
+                fs::set_permissions(own(files).key, mode).unwrap();
+            },
+            "other users of this host can read",
+        );
+    }
     expect(
         &|files| {
             let other = ca.issue("argosy://prod/master/m1");

@@ -33,7 +33,7 @@ impl PrivilegedOperations {
     pub(in crate::broker) fn perform(
         &self,
         request: BrokerRequest,
-        mut descriptors: Vec<OwnedFd>,
+        descriptors: Vec<OwnedFd>,
     ) -> OperationResult {
         let done = |result: Result<(), String>| result.map(|()| (BrokerReply::Done, Vec::new()));
         let plain = |reply: BrokerReply| Ok((reply, Vec::new()));
@@ -42,7 +42,7 @@ impl PrivilegedOperations {
             BrokerRequest::MakeContainer(name) => {
                 done(directories::make_container(&self.paths, name))
             }
-            BrokerRequest::Launch(spec) => self.launch(&spec, descriptors.pop()),
+            BrokerRequest::Launch(spec) => self.launch(&spec, descriptors),
             BrokerRequest::Unpack {
                 format,
                 rules,
@@ -149,7 +149,7 @@ impl PrivilegedOperations {
                 plain(BrokerReply::Done)
             }
             BrokerRequest::MakeRoot { at, holder, layers } => {
-                self.make_root(&at, holder, layers, descriptors.pop())
+                self.make_root(&at, holder, layers, descriptors.into_iter().next())
             }
             BrokerRequest::Layer(change) => {
                 let changed = directories::change_layers(&self.paths, change);

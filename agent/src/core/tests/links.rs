@@ -64,6 +64,7 @@ fn a_master_without_a_common_protocol_version_is_rejected() {
             heartbeat_interval_ms: 1_000,
             equal: true,
             protocol: Some(versions.first_message()),
+            ticket_keys: Vec::new(),
         }));
         world.sync();
         world
@@ -98,6 +99,16 @@ fn a_master_of_another_cluster_is_refused() {
         world.effects
     );
     assert_eq!(world.core.facts().identity.epoch.0, 5);
+}
+
+#[test]
+fn revoked_keys_of_the_master_are_passed_on_without_malformed_ones() {
+    let mut world = CoreFixture::running();
+    world.discard_effects();
+    world.receive(ToAgent::RevokedKeys(v1::RevokedKeys {
+        key_hashes: vec![vec![7; 32], Vec::new(), vec![8; 33], vec![9; 32]],
+    }));
+    assert_eq!(world.effects, ["revoke 2 keys"]);
 }
 
 #[test]

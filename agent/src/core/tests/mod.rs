@@ -11,5 +11,6 @@ mod limits;
 mod links;
 mod random_runs;
 mod restarts;
+mod secrets;
 mod tasks;
 mod world;

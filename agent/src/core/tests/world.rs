@@ -209,6 +209,7 @@ impl CoreFixture {
             heartbeat_interval_ms: 1_000,
             equal,
             protocol: None,
+            ticket_keys: Vec::new(),
         }));
         self.sync();
     }
@@ -350,6 +351,11 @@ impl CoreFixture {
         assert_eq!(std::mem::take(&mut self.effects), wanted);
     }
 
+    /// Returns the effects since the last check.
+    pub(super) fn take_effects(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.effects)
+    }
+
     /// Discards the effects so far.
     pub(super) fn discard_effects(&mut self) {
         self.effects.clear();
@@ -400,6 +406,7 @@ pub(super) fn format_effect(effect: &Effect) -> String {
             format_message(&wire::to_master((**message).clone()))
         }
         Effect::Link(LinkEffect::Hangup { why, .. }) => format!("hang up: {why}"),
+        Effect::Link(LinkEffect::Revoke(keys)) => format!("revoke {} keys", keys.len()),
         Effect::Container(effect) => format_container_effect(effect),
     }
 }
@@ -413,6 +420,9 @@ fn format_container_effect(effect: &ContainerEffect) -> String {
         }
         ContainerEffect::CancelStart(instance) => {
             format!("cancel the start of {}", short(instance))
+        }
+        ContainerEffect::DeliverSecrets { instance, answer } => {
+            format!("deliver to {}: {answer:?}", short(instance))
         }
         ContainerEffect::Prepare(start) => format!("prepare {}", start.name),
         ContainerEffect::Start(start) => match start.stop_at {
@@ -557,6 +567,9 @@ fn format_message(message: &v1::FromAgent) -> String {
     match message.message.as_ref().unwrap() {
         FromAgent::Hello(_) => "hello".into(),
         FromAgent::UnsupportedOrder(order) => format!("order {} is unknown", order.order_index),
+        FromAgent::SecretsWanted(wanted) => {
+            format!("want secrets of {}@{}", wanted.task_id, wanted.order_index)
+        }
         FromAgent::Ping(ping) => format!("ping {}", ping.serial),
         FromAgent::ExecutorMessage(message) => format!("message of {}", message.executor_id),
         FromAgent::Report(report) => {

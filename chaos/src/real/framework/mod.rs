@@ -15,8 +15,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use argosy_client::scheduler::SchedulerRunner;
 use argosy_client::{Masters, SchedulerConfig};
+use argosy_testbed::certificates::IdentityFiles;
 use argosy_testbed::clock;
 use argosy_testbed::schedulers::FrameworkBehaviour;
+use argosy_testbed::transport::ClientTransport;
+use argosy_tls::store::follow_files;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +54,9 @@ pub struct FrameworkArguments {
     /// The behaviour towards offers
     #[arg(long, value_enum)]
     habit: FrameworkBehaviour,
+    /// The files of TLS; without them, it uses plaintext
+    #[command(flatten)]
+    tls: Option<IdentityFiles>,
 }
 
 /// The progress of a framework, written next to its journal for the harness.
@@ -66,6 +72,15 @@ pub(crate) struct FrameworkProgress {
     /// Running services whose end was not requested.
     pub(crate) services: Vec<String>,
     pub(crate) offers_held: u64,
+}
+
+/// Writes log lines to the output of this process, from which the harness learns that changed
+/// certificates are in use.
+fn log_to_output() {
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
+        .with_ansi(false)
+        .init();
 }
 
 /// Runs until it is killed.
@@ -85,6 +100,13 @@ pub async fn run(arguments: &FrameworkArguments) -> Result<()> {
     let clock = move || clock::monotonic_ns().saturating_sub(began_ns);
     let (recorder, recording) = Recorder::to_file(&file, clock)?;
     let mut config = SchedulerConfig::new(arguments.masters.clone(), &arguments.name);
+    if let Some(files) = &arguments.tls {
+        log_to_output();
+        let credentials = files.load()?;
+        config.connector = ClientTransport::tls(&credentials).connector();
+        // Ends with the process.
+        tokio::spawn(follow_files(credentials));
+    }
     config.tick = TICK;
     config.first_subscription = None;
     config.framework_id = journal.framework_id().map(str::to_owned);

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use argosy_testbed::cluster::MemberKind;
-use argosy_testbed::members::AGENT_TIMEOUT;
+use argosy_testbed::members::{AGENT_TIMEOUT, MemberKind};
 use argosy_testbed::partitions::{HostIndex, NetworkDisturbances};
 
 use super::{Injector, LEADER_TIMEOUT, UndoStep};
@@ -107,7 +106,8 @@ impl Injector<'_> {
     }
 
     pub(super) async fn reconnect_storm(&mut self) -> InjectionResult {
-        let swarm = AgentSwarm::start(&self.cluster.masters(), SWARM_SIZE);
+        let transport = self.cluster.swarm_transport()?;
+        let swarm = AgentSwarm::start(&self.cluster.masters(), &transport, SWARM_SIZE);
         let deadline = tokio::time::Instant::now() + REGISTRATION_TIMEOUT;
         while swarm.linked() < swarm.count() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(50)).await;

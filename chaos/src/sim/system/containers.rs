@@ -241,6 +241,8 @@ impl ContainerRuntime for SimContainers {
             // The simulation prepares nothing before the start.
             ContainerEffect::Prepare(_) => {}
             ContainerEffect::Start(start) => self.start(&start),
+            // No simulated start needs a secret.
+            ContainerEffect::DeliverSecrets { .. } => {}
             // Starts here are never late enough to be cancelled.
             ContainerEffect::CancelStart(_) => {}
             ContainerEffect::Find { name, key } => {

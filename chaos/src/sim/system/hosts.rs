@@ -78,6 +78,7 @@ fn config(world: &World, place: usize, rng: &mut Rng) -> argosy_master::MasterCo
     config.agent_timeout_ms = AGENT_TIMEOUT_MS;
     config.framework_timeout_ms = FRAMEWORK_TIMEOUT_MS;
     config.framework_grace_ms = FRAMEWORK_GRACE_MS;
+    config.enforces_access = world.enforces_access;
     config.leader_lease_ms = world.single_fault.lease_ms();
     if world.raise_at.is_some() {
         config.initial_level = Level::RELEASE_0_1;

@@ -6,10 +6,11 @@
 //! to rest. Reading order: `world` (state that outlives processes), `task_oracle` (the actual
 //! events of tasks), `deliveries`, `log` (committed entries), `actors`, `machine`, `containers`,
 //! `conversation`, `agent_observer`, `hosts`, `framework`, `stale_accept`, `early_reconcile`,
-//! `operator`, `lister`, `watcher`, `operator_faults`, `nemesis`, `votes`, `audit`, `scenario` (one
-//! simulation).
+//! `operator`, `lister`, `watcher`, `administrator`, `prober`, `ticket_prober`, `operator_faults`,
+//! `nemesis`, `votes`, `audit`, `scenario` (one simulation).
 
 mod actors;
+mod administrator;
 mod agent_observer;
 mod audit;
 mod containers;
@@ -24,9 +25,11 @@ mod machine;
 mod nemesis;
 mod operator;
 mod operator_faults;
+mod prober;
 mod scenario;
 mod stale_accept;
 mod task_oracle;
+mod ticket_prober;
 mod votes;
 mod watcher;
 mod world;
@@ -152,6 +155,13 @@ fn start_hosts(simulation: &mut Simulation<'_>, world: &World, options: &SystemO
     simulation
         .sim
         .host("hand", move || operator_faults::run_operator(own.clone()));
+    let own = world.clone();
+    simulation
+        .sim
+        .host("prober", move || prober::prober(own.clone()));
+    let own = world.clone();
+    let main = move || administrator::administrator(own.clone());
+    simulation.sim.host(administrator::NAME, main);
     // These hosts start when a fault needs them.
     let own = world.clone();
     simulation.sim.host(COPY, move || hosts::copy(own.clone()));

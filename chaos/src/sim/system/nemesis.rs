@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::administrator::AccessChange;
 use super::machine::COPY;
 use super::world::{OperatorRequest, World, agent_name, framework_name, master_name};
 use crate::faults::choice::{FaultSchedule, WeightedFault};
@@ -11,7 +12,7 @@ use crate::sim::links::{ExpiryQueue, LinkFault, LinkFaults};
 use crate::sim::run::Simulation;
 
 /// The kinds of faults with their weights.
-static KINDS: [WeightedFault<SystemFault>; 29] = [
+static KINDS: [WeightedFault<SystemFault>; 30] = [
     (SystemFault::MasterCrash, 6),
     (SystemFault::MasterPowerCut, 6),
     (SystemFault::AllMasters, 1),
@@ -41,6 +42,7 @@ static KINDS: [WeightedFault<SystemFault>; 29] = [
     (SystemFault::Stall, 4),
     (SystemFault::Rival, 3),
     (SystemFault::CopyDisk, 3),
+    (SystemFault::TakeRight, 9),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +85,8 @@ enum SystemFault {
     Rival,
     /// A host starts with an old copy of another one's disk.
     CopyDisk,
+    /// A rule denies something for a while, or a token is revoked.
+    TakeRight,
 }
 
 /// A fault in force.
@@ -97,8 +101,11 @@ enum SystemActiveFault {
     FailingAgentDisk(usize),
     /// The host of a rival or of a copy.
     CopiedDisk(&'static str),
+    /// The change that gives the right back.
+    RightTaken(AccessChange),
 }
 
+mod access;
 mod agents;
 mod membership;
 mod network;
@@ -263,6 +270,7 @@ impl Nemesis {
             SystemFault::Stall => self.stall(simulation),
             SystemFault::Rival => self.rival(simulation),
             SystemFault::CopyDisk => self.copy_disk(),
+            SystemFault::TakeRight => self.take_right(simulation),
         }
     }
 
@@ -427,6 +435,9 @@ impl Nemesis {
             }
             SystemActiveFault::FailingAgentDisk(place) => self.repair_agent(simulation, place),
             SystemActiveFault::CopiedDisk(name) => simulation.crash(name),
+            SystemActiveFault::RightTaken(given) => {
+                self.world.state().access.requests.push_back(given);
+            }
         }
     }
 }

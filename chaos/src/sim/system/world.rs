@@ -10,6 +10,7 @@ use argosy_state::ids::{Epoch, OfferId};
 use tokio::sync::watch;
 
 use super::SystemOptions;
+use super::administrator::AccessState;
 use super::deliveries::{Deliveries, LeaderAtDial};
 use super::machine::SimMachine;
 use super::task_oracle::TaskOracle;
@@ -104,6 +105,9 @@ pub(super) struct World {
     /// The time at which an operator raises the feature level of a cluster that begins at a former
     /// one.
     pub(super) raise_at: Option<Duration>,
+    /// Whether masters enforce access. A cluster that begins at the feature level of release 0.1.0
+    /// cannot have rules.
+    pub(super) enforces_access: bool,
     pub(super) machines: Arc<Vec<SimMachine>>,
     /// The time for which all masters are paused, before they continue as if no time had passed.
     pub(super) freezes: watch::Sender<Duration>,
@@ -154,6 +158,8 @@ pub(super) struct WorldState {
     pub(super) leader: Option<(Epoch, usize)>,
     /// The framework that never returns.
     pub(super) retired: Option<usize>,
+    /// The rules and tokens.
+    pub(super) access: AccessState,
 }
 
 /// Offers that one session of a framework holds.
@@ -256,6 +262,7 @@ impl World {
             stores: Arc::new((0..places).map(store).collect()),
             founders: options.masters,
             raise_at: options.upgrade.then_some(raise_at),
+            enforces_access: !options.upgrade,
             machines: Arc::new((0..options.agents).map(machine).collect()),
             freezes: watch::Sender::new(Duration::ZERO),
             notes,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
 use argosy_proto::v1;
-use argosy_testbed::command_lines::MasterFlags;
+use argosy_testbed::command_lines::{MasterFlags, MemberTransport};
 use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec, last_lines};
 use tokio::time::Instant;
 
@@ -44,6 +44,8 @@ fn master(number: u64) -> ManagedProcess {
         listen: &host(number),
         peers: &list(5052),
         data_dir: &directory(number),
+        // Nothing else runs in this machine, and handshakes are slow where it is emulated.
+        transport: &MemberTransport::Plaintext,
     };
     // Long timeouts: this machine is emulated, and timing is not tested here.
     let more = ["--timing", "wan", "--log", "info,openraft=warn"];

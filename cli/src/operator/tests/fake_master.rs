@@ -142,10 +142,16 @@ serve! {
     list_tasks(ListRequest) -> TaskPage;
     get_task(GetRequest) -> Task;
     list_offers(ListRequest) -> OfferPage;
+    list_secrets(ListSecretsRequest) -> SecretList;
     explain(ExplainRequest) -> Explanation;
     join_master(JoinMasterRequest) -> MembershipReply;
     remove_master(RemoveMasterRequest) -> MembershipReply;
     transfer_leader(TransferLeaderRequest) -> MembershipReply;
     raise_level(RaiseLevelRequest) -> RaiseLevelReply;
     set_log_filter(SetLogFilterRequest) -> LogFilter;
+    get_policy(GetPolicyRequest) -> Policy;
+    list_tokens(ListRequest) -> TokenPage;
+    list_revoked_keys(ListRequest) -> RevokedKeyPage;
+    list_rate_limits(ListRequest) -> SubjectLimitPage;
+    issue_tickets(IssueTicketsRequest) -> IssuedTickets;
 }

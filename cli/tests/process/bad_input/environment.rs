@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use argosy_client::Masters;
 use argosy_proto::v1;
-use argosy_testbed::command_lines::{AgentFlags, PLAINTEXT};
+use argosy_testbed::command_lines::{AgentFlags, MemberTransport, PLAINTEXT};
 use nix::unistd::Pid;
 
 use super::row::Unchanged;
@@ -182,6 +182,7 @@ impl BadInputCluster {
             masters,
             data_dir: &self.directory(name),
             resources: "cpus:32;mem:4096;disk:64",
+            transport: &MemberTransport::Plaintext,
         };
         let directory = self.directory("");
         let arguments = flags.arguments(&["--host-path", &directory.display().to_string()]);

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use argosy_testbed::command_lines::{MasterFlags, PLAINTEXT};
+use argosy_testbed::command_lines::{MasterFlags, MemberTransport, PLAINTEXT};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
@@ -76,6 +76,7 @@ pub(super) fn unequal_lists(fixture: &BadInputCluster) -> LocalBoxFuture<'_, Row
             listen: &listen,
             peers: &format!("{peers}{third}"),
             data_dir: &fixture.directory("first"),
+            transport: &MemberTransport::Plaintext,
         };
         let address = listen.parse().expect("it is an address");
         let mut first = member(

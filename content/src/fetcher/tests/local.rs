@@ -21,7 +21,7 @@ fn given_from(directories: Vec<PathBuf>) -> Fetcher {
         directories,
         ..settings(1_000)
     };
-    let downloads = Arc::new(DownloadClient::new(&settings).unwrap());
+    let downloads = Arc::new(DownloadClient::new(&settings, without_tls).unwrap());
     Fetcher::new(settings, downloads, Arc::new(PlainTar), None)
 }
 

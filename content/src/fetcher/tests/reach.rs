@@ -19,7 +19,7 @@ fn allowing(allow: &[&str]) -> FetchSettings {
 }
 
 fn of(settings: FetchSettings) -> Fetcher {
-    let downloads = Arc::new(DownloadClient::new(&settings).unwrap());
+    let downloads = Arc::new(DownloadClient::new(&settings, without_tls).unwrap());
     Fetcher::new(settings, downloads, Arc::new(PlainTar), None)
 }
 

@@ -56,7 +56,7 @@ async fn failing() -> String {
 
 /// Returns a fetcher without retries and with a short timeout.
 fn impatient() -> Fetcher {
-    let mut downloads = DownloadClient::new(&settings(1_000)).unwrap();
+    let mut downloads = DownloadClient::new(&settings(1_000), without_tls).unwrap();
     (downloads.stall_limit, downloads.retry_for) = (Duration::from_millis(300), Duration::ZERO);
     with(downloads, 1_000, None)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{DownloadClient, Fetcher, fetch, fs, settings, uri, with};
+use super::{DownloadClient, Fetcher, fetch, fs, settings, uri, with, without_tls};
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n";
 
@@ -27,7 +27,7 @@ async fn serve<F: Future<Output = ()> + Send + 'static>(
 
 /// Returns a fetcher with this timeout for a silent server, and without retries.
 fn patient_for(stall_limit: Duration) -> Fetcher {
-    let mut downloads = DownloadClient::new(&settings(1_000)).unwrap();
+    let mut downloads = DownloadClient::new(&settings(1_000), without_tls).unwrap();
     (downloads.stall_limit, downloads.retry_for) = (stall_limit, Duration::ZERO);
     with(downloads, 1_000, None)
 }

@@ -59,7 +59,7 @@ impl Registries {
         let policy = AccessPolicy::new(RequestPurpose::Images, &settings)?;
         let lost = "images cannot be pulled over https on this host";
         Ok(Self {
-            web: Arc::new(HttpClientPool::new(client, policy, lost)),
+            web: Arc::new(HttpClientPool::new(client, Arc::new(policy), lost)),
             insecure: Arc::new(insecure.to_vec()),
             timeouts,
         })

@@ -1,12 +1,13 @@
-//! Secrets: files of the host's operator that a container sees as a file of its user.
+//! Secrets: files that a container sees as files of its user. They come from the host's operator,
+//! or in memory with the launch.
 //!
-//! Their bytes go from the operator's file to a memory file system that only the container has, and
-//! that is never swapped where the kernel supports that. The kernel copies them from file to file.
+//! Their bytes go from these files to a memory file system that only the container has, and that is
+//! never swapped where the kernel supports that. The kernel copies them from file to file.
 //! They never pass through the memory of launcher, supervisor and init, and are in no request and
 //! no state file.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::mount::MountAttrFlags;
 
 use crate::rootfs::mount_calls::{DEFAULT_ATTRIBUTES, MountError, file_system, mount_error};
-use crate::spec::mounts::{SECRET_LIMIT_BYTES, SecretFile};
+use crate::spec::mounts::{DeliveredSecret, SECRET_LIMIT_BYTES, SecretFile};
 
 /// An error of opening a secret.
 #[derive(Debug, thiserror::Error)]
@@ -91,23 +92,67 @@ pub(super) fn name_in_vault(number: usize) -> String {
     number.to_string()
 }
 
+/// The source of a secret.
+pub(super) enum SecretSource<'a> {
+    /// A file of the host's operator.
+    File(&'a SecretFile),
+    /// A part of the file that came with the launch.
+    Delivered(DeliveredSecret),
+}
+
+impl SecretSource<'_> {
+    /// Returns its name for messages.
+    fn name(&self) -> String {
+        match self {
+            Self::File(secret) => secret.name.display().to_string(),
+            Self::Delivered(secret) => format!("at byte {} of the launch", secret.offset),
+        }
+    }
+
+    /// Opens it at its first byte, for at most as many bytes as it has.
+    fn open(&self, delivered: Option<&File>) -> Result<io::Take<File>, MountError> {
+        let failed = |error| mount_error("give it its secrets")(error);
+        match self {
+            Self::File(secret) => {
+                let file = secret
+                    .open()
+                    .map_err(|error| failed(io::Error::other(error)))?;
+                Ok(file.take(SECRET_LIMIT_BYTES))
+            }
+            Self::Delivered(secret) => {
+                let missing = || failed(io::Error::other("no secrets came with the launch"));
+                let mut file = delivered.ok_or_else(missing)?.try_clone().map_err(failed)?;
+                let length = file.metadata().map_err(failed)?.len();
+                if secret.offset.saturating_add(secret.bytes) > length {
+                    return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+                }
+                file.seek(SeekFrom::Start(secret.offset)).map_err(failed)?;
+                Ok(file.take(secret.bytes))
+            }
+        }
+    }
+}
+
 /// Copies secrets into an unattached memory file system, for container root only. Runs as host
-/// root. Returns `None` without secrets.
+/// root. Returns `None` without secrets. Empties the file that came with the launch, which this
+/// process may hold open as long as it runs.
 pub(super) fn fill_vault<'a>(
-    secrets: impl Iterator<Item = &'a SecretFile>,
+    secrets: impl Iterator<Item = SecretSource<'a>>,
+    delivered: Option<&OwnedFd>,
     first_host_id: u32,
 ) -> Result<Option<OwnedFd>, MountError> {
+    let delivered = delivered
+        .map(|file| file.try_clone().map(File::from))
+        .transpose();
+    let delivered = delivered.map_err(mount_error("read the secrets of the launch"))?;
     let mut secrets = secrets.enumerate().peekable();
     if secrets.peek().is_none() {
         return Ok(None);
     }
     let vault = make_vault()?;
     for (number, secret) in secrets {
-        let mut from = secret
-            .open()
-            .map_err(|error| mount_error("give it its secrets")(io::Error::other(error)))?
-            .take(SECRET_LIMIT_BYTES);
-        let words = || format!("keep the secret {}", secret.name.display());
+        let mut from = secret.open(delivered.as_ref())?;
+        let words = || format!("keep the secret {}", secret.name());
         let flags =
             OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let name = name_in_vault(number);
@@ -119,6 +164,10 @@ pub(super) fn fill_vault<'a>(
                 std::os::unix::fs::fchown(&made, Some(first_host_id), Some(first_host_id))
             })
             .map_err(mount_error(words()))?;
+    }
+    if let Some(file) = delivered {
+        let emptied = file.set_len(0);
+        emptied.map_err(mount_error("erase the secrets of the launch"))?;
     }
     Ok(Some(vault))
 }
@@ -136,6 +185,7 @@ fn make_vault() -> Result<OwnedFd, MountError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::os::unix::fs::symlink;
     use std::path::Path;
 
@@ -170,6 +220,26 @@ mod tests {
         let large = File::create(directory.path().join("web/large")).unwrap();
         large.set_len(SECRET_LIMIT_BYTES + 1).unwrap();
         assert!(matches!(refused("web/large"), SecretError::Kind { .. }));
+    }
+
+    #[test]
+    fn a_delivered_secret_is_a_part_of_the_file_of_its_launch() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"onetwo").unwrap();
+        let part = |offset, bytes| SecretSource::Delivered(DeliveredSecret { offset, bytes });
+        let read = |offset, bytes| {
+            let mut text = String::new();
+            let mut opened = part(offset, bytes).open(Some(&file))?;
+            opened.read_to_string(&mut text).unwrap();
+            Ok::<_, MountError>(text)
+        };
+        assert_eq!(read(3, 3).unwrap(), "two");
+        assert_eq!(read(0, 3).unwrap(), "one");
+        assert_eq!(read(6, 0).unwrap(), "");
+        for (offset, bytes) in [(4, 3), (7, 0), (u64::MAX, 1)] {
+            assert!(read(offset, bytes).is_err(), "{offset} {bytes}");
+        }
+        assert!(part(0, 3).open(None).is_err());
     }
 
     #[test]

@@ -12,13 +12,13 @@ use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use rustix::process::fchdir;
 
-use super::secrets::{fill_vault, name_in_vault};
+use super::secrets::{SecretSource, fill_vault, name_in_vault};
 use crate::rootfs::mount_calls::{
     DEFAULT_ATTRIBUTES, MountError, attach, clone_dir, clone_mount, create_dir, create_file,
     mount_error, no_mount_point, restrict, writable_memory,
 };
 use crate::spec::ContainerUser;
-use crate::spec::mounts::{SANDBOX, SecretFile, Volume, VolumeSource};
+use crate::spec::mounts::{SANDBOX, Volume, VolumeSource};
 
 /// A file or directory whose owner becomes the command's user, once that user is known.
 pub(crate) struct PendingChown {
@@ -45,17 +45,20 @@ impl PendingChown {
     }
 }
 
-/// Opens the secrets among the volumes, in order, as host root.
+/// Opens the secrets among the volumes, in order, as host root. `delivered` is the file that came
+/// with the launch.
 pub(super) fn open_secrets(
     volumes: &[Volume],
+    delivered: Option<&OwnedFd>,
     first_host_id: u32,
 ) -> Result<Option<OwnedFd>, MountError> {
-    fill_vault(secrets(volumes), first_host_id)
+    fill_vault(secrets(volumes), delivered, first_host_id)
 }
 
-fn secrets(volumes: &[Volume]) -> impl Iterator<Item = &SecretFile> {
+fn secrets(volumes: &[Volume]) -> impl Iterator<Item = SecretSource<'_>> {
     volumes.iter().filter_map(|volume| match &volume.source {
-        VolumeSource::Secret(secret) => Some(secret),
+        VolumeSource::Secret(secret) => Some(SecretSource::File(secret)),
+        VolumeSource::Delivered(secret) => Some(SecretSource::Delivered(*secret)),
         VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } => None,
     })
 }
@@ -112,7 +115,9 @@ pub(super) fn attach_volumes(
         let tree = match &volume.source {
             VolumeSource::Sandbox(below) => sandbox_dir(root, below, &mut pending_chowns)?,
             VolumeSource::Tmpfs { bytes } => writable_memory(*bytes)?,
-            VolumeSource::Secret(_) => secrets.next().expect("each secret has a mount"),
+            VolumeSource::Secret(_) | VolumeSource::Delivered(_) => {
+                secrets.next().expect("each secret has a mount")
+            }
         };
         if volume.read_only {
             restrict(tree.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
@@ -170,6 +175,6 @@ fn mount_point(root: BorrowedFd<'_>, volume: &Volume) -> Result<OwnedFd, MountEr
     let path = volume.path.strip_prefix("/").unwrap_or(&volume.path);
     match &volume.source {
         VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } => create_dir(root, path),
-        VolumeSource::Secret(_) => create_file(root, path),
+        VolumeSource::Secret(_) | VolumeSource::Delivered(_) => create_file(root, path),
     }
 }

@@ -95,16 +95,38 @@ pub(super) enum StartError {
     DeadlineExceeded,
 }
 
+/// The descriptors that came with a launch.
+struct ReceivedDescriptors {
+    /// The network namespace that the container joins.
+    namespace: Option<OwnedFd>,
+    /// The file with its secrets.
+    secrets: Option<OwnedFd>,
+}
+
+impl ReceivedDescriptors {
+    /// The description shows which of them come with it.
+    fn of(spec: &LaunchSpec, received: Vec<OwnedFd>) -> Self {
+        let mut received = received.into_iter();
+        let mut next = |is_sent: bool| is_sent.then(|| received.next()).flatten();
+        Self {
+            namespace: next(spec.network == Network::Joined),
+            secrets: next(spec.has_delivered_secrets()),
+        }
+    }
+}
+
+/// `received` are the descriptors that came with the launch. They are closed when it returns.
 pub(super) fn start(
     spec: &LaunchSpec,
     files: &StateDirectory,
-    namespace: Option<&OwnedFd>,
+    received: Vec<OwnedFd>,
     host: &SupervisorContext,
 ) -> Result<StartedContainer, StartError> {
+    let received = ReceivedDescriptors::of(spec, received);
     if spec.network == Network::Joined {
         // Before init is created: its user namespace has no right to enter a namespace of the host.
         // The supervisor itself then stays in it, where later queries about the container run.
-        let entered = namespace.ok_or(Errno::EBADF);
+        let entered = received.namespace.as_ref().ok_or(Errno::EBADF);
         entered
             .and_then(|namespace| setns(namespace, CloneFlags::CLONE_NEWNET))
             .map_err(|source| StartError::Network { source })?;
@@ -112,7 +134,8 @@ pub(super) fn start(
     }
     let (group, missing) = create_group(spec)?;
     let undo_group = group.clone();
-    let started = start_in(spec, files, host, (group, missing));
+    let secrets = received.secrets.as_ref();
+    let started = start_in(spec, files, host, secrets, (group, missing));
     if started.is_err()
         && let Some(group) = undo_group
     {
@@ -145,6 +168,7 @@ fn start_in(
     spec: &LaunchSpec,
     files: &StateDirectory,
     host: &SupervisorContext,
+    secrets: Option<&OwnedFd>,
     (group, mut missing): (Option<Cgroup>, MissingControllers),
 ) -> Result<StartedContainer, StartError> {
     let (outputs, [stdout, stderr]) = CommandOutput::create(spec)?;
@@ -160,7 +184,7 @@ fn start_in(
         nix::sys::prctl::set_child_subreaper(true)
             .map_err(|source| StartError::Subreaper { source })?;
     }
-    let parts = open_mounts(spec)?;
+    let parts = open_mounts(spec, secrets)?;
     let inherited = init::InitContext {
         spec,
         mounts: parts.as_ref(),
@@ -243,10 +267,13 @@ pub(super) fn mounts_of(spec: &LaunchSpec, init: i32) -> Option<OwnedFd> {
     namespace.map(OwnedFd::from)
 }
 
-fn open_mounts(spec: &LaunchSpec) -> Result<Option<PreparedMounts>, StartError> {
+fn open_mounts(
+    spec: &LaunchSpec,
+    secrets: Option<&OwnedFd>,
+) -> Result<Option<PreparedMounts>, StartError> {
     let take = |profile| {
         let shared = spec.shared_directory.as_deref();
-        PreparedMounts::open(profile, &spec.sandbox, shared, &spec.devices)
+        PreparedMounts::open(profile, &spec.sandbox, shared, &spec.devices, secrets)
     };
     let parts = spec.profile.as_ref().map(take).transpose()?;
     crash_point!("start.view-taken");

@@ -85,9 +85,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::http::discovery::everything;
 
     fn listed(registry: &Registry, limit: usize) -> Result<Vec<Value>, Status> {
-        let mut list = TargetList::new(limit);
+        let mut list = TargetList::new(limit, everything());
         let mut after = None;
         while let Some(next) = list.add_tasks(registry, after.as_ref())? {
             after = Some(next);

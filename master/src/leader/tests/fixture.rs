@@ -1,6 +1,7 @@
 //! A leader with its registry: the test feeds inputs, proposals are committed immediately (or on
 //! request), and every effect is a line.
 
+mod access;
 mod levels;
 mod log;
 
@@ -433,7 +434,12 @@ impl World {
             filter_ms,
             reason: ("too-small".to_owned(), "wants 64 cpus".to_owned()),
         };
-        self.feed(Input::Decline { request, decline });
+        let actor = self.actor.clone();
+        self.feed(Input::Decline {
+            request,
+            actor,
+            decline,
+        });
     }
 
     /// Acknowledges the newest update of each task, as `framework-1`.

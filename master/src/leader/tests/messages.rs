@@ -34,7 +34,12 @@ impl World {
             executor: TaskId::new(executor).unwrap(),
             data: vec![0; bytes],
         };
-        self.feed(Input::Message { request, message });
+        let actor = self.actor.clone();
+        self.feed(Input::Message {
+            request,
+            actor,
+            message,
+        });
     }
 
     fn executor_sends(&mut self, bytes: usize) {

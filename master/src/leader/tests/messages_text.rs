@@ -34,6 +34,12 @@ pub(super) fn to_agent(message: &v1::to_agent::Message) -> String {
         Message::Shutdown(shutdown) => format!("shutdown: {}", shutdown.reason),
         Message::ListTasks(_) => "list your tasks".to_owned(),
         Message::ExecutorMessage(message) => format!("message to {}", message.executor_id),
+        Message::TaskSecrets(secrets) => format!("secrets of {}", secrets.task_id),
+        Message::RevokedKeys(keys) => {
+            let first = |key: &Vec<u8>| key.first().copied().unwrap_or_default();
+            let firsts: Vec<_> = keys.key_hashes.iter().map(first).collect();
+            format!("revoked keys {firsts:?}")
+        }
         Message::KillStray(stray) => format!(
             "kill stray {}/{}@{}",
             stray.framework_id, stray.task_id, stray.order_index

@@ -6,13 +6,15 @@ use std::io;
 use std::sync::Mutex;
 
 use argosy_proto::clock::WallClock;
+use argosy_proto::http_client::HttpClient;
 use argosy_proto::transport::{
-    Connection, Dialer, ExpectedPeer, IdentifiedConnection, PeerIdentity,
+    Connection, Credential, Dialer, ExpectedPeer, IdentifiedConnection, PeerIdentity,
 };
 use argosy_proto::v1::agents_client::AgentsClient;
 use argosy_proto::v1::operator_client::OperatorClient;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use argosy_proto::{convert, v1};
+use argosy_state::access::KeyHash;
 use argosy_state::encode;
 use argosy_state::testing::{framework_info, registration};
 use tokio::time::Instant;
@@ -21,6 +23,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::*;
+use crate::certificate_issuer::CertificateIssuer;
+use crate::secret_keys::SecretKeys;
 
 const MASTERS: usize = 3;
 const PIPE_BYTES: usize = 1 << 20;
@@ -40,13 +44,21 @@ pub(super) enum ConnectionProof {
     Unauthenticated,
 }
 
+/// Returns the key of the certificate of a principal.
+pub(super) fn key_of(principal: &str) -> KeyHash {
+    use sha2::Digest as _;
+    KeyHash(sha2::Sha256::digest(principal).into())
+}
+
 impl ConnectionProof {
     fn of(self, principal: &str) -> PeerIdentity {
         match self {
             Self::Authenticated if !principal.is_empty() => {
-                PeerIdentity::authenticated(principal.parse().unwrap(), None)
+                let peer = PeerIdentity::authenticated(principal.parse().unwrap(), None);
+                peer.with_credential(Credential::Key(key_of(principal)))
             }
-            Self::Authenticated | Self::Unauthenticated => PeerIdentity::unauthenticated(None),
+            Self::Authenticated => PeerIdentity::unauthenticated(None).over_tls(),
+            Self::Unauthenticated => PeerIdentity::unauthenticated(None),
         }
     }
 }
@@ -92,22 +104,59 @@ pub(super) fn api(place: usize) -> String {
     format!("m{place}:5050")
 }
 
+fn raft(place: usize) -> String {
+    format!("m{place}:5052")
+}
+
+/// Returns the keys for secrets of all masters.
+fn secret_keys() -> SecretKeys {
+    SecretKeys::parse(&format!("k1:{}", "ab".repeat(32))).unwrap()
+}
+
 impl TestCluster {
     pub(super) fn start(proof: ConnectionProof) -> Self {
+        Self::start_with(proof, |_| {})
+    }
+
+    /// Starts masters that enforce the rules of access.
+    pub(super) fn start_enforcing() -> Self {
+        Self::start_with(ConnectionProof::Authenticated, |config| {
+            config.enforces_access = true;
+        })
+    }
+
+    /// The same, without keys for secrets.
+    pub(super) fn start_without_secret_keys() -> Self {
+        Self::start_with(ConnectionProof::Authenticated, |config| {
+            config.enforces_access = true;
+            config.secret_keys = None;
+        })
+    }
+
+    /// Starts masters that enforce the rules of access and issue certificates.
+    pub(super) fn start_issuing(issuer: &CertificateIssuer) -> Self {
+        Self::start_with(ConnectionProof::Authenticated, |config| {
+            config.enforces_access = true;
+            config.certificate_issuer = Some(issuer.clone());
+        })
+    }
+
+    fn start_with(proof: ConnectionProof, adjust: impl Fn(&mut MasterConfig)) -> Self {
         let network = TestNetwork::default();
-        let raft = |place: usize| format!("m{place}:5052");
         let stop = CancellationToken::new();
         let (mut stores, mut running) = (Vec::new(), Vec::new());
         let directory = tempfile::tempdir().unwrap();
         for place in 0..MASTERS {
             let own = proof.of(&format!("master/m{place}"));
-            let config = MasterConfig {
+            let mut config = MasterConfig {
                 peers: (0..MASTERS).map(raft).collect(),
                 timing: Timing::testing(),
                 seed: place as u64,
                 audit_file_mib: 1,
+                secret_keys: Some(Arc::new(secret_keys())),
                 ..MasterConfig::new(directory.path().join(api(place)), api(place), raft(place))
             };
+            adjust(&mut config);
             let store = MemoryStore::default();
             let parts = MasterParts {
                 api: network.listen(&api(place), own.clone()),
@@ -144,12 +193,25 @@ impl TestCluster {
         endpoint.connect_with_connector_lazy(dialer.connector(TIMEOUT, ExpectedPeer::MASTER))
     }
 
+    /// Opens a connection of `principal` to the raft port of the master at `place`.
+    pub(super) async fn raft_connection(&self, principal: &str, place: usize) -> Connection {
+        let dialer = self.network.dialer(self.proof.of(principal));
+        let dialed = dialer.dial(&raft(place), &ExpectedPeer::MASTER).await;
+        dialed.unwrap()
+    }
+
+    /// Returns a client of HTTP/1.1 of `principal`, and the address of the master at `place`.
+    pub(super) fn http(&self, principal: &str, place: usize) -> (HttpClient, String) {
+        let dialer = self.network.dialer(self.proof.of(principal));
+        (HttpClient::new(dialer, TIMEOUT), api(place))
+    }
+
     /// Returns a master that leads and one that does not.
     pub(super) async fn places(&self) -> (usize, usize) {
         let deadline = Instant::now() + TIMEOUT;
         loop {
             for place in 0..MASTERS {
-                let mut client = OperatorClient::new(self.channel("", place));
+                let mut client = OperatorClient::new(self.channel("operator/root", place));
                 let consistency = v1::Consistency::Local.into();
                 let asked = client.get_cluster(v1::GetClusterRequest { consistency });
                 let asked = tokio::time::timeout(Duration::from_secs(1), asked);
@@ -168,7 +230,7 @@ impl TestCluster {
 
     /// Returns the actors of the commands that `pick` selects, in the order of the log of the
     /// master at `place`.
-    fn asked(&self, place: usize, pick: impl Fn(&Command) -> bool) -> Vec<String> {
+    pub(super) fn asked(&self, place: usize, pick: impl Fn(&Command) -> bool) -> Vec<String> {
         let entries = (1..).map_while(|index| self.stores[place].entry(index));
         let commands = entries.flat_map(|entry| entry.commands);
         let read = commands.map(|bytes| encode::read_command(&bytes).unwrap());

@@ -36,10 +36,6 @@ impl TestLinks {
         let (agent, framework_link) = (owner.new_link(), owner.new_link());
         let (sender, to_agent) = links::link();
         let (events_in, events) = links::link();
-        owner
-            .send(OwnerMessage::FrameworkLink(framework_link, events_in))
-            .await
-            .unwrap();
         let subscription = Box::new(SchedulerHello {
             cluster: None,
             framework: None,
@@ -51,12 +47,13 @@ impl TestLinks {
             version: 1,
             sends_heartbeats: false,
         });
-        let subscribe = Input::Subscribe {
+        let subscribe = Box::new(Input::Subscribe {
             link: framework_link,
             actor: Actor::default(),
             subscription,
-        };
-        owner.send(OwnerMessage::Input(subscribe)).await.unwrap();
+        });
+        let opened = OwnerMessage::FrameworkLink(framework_link, events_in, subscribe, None);
+        owner.begin_stream(opened).unwrap();
         owner
             .send(OwnerMessage::AgentLink(agent, sender))
             .await
@@ -165,9 +162,11 @@ impl TestLinks {
             filter_ms: 0,
             reason: Default::default(),
         };
-        let asked = self
-            .handle
-            .ask(move |request| Input::Decline { request, decline });
+        let asked = self.handle.ask(move |request| Input::Decline {
+            request,
+            actor: Actor::default(),
+            decline,
+        });
         assert_eq!(asked.await.unwrap(), LeaderReply::Declined);
         self.next_offer().await;
     }

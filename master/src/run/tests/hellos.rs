@@ -10,8 +10,10 @@ use super::*;
 use crate::leader::Hello;
 use crate::links::{self, LinkId};
 
-fn hello(link: LinkId, nonce: u64) -> OwnerMessage {
-    let register = registration(nonce, "cpus:1;mem:64");
+/// Returns the first hello of an agent on a link, whose peer is `actor`.
+pub(super) fn hello(link: LinkId, nonce: u64, actor: Actor) -> OwnerMessage {
+    let mut register = registration(nonce, "cpus:1;mem:64");
+    register.info.address = "agent.example:5051".to_owned();
     let hello = Box::new(Hello {
         cluster: None,
         agent: None,
@@ -25,11 +27,7 @@ fn hello(link: LinkId, nonce: u64) -> OwnerMessage {
         digests: Default::default(),
         version: 1,
     });
-    OwnerMessage::Input(Input::AgentHello {
-        link,
-        actor: Actor::default(),
-        hello,
-    })
+    OwnerMessage::Input(Input::AgentHello { link, actor, hello })
 }
 
 #[tokio::test]
@@ -38,10 +36,18 @@ async fn a_hello_of_a_closed_stream_registers_no_agent() {
     alone.active_leader().await;
     let (closed, open) = (alone.handle.new_link(), alone.handle.new_link());
     let (sender, mut to_agent) = links::link::<v1::ToAgent>();
-    alone.handle.send(hello(closed, 1)).await.unwrap();
+    alone
+        .handle
+        .send(hello(closed, 1, Actor::default()))
+        .await
+        .unwrap();
     let opened = OwnerMessage::AgentLink(open, sender);
     alone.handle.send(opened).await.unwrap();
-    alone.handle.send(hello(open, 2)).await.unwrap();
+    alone
+        .handle
+        .send(hello(open, 2, Actor::default()))
+        .await
+        .unwrap();
     // Registrations are committed in order, so the first would be stored by now.
     let answered = tokio::time::timeout(TIMEOUT, to_agent.next()).await;
     assert!(answered.unwrap().is_some());

@@ -46,16 +46,25 @@ impl MasterWithoutApi {
         let stopped = raft_stop.clone();
         let starting = starting(config.clone(), memory, surroundings, sender, stopped);
         let starting = tokio::spawn(starting);
-        let loaded = load(starting, &mut requests, &stop, &raft_stop).await;
+        let access = access_channel();
+        let loaded = load(starting, (&mut requests, &access), &stop, &raft_stop).await;
         let (node, registry) = loaded.unwrap();
         let entropy = [place as u8 + 1; 32];
-        let owner = owner_of(&config, &node, registry, (entropy, Handle::current()));
-        let (inbox, messages) = mpsc::channel(INBOX);
+        let owner = owner_of(
+            &config,
+            &node,
+            (registry, access),
+            (entropy, Handle::current()),
+        );
+        let (sender, messages) = mpsc::channel(INBOX);
         let hands = transfer_on_request(node.clone(), owner.transfers);
         let probe = lag::probe(owner.handle.inbox.clone());
-        let carry = carry(owner.messages, inbox, move || {
-            slow.load(Ordering::Relaxed) == place
-        });
+        let Inbox { links, calls } = owner.inbox;
+        let inbox = Inbox {
+            links: messages,
+            calls,
+        };
+        let carry = carry(links, sender, move || slow.load(Ordering::Relaxed) == place);
         let others = vec![
             AbortOnDropHandle::new(tokio::spawn(hands)),
             AbortOnDropHandle::new(tokio::spawn(probe)),
@@ -63,7 +72,7 @@ impl MasterWithoutApi {
         ];
         let running = owner
             .replica
-            .run(requests, messages, owner.queries, stop.clone());
+            .run(requests, inbox, owner.queries, stop.clone());
         Self {
             handle: owner.handle,
             node,

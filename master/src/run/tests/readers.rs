@@ -11,6 +11,7 @@ use argosy_state::testing::{framework_info, registration};
 
 use super::routes::services;
 use super::*;
+use crate::access::Reader;
 use crate::change_ring::{HistoryLost, RecordChange};
 
 /// More than any reader here requests.
@@ -147,7 +148,10 @@ async fn all_agents_are_evaluated_regardless_of_number() {
     let services = services(&alone.handle);
     let deadline = tokio::time::Instant::now() + TIMEOUT;
     let explained = loop {
-        match services.explain_here(question.clone()).await {
+        match services
+            .explain_here(question.clone(), Reader::Unrestricted)
+            .await
+        {
             Ok(explained) => break explained,
             Err(why) => assert!(tokio::time::Instant::now() < deadline, "{why}"),
         }

@@ -10,17 +10,24 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::time::{Instant, timeout};
+use tokio_util::task::TaskTracker;
 use tonic::codegen::Service as _;
 
 use super::*;
+use crate::http::exec;
 use crate::reads;
+use crate::service::Feed;
 
 pub(super) fn services(owner_handle: &OwnerHandle) -> Services {
     Services {
         owner: owner_handle.clone(),
         peers: MasterConnections::new(Dialer::tcp()),
         agents: service::client_of_agents(Dialer::tcp()),
+        access: ApiAccess::default(),
         feed: Feed::default(),
+        secret_keys: None,
+        issuer: None,
+        join_rates: Arc::default(),
         tasks: TaskTracker::new(),
     }
 }

@@ -443,7 +443,7 @@ async fn a_reader_that_takes_no_change_is_disconnected_at_the_same_bound() {
 /// Opens server-sent events of agents without a connection, so that nothing buffers them.
 async fn events(services: &Services, from: u64) -> axum::body::BodyDataStream {
     let access = argosy_proto::server::callers::ApiAccess::default();
-    let limit = exec::StreamLimit::new(1);
+    let limit = crate::http::exec::StreamLimit::new(1);
     let mut routes = http::router(services.clone(), None, limit, access);
     let path = format!("/v1/events?kinds=agent&snapshot=false&from={from}");
     let request = axum::http::Request::get(path).body(axum::body::Body::empty());

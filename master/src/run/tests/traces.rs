@@ -106,8 +106,10 @@ async fn the_id_of_a_subscription_reaches_the_owner_with_its_begin_and_its_end()
     let alone = SingleMaster::start().await;
     alone.active_leader().await;
     let mut handle = alone.handle.clone();
-    let (inbox, mut received) = mpsc::channel(8);
-    handle.inbox = inbox;
+    let (_links, links) = mpsc::channel(8);
+    handle.calls = OwnerCalls::new();
+    let calls = handle.calls.clone();
+    let mut inbox = Inbox { links, calls };
     let services = services(&handle);
     let context = TraceIds::new(5).next();
     let subscribed = Scheduler::subscribe(&services, Request::new(subscription()));
@@ -116,15 +118,14 @@ async fn the_id_of_a_subscription_reaches_the_owner_with_its_begin_and_its_end()
     drop(events);
     let mut traced = Vec::new();
     while traced.len() < 2 {
-        let message = tokio::time::timeout(TIMEOUT, received.recv()).await;
-        match message.unwrap().unwrap() {
-            OwnerMessage::TracedInput(Input::Subscribe { .. }, context) => {
-                traced.push(("begin", context));
-            }
+        let mut received = Vec::new();
+        let receiving = inbox.receive(&mut received, 2);
+        assert!(tokio::time::timeout(TIMEOUT, receiving).await.unwrap());
+        match received.pop().unwrap() {
+            OwnerMessage::FrameworkLink(_, _, _, context) => traced.push(("begin", context)),
             OwnerMessage::TracedInput(Input::FrameworkClosed { .. }, context) => {
                 traced.push(("end", context));
             }
-            OwnerMessage::FrameworkLink(..) => {}
             _ => panic!("another message"),
         }
     }

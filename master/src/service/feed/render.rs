@@ -220,20 +220,20 @@ pub(super) fn subject_in(view: &StateView, subject: &Subject) -> RenderedSubject
         Subject::Framework(id) => {
             let live = registry.framework(*id).map(|framework| {
                 let shown = views::framework_record(registry, view.now, framework);
-                (framework.info.name.clone(), true, shown)
+                (&framework.info, true, shown)
             });
             let shown = live.or_else(|| {
                 let mut finished = registry.finished_frameworks();
                 let finished = finished.find(|finished| finished.id == *id)?;
                 let shown = views::finished_framework(finished);
-                Some((finished.info.name.clone(), false, shown))
+                Some((&finished.info, false, shown))
             });
-            shown.map(|(name, is_listed, shown)| {
-                (
-                    FilterFields::Framework { name },
-                    is_listed,
-                    shown.encode_to_vec(),
-                )
+            shown.map(|(info, is_listed, shown)| {
+                let fields = FilterFields::Framework {
+                    name: info.name.clone(),
+                    roles: info.roles.clone(),
+                };
+                (fields, is_listed, shown.encode_to_vec())
             })
         }
         Subject::Task(key) => {
@@ -287,5 +287,6 @@ pub(super) fn task_fields(task: &Task) -> FilterFields {
         role: task.role.clone(),
         state: plain(v1::TaskState::from(task.state).as_str_name(), "TASK_STATE_"),
         name: task.spec.name.clone(),
+        user: task.spec.user.clone(),
     }
 }

@@ -1,14 +1,16 @@
 //! The records that one subscriber receives: kinds, a filter, and what its caller may see.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use argosy_proto::convert::InvalidMessage;
-use argosy_state::actor::Actor;
+use argosy_state::access::Policy;
 use argosy_state::ids::{AgentId, Role};
 use tonic::Status;
 
 use super::subject::{Kind, Subject};
-use crate::service::{filter_values, malformed};
+use crate::access::{FollowedSights, Sight};
+use crate::service::{denied, filter_values, malformed};
 
 /// Maximum length of a value to filter by: it is kept for as long as the stream.
 const VALUE_BYTES: usize = 1_024;
@@ -24,12 +26,15 @@ pub(crate) enum FilterFields {
     },
     Framework {
         name: String,
+        roles: BTreeSet<Role>,
     },
     Task {
         agent: AgentId,
         role: Role,
         state: String,
         name: String,
+        /// The user of the host; empty for the default.
+        user: String,
     },
     Other,
 }
@@ -58,17 +63,18 @@ enum Match {
 pub(crate) struct Selection {
     kinds: Vec<Kind>,
     filter: HashMap<String, String>,
-    actor: Actor,
+    seen: FollowedSights,
 }
 
 impl Selection {
     /// # Errors
     /// INVALID_ARGUMENT for an unknown kind, for a field that none of the kinds has, and for a
-    /// value that no record can have or that is too long.
+    /// value that no record can have or that is too long; a denial if the reader may see none of
+    /// these kinds.
     pub(crate) fn new(
         kinds: &[String],
         filter: HashMap<String, String>,
-        actor: Actor,
+        seen: FollowedSights,
     ) -> Result<Self, Status> {
         let named = kinds.iter().map(|name| kind(name));
         let named: Vec<Kind> = named.collect::<Result<_, _>>()?;
@@ -95,11 +101,77 @@ impl Selection {
             let text = "no kind of record has all of these fields: use fields of one kind";
             return Err(malformed(&InvalidMessage::new("filter", text)));
         }
-        Ok(Self {
+        let selection = Self {
             kinds,
             filter: filter_values::filter(filter)?,
-            actor,
-        })
+            seen,
+        };
+        selection.check()?;
+        Ok(selection)
+    }
+
+    /// Takes the present policy. Returns whether the reader may see something else now.
+    ///
+    /// # Errors
+    /// A denial if the reader may see none of its kinds any more.
+    pub(crate) fn follow(&mut self, policy: &Arc<Policy>) -> Result<bool, Status> {
+        let is_other = self.seen.follow(policy);
+        if is_other {
+            self.check()?;
+        }
+        Ok(is_other)
+    }
+
+    /// Denies a reader that may see none of the kinds.
+    fn check(&self) -> Result<(), Status> {
+        let mut first = None;
+        for kind in &self.kinds {
+            match self.sight(*kind).some() {
+                Ok(()) => return Ok(()),
+                Err(denial) => first = first.or(Some(denial)),
+            }
+        }
+        first.map_or(Ok(()), |denial| Err(denied(&denial)))
+    }
+
+    fn sight(&self, kind: Kind) -> &Sight {
+        let sights = &self.seen.sights;
+        match kind {
+            Kind::Cluster => &sights.cluster,
+            Kind::Role => &sights.roles,
+            Kind::Agent => &sights.agents,
+            Kind::Framework => &sights.frameworks,
+            Kind::Task => &sights.tasks,
+        }
+    }
+
+    /// Returns whether the reader may see a record. One that the registry no longer has is seen
+    /// only by a reader that sees all of its kind, unless its id alone decides.
+    fn may_see(&self, subject: &Subject, fields: Option<&FilterFields>) -> bool {
+        let sight = self.sight(subject.kind());
+        if sight.is_all() {
+            return true;
+        }
+        match (subject, fields) {
+            (Subject::Cluster, _) => sight.cluster(),
+            (Subject::Role(role), _) => sight.role(role),
+            (Subject::Agent(id), _) => sight.agent(*id),
+            (Subject::Framework(id), Some(FilterFields::Framework { roles, .. })) => {
+                sight.framework_of(*id, roles.iter())
+            }
+            (
+                Subject::Task(key),
+                Some(FilterFields::Task {
+                    agent, role, user, ..
+                }),
+            ) => sight.task_of(key.framework, *agent, role, user),
+            (Subject::Framework(_) | Subject::Task(_), _) => false,
+        }
+    }
+
+    /// Returns whether the reader may see only some records of a kind.
+    pub(super) fn is_partial(&self, kind: Kind) -> bool {
+        !self.sight(kind).is_all()
     }
 
     pub(crate) fn includes(&self, kind: Kind) -> bool {
@@ -114,7 +186,7 @@ impl Selection {
         fields: Option<&FilterFields>,
         is_listed: bool,
     ) -> Verdict {
-        if !self.includes(subject.kind()) || !may_see(&self.actor, subject) {
+        if !self.includes(subject.kind()) || !self.may_see(subject, fields) {
             return Verdict::Skipped;
         }
         let mut verdict = match is_listed {
@@ -130,13 +202,6 @@ impl Selection {
         }
         verdict
     }
-}
-
-/// Returns whether a caller may see a record. All callers may see all records that the feed shows:
-/// the API has no permissions yet.
-fn may_see(actor: &Actor, subject: &Subject) -> bool {
-    let _ = (actor, subject);
-    true
 }
 
 fn kind(name: &str) -> Result<Kind, Status> {
@@ -181,7 +246,7 @@ fn compare(subject: &Subject, fields: Option<&FilterFields>, field: &str, wanted
         (None, _) => Match::Yes,
         (Some(FilterFields::Agent { host_name, .. }), "host_name") => varying(host_name == wanted),
         (Some(FilterFields::Agent { mode, .. }), "mode") => varying(mode == wanted),
-        (Some(FilterFields::Framework { name }), "name") => varying(name == wanted),
+        (Some(FilterFields::Framework { name, .. }), "name") => varying(name == wanted),
         (Some(FilterFields::Task { agent, .. }), "agent_id") => fixed(agent.to_string() == wanted),
         (Some(FilterFields::Task { role, .. }), "role") => fixed(role.as_str() == wanted),
         (Some(FilterFields::Task { state, .. }), "state") => varying(state == wanted),
@@ -196,13 +261,19 @@ mod tests {
     use argosy_state::ids::{FrameworkId, TaskId, TaskKey};
 
     use super::*;
+    use crate::access::Reader;
+
+    /// Returns the view of a reader to which nothing is denied.
+    fn everything() -> FollowedSights {
+        FollowedSights::new(Reader::Unrestricted, Arc::default())
+    }
 
     fn selection(kinds: &[&str], filter: &[(&str, &str)]) -> Result<Selection, Status> {
         let kinds: Vec<_> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
         let filter = filter
             .iter()
             .map(|(field, value)| ((*field).to_owned(), (*value).to_owned()));
-        Selection::new(&kinds, filter.collect(), Actor::Unauthenticated)
+        Selection::new(&kinds, filter.collect(), everything())
     }
 
     fn task() -> Subject {
@@ -218,6 +289,7 @@ mod tests {
             role: Role::new("ops").unwrap(),
             state: state.to_owned(),
             name: "web".to_owned(),
+            user: String::new(),
         }
     }
 

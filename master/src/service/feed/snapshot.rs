@@ -2,6 +2,7 @@
 //!
 //! It shows what lists without ended records show at the same log index.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use argosy_state::ids::{AgentId, FrameworkId, Role, TaskKey};
@@ -30,6 +31,8 @@ pub(super) struct SnapshotWalk {
     encodings: EncodingCache,
     /// The last subject that was scanned; subjects ascend.
     after: Option<Subject>,
+    /// The frameworks that were selected, if the reader may see only some.
+    frameworks: BTreeSet<FrameworkId>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -69,6 +72,7 @@ impl SnapshotWalk {
             selection,
             encodings,
             after: None,
+            frameworks: BTreeSet::new(),
             _permit: permit,
         }
     }
@@ -87,7 +91,9 @@ impl SnapshotWalk {
                 continue;
             }
             match kind {
-                Kind::Cluster if self.after.is_none() => self.one(Subject::Cluster, &mut part),
+                Kind::Cluster if self.after.is_none() => {
+                    self.one(Subject::Cluster, &mut part);
+                }
                 Kind::Cluster => {}
                 Kind::Role => self.roles(&mut part),
                 Kind::Agent => self.agents(&mut part),
@@ -102,16 +108,22 @@ impl SnapshotWalk {
         Some(part.records)
     }
 
+    /// Takes the frameworks that were selected, if the reader may see only some.
+    pub(super) fn take_frameworks(&mut self) -> BTreeSet<FrameworkId> {
+        std::mem::take(&mut self.frameworks)
+    }
+
     fn wants(&self, subject: &Subject, fields: &FilterFields) -> bool {
         self.selection.judge(subject, Some(fields), true) == Verdict::Shown
     }
 
-    /// Adds a subject that lists do not encode for all readers.
-    fn one(&self, subject: Subject, part: &mut Part) {
+    /// Adds a subject that lists do not encode for all readers. Returns whether it is selected.
+    fn one(&self, subject: Subject, part: &mut Part) -> bool {
         let rendered = subject_in(&self.view, &subject);
         let fields = rendered.fields.as_ref();
         let is_wanted = fields.is_some_and(|fields| self.wants(&subject, fields));
         part.add(subject, is_wanted.then_some(rendered.record));
+        is_wanted
     }
 
     fn roles(&self, part: &mut Part) {
@@ -129,16 +141,20 @@ impl SnapshotWalk {
         }
     }
 
-    fn frameworks(&self, part: &mut Part) {
+    fn frameworks(&mut self, part: &mut Part) {
         let after = match &self.after {
             Some(Subject::Framework(id)) => *id,
             _ => FrameworkId(0),
         };
-        for framework in self.view.registry.frameworks_after(after) {
+        let view = Arc::clone(&self.view);
+        let is_partial = self.selection.is_partial(Kind::Framework);
+        for framework in view.registry.frameworks_after(after) {
             if part.is_full() {
                 return;
             }
-            self.one(Subject::Framework(framework.id), part);
+            if self.one(Subject::Framework(framework.id), part) && is_partial {
+                self.frameworks.insert(framework.id);
+            }
         }
     }
 

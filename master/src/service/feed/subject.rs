@@ -104,8 +104,14 @@ impl Subject {
             | RecordKey::AgentCounters(_)
             | RecordKey::Sweep(_)
             | RecordKey::History
+            | RecordKey::Secret(_)
             // The status of the task changes with it.
-            | RecordKey::TaskTransition(..) => None,
+            | RecordKey::TaskTransition(..)
+            | RecordKey::Policy
+            | RecordKey::Token(_)
+            | RecordKey::RevokedKey(_)
+            | RecordKey::KeyBinding(_)
+            | RecordKey::RateLimit(_) => None,
         }
     }
 

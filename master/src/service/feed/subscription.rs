@@ -1,13 +1,15 @@
 //! The stream of one subscriber. It is driven by its reader: nothing is prepared for a reader that
 //! does not read, except one part of a snapshot.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use argosy_proto::convert;
 use argosy_proto::v1;
 use argosy_proto::v1::watch_event::Event;
 use argosy_proto::watch::PROGRESS_INTERVAL;
-use argosy_state::ids::Revision;
+use argosy_state::access::AccessFacts;
+use argosy_state::ids::{FrameworkId, Revision};
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -18,6 +20,7 @@ use super::event::{FeedEvent, encode, event_text};
 use super::selection::{Selection, Verdict};
 use super::slot::{CutOff, CutOffCause, Slot};
 use super::snapshot::SnapshotWalk;
+use super::subject::{Kind, Subject};
 use super::window::{Taken, complete_index, through};
 use super::{Feed, Registration, Start};
 use crate::owner_handle::{LONGEST_WAIT, OwnerHandle, stopping, unavailable};
@@ -81,11 +84,14 @@ pub(crate) struct Subscription {
     slot: Arc<Slot>,
     _registration: Registration,
     selection: Selection,
+    /// The frameworks that a reader of only some was sent: their roles may change to others.
+    frameworks: BTreeSet<FrameworkId>,
     start: Start,
     phase: Phase,
     /// Every change up to it was sent, waits in the slot to be sent, or did not match.
     cursor: Revision,
     announced: watch::Receiver<u64>,
+    access: watch::Receiver<AccessFacts>,
     progress_due: Instant,
     /// The log index up to which there were changes when the subscriber resumed, until it has them.
     caught_up_at: Option<u64>,
@@ -109,6 +115,7 @@ impl Subscription {
             None => (Phase::Changes, through(applied)),
         };
         let announced = feed.shared.announced.subscribe();
+        let access = owner.access.clone();
         if phase == Phase::Changes {
             let newest = feed.shared.window().end_offset();
             slot.waits_from(newest);
@@ -120,10 +127,12 @@ impl Subscription {
             slot,
             _registration: registration,
             selection,
+            frameworks: BTreeSet::new(),
             start,
             phase,
             cursor,
             announced,
+            access,
             progress_due: Instant::now() + PROGRESS_INTERVAL,
             caught_up_at: start.after.map(|after| after.index.max(applied)),
             leaderless: 0,
@@ -145,6 +154,9 @@ impl Subscription {
             if let Some(status) = self.failed.take() {
                 return self.fail(status);
             }
+            if let Err(status) = self.follow_policy() {
+                return self.fail(status);
+            }
             let step = match self.phase {
                 Phase::SnapshotDue => self.begin_snapshot().await,
                 Phase::Snapshot => self.continue_snapshot().await,
@@ -155,6 +167,22 @@ impl Subscription {
                 return self.fail(status);
             }
         }
+    }
+
+    /// Begins again if the reader may see something else by a new policy: the records that it has
+    /// are out of date.
+    fn follow_policy(&mut self) -> Result<(), Status> {
+        let policy = Arc::clone(&self.access.borrow_and_update().policy);
+        if !self.selection.follow(&policy)? {
+            return Ok(());
+        }
+        if self.start.wants_snapshots {
+            self.phase = Phase::SnapshotDue;
+            self.slot.began_again();
+            return Ok(());
+        }
+        let text = "the rules of access have changed, and with them what this reader may see: begin with a snapshot";
+        Err(Status::out_of_range(text))
     }
 
     fn fail(&mut self, status: Status) -> Option<Result<FeedItem, Status>> {
@@ -220,7 +248,7 @@ impl Subscription {
             }));
         };
         let read = async move { (walk.next_part(), walk) };
-        let (part, walk) = spawn_reader(&self.owner, read).await?;
+        let (part, mut walk) = spawn_reader(&self.owner, read).await?;
         match part {
             Some(records) => {
                 let records = records.into_iter();
@@ -229,6 +257,7 @@ impl Subscription {
                 self.slot.put_snapshot(walk, began);
             }
             None => {
+                self.frameworks = walk.take_frameworks();
                 let revision = walk.revision();
                 let end = Event::SnapshotEnd(v1::WatchSnapshot { revision });
                 let newest = self.feed.shared.window().end_offset();
@@ -277,6 +306,10 @@ impl Subscription {
             changed = self.announced.changed() => {
                 changed.map_err(|_| stopping())
             }
+            // The caller follows it.
+            changed = self.access.changed() => {
+                changed.map_err(|_| stopping())
+            }
             () = tokio::time::sleep_until(self.progress_due) => self.progress(),
         }
     }
@@ -287,17 +320,31 @@ impl Subscription {
         for event in events {
             self.cursor = event.revision;
             let fields = event.fields.as_ref();
-            let is_removed = match self
+            let verdict = self
                 .selection
-                .judge(&event.subject, fields, event.is_listed)
-            {
-                Verdict::Shown => false,
-                Verdict::Removed => true,
-                Verdict::Skipped => continue,
-            };
-            selected.push(FeedItem::Change(event, is_removed));
+                .judge(&event.subject, fields, event.is_listed);
+            let was_sent = self.note_framework(&event.subject, verdict);
+            match verdict {
+                Verdict::Shown => selected.push(FeedItem::Change(event, false)),
+                Verdict::Removed => selected.push(FeedItem::Change(event, true)),
+                // The reader may see it no longer, and so not what it is now.
+                Verdict::Skipped if was_sent => selected.push(bare_removal(&event)),
+                Verdict::Skipped => {}
+            }
         }
         selected
+    }
+
+    /// Records whether a reader of only some frameworks has a framework now. Returns whether it had
+    /// it.
+    fn note_framework(&mut self, subject: &Subject, verdict: Verdict) -> bool {
+        match subject {
+            Subject::Framework(id) if self.selection.is_partial(Kind::Framework) => match verdict {
+                Verdict::Shown => !self.frameworks.insert(*id),
+                Verdict::Removed | Verdict::Skipped => self.frameworks.remove(id),
+            },
+            _ => false,
+        }
     }
 
     /// Sends the log index up to which nothing is missing. A master that is cut off would send the
@@ -334,6 +381,21 @@ impl Subscription {
         self.failed = Some(Status::out_of_range(text));
         Ok(())
     }
+}
+
+/// Returns a removal that has only the id of its object.
+fn bare_removal(event: &FeedEvent) -> FeedItem {
+    let record = v1::WatchRecord {
+        kind: event.subject.kind().name().to_owned(),
+        id: event.subject.id(),
+        record: None,
+    };
+    let change = v1::WatchChange {
+        revision: Some(convert::revision(event.revision)),
+        record: Some(record),
+        removed: true,
+    };
+    FeedItem::message(Event::Change(change), None)
 }
 
 fn progress(cursor: Revision) -> FeedItem {

@@ -10,7 +10,6 @@ use argosy_proto::v1;
 use argosy_proto::v1::watch_event::Event;
 use argosy_proto::v1::watch_record::Record;
 use argosy_raft::RecordWrite;
-use argosy_state::actor::Actor;
 use argosy_state::command::OperatorOperation;
 use argosy_state::ids::{AgentId, FrameworkId, Revision, Role, TaskKey};
 use argosy_state::task::TaskState;
@@ -28,9 +27,15 @@ use super::snapshot::SnapshotWalk;
 use super::subject::Subject;
 use super::window::{Taken, WINDOW_BYTES, Window, through};
 use super::{Feed, Registration};
+use crate::access::FollowedSights;
 use crate::change_ring::{ChangeRing, RingBounds};
 use crate::encodings::EncodingCache;
 use crate::inbox::{OwnerState, StateView};
+
+/// Returns the view of a reader to which nothing is denied.
+fn everything() -> FollowedSights {
+    FollowedSights::new(crate::access::Reader::Unrestricted, Arc::default())
+}
 
 /// A pseudo-random sequence; its seed is the case.
 struct Random(u64);
@@ -432,7 +437,7 @@ async fn a_snapshot_in_parts_has_what_lists_show() {
     for _ in 0..2_500 {
         source.step(&mut random);
     }
-    let all = Selection::new(&[], HashMap::new(), Actor::Unauthenticated).unwrap();
+    let all = Selection::new(&[], HashMap::new(), everything()).unwrap();
     let mut records = snapshot(&source, all).await;
     let cluster = records
         .remove(&("cluster".to_owned(), String::new()))
@@ -447,7 +452,7 @@ async fn a_snapshot_in_parts_has_what_lists_show() {
     assert_eq!(records, source.listed());
     // A filter selects the same records as that of a list.
     let filter = HashMap::from([("state".to_owned(), "running".to_owned())]);
-    let running = Selection::new(&[], filter, Actor::Unauthenticated).unwrap();
+    let running = Selection::new(&[], filter, everything()).unwrap();
     let running = snapshot(&source, running).await;
     let is_running = |task: &&argosy_state::task::Task| task.state == TaskState::Running;
     let expected = source.world.registry.tasks().filter(is_running).count();

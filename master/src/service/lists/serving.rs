@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use argosy_proto::v1;
+use argosy_state::actor::Actor;
 use axum::Router;
 use axum::body::Body;
 use axum::routing::any_service;
@@ -19,6 +20,7 @@ use tonic::{Request, Response, Status};
 
 use super::page::{EncodedPage, PageClientCodec, PageServerCodec};
 use super::{list_agents, list_frameworks, list_offers, list_tasks};
+use crate::service::actor::actor;
 use crate::service::operator::is_local;
 use crate::service::{MESSAGE_BYTES, Services};
 
@@ -62,7 +64,8 @@ impl Services {
         request: Request<v1::ListRequest>,
     ) -> Result<Response<EncodedPage>, Status> {
         if list.is_local(request.get_ref().consistency) {
-            let page = self.list_here(list, request.into_inner()).await?;
+            let actor = actor(request.metadata(), request.extensions())?;
+            let page = self.list_here(list, request.into_inner(), actor).await?;
             return Ok(Response::new(page));
         }
         let leads_here = self.owner.leader_status.borrow().is_local;
@@ -74,7 +77,7 @@ impl Services {
             share.finish_building();
             Some(share)
         };
-        let here = |request, _| self.list_here(list, request);
+        let here = |request, actor| self.list_here(list, request, actor);
         let there = |channel, request| list_there(list, channel, request);
         let page = self.route(request, here, there).await?;
         if let Some(mut share) = share {
@@ -88,12 +91,14 @@ impl Services {
         &self,
         list: ListKind,
         request: v1::ListRequest,
+        actor: Actor,
     ) -> Result<EncodedPage, Status> {
+        let reader = self.owner.reader(actor);
         match list {
-            ListKind::Agents => list_agents(&self.owner, request).await,
-            ListKind::Frameworks => list_frameworks(&self.owner, request).await,
-            ListKind::Tasks => list_tasks(&self.owner, request).await,
-            ListKind::Offers => list_offers(&self.owner, request).await,
+            ListKind::Agents => list_agents(&self.owner, reader, request).await,
+            ListKind::Frameworks => list_frameworks(&self.owner, reader, request).await,
+            ListKind::Tasks => list_tasks(&self.owner, reader, request).await,
+            ListKind::Offers => list_offers(&self.owner, reader, request).await,
         }
     }
 }

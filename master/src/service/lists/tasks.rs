@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use argosy_proto::v1;
 use argosy_state::Registry;
+use argosy_state::access::Action;
 use argosy_state::ids::{AgentId, FrameworkId, TaskId, TaskKey};
 use argosy_state::task::Task;
 use tonic::Status;
@@ -14,6 +15,7 @@ use super::{
     EncodedPage, EncodedRecords, PageCapacity, PagePart, bad_token, check_filter, collect, gather,
     is, matches, page_size, plain, settle,
 };
+use crate::access::{Reader, Sight};
 use crate::encodings::{CachedEncodings, EncodingCache};
 use crate::inbox::StateView;
 use crate::owner_handle::OwnerHandle;
@@ -23,6 +25,7 @@ use crate::service::{filter_values, views};
 /// token names the last task seen, or `~` and the last serial of the history.
 pub(super) async fn list_tasks(
     owner: &OwnerHandle,
+    reader: Reader,
     request: v1::ListRequest,
 ) -> Result<EncodedPage, Status> {
     let index = settle(owner, request.consistency, request.min_revision).await?;
@@ -46,25 +49,27 @@ pub(super) async fn list_tasks(
         owner.encodings.clone(),
     );
     let ended = request.include_ended;
-    let part =
-        move |view: &StateView, token: &str, room: PageCapacity| match TaskPosition::read(token)
-            .unwrap_or(TaskPosition::Start)
-        {
-            TaskPosition::History(serial) => history(&view.registry, serial, room, &wanted),
+    let part = move |view: &StateView, sight: &Sight, token: &str, room: PageCapacity| {
+        let position = TaskPosition::read(token).unwrap_or(TaskPosition::Start);
+        let read = (&wanted, sight);
+        match position {
+            TaskPosition::History(serial) => history(&view.registry, serial, room, read),
             place => {
-                let mut part = live(&view.registry, &place, room, &wanted);
+                let mut part = live(&view.registry, &place, room, read);
                 if ended && part.next.is_none() {
                     part.next = Some("~0".to_owned());
                 }
                 part
             }
-        };
+        }
+    };
     let end = |next_page_token, revision| v1::TaskPage {
         next_page_token,
         revision,
         ..Default::default()
     };
-    collect(owner, index, (size, request.page_token), part, end).await
+    let reader = (reader, Action::ViewTask);
+    collect(owner, reader, index, (size, request.page_token), part, end).await
 }
 
 /// The requested tasks, and the index by which they are found.
@@ -145,24 +150,27 @@ fn live(
     registry: &Registry,
     position: &TaskPosition,
     room: PageCapacity,
-    wanted: &TaskQuery,
+    (wanted, sight): (&TaskQuery, &Sight),
 ) -> PagePart {
     let mut kept = wanted.encodings.lock();
+    // Left out before they are scanned: the token of the next page names the last one.
+    let is_seen = |task: &&Arc<Task>| sight.task(task);
     let name = |task: &&Arc<Task>| task.key.to_string();
     let show = |task: &&Arc<Task>, found: &mut EncodedRecords| {
         wanted.show(registry, task, &mut kept, found)
     };
     match (wanted.agent, wanted.framework) {
-        (Some(agent), _) => gather(of_agent(registry, agent, position), room, name, show),
-        (None, Some(framework)) => gather(
-            of_framework(registry, framework, position),
-            room,
-            name,
-            show,
-        ),
+        (Some(agent), _) => {
+            let tasks = of_agent(registry, agent, position);
+            gather(tasks.filter(is_seen), room, name, show)
+        }
+        (None, Some(framework)) => {
+            let tasks = of_framework(registry, framework, position);
+            gather(tasks.filter(is_seen), room, name, show)
+        }
         (None, None) => {
             let tasks = registry.shared_tasks_after(position.after());
-            gather(tasks, room, name, show)
+            gather(tasks.filter(is_seen), room, name, show)
         }
     }
 }
@@ -199,13 +207,18 @@ fn of_framework<'a>(
         })
 }
 
-fn history(registry: &Registry, serial: u64, room: PageCapacity, wanted: &TaskQuery) -> PagePart {
+fn history(
+    registry: &Registry,
+    serial: u64,
+    room: PageCapacity,
+    (wanted, sight): (&TaskQuery, &Sight),
+) -> PagePart {
     gather(
         registry.finished_tasks_after(serial),
         room,
         |(serial, _)| format!("~{serial}"),
         |(_, finished), found| {
-            if wanted.matches(&finished.task) {
+            if sight.task(&finished.task) && wanted.matches(&finished.task) {
                 found.add(&views::task(registry, &finished.task));
             }
         },
@@ -255,7 +268,7 @@ mod tests {
         let (mut found, mut parts, mut largest) = (Vec::new(), 0, 0);
         let mut place = TaskPosition::Start;
         loop {
-            let part = live(registry, &place, ROOM, &wanted);
+            let part = live(registry, &place, ROOM, (&wanted, &Sight::ALL));
             parts += 1;
             largest = largest.max(part.found.cost());
             let page = part.found.page(&v1::TaskPage::default());
@@ -310,7 +323,7 @@ mod tests {
         let registry = registry(40, 100);
         let wanted = TaskQuery::new(HashMap::new(), EncodingCache::default());
         let listed = |registry: &Registry| {
-            let part = live(registry, &TaskPosition::Start, ROOM, &wanted);
+            let part = live(registry, &TaskPosition::Start, ROOM, (&wanted, &Sight::ALL));
             let page = part.found.page(&v1::TaskPage::default());
             page.decoded::<v1::TaskPage>().unwrap().tasks
         };

@@ -19,6 +19,14 @@ async fn serve(callers: AllowedCallers, address: &str) -> SocketAddr {
 
 /// The same, with each peer proven to be this one.
 async fn serve_as(callers: AllowedCallers, address: &str, peer: Option<&str>) -> SocketAddr {
+    let guarded = Router::new().route("/guarded", get(|| async { "in\n" }));
+    let router = callers
+        .guard_master(ApiPart::Files, guarded)
+        .route("/open", get(|| async { "open\n" }));
+    serve_router(router, address, peer).await
+}
+
+async fn serve_router(router: Router, address: &str, peer: Option<&str>) -> SocketAddr {
     let listener = TcpListener::bind(address).await.unwrap();
     let at = listener.local_addr().unwrap();
     let peer = peer.map(|peer| PeerIdentity::authenticated(peer.parse().unwrap(), None));
@@ -29,10 +37,6 @@ async fn serve_as(callers: AllowedCallers, address: &str, peer: Option<&str>) ->
             Some((Ok((connection, peer.unwrap_or(found))), listener))
         }
     });
-    let guarded = Router::new().route("/guarded", get(|| async { "in\n" }));
-    let router = callers
-        .guard(ApiPart::Files, "agent", guarded)
-        .route("/open", get(|| async { "open\n" }));
     let served = server::serve(
         Listener::new(connections),
         router,
@@ -107,6 +111,68 @@ async fn masters_and_operators_with_a_proven_identity_are_allowed_from_everywher
         let answer = fetch(at, "/guarded").await;
         let expected = format!("HTTP/1.1 {status}");
         assert!(answer.starts_with(&expected), "{peer}: {answer}");
+    }
+}
+
+/// Adds what a ticket proves to requests that name one.
+async fn with_ticket(mut request: Request, next: Next) -> Response {
+    if request.uri().query() == Some("ticket") {
+        let holder = TicketHolder(Actor::Unauthenticated);
+        request.extensions_mut().insert(holder);
+    }
+    next.run(request).await
+}
+
+#[tokio::test]
+async fn an_agent_accepts_masters_and_holders_of_tickets_and_shows_its_state_to_members() {
+    for (peer, tasks, state) in [
+        (Some("master/m1"), "200", "200"),
+        (Some("operator/alice"), "403", "200"),
+        (Some("agent/a1"), "403", "200"),
+        (Some("framework/web"), "403", "200"),
+        (None, "403", "403"),
+    ] {
+        let parts = [
+            ("/exec", ApiPart::Exec, tasks),
+            ("/files", ApiPart::Files, tasks),
+            ("/log", ApiPart::LogLevel, tasks),
+            ("/containers", ApiPart::Containers, tasks),
+            ("/state", ApiPart::Status, state),
+        ];
+        let router = parts.iter().fold(Router::new(), |router, (path, part, _)| {
+            let guarded = Router::new().route(path, get(|| async { "in\n" }));
+            router.merge(others().guard_agent(*part, guarded))
+        });
+        let router = router.layer(middleware::from_fn(with_ticket));
+        let at = serve_router(router, "127.0.0.1:0", peer).await;
+        for (path, _, status) in parts {
+            let answer = fetch(at, path).await;
+            let expected = format!("HTTP/1.1 {status}");
+            assert!(answer.starts_with(&expected), "{peer:?} {path}: {answer}");
+            let answer = fetch(at, &format!("{path}?ticket")).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 200"),
+                "{peer:?} {path}: {answer}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_ticket_is_issued_to_the_callers_that_the_master_would_serve() {
+    let access = ApiAccess {
+        exec: others(),
+        files: AllowedCallers::All,
+        status: others(),
+    };
+    let peer = |name: &str| PeerIdentity::authenticated(name.parse().unwrap(), None);
+    let check = |part, peer: Option<&PeerIdentity>| access.check(part, peer, None);
+    assert_eq!(check(ApiPart::Exec, Some(&peer("operator/a"))), Ok(()));
+    assert_eq!(check(ApiPart::Files, None), Ok(()));
+    for caller in [None, Some(&peer("framework/a")), Some(&peer("agent/a"))] {
+        let refused = check(ApiPart::Exec, caller).unwrap_err();
+        assert!(refused.starts_with("exec and attach are closed on this master"));
+        assert_eq!(check(ApiPart::Status, caller).is_ok(), caller.is_some());
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{DecodeError, invalid};
+use crate::actor::Principal;
 use crate::agent::{Agent, AgentAdministration, AgentReport, Reachability, UsedOffers};
 use crate::codec::error::{CodecError, DecodeResult};
 use crate::codec::message::Codec;
@@ -12,15 +13,18 @@ use crate::codec::stored::stored;
 use crate::codec::wire::{self, FieldSlot};
 use crate::ids::{AgentId, Epoch, OfferId, OrderIndex, Revision};
 
-/// The facts that an agent reports, and the random number that identifies its first registration.
+/// The facts that an agent reports, the random number that identifies its first registration, and
+/// its principal.
 pub(in crate::encode) struct AgentFacts {
     nonce: u64,
     reported: Arc<AgentReport>,
+    principal: Option<Principal>,
 }
 
 stored!(message AgentFacts {
     1 nonce: Fixed,
     2 reported: Part,
+    3 principal: MaybePart,
 });
 
 impl AgentFacts {
@@ -28,6 +32,7 @@ impl AgentFacts {
         Self {
             nonce: agent.nonce,
             reported: Arc::clone(&agent.report),
+            principal: agent.principal.clone(),
         }
     }
 }
@@ -138,7 +143,11 @@ pub(super) struct AgentParts {
 
 impl AgentParts {
     pub(super) fn join(self, id: AgentId) -> Result<Agent, DecodeError> {
-        let AgentFacts { nonce, reported } = self.facts.ok_or(invalid(COUNTERS, REPORT))?;
+        let AgentFacts {
+            nonce,
+            reported,
+            principal,
+        } = self.facts.ok_or(invalid(COUNTERS, REPORT))?;
         let AgentStatus {
             reachability,
             offer_revision,
@@ -148,6 +157,7 @@ impl AgentParts {
         Ok(Agent {
             id,
             nonce,
+            principal,
             report: reported,
             admin: self.admin.ok_or(invalid(REPORT, ADMINISTRATION))?,
             reachability,

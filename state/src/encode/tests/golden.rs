@@ -94,6 +94,7 @@ fn golden_bytes_decode_to_the_original_values() {
     assert_eq!(loaded.time, wanted.time);
     assert_eq!(loaded.cluster, wanted.cluster);
     assert_eq!(loaded.weights, wanted.weights);
+    assert_eq!(loaded.secrets, wanted.secrets);
     assert_eq!(loaded.agents, wanted.agents);
     assert_eq!(loaded.frameworks, wanted.frameworks);
     assert_eq!(loaded.tasks, wanted.tasks);
@@ -102,6 +103,7 @@ fn golden_bytes_decode_to_the_original_values() {
     assert_eq!(loaded.operator_answers, wanted.operator_answers);
     assert_eq!(loaded.finished_tasks, wanted.finished_tasks);
     assert_eq!(loaded.finished_frameworks, wanted.finished_frameworks);
+    assert_eq!(loaded.access, wanted.access);
 }
 
 #[test]
@@ -151,7 +153,11 @@ fn every_kind_of_command_and_record_has_golden_bytes() {
     let whole = [3, 6];
     assert_eq!(
         records,
-        (1..=25).filter(|kind| !whole.contains(kind)).collect()
+        (1..=25)
+            .filter(|kind| !whole.contains(kind))
+            .chain(30..=34)
+            .chain([40])
+            .collect()
     );
 }
 

@@ -1,5 +1,6 @@
 //! Samples of every record and command, with a distinctive value in each field.
 
+mod access;
 mod actors;
 mod agents;
 mod limits;
@@ -27,6 +28,7 @@ use crate::ids::{
 };
 use crate::level::Level;
 use crate::registry::{ClusterRecord, Layout, OperatorAnswer, SweepMark, reduce_to_history};
+use crate::secret::SealedSecret;
 use crate::task::{
     CheckResults, CommandSpec, Exit, FinishedTask, Reason, SecurityOptions, Sizes, Task, TaskState,
     TaskTransition, UpdateSource,
@@ -111,7 +113,10 @@ pub(super) fn registry() -> Registry {
     registry.time = Timestamp(123_456);
     registry.cluster = cluster();
     registry.weights.insert(role("web"), 2_500);
+    let (name, secret) = SealedSecret::sample();
+    registry.secrets.insert(name, secret);
     registry.agents.insert(AgentId(3), agents::agent());
+    registry.agents.insert(AgentId(5), agents::bound());
     registry.frameworks.insert(FrameworkId(4), framework());
     registry.tasks.insert(key(4, "web-1"), task("web-1"));
     registry.tasks.insert(key(4, "web-6"), checked_task());
@@ -147,6 +152,7 @@ pub(super) fn registry() -> Registry {
     );
     add_long_messages(&mut registry);
     add_transitions(&mut registry);
+    registry.access = access::facts();
     registry.index = registry.indexes().unwrap();
     registry
 }

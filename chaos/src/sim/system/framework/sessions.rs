@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{SimFramework, SimFrameworkBehaviour};
 use crate::sim::network;
+use crate::sim::system::administrator;
 use crate::sim::system::world::{
     HeldOffers, RIVAL, SHORT_FAILOVER_MS, SingleFault, World, framework_name,
 };
@@ -55,6 +56,8 @@ pub(in crate::sim::system) async fn rival(world: World) -> turmoil::Result {
 /// Runs one session. Returns whether it was ended on purpose.
 async fn scheduler(world: &World, place: usize, name: String) -> bool {
     let mut rng = world.new_incarnation(&name);
+    // Before that, no framework may register.
+    administrator::await_rules(world).await;
     let masters = Masters::new(world.masters()).expect("the addresses are valid");
     let mut config = SchedulerConfig::new(masters, &framework_name(place));
     config.connector = ConnectorConfig {

@@ -81,8 +81,10 @@ impl World {
             "heartbeat" => {
                 let (framework, session) = caller(line, 0);
                 let request = self.request();
+                let actor = self.actor.clone();
                 self.feed(Input::FrameworkHeartbeat {
                     request,
+                    actor,
                     framework,
                     session,
                 });

@@ -1,4 +1,4 @@
-//! A sample of a lost agent with administrative state.
+//! Samples of a lost agent with administrative state.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ pub(super) fn agent() -> Agent {
     Agent {
         id: AgentId(3),
         nonce: 0x11,
+        principal: None,
         report: Arc::new(AgentReport {
             incarnation: 0x22,
             boot_id: "boot".to_owned(),
@@ -34,5 +35,14 @@ pub(super) fn agent() -> Agent {
             ids: [offer_id(45, 10), offer_id(45, 12)].into(),
         },
         revision: revision(44, 2),
+    }
+}
+
+/// Returns an agent that is bound to a principal.
+pub(super) fn bound() -> Agent {
+    Agent {
+        id: AgentId(5),
+        principal: Some("agent/host-1".parse().unwrap()),
+        ..agent()
     }
 }

@@ -1,9 +1,11 @@
 //! The keys of the sample records, in both layouts.
 
 use super::{key, role};
+use crate::access::{KeyHash, TokenId};
 use crate::command::SweepTarget;
 use crate::ids::{AgentId, FrameworkId, TaskKey};
 use crate::registry::RecordKey;
+use crate::secret::SealedSecret;
 
 /// The tasks of [`registry`](super::registry).
 const TASKS: [&str; 7] = [
@@ -42,6 +44,15 @@ pub(in crate::encode) fn records() -> Vec<RecordKey> {
         RecordKey::TaskTransition(key(4, "web-1"), 300),
         RecordKey::TaskTransition(key(4, "web-1"), 301),
     ]);
+    names.extend(access());
+    names.push(RecordKey::Secret(SealedSecret::sample().0));
+    let bound = AgentId(5);
+    names.extend([
+        RecordKey::AgentCounters(bound),
+        RecordKey::AgentReport(bound),
+        RecordKey::AgentAdministration(bound),
+        RecordKey::AgentStatus(bound),
+    ]);
     names
 }
 
@@ -53,6 +64,28 @@ pub(in crate::encode) fn whole_records() -> Vec<RecordKey> {
     let agent = RecordKey::Agent(AgentId(3));
     let tasks = TASKS.map(|task| RecordKey::Task(key(4, task)));
     split.chain([agent]).chain(tasks).collect()
+}
+
+/// Returns the keys of the records of access.
+fn access() -> impl Iterator<Item = RecordKey> {
+    let principal = |text: &str| RecordKey::KeyBinding(text.parse().unwrap());
+    let subject = |text: &str| RecordKey::RateLimit(Box::new(text.parse().unwrap()));
+    let key = |byte| RecordKey::RevokedKey(Box::new(KeyHash([byte; 32])));
+    [
+        RecordKey::Policy,
+        RecordKey::Token(TokenId(0xa1)),
+        RecordKey::Token(TokenId(0xa2)),
+        key(0xb1),
+        principal("agent/host-1"),
+        subject("anonymous"),
+        subject("everyone"),
+        subject("operator/*"),
+        subject("operator/alice"),
+        subject("group:admin"),
+        subject("group:framework:eng/web"),
+        subject("group:ops"),
+    ]
+    .into_iter()
 }
 
 type TaskRecordKind = fn(TaskKey) -> RecordKey;

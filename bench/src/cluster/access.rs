@@ -1,0 +1,103 @@
+//! How clients reach the masters of a cluster: addresses, and the transports of connections.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use argosy_client::{Connector, ConnectorConfig, Masters};
+use argosy_state::actor::PrincipalKind;
+use argosy_testbed::certificates::ClusterCertificates;
+use argosy_testbed::command_lines::MemberTransport;
+use argosy_testbed::transport::ClientTransport;
+
+/// The transports of a cluster: those of its masters, and those of clients by identity.
+#[derive(Debug)]
+pub(super) struct Transports {
+    certificates: Option<ClusterCertificates>,
+    /// That of operators and frameworks.
+    pub(super) operator: ClientTransport,
+    agent: ClientTransport,
+}
+
+impl Transports {
+    pub(super) fn plaintext() -> Self {
+        Self {
+            certificates: None,
+            operator: ClientTransport::default(),
+            agent: ClientTransport::default(),
+        }
+    }
+
+    /// Creates a CA below this directory, and certificates of clients.
+    ///
+    /// # Errors
+    /// If they cannot be created.
+    pub(super) fn tls(directory: &Path) -> Result<Self> {
+        let certificates = ClusterCertificates::create(&directory.join("tls"))?;
+        let client = |kind| -> Result<ClientTransport> {
+            let name = format!("bench-{kind}");
+            let files = certificates.issue(kind, &name, None)?;
+            Ok(ClientTransport::tls(&files.load()?))
+        };
+        let (operator, agent) = (
+            client(PrincipalKind::Operator)?,
+            client(PrincipalKind::Agent)?,
+        );
+        Ok(Self {
+            certificates: Some(certificates),
+            operator,
+            agent,
+        })
+    }
+
+    /// Returns that of a master with this Raft address.
+    ///
+    /// # Errors
+    /// If its certificate cannot be created.
+    pub(super) fn of_master(&self, name: &str, raft: &str) -> Result<MemberTransport> {
+        let Some(certificates) = &self.certificates else {
+            return Ok(MemberTransport::Plaintext);
+        };
+        let address: SocketAddr = raft.parse().context("the Raft address")?;
+        let files = certificates.issue(PrincipalKind::Master, name, Some(address.ip()))?;
+        Ok(MemberTransport::Tls(files))
+    }
+}
+
+/// The masters of a cluster, for clients. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct MasterAccess {
+    masters: Masters,
+    operator: ClientTransport,
+    agent: ClientTransport,
+}
+
+impl MasterAccess {
+    pub(super) fn new(masters: Masters, transports: &Transports) -> Self {
+        Self {
+            masters,
+            operator: transports.operator.clone(),
+            agent: transports.agent.clone(),
+        }
+    }
+
+    /// Returns the list of masters.
+    pub(crate) fn masters(&self) -> &Masters {
+        &self.masters
+    }
+
+    /// Returns the settings of new connections of an operator or a framework, with a random seed.
+    pub(crate) fn config(&self) -> ConnectorConfig {
+        self.operator.connector()
+    }
+
+    /// Returns new connections of an operator.
+    pub(crate) fn connector(&self) -> Connector {
+        Connector::new(self.masters.clone(), self.config())
+    }
+
+    /// Returns new connections of an agent.
+    pub(crate) fn agent_connector(&self) -> Connector {
+        Connector::new(self.masters.clone(), self.agent.connector())
+    }
+}

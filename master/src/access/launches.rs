@@ -1,0 +1,116 @@
+//! What a launched task needs, in addition to the launch in its role.
+
+use std::path::{Component, Path};
+
+use argosy_state::access::Action;
+use argosy_state::actor::Actor;
+use argosy_state::ids::Role;
+use argosy_state::secret::SecretName;
+use argosy_state::task::{TaskSpec, VolumeSource};
+
+use super::cache::PermitCache;
+use super::denial::Denial;
+use super::images::canonical_name;
+use super::object::Object;
+
+/// Returns the first reason why a caller may not launch a task. `place` has the role, the framework
+/// and the agent.
+pub(crate) fn denied_launch(
+    permits: &mut PermitCache,
+    actor: &Actor,
+    place: Object<'_>,
+    spec: &TaskSpec,
+) -> Result<(), Denial> {
+    let mut check = |action: Action, object: &Object<'_>| permits.check(actor, action, object);
+    check(Action::LaunchTask, &place)?;
+    check_container(&place, spec, &mut check)?;
+    match &spec.executor {
+        Some(executor) => check_container(&place, &executor.as_task(), &mut check),
+        None => Ok(()),
+    }
+}
+
+fn check_container(
+    place: &Object<'_>,
+    spec: &TaskSpec,
+    check: &mut impl FnMut(Action, &Object<'_>) -> Result<(), Denial>,
+) -> Result<(), Denial> {
+    if !spec.user.is_empty() {
+        let user = Some(spec.user.as_str());
+        check(Action::RunAsUser, &Object { user, ..*place })?;
+    }
+    let mut options = spec.container.security_options.clone();
+    if std::mem::take(&mut options.host_network) {
+        check(Action::UseHostNetwork, place)?;
+    }
+    if !options.is_empty() {
+        check(Action::UseSecurityOption, place)?;
+    }
+    if !spec.container.image.is_empty() {
+        let image = canonical_name(&spec.container.image);
+        let image = Some(image.as_str());
+        check(Action::UseImage, &Object { image, ..*place })?;
+    }
+    for path in &spec.host_paths {
+        let path = resolved_path(&path.host_path);
+        let host_path = Some(path.as_str());
+        check(
+            Action::UseHostPath,
+            &Object {
+                host_path,
+                ..*place
+            },
+        )?;
+    }
+    for volume in &spec.volumes {
+        if let VolumeSource::Secret(name) = &volume.source {
+            check_secret(place, name, check)?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks the use of a secret. Its role may be above that of the task, whose denials apply, too.
+fn check_secret(
+    place: &Object<'_>,
+    text: &str,
+    check: &mut impl FnMut(Action, &Object<'_>) -> Result<(), Denial>,
+) -> Result<(), Denial> {
+    let Some(secret) = named_secret(place, text) else {
+        return check(Action::UseSecret, place);
+    };
+    let role = secret.role();
+    let own = Object {
+        role: Some(&role),
+        task_role: place.role,
+        secret: Some(&secret),
+        ..*place
+    };
+    check(Action::UseSecret, &own)
+}
+
+/// Returns the name by which rules name a secret of a volume. One of the agent itself has the role
+/// of the task. No rule names one that is not valid, except those about the task.
+fn named_secret(place: &Object<'_>, text: &str) -> Option<SecretName> {
+    let of_role = |role: &Role| SecretName::new(&format!("{role}/{text}")).ok();
+    match text.contains('/') {
+        true => SecretName::new(text).ok(),
+        false => place.role.and_then(of_role),
+    }
+}
+
+/// Returns a path without `.`, `..` and repeated slashes, as rules name paths.
+pub(super) fn resolved_path(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(part) => parts.extend(part.to_str()),
+            Component::ParentDir => drop(parts.pop()),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests;
