@@ -96,6 +96,7 @@ async fn a_host_joins_by_a_token_and_is_bound_to_its_key() {
     let token = token.lines().find(|line| line.starts_with("argosy_"));
     let path = cluster.directory.path().join("join.token");
     fs::write(&path, token.expect("the token is printed")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     let ca = cluster.directory.path().join("tls/ca.crt");
     let shown = ["ca", "show", &ca.display().to_string(), "-o", "json"];
     let shown = run(&shown, &[]).await.unwrap();
