@@ -1,7 +1,7 @@
 //! The owner of the other end of a TCP connection within this host, by sock_diag(7).
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -185,6 +185,23 @@ fn number(answer: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }
 
+/// Returns the ends in an answer as a query has them. A socket for both versions of IP, as many
+/// clients open it, has mapped addresses.
+fn ends(answer: &[u8]) -> Option<[u8; ENDS]> {
+    let mut ends: [u8; ENDS] = answer.get(ID..ID + ENDS)?.try_into().ok()?;
+    let is_v6 = answer[HEADER] == AddressFamily::Inet6 as u8;
+    let mapped = |at: usize| {
+        let octets: [u8; 16] = ends[at..at + 16].try_into().ok()?;
+        Ipv6Addr::from(octets).to_ipv4_mapped()
+    };
+    if let (true, Some(end), Some(other)) = (is_v6, mapped(4), mapped(20)) {
+        ends[4..].fill(0);
+        ends[4..8].copy_from_slice(&end.octets());
+        ends[20..24].copy_from_slice(&other.octets());
+    }
+    Some(ends)
+}
+
 fn user(answer: &[u8], id: &[u8; ENDS]) -> io::Result<u32> {
     if let Some(error) = refusal(answer) {
         return Err(error);
@@ -194,7 +211,7 @@ fn user(answer: &[u8], id: &[u8; ENDS]) -> io::Result<u32> {
     let (user, inode) = number(answer, USER)
         .zip(number(answer, INODE))
         .ok_or_else(unexpected)?;
-    if kind != BY_FAMILY.to_ne_bytes() || answer[ID..ID + ENDS] != id[..] {
+    if kind != BY_FAMILY.to_ne_bytes() || ends(answer).as_ref() != Some(id) {
         return Err(unexpected());
     }
     if answer[STATE] != ESTABLISHED || inode == 0 {

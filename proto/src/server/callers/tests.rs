@@ -80,6 +80,17 @@ async fn the_user_of_the_server_is_allowed_at_every_address_of_the_host() {
     assert!(fetch(older, "/guarded").await.starts_with("HTTP/1.1 200"));
 }
 
+/// As gRPC and Java open it: for both versions of IP, with mapped addresses.
+#[tokio::test]
+async fn the_user_of_the_server_is_allowed_by_a_socket_of_both_versions_of_ip() {
+    let at = serve(AllowedCallers::users([]), "127.0.0.1:0").await;
+    let mapped = SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), at.port()));
+    assert!(fetch(mapped, "/guarded").await.ends_with("in\n"));
+    let nobody = serve(others(), "127.0.0.1:0").await;
+    let mapped = SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), nobody.port()));
+    assert!(fetch(mapped, "/guarded").await.starts_with("HTTP/1.1 403 "));
+}
+
 #[tokio::test]
 async fn another_user_is_rejected_with_a_message_but_may_use_other_paths() {
     let at = serve(others(), "127.0.0.1:0").await;
