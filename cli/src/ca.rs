@@ -65,8 +65,7 @@ identity is refused.")]
     /// Create a key, and get its certificate from the masters by a join token
     #[command(after_help = "Examples:
   argosy ca join agent/a7 --token-file join.token --ca-fingerprint sha256:HEX --masters 10.0.0.1
-  argosy ca join master/m4 --token-file join.token --ca-fingerprint sha256:HEX --masters 10.0.0.1 \\
-    --host 10.0.0.4
+  argosy ca join master/m4 --host 10.0.0.4 --token-file join.token --ca-fingerprint sha256:HEX
 
 It does nothing if the certificate exists, so it may run before each start of an agent. The masters
 need --ca-key.")]
