@@ -154,7 +154,7 @@ pub struct Config {
     pub audit_file_mib: u64,
     /// The permission for interactive access to tasks through its API.
     pub access: ApiAccess,
-    /// What proves to this agent that a server is another agent of its cluster.
+    /// The CA certificates by which this agent verifies other agents of its cluster.
     pub cluster: ClusterAuthoritySource,
     /// Host names that its API accepts in requests that could come from web pages, in addition to
     /// those of `address`, `host_name`, `localhost` and IP addresses.

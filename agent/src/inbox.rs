@@ -55,11 +55,11 @@ pub(crate) enum AgentQuery {
     Containers(oneshot::Sender<Vec<ContainerView>>),
     /// Whether this agent is registered, and under which id.
     Registration(oneshot::Sender<RegistrationStatus>),
-    /// What verifies tickets.
+    /// The id and the keys with which tickets are verified.
     Tickets(oneshot::Sender<TicketAuthority>),
 }
 
-/// What verifies tickets.
+/// The id and the keys with which this agent verifies tickets.
 #[derive(Debug, Clone)]
 pub(crate) struct TicketAuthority {
     /// The id of this agent, once it has one.

@@ -65,8 +65,8 @@ pub struct ReceivedTicketKey {
     pub secret: SecretValue,
 }
 
-/// The values of a task's secrets by name, each with the reason why there is none. Or the reason
-/// why the agent gets none of them.
+/// The secrets of a task by name: each value, or the reason why it is missing. `Err` is the reason
+/// why all are refused.
 pub type SecretsAnswer = Result<Vec<(String, Result<SecretValue, String>)>, String>;
 
 /// The secrets of the registry for a task that is about to start.

@@ -17,7 +17,7 @@ pub(super) struct ContainerStart {
     pub(super) launch: Arc<v1::LaunchOrder>,
     pub(super) stop_at: Option<Timestamp>,
     pub(super) group: Option<Box<GroupStart>>,
-    /// Its secrets of the registry, once they have arrived.
+    /// The secrets of the registry that it uses; `None` until they are received.
     pub(super) secrets: Option<Arc<DeliveredSecrets>>,
 }
 
