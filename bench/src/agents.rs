@@ -26,8 +26,8 @@ use tonic::transport::Channel;
 
 use crate::cluster::MasterAccess;
 
-/// Agents that share one connection: below what HTTP/2 servers allow in streams.
-const PER_CONNECTION: u32 = 100;
+/// Agents that share one connection by default: below what HTTP/2 servers allow in streams.
+pub(crate) const PER_CONNECTION: u32 = 100;
 /// Timeout for the registration of all agents.
 const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(120);
 /// Maximum number of agents that are started and not registered: hosts of a large cluster do not
@@ -42,6 +42,27 @@ const SILENT: Duration = Duration::from_secs(3);
 /// The shortest and the longest pause before the next link, doubled with each link that ended
 /// before a registration.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// How many agents, and how they behave.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AgentLoad {
+    pub(crate) count: u32,
+    /// Agents that share a connection, 1 to 100.
+    pub(crate) per_connection: u32,
+    /// The last state of their tasks.
+    pub(crate) life: TaskLifetime,
+}
+
+impl AgentLoad {
+    /// Returns that of agents on shared connections.
+    pub(crate) fn new(count: u32, life: TaskLifetime) -> Self {
+        Self {
+            count,
+            per_connection: PER_CONNECTION,
+            life,
+        }
+    }
+}
 
 /// Agents that stay connected until the value is dropped.
 pub(crate) struct Agents {
@@ -64,27 +85,27 @@ impl Agents {
     /// # Errors
     /// If they are not registered in time.
     pub(crate) async fn start(masters: &MasterAccess, count: u32, resources: &str) -> Result<Self> {
-        Self::start_with(masters, count, resources, TaskLifetime::Ends).await
+        let load = AgentLoad::new(count, TaskLifetime::Ends);
+        Self::start_with(masters, load, resources).await
     }
 
-    /// The same, with tasks that get as far as `life` states.
+    /// The same, with the behaviour of this load.
     ///
     /// # Errors
     /// If they are not registered in time.
     pub(crate) async fn start_with(
         masters: &MasterAccess,
-        count: u32,
+        load: AgentLoad,
         resources: &str,
-        life: TaskLifetime,
     ) -> Result<Self> {
         let mut connector = masters.agent_connector();
-        let routes = (0..count).map(|number| {
-            if number > 0 && number % PER_CONNECTION == 0 {
+        let routes = (0..load.count).map(|number| {
+            if number > 0 && number % load.per_connection == 0 {
                 connector = masters.agent_connector();
             }
             MasterRoute::Leader(AgentUplink::new(connector.clone()))
         });
-        Self::start_by(routes.collect(), resources, life).await
+        Self::start_by(routes.collect(), resources, load.life).await
     }
 
     /// Starts agents as [`Agents::start`] does, over these connections in turn. Each agent stays

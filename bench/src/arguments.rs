@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::agents::PER_CONNECTION;
 use crate::leader_loss::LeaderLossArguments;
 
 /// Measures Argosy and its peers on this machine.
@@ -66,6 +67,13 @@ pub struct Arguments {
     /// Tasks of each of these agents
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) tasks_per_agent: u32,
+    /// Rules of access of `registry` with `--peer plaintext`, one of 100 about the writer. Without
+    /// TLS no rule is enforced
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=9_000))]
+    pub(crate) rules: u16,
+    /// Agents of `scale` that share a connection; real agents have one each
+    #[arg(long, value_name = "NUMBER", default_value_t = PER_CONNECTION, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) agents_per_connection: u32,
     /// Changes a second of `events`, in steps of 10
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(10..=10_000))]
     pub(crate) changes: u32,
@@ -157,7 +165,8 @@ impl Workload {
 pub(crate) enum Peer {
     /// Three members of etcd with their default settings
     Etcd,
-    /// Argosy without TLS; the other side is Argosy with TLS
+    /// Argosy without TLS; the other side is Argosy with TLS. For `registry`, `registry-batch`,
+    /// `failover-crash`, `failover-freeze`, `flood` and `scale`
     Plaintext,
     /// For tasks: one server and one worker of HyperQueue, its `hq` on the PATH
     Hyperqueue,
@@ -204,8 +213,12 @@ pub(crate) struct Extent {
     pub(crate) state_agents: u32,
     /// Tasks of each of them.
     pub(crate) tasks_per_agent: u32,
+    /// Rules of access of `registry`.
+    pub(crate) rules: usize,
     /// Agents of `scale`.
     pub(crate) scale_agents: u32,
+    /// Those that share a connection.
+    pub(crate) agents_per_connection: u32,
     /// Rounds of `state-read` and `scrape`: writers alone, then together with readers.
     pub(crate) state_rounds: u32,
     /// Time for which scrapes are measured in each condition.
@@ -252,6 +265,8 @@ impl Arguments {
             state_agents: self.agents.unwrap_or(500),
             tasks_per_agent: self.tasks_per_agent,
             scale_agents: self.agents.unwrap_or(1_000),
+            agents_per_connection: self.agents_per_connection,
+            rules: usize::from(self.rules),
             state_rounds: 1,
             scrape: seconds(3.0),
             subscribers: 100,
@@ -284,6 +299,8 @@ impl Arguments {
             state_agents: self.agents.unwrap_or(10_000),
             tasks_per_agent: self.tasks_per_agent,
             scale_agents: self.agents.unwrap_or(50_000),
+            agents_per_connection: self.agents_per_connection,
+            rules: usize::from(self.rules),
             state_rounds: 3,
             scrape: seconds(20.0),
             subscribers: 990,

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use argosy_client::Masters;
 use argosy_testbed::processes::ManagedProcess;
+use argosy_testbed::transport::ClientTransport;
 use argosy_testbed::waiting::poll_running;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -35,7 +36,7 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause between two checks of that.
 const POLL_PAUSE: Duration = Duration::from_millis(50);
 /// Timeout of a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout of one member's report.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum distance, in entries, of members that count as caught up.
@@ -181,6 +182,15 @@ impl Cluster {
     pub(crate) fn access(&self) -> Result<MasterAccess> {
         let masters = Masters::new(self.members.iter().map(|member| &member.api))?;
         Ok(MasterAccess::new(masters, &self.transports))
+    }
+
+    /// Returns the transport of a further operator with this name; `None` without TLS, where a
+    /// caller has no name.
+    ///
+    /// # Errors
+    /// If its certificate cannot be created.
+    pub(crate) fn operator(&self, name: &str) -> Result<Option<ClientTransport>> {
+        self.transports.of_operator(name)
     }
 
     /// Returns a new, open connection to a member.

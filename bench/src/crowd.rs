@@ -72,14 +72,16 @@ async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     let broken = || agents.closed() + schedulers.closed();
     let before = broken();
     let leader = cluster.wait_until_settled().await?;
-    let api = cluster.members[leader].api.clone();
-    let turns = Turns::of(&api).await?;
+    let (access, api) = (cluster.access()?, cluster.members[leader].api.clone());
+    let turns = Turns::of(access.operator(), &api).await?;
     let times_ms = calls(&cluster, &agents.ids()[0], bench.extent.crowd).await?;
     findings.record(BROKEN, (broken() - before) as f64);
     findings.record(MEDIAN, quantile(&times_ms, 0.5));
     findings.record(SLOW, quantile(&times_ms, 0.99));
     findings.record(SLOWEST, quantile(&times_ms, 1.0));
-    let [long, busy] = Turns::of(&api).await?.per_thousand(turns);
+    let [long, busy] = Turns::of(access.operator(), &api)
+        .await?
+        .per_thousand(turns);
     findings.record(turns::LONG, long);
     findings.record(turns::BUSY, busy);
     let leader = cluster.wait_until_settled().await?;

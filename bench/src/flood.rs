@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::agents::Agents;
 use crate::arguments::Workload;
 use crate::bench::{Bench, Measurements};
-use crate::cluster::{Cluster, MasterClient, channel};
+use crate::cluster::{CONNECT_TIMEOUT, Cluster, MasterClient};
 use crate::cpu::resident_bytes;
 use crate::framework::{LongestGap, Trickle, flood};
 use crate::registry::masters;
@@ -68,9 +68,9 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let about = [about, principals::about()];
     let about: Vec<&str> = about.iter().map(String::as_str).collect();
     let mut report = bench.report(Workload::Flood, &about, cells);
-    let work = async |_, findings: &mut Measurements| {
-        one_run(bench, findings).await?;
-        principals::one_run(bench, findings).await
+    let work = async |side, findings: &mut Measurements| {
+        one_run(bench, side, findings).await?;
+        principals::one_run(bench, side, findings).await
     };
     bench
         .run_alternately(&mut report, bench.extent.runs, work)
@@ -78,25 +78,26 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     Ok(report)
 }
 
-async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
-    let mut cluster = Cluster::start(Side::Argosy, &bench.environment).await?;
+async fn one_run(bench: &Bench, side: Side, findings: &mut Measurements) -> Result<()> {
+    let mut cluster = Cluster::start(side, &bench.environment).await?;
     let masters = masters(&cluster)?;
     let _agents = Agents::start(&masters, AGENTS, AGENT).await?;
     flood(&masters, TASKS, None).await?;
     let trickle = Trickle::start(&masters).await?;
     let leader = cluster.wait_until_settled().await?;
     let (pid, api) = (cluster.pid(leader)?, cluster.members[leader].api.clone());
-    let epoch = probe(&mut wire(&api)?).await?.epoch;
+    let wire = || MasterClient::new(masters.operator().channel(&api, CONNECT_TIMEOUT));
+    let epoch = probe(&mut wire()).await?.epoch;
     let resident = || {
         let bytes = resident_bytes(pid).context("the leader is gone")?;
         Ok::<_, anyhow::Error>(bytes as f64 / f64::from(1 << 20))
     };
     findings.record(BEFORE, resident()?);
     trickle.gaps().restart();
-    let turns = Turns::of(&api).await?;
-    let readers = Readers::start(&api, bench.extent.flood_connections)?;
+    let turns = Turns::of(masters.operator(), &api).await?;
+    let readers = Readers::start(masters.operator(), &api, bench.extent.flood_connections);
     let mut seen = WorstValues::default();
-    let mut client = wire(&api)?;
+    let mut client = wire();
     let answers = LongestGap::default();
     let end = Instant::now() + bench.extent.flood;
     while Instant::now() < end {
@@ -109,7 +110,9 @@ async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
         tokio::time::sleep(PROBE).await;
     }
     let (read, refused) = readers.end();
-    let [long, busy] = Turns::of(&api).await?.per_thousand(turns);
+    let [long, busy] = Turns::of(masters.operator(), &api)
+        .await?
+        .per_thousand(turns);
     findings.record(turns::LONG, long);
     findings.record(turns::BUSY, busy);
     findings.record(LEADER_GAP, answers.longest().as_secs_f64() * 1e3);
@@ -137,10 +140,6 @@ fn lost(cluster: &v1::Cluster) -> u32 {
     cluster
         .agents_unreachable
         .max(AGENTS.saturating_sub(cluster.agents))
-}
-
-fn wire(api: &str) -> Result<MasterClient> {
-    Ok(MasterClient::new(channel(api)?.connect_lazy()))
 }
 
 /// Requests the cluster's summary from the leader: a read that waits in the same queue as the

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::time::Instant;
 
-use crate::agents::{Agents, TaskLifetime};
+use crate::agents::{AgentLoad, Agents, TaskLifetime};
 use crate::cluster::{BenchEnvironment, Cluster, MasterAccess};
 use crate::framework::{SleepingTasks, sleepers};
 use crate::load::LoopClient;
@@ -44,8 +44,8 @@ impl FullCluster {
         let masters = masters(&cluster)?;
         let started = Instant::now();
         let resources = format!("cpus:{each};mem:{}", 32 * each);
-        let all =
-            Agents::start_with(&masters, agents, &resources, TaskLifetime::RunsUntilKilled).await?;
+        let load = AgentLoad::new(agents, TaskLifetime::RunsUntilKilled);
+        let all = Agents::start_with(&masters, load, &resources).await?;
         let tasks = sleepers(&masters, agents * each, None).await?;
         let loaded = started.elapsed();
         let leader = cluster.wait_until_settled().await?;

@@ -1,5 +1,7 @@
 //! Small changes by closed-loop clients, one by one and in batches.
 
+mod rules;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -110,6 +112,10 @@ pub(crate) fn masters(cluster: &Cluster) -> Result<MasterAccess> {
 async fn single_argosy(bench: &Bench, side: Side, findings: &mut Measurements) -> Result<()> {
     let mut cluster = Cluster::start(side, &bench.environment).await?;
     let masters = masters(&cluster)?;
+    if side == Side::Argosy && bench.extent.rules > 0 {
+        let leader = cluster.wait_until_settled().await?;
+        rules::set(&cluster, leader, bench.extent.rules).await?;
+    }
     // Agents are added and never removed: no agent must become unreachable during other
     // measurements.
     let mut groups = Vec::new();

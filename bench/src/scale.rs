@@ -7,14 +7,15 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
-use crate::agents::{Agents, TaskLifetime};
+use crate::agents::{AgentLoad, Agents, TaskLifetime};
 use crate::arguments::Workload;
 use crate::bench::{Bench, Measurements};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, MasterAccess};
 use crate::cpu::process_seconds;
 use crate::framework::sleepers;
 use crate::registry::masters;
 use crate::report::{Cell, RatioGoal, Side, WorkloadReport};
+use crate::turns::Turns;
 
 /// Rest after the last task runs, before anything is counted.
 const REST: Duration = Duration::from_secs(10);
@@ -41,18 +42,21 @@ const CPU_FOLLOWER: &str = "busiest follower's CPU at rest";
 const ENTRIES: &str = "log entries at rest";
 const VERIFIED: &str = "all agents verified after a kill";
 const FAILOVER_ENTRIES: &str = "log entries of the new epoch until then";
+const LONG_TURNS: &str = "turns above 5 ms until then, the worse survivor";
+const BUSY_TURNS: &str = "the same by CPU time, the worse survivor";
 const LISTED: &str = "agents requested to list their tasks";
 
 /// Measures three masters with agents that hold tasks.
 pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let (agents, each) = (bench.extent.scale_agents, bench.extent.tasks_per_agent);
     let about = format!(
-        "{agents} emulated agents with {each} running tasks each at three masters. They rest for {:?}; then the leader is killed, and the next one has verified an agent when it has accepted its registration. From {MANY} agents on the masters have {}, so that each agent sends a heartbeat every 15 s. The entries with which the new epoch begins are not counted.",
+        "{agents} emulated agents with {each} running tasks each at three masters, {} on each connection. They rest for {:?}; then the leader is killed, and the next one has verified an agent when it has accepted its registration. From {MANY} agents on the masters have {}, so that each agent sends a heartbeat every 15 s. The entries with which the new epoch begins are not counted.",
+        bench.extent.agents_per_connection,
         bench.extent.idle,
         AGENT_TIMEOUT.join(" "),
     );
     let mut report = bench.report(Workload::Scale, &[&about], cells());
-    let work = async |_, findings: &mut Measurements| one_run(bench, findings).await;
+    let work = async |side, findings: &mut Measurements| one_run(bench, side, findings).await;
     bench
         .run_alternately(&mut report, bench.extent.runs, work)
         .await?;
@@ -74,19 +78,25 @@ fn cells() -> Vec<Cell> {
         Cell::new(ENTRIES, "entries", RatioGoal::OwnAtMost(0.0)),
         Cell::new(VERIFIED, "s", RatioGoal::OwnAtMost(8.0)),
         Cell::new(FAILOVER_ENTRIES, "entries", RatioGoal::OwnAtMost(0.0)),
+        Cell::new(LONG_TURNS, "per 1,000", RatioGoal::None),
+        Cell::new(BUSY_TURNS, "per 1,000", RatioGoal::OwnAtMost(0.0)),
         Cell::new(LISTED, "agents", RatioGoal::OwnAtMost(0.0)),
     ]
 }
 
-async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
+async fn one_run(bench: &Bench, side: Side, findings: &mut Measurements) -> Result<()> {
     let (count, each) = (bench.extent.scale_agents, bench.extent.tasks_per_agent);
     let arguments: &[&str] = if count < MANY { &[] } else { &AGENT_TIMEOUT };
-    let mut cluster = Cluster::start_with(Side::Argosy, &bench.environment, arguments).await?;
+    let mut cluster = Cluster::start_with(side, &bench.environment, arguments).await?;
     let masters = masters(&cluster)?;
     let started = Instant::now();
     let resources = format!("cpus:{each};mem:{}", 32 * each);
-    let agents =
-        Agents::start_with(&masters, count, &resources, TaskLifetime::RunsUntilKilled).await?;
+    let load = AgentLoad {
+        count,
+        per_connection: bench.extent.agents_per_connection,
+        life: TaskLifetime::RunsUntilKilled,
+    };
+    let agents = Agents::start_with(&masters, load, &resources).await?;
     findings.record(REGISTERED, started.elapsed().as_secs_f64());
     let tasks = sleepers(&masters, count * each, None).await?;
     findings.record(RUNNING, tasks.duration.as_secs_f64());
@@ -96,7 +106,7 @@ async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     note_memory(&cluster, leader, findings)?;
     rest(bench, &cluster, leader, findings).await?;
     findings.record(LATER, cluster.resident_mib(leader)?);
-    kill(&mut cluster, (leader, &agents, count), findings).await
+    kill(&mut cluster, (leader, &agents, &masters), findings).await
 }
 
 /// Watches a cluster in which nothing happens.
@@ -131,13 +141,20 @@ async fn rest(
 /// Kills the leader and waits until the next one has accepted every agent.
 async fn kill(
     cluster: &mut Cluster,
-    (leader, agents, count): (usize, &Agents, u32),
+    (leader, agents, masters): (usize, &Agents, &MasterAccess),
     findings: &mut Measurements,
 ) -> Result<()> {
+    let count = agents.ids().len() as u64;
     let (registered, listed) = (agents.registrations(), agents.lists());
+    let survivors = (0..cluster.members.len()).filter(|index| *index != leader);
+    let survivors: Vec<usize> = survivors.collect();
+    let mut turns = Vec::new();
+    for index in &survivors {
+        turns.push(turns_of(cluster, masters, *index).await?);
+    }
     let killed = Instant::now();
     cluster.signal(leader, Signal::SIGKILL)?;
-    while agents.registrations() - registered < u64::from(count) {
+    while agents.registrations() - registered < count {
         let known = agents.registrations() - registered;
         anyhow::ensure!(
             killed.elapsed() < RETURN_TIMEOUT,
@@ -149,10 +166,23 @@ async fn kill(
     let entries = cluster.entries_of_epoch(leader).await?;
     findings.record(FAILOVER_ENTRIES, entries as f64);
     findings.record(LISTED, (agents.lists() - listed) as f64);
+    let mut worst = [0.0_f64; 2];
+    for (index, before) in survivors.into_iter().zip(turns) {
+        let found = turns_of(cluster, masters, index)
+            .await?
+            .per_thousand(before);
+        worst = [worst[0].max(found[0]), worst[1].max(found[1])];
+    }
+    findings.record(LONG_TURNS, worst[0]);
+    findings.record(BUSY_TURNS, worst[1]);
     cluster.restart(leader)?;
     let next = cluster.wait_until_settled().await?;
     findings.record(NEXT, cluster.resident_mib(next)?);
     Ok(())
+}
+
+async fn turns_of(cluster: &Cluster, masters: &MasterAccess, index: usize) -> Result<Turns> {
+    Turns::of(masters.operator(), &cluster.members[index].api).await
 }
 
 fn note_memory(cluster: &Cluster, leader: usize, findings: &mut Measurements) -> Result<()> {

@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::arguments::Workload;
 use crate::bench::{Bench, Measurements};
+use crate::cluster::MasterAccess;
 use crate::crowd::connections;
 use crate::crowd::schedulers::Schedulers;
 use crate::full_cluster::FullCluster;
@@ -109,8 +110,8 @@ impl Scrapers {
     fn start(full: &FullCluster, duration: Duration) -> Self {
         let end = Instant::now() + duration;
         Self([full.leader, full.follower()].map(|index| {
-            let api = full.api(index).to_owned();
-            AbortOnDropHandle::new(tokio::spawn(scrape_until(api, end)))
+            let (masters, api) = (full.masters.clone(), full.api(index).to_owned());
+            AbortOnDropHandle::new(tokio::spawn(scrape_until(masters, api, end)))
         }))
     }
 
@@ -127,13 +128,13 @@ impl Scrapers {
     }
 }
 
-async fn scrape_until(api: String, end: Instant) -> Result<Scrapes> {
+async fn scrape_until(masters: MasterAccess, api: String, end: Instant) -> Result<Scrapes> {
     let mut scrapes = Scrapes::default();
     let mut due = interval(SCRAPE_INTERVAL);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while due.tick().await < end {
         let began = Instant::now();
-        let text = turns::scrape(&api).await?;
+        let text = turns::scrape(masters.operator(), &api).await?;
         scrapes.times_ms.push(began.elapsed().as_secs_f64() * 1e3);
         scrapes.largest_bytes = scrapes.largest_bytes.max(text.len());
     }
@@ -150,7 +151,7 @@ async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     let pid = full.cluster.pid(full.leader)?;
     let writers = full.writers(WRITERS).await?;
     let duration = bench.extent.scrape;
-    let turns = Turns::of(full.api(full.leader)).await?;
+    let turns = Turns::of(full.masters.operator(), full.api(full.leader)).await?;
     let (mut alone, mut during) = (Vec::new(), Vec::new());
     for _ in 0..bench.extent.state_rounds {
         let quiet = Scrapers::start(&full, duration);
@@ -160,7 +161,9 @@ async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
         during.push(write(&writers, duration, pid).await?);
         together.finish(DURING_WRITES, findings).await?;
     }
-    let [long, busy] = Turns::of(full.api(full.leader)).await?.per_thousand(turns);
+    let [long, busy] = Turns::of(full.masters.operator(), full.api(full.leader))
+        .await?
+        .per_thousand(turns);
     findings.record(turns::LONG, long);
     findings.record(turns::BUSY, busy);
     note(findings, &alone, &during);

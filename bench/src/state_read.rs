@@ -107,7 +107,7 @@ async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     let writers = full.writers(WRITERS).await?;
     let (mut alone, mut during_reads) = (WriterResults::default(), WriterResults::default());
     let mut lists = ListResults::default();
-    let turns = Turns::of(full.api(leader)).await?;
+    let turns = Turns::of(full.masters.operator(), full.api(leader)).await?;
     for _ in 0..bench.extent.state_rounds {
         write(bench, &writers, pid, &mut alone).await?;
         let apis = cluster.members.iter().map(|member| member.api.as_str());
@@ -116,7 +116,9 @@ async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
         write(bench, &writers, pid, &mut during_reads).await?;
         lists.extend(pollers.end().await?);
     }
-    let [long, busy] = Turns::of(full.api(leader)).await?.per_thousand(turns);
+    let [long, busy] = Turns::of(full.masters.operator(), full.api(leader))
+        .await?
+        .per_thousand(turns);
     findings.record(turns::LONG, long);
     findings.record(turns::BUSY, busy);
     findings.record(AFTER, cluster.resident_mib(leader)?);

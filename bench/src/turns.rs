@@ -2,8 +2,8 @@
 //! budget.
 
 use anyhow::{Context, Result, ensure};
+use argosy_testbed::transport::ClientTransport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// Turns by the time from their beginning to their end.
 pub(crate) const LONG: &str = "turns of the leader above 5 ms";
@@ -31,10 +31,11 @@ struct TurnCounts {
 ///
 /// # Errors
 /// If the master does not answer with metrics.
-pub(crate) async fn scrape(api: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(api).await?;
+pub(crate) async fn scrape(transport: &ClientTransport, api: &str) -> Result<String> {
+    let mut stream = transport.dial_http(api).await?;
     let request = format!("GET /metrics HTTP/1.1\r\nhost: {api}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
     let mut text = String::new();
     stream.read_to_string(&mut text).await?;
     let body = body(&text).with_context(|| format!("a scrape of {api}"))?;
@@ -59,8 +60,8 @@ impl Turns {
     ///
     /// # Errors
     /// If they cannot be read, or lack a histogram.
-    pub(crate) async fn of(api: &str) -> Result<Self> {
-        let text = scrape(api).await?;
+    pub(crate) async fn of(transport: &ClientTransport, api: &str) -> Result<Self> {
+        let text = scrape(transport, api).await?;
         Self::read(&text).with_context(|| {
             format!("the metrics of {api} lack one of {METRICS:?} with a bound of {BUDGET}")
         })

@@ -164,6 +164,9 @@ fn prepare(arguments: &Arguments, workload: Workload) -> Result<Bench> {
         versions.push(etcd_version()?);
     }
     let with_tls = arguments.peer == Peer::Plaintext && compares_with_plaintext(workload);
+    if arguments.rules > 0 && !with_tls {
+        bail!("--rules needs --peer plaintext: without TLS no rule is enforced");
+    }
     if with_tls {
         sides.push(Side::Plaintext);
         versions.push("plaintext: the same, with --insecure-plaintext".to_owned());
@@ -225,7 +228,9 @@ fn compares_with_plaintext(workload: Workload) -> bool {
         Workload::Registry
         | Workload::RegistryBatch
         | Workload::FailoverCrash
-        | Workload::FailoverFreeze => true,
+        | Workload::FailoverFreeze
+        | Workload::Flood
+        | Workload::Scale => true,
         Workload::Stall
         | Workload::Idle
         | Workload::Tasks
@@ -233,13 +238,11 @@ fn compares_with_plaintext(workload: Workload) -> bool {
         | Workload::Containers
         | Workload::Latency
         | Workload::Allocator
-        | Workload::Flood
         | Workload::Crowd
         | Workload::StateRead
         | Workload::Scrape
         | Workload::Events
         | Workload::Commands
-        | Workload::Scale
         | Workload::All => false,
     }
 }

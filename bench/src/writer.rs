@@ -162,7 +162,8 @@ fn batch(target: &Target, serial: u64) -> v1::WriteBatch {
     }
 }
 
-fn done(reply: &v1::WriteReply) -> Result<()> {
+/// Returns an error if an operation of a batch was refused.
+pub(crate) fn done(reply: &v1::WriteReply) -> Result<()> {
     match reply.outcomes.iter().find(|outcome| !outcome.done) {
         Some(refused) => bail!("refused: {} ({})", refused.message, refused.code),
         None if reply.outcomes.is_empty() => bail!("an answer without outcomes"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use argosy_client::ConnectorConfig;
 use argosy_proto::http_client::HttpClient;
-use argosy_proto::transport::{Dialer, ExpectedPeer};
+use argosy_proto::transport::{Connection, Dialer, ExpectedPeer};
 use argosy_tls::application::Application;
 use argosy_tls::store::CredentialStore;
 use argosy_tls::{PlaintextPolicy, dialer};
@@ -59,6 +59,22 @@ impl ClientTransport {
         Endpoint::from_shared(format!("http://{api}"))
             .expect("the address is valid")
             .connect_with_connector_lazy(connector)
+    }
+
+    /// Opens a connection for HTTP/1.1 to the API of a master, `host:port`.
+    ///
+    /// # Errors
+    /// If there is none, or the peer is no master.
+    pub async fn dial_http(&self, api: &str) -> std::io::Result<Connection> {
+        self.http.dial(api, &ExpectedPeer::MASTER).await
+    }
+
+    /// Opens a connection for gRPC to the API of a master, `host:port`.
+    ///
+    /// # Errors
+    /// If there is none, or the peer is no master.
+    pub async fn dial_grpc(&self, api: &str) -> std::io::Result<Connection> {
+        self.grpc.dial(api, &ExpectedPeer::MASTER).await
     }
 
     /// Returns a client of HTTP/1.1.

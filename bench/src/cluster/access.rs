@@ -34,20 +34,24 @@ impl Transports {
     /// If they cannot be created.
     pub(super) fn tls(directory: &Path) -> Result<Self> {
         let certificates = ClusterCertificates::create(&directory.join("tls"))?;
-        let client = |kind| -> Result<ClientTransport> {
-            let name = format!("bench-{kind}");
-            let files = certificates.issue(kind, &name, None)?;
-            Ok(ClientTransport::tls(&files.load()?))
-        };
-        let (operator, agent) = (
-            client(PrincipalKind::Operator)?,
-            client(PrincipalKind::Agent)?,
-        );
+        let operator = client(&certificates, PrincipalKind::Operator, "bench-operator")?;
+        let agent = client(&certificates, PrincipalKind::Agent, "bench-agent")?;
         Ok(Self {
             certificates: Some(certificates),
             operator,
             agent,
         })
+    }
+
+    /// Returns that of a further operator with this name; `None` without TLS, where a caller has no
+    /// name.
+    ///
+    /// # Errors
+    /// If its certificate cannot be created.
+    pub(super) fn of_operator(&self, name: &str) -> Result<Option<ClientTransport>> {
+        let certificates = self.certificates.as_ref();
+        let issue = |all| client(all, PrincipalKind::Operator, name);
+        certificates.map(issue).transpose()
     }
 
     /// Returns that of a master with this Raft address.
@@ -62,6 +66,15 @@ impl Transports {
         let files = certificates.issue(PrincipalKind::Master, name, Some(address.ip()))?;
         Ok(MemberTransport::Tls(files))
     }
+}
+
+fn client(
+    certificates: &ClusterCertificates,
+    kind: PrincipalKind,
+    name: &str,
+) -> Result<ClientTransport> {
+    let files = certificates.issue(kind, name, None)?;
+    Ok(ClientTransport::tls(&files.load()?))
 }
 
 /// The masters of a cluster, for clients. Cheap to clone.
@@ -84,6 +97,11 @@ impl MasterAccess {
     /// Returns the list of masters.
     pub(crate) fn masters(&self) -> &Masters {
         &self.masters
+    }
+
+    /// Returns the transport of operators and frameworks.
+    pub(crate) fn operator(&self) -> &ClientTransport {
+        &self.operator
     }
 
     /// Returns the settings of new connections of an operator or a framework, with a random seed.

@@ -1,7 +1,7 @@
 //! One principal that calls as often as it can, next to others.
 //!
-//! A caller without an identity counts by the address of its host, so each principal has its own
-//! loopback address.
+//! With TLS each has a certificate. A caller without an identity counts by the address of its host,
+//! so without TLS each has its own loopback address.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
+use argosy_testbed::transport::ClientTransport;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::agents::Agents;
 use crate::bench::{Bench, Measurements};
-use crate::cluster::{Cluster, channel};
+use crate::cluster::{CONNECT_TIMEOUT, Cluster, channel};
 use crate::load::{LoopClient, LoopResult, Window, closed_loop};
 use crate::low_priority::LowPriorityThreads;
 use crate::registry::masters;
@@ -50,7 +51,7 @@ const TERMS: &str = "elections during the flood";
 
 pub(super) fn about() -> String {
     format!(
-        "A second cluster: {PRINCIPALS} principals with {CLIENTS} clients each change attributes at the leader, as fast as they are answered and then each client every {PACE:?}; alone, and while another principal has {CALLS} changes in flight on each of {CONNECTIONS} connections, from threads of the lowest priority. A principal is an address of this host."
+        "A second cluster: {PRINCIPALS} principals with {CLIENTS} clients each change attributes at the leader, as fast as they are answered and then each client every {PACE:?}; alone, and while another principal has {CALLS} changes in flight on each of {CONNECTIONS} connections, from threads of the lowest priority. A principal has a certificate of its own, or without TLS an address of this host."
     )
 }
 
@@ -76,18 +77,19 @@ struct OrdinaryResults {
     p99_ms: Vec<f64>,
 }
 
-pub(super) async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
-    let mut cluster = Cluster::start(Side::Argosy, &bench.environment).await?;
+pub(super) async fn one_run(bench: &Bench, side: Side, findings: &mut Measurements) -> Result<()> {
+    let mut cluster = Cluster::start(side, &bench.environment).await?;
     let agents = Agents::start(&masters(&cluster)?, AGENTS, "cpus:1;mem:64").await?;
     let leader = cluster.wait_until_settled().await?;
-    let (pid, api) = (cluster.pid(leader)?, cluster.members[leader].api.clone());
-    let clients = ordinary(&api, agents.ids()).await?;
+    let pid = cluster.pid(leader)?;
+    let principals = Principals::new(&cluster, leader)?;
+    let clients = ordinary(&principals, agents.ids()).await?;
     let term = cluster.term().await?;
     let (mut alone, mut during) = (OrdinaryResults::default(), OrdinaryResults::default());
     let (mut answered, mut refused) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         write(bench, &clients, pid, &mut alone).await?;
-        let flood = Flood::start(&api, agents.ids())?;
+        let flood = Flood::start(&principals, agents.ids())?;
         write(bench, &clients, pid, &mut during).await?;
         let [written, rejected] = flood.end();
         answered.push(written);
@@ -115,11 +117,35 @@ fn missing(during: &[f64], alone: &[f64]) -> f64 {
     100.0 * (1.0 - mean(during) / mean(alone))
 }
 
-/// Returns a connection of the principal with this number.
-fn connection(api: &str, principal: u8) -> Result<Channel> {
-    let address = IpAddr::V4(Ipv4Addr::new(127, 99, 0, principal));
-    let endpoint = channel(api)?.local_address(Some(address));
-    Ok(endpoint.connect_lazy())
+/// The principals of a run, by number from 1 on: the last one floods.
+struct Principals {
+    /// The API of the leader.
+    api: String,
+    /// Their transports; `None` without TLS.
+    transports: Vec<Option<ClientTransport>>,
+}
+
+impl Principals {
+    fn new(cluster: &Cluster, leader: usize) -> Result<Self> {
+        let named = |number| cluster.operator(&format!("principal-{number}"));
+        let transports: Result<_> = (1..=PRINCIPALS + 1).map(named).collect();
+        Ok(Self {
+            api: cluster.members[leader].api.clone(),
+            transports: transports?,
+        })
+    }
+
+    /// Returns a new connection of one of them.
+    fn connection(&self, number: u8) -> Result<Channel> {
+        match &self.transports[usize::from(number) - 1] {
+            Some(transport) => Ok(transport.channel(&self.api, CONNECT_TIMEOUT)),
+            None => {
+                let address = IpAddr::V4(Ipv4Addr::new(127, 99, 0, number));
+                let endpoint = channel(&self.api)?.local_address(Some(address));
+                Ok(endpoint.connect_lazy())
+            }
+        }
+    }
 }
 
 fn target(ids: &[String], client: usize) -> Target {
@@ -129,10 +155,10 @@ fn target(ids: &[String], client: usize) -> Target {
     }
 }
 
-async fn ordinary(api: &str, ids: &[String]) -> Result<Vec<LoopClient>> {
+async fn ordinary(principals: &Principals, ids: &[String]) -> Result<Vec<LoopClient>> {
     let mut clients = Vec::new();
     for principal in 1..=PRINCIPALS {
-        let writer = Writer::unary(connection(api, principal)?);
+        let writer = Writer::unary(principals.connection(principal)?);
         for _ in 0..CLIENTS {
             let target = target(ids, clients.len());
             // The connection is open before anything is measured.
@@ -184,13 +210,13 @@ struct FloodCounts {
 }
 
 impl Flood {
-    fn start(api: &str, ids: &[String]) -> Result<Self> {
+    fn start(principals: &Principals, ids: &[String]) -> Result<Self> {
         let (threads, handle) = LowPriorityThreads::start("flood")?;
         let counts = Arc::new(FloodCounts::default());
         let mut calls = JoinSet::new();
         let entered = handle.enter();
         for number in 0..CONNECTIONS {
-            let writer = Writer::unary(connection(api, PRINCIPALS + 1)?);
+            let writer = Writer::unary(principals.connection(PRINCIPALS + 1)?);
             for call in 0..CALLS {
                 let target = target(ids, number * CALLS + call);
                 calls.spawn(flood(writer.clone(), target, Arc::clone(&counts)));

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use argosy_proto::transport::Connection;
 use argosy_proto::v1;
+use argosy_testbed::transport::ClientTransport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use crate::cluster::{MasterClient, channel};
+use crate::cluster::{CONNECT_TIMEOUT, MasterClient};
 
 /// Calls in flight on one gRPC connection.
 const CALLS: usize = 20;
@@ -34,27 +35,25 @@ pub(super) struct Readers {
 
 impl Readers {
     /// Starts readers on this number of connections.
-    ///
-    /// # Errors
-    /// If the address is malformed.
-    pub(super) fn start(api: &str, connections: u32) -> Result<Self> {
+    pub(super) fn start(transport: &ClientTransport, api: &str, connections: u32) -> Self {
         let counts = Arc::new(ReadCounts::default());
         let mut tasks = JoinSet::new();
         for number in 0..connections {
             if number % 2 == 0 {
-                let client = MasterClient::new(channel(api)?.connect_lazy());
+                let client = MasterClient::new(transport.channel(api, CONNECT_TIMEOUT));
                 let client = client.max_decoding_message_size(MESSAGE_BYTES);
                 for _ in 0..CALLS {
                     tasks.spawn(by_grpc(client.clone(), Arc::clone(&counts)));
                 }
             } else {
-                tasks.spawn(by_http(api.to_owned(), Arc::clone(&counts)));
+                let (transport, api) = (transport.clone(), api.to_owned());
+                tasks.spawn(by_http(transport, api, Arc::clone(&counts)));
             }
         }
-        Ok(Self {
+        Self {
             _tasks: tasks,
             counts,
-        })
+        }
     }
 
     /// Stops the readers. Returns the pages read and the reads rejected.
@@ -86,21 +85,26 @@ async fn by_grpc(mut client: MasterClient, counts: Arc<ReadCounts>) {
     }
 }
 
-async fn by_http(api: String, counts: Arc<ReadCounts>) {
+async fn by_http(transport: ClientTransport, api: String, counts: Arc<ReadCounts>) {
     loop {
         // The next attempt shows why it ended.
-        let _ = on_one_connection(&api, &counts).await;
+        let _ = on_one_connection(&transport, &api, &counts).await;
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-async fn on_one_connection(api: &str, counts: &ReadCounts) -> Result<()> {
-    let mut stream = TcpStream::connect(api).await?;
+async fn on_one_connection(
+    transport: &ClientTransport,
+    api: &str,
+    counts: &ReadCounts,
+) -> Result<()> {
+    let mut stream = transport.dial_http(api).await?;
     let question =
         format!("GET /v1/tasks?include_ended=true&page_size=10000 HTTP/1.1\r\nhost: {api}\r\n\r\n");
     let mut bytes = Vec::new();
     loop {
         stream.write_all(question.as_bytes()).await?;
+        stream.flush().await?;
         bytes.clear();
         let head = loop {
             if let Some(end) = find(&bytes, b"\r\n\r\n") {
@@ -124,7 +128,7 @@ async fn on_one_connection(api: &str, counts: &ReadCounts) -> Result<()> {
     }
 }
 
-async fn more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<()> {
+async fn more(stream: &mut Connection, bytes: &mut Vec<u8>) -> Result<()> {
     let read = stream.read_buf(bytes).await?;
     anyhow::ensure!(read > 0, "the connection has ended");
     Ok(())

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::cluster::{Cluster, wait_until, write};
 
-/// Opens connections from many loopback addresses, prints their number, and keeps them until its
-/// input ends.
+/// Opens connections from many loopback addresses, sends the same few bytes on each, prints their
+/// number, and keeps them until its input ends.
 const HOLD: &str = "import resource, socket, sys
 host, port, network, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+first = bytes.fromhex(sys.argv[5])
 most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 held = []
@@ -19,6 +20,7 @@ for number in range(count):
     caller.bind((f'127.{network}.{number // 250}.{number % 250 + 1}', 0))
     try:
         caller.connect((host, port))
+        caller.sendall(first)
         held.append(caller)
     except OSError:
         pass
@@ -30,15 +32,22 @@ const DESCRIPTORS: usize = 2_000;
 /// Connections of each of the two processes: together more than a master has descriptors.
 const CONNECTIONS_EACH: usize = 2_000;
 
-struct Flood {
+/// A process with idle connections, until the value is dropped.
+pub(crate) struct Flood {
     child: Child,
 }
 
 impl Flood {
-    fn start(host: &str, network: u8) -> Self {
+    /// Starts one whose connections send these bytes, in hexadecimal digits, and nothing more.
+    pub(crate) fn start(
+        (host, port): (&str, u16),
+        network: u8,
+        connections: usize,
+        first: &str,
+    ) -> Self {
         let child = Command::new("python3")
-            .args(["-c", HOLD, host, "5050", &network.to_string()])
-            .arg(CONNECTIONS_EACH.to_string())
+            .args(["-c", HOLD, host, &port.to_string(), &network.to_string()])
+            .args([&connections.to_string(), first])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -47,7 +56,7 @@ impl Flood {
     }
 
     /// Returns how many connections the kernel has made, once all were tried.
-    async fn tried(&mut self) -> usize {
+    pub(crate) async fn tried(&mut self) -> usize {
         let output = self.child.stdout.take().expect("it is piped");
         let line = tokio::task::spawn_blocking(move || {
             let mut line = String::new();
@@ -68,7 +77,8 @@ impl Drop for Flood {
 /// Attacks the master at `leader`, and checks that it keeps leading.
 async fn flood(cluster: &mut Cluster, leader: usize, networks: [u8; 2]) {
     let host = cluster.masters[leader].address.to_string();
-    let mut floods = networks.map(|network| Flood::start(&host, network));
+    let mut floods =
+        networks.map(|network| Flood::start((&host, 5050), network, CONNECTIONS_EACH, ""));
     let mut tried = Vec::new();
     for flood in &mut floods {
         tried.push(flood.tried().await);

@@ -29,4 +29,5 @@ mod subscriptions;
 mod test_framework;
 mod test_hooks;
 mod tls;
+mod tls_attacks;
 mod upgrade;
