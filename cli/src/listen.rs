@@ -11,15 +11,24 @@ use std::path::Path;
 use argosy_proto::server::callers::{AllowedCallers, ApiAccess};
 use argosy_proto::transport::Listener;
 use argosy_tls::application::PortKind;
+use nix::sys::socket::Backlog;
 use tokio::runtime::Handle;
 
 use crate::exit::Failure;
 use crate::transport::ServiceTransport;
 
+/// Connections that may wait to be accepted, as far as `net.core.somaxconn` allows: all agents
+/// connect together after an election. The kernel ignores further ones, and their hosts try again
+/// after a second or more.
+const WAITING: i32 = 4_096;
+
 /// Binds a non-blocking socket that listens at `address`, ready for a runtime.
 pub(crate) fn bind(address: &str, flag: &str) -> Result<TcpListener, Failure> {
     let resolved = resolve(address, flag)?;
     let listener = TcpListener::bind(resolved).map_err(|error| explain(&error, resolved, flag))?;
+    let waiting = Backlog::new(WAITING).map_err(|error| Failure::of(&error))?;
+    // It listens already. This only replaces the limit of 128 of the standard library.
+    nix::sys::socket::listen(&listener, waiting).map_err(|error| Failure::of(&error))?;
     listener
         .set_nonblocking(true)
         .map_err(|error| Failure::of(&error))?;

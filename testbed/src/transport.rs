@@ -32,9 +32,14 @@ impl Default for ClientTransport {
 impl ClientTransport {
     /// Returns one with TLS and these credentials.
     pub fn tls(credentials: &Arc<CredentialStore>) -> Self {
+        Self::tls_over(&Dialer::tcp(), credentials)
+    }
+
+    /// Returns one with TLS and these credentials on connections of this dialer.
+    pub fn tls_over(inner: &Dialer, credentials: &Arc<CredentialStore>) -> Self {
         let dialer = |application| {
             let (credentials, plaintext) = (credentials.clone(), PlaintextPolicy::Rejected);
-            dialer::dial(Dialer::tcp(), credentials, application, plaintext)
+            dialer::dial(inner.clone(), credentials, application, plaintext)
         };
         Self {
             grpc: dialer(Application::Http2),

@@ -75,8 +75,8 @@ pub struct TlsPort {
     pub plaintext: PlaintextPolicy,
     /// The clients without a certificate that it accepts, if it is an API.
     pub anonymous: AnonymousClients,
-    /// The maximum number of incomplete handshakes. An additional one ends the oldest of the
-    /// address that has the most.
+    /// The maximum number of incomplete handshakes. Further connections wait, or end one of an
+    /// address that has many, or one that is old.
     pub handshakes: usize,
 }
 
@@ -152,12 +152,14 @@ struct TlsListener {
 impl TlsListener {
     async fn next(&mut self) -> IdentifiedConnection {
         loop {
+            let wait = self.table.wait_until(Instant::now());
             let ended = tokio::select! {
                 Some(ended) = self.tasks.join_next_with_id() => ended,
-                connection = self.inner.accept() => {
+                connection = self.inner.accept(), if wait.is_none() => {
                     self.begin(connection);
                     continue;
                 }
+                () = sleep_until(wait), if wait.is_some() => continue,
             };
             match ended {
                 Ok((task, result)) => {
@@ -175,7 +177,7 @@ impl TlsListener {
 
     fn begin(&mut self, (connection, peer): IdentifiedConnection) {
         let address = peer.address().map(|address| peer_network(address.ip()));
-        let begun = self.table.begin(address);
+        let begun = self.table.begin(address, Instant::now());
         if let Some(evicted) = begun.evicted
             && let Some(task) = self.aborts.remove(&evicted)
         {
@@ -201,6 +203,14 @@ impl TlsListener {
             self.table.end(id);
             self.aborts.remove(&id);
         }
+    }
+}
+
+/// Waits until this time, or forever.
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

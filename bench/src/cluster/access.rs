@@ -1,14 +1,21 @@
 //! How clients reach the masters of a cluster: addresses, and the transports of connections.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use argosy_client::{Connector, ConnectorConfig, Masters};
+use argosy_proto::transport::{Connection, Dialer, PeerIdentity};
 use argosy_state::actor::PrincipalKind;
 use argosy_testbed::certificates::ClusterCertificates;
 use argosy_testbed::command_lines::MemberTransport;
 use argosy_testbed::transport::ClientTransport;
+use tokio::net::TcpSocket;
+
+/// The addresses of emulated agents.
+const HOSTS: u32 = 50_000;
 
 /// The transports of a cluster: those of its masters, and those of clients by identity.
 #[derive(Debug)]
@@ -35,7 +42,8 @@ impl Transports {
     pub(super) fn tls(directory: &Path) -> Result<Self> {
         let certificates = ClusterCertificates::create(&directory.join("tls"))?;
         let operator = client(&certificates, PrincipalKind::Operator, "bench-operator")?;
-        let agent = client(&certificates, PrincipalKind::Agent, "bench-agent")?;
+        let files = certificates.issue(PrincipalKind::Agent, "bench-agent", None)?;
+        let agent = ClientTransport::tls_over(&many_hosts(), &files.load()?);
         Ok(Self {
             certificates: Some(certificates),
             operator,
@@ -66,6 +74,25 @@ impl Transports {
         let files = certificates.issue(PrincipalKind::Master, name, Some(address.ip()))?;
         Ok(MemberTransport::Tls(files))
     }
+}
+
+/// Returns a dialer whose connections have separate loopback addresses, as those of many hosts:
+/// masters limit what one address may do.
+fn many_hosts() -> Dialer {
+    let next = Arc::new(AtomicU32::new(0));
+    Dialer::new(move |address, _| {
+        let number = next.fetch_add(1, Ordering::Relaxed) % HOSTS;
+        let [.., high, low] = (number + 1).to_be_bytes();
+        async move {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind((Ipv4Addr::new(127, 80, high, low), 0).into())?;
+            let address: SocketAddr = address.parse().map_err(std::io::Error::other)?;
+            let stream = socket.connect(address).await?;
+            stream.set_nodelay(true)?;
+            let peer = PeerIdentity::unauthenticated(Some(address));
+            Ok((Connection::new(stream), peer))
+        }
+    })
 }
 
 fn client(
