@@ -1,7 +1,7 @@
-//! Keys that this agent accepts no more: at its API, and of the masters to which it connects.
+//! Revoked keys, which this agent accepts neither at its API nor of masters.
 //!
 //! Masters send them after a registration, and when a key is revoked. They are kept in memory: an
-//! agent that has not registered since its start knows none.
+//! agent that has not registered since its start has none.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,7 +11,7 @@ use argosy_state::access::KeyHash;
 use futures::stream;
 use tokio::sync::watch;
 
-/// The keys. Cheap to clone.
+/// The revoked keys. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RevokedKeys(watch::Sender<BTreeSet<KeyHash>>);
 

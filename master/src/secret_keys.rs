@@ -1,4 +1,4 @@
-//! The keys with which masters seal values of secrets, and sealing and opening.
+//! The keys by which masters seal (encrypt) values of secrets, and open them.
 //!
 //! A sealed value is bound to its cluster, its name and its version: a ciphertext that was moved to
 //! another name or to an earlier version cannot be opened. Nothing here reads a file or a clock.
@@ -19,7 +19,7 @@ mod tests;
 
 /// The bytes of a key.
 const KEY_BYTES: usize = 32;
-/// The largest number of keys: one in use, and those that rotation has not replaced yet.
+/// Maximum number of keys: the one in use, and those that rotation has not replaced yet.
 const KEYS: usize = 16;
 /// The prefix that identifies the meaning of the associated data.
 const SEALED: &[u8] = b"argosy secret 1";
@@ -42,7 +42,7 @@ struct SecretKey {
     tickets: Zeroizing<[u8; KEY_BYTES]>,
 }
 
-/// Writes the ids only.
+/// Shows the ids only.
 impl fmt::Debug for SecretKeys {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_list().entries(self.ids()).finish()
@@ -65,7 +65,7 @@ pub enum InvalidSecretKeys {
     /// Two keys have one id.
     #[error("line {0} has the id of an earlier key; give each key another id")]
     Repeated(usize),
-    /// There are more keys than needed.
+    /// There are too many keys.
     #[error("it has more than {} keys; remove those that seal no secret", KEYS)]
     TooMany,
 }

@@ -1,7 +1,7 @@
 //! Byte streams between processes: TCP, or a simulated transport.
 //!
-//! Addresses are texts. The transport reports the proven identity of a peer; the content of a
-//! stream is opaque here.
+//! Addresses are texts. The transport reports the proven identity of a peer. It does not interpret
+//! the content of a stream.
 
 pub mod certificate_identity;
 mod ending;
@@ -31,8 +31,8 @@ use tower::Service;
 
 pub use identity::{Credential, ExpectedPeer, PeerIdentity};
 
-/// The pause after a failed accept, most likely because too many files are open. The system keeps
-/// waiting connections.
+/// The pause after a failed accept, whose usual cause is that too many files are open. The system
+/// keeps waiting connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The minimum interval between two log lines about failed accepts.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
@@ -305,7 +305,7 @@ impl Listener {
     }
 }
 
-/// Lets the kernel end the connection when the host of its peer is gone, also if nothing is sent.
+/// Enables keepalive: the kernel ends the connection when the host of its peer is gone.
 ///
 /// There is no `TCP_USER_TIMEOUT`: it would also end the connection of a peer that exists and reads
 /// nothing for a while, as the terminal of an exec session may.

@@ -1,6 +1,6 @@
-//! The protocols that are spoken inside of TLS, as ALPN names them.
+//! The protocols inside of TLS, by their names in ALPN.
 //!
-//! A connection that is meant for one port is useless at another, also if an attacker redirects it.
+//! A connection for one port is refused at another, also if an attacker redirects it.
 
 /// The protocol of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

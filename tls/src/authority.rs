@@ -21,8 +21,8 @@ use x509_parser::prelude::FromDer as _;
 
 use crate::request::CertificateRequest;
 
-/// The time by which a certificate is valid before it is issued: the clocks of other hosts may be
-/// late.
+/// The time before its issue from which a certificate is valid: the clocks of other hosts may be
+/// behind.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(300);
 /// The longest common name of a certificate, in characters.
 const COMMON_NAME: usize = 64;

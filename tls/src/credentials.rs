@@ -1,4 +1,4 @@
-//! The certificate, key and CA certificates of a process, as they were read at one time.
+//! The certificate, key and CA certificates of a process, read at one time.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -25,8 +25,8 @@ use crate::peers::{ClientVerifier, ServerVerifier, hosts_of, identity_of};
 
 /// The maximum size of a file of certificates or keys, in bytes.
 const FILE_BYTES: u64 = 1 << 20;
-/// The permissions of other users on a file with a secret that it must not have: to read it, and to
-/// write to it, also for its group.
+/// The permissions that a file with a secret must not have: other users may not read it, and
+/// neither they nor its group may write to it.
 const OPEN_TO_OTHERS: u32 = 0o026;
 
 /// The files from which a process takes its credentials.
@@ -64,7 +64,7 @@ pub enum CredentialError {
     /// Other users of the host can read a key or a token, or write another one.
     #[error("other users of this host can read {path}, or write to it; run: chmod g-w,o= {path}", path = .0.display())]
     Exposed(PathBuf),
-    /// A file has another content.
+    /// The content of a file is not as expected.
     #[error("{path} contains no {what} in PEM", path = path.display())]
     Pem {
         /// The file.

@@ -1,4 +1,4 @@
-//! Certificates and requests in words.
+//! Descriptions of certificates and requests.
 //!
 //! Nothing is verified here except the form. Texts in a certificate are those of its issuer, and
 //! the caller shows them as such.

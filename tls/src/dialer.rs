@@ -66,8 +66,8 @@ pub fn dial_with(inner: Dialer, credentials: Arc<Credentials>, application: Appl
     })
 }
 
-/// Returns whether a peer has shown that it does not speak TLS. A peer that is slow, refuses a
-/// certificate or presents a wrong one has not.
+/// Returns whether the answer of a peer proves that it does not speak TLS. A slow peer, a rejected
+/// certificate and a wrong certificate prove nothing.
 fn has_no_tls(error: &io::Error) -> bool {
     let is_closed = matches!(
         error.kind(),
@@ -123,8 +123,8 @@ async fn shake_hands(
     Ok((Connection::new(stream), peer))
 }
 
-/// Adds a sentence to the error of a connection that has ended during the handshake. The kind
-/// stays.
+/// Adds a sentence to the error of a connection that has ended during the handshake. The kind of
+/// the error does not change.
 fn closed(error: io::Error, address: &str) -> io::Error {
     if explanation::tls_error(&error).is_some() {
         return error;
@@ -145,8 +145,8 @@ pub(crate) fn server_name(address: &str) -> ServerName<'static> {
     ServerName::try_from(host.to_owned()).unwrap_or_else(|_| unnamed())
 }
 
-/// A stream that explains alerts: the server verifies the client's certificate only after the
-/// client's handshake is complete, so its rejection is an error of the first read.
+/// A stream that adds an explanation to alerts. The server verifies the client's certificate after
+/// the client has completed its handshake, so a rejection is an error of the first read.
 struct ExplainedStream {
     stream: TlsStream<Connection>,
     address: Arc<str>,

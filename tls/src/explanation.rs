@@ -1,4 +1,4 @@
-//! Sentences for failed handshakes: what failed, and what to do.
+//! Error messages for failed handshakes: the cause and the remedy.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! The handshakes of one port that are not complete, and which of them makes room for another.
+//! The incomplete handshakes of one port, and the eviction of one of them for another.
 //!
 //! Pure. If an address has more than its share of a full table, its oldest handshake ends, so an
 //! address that opens many connections ends only its own. Otherwise many hosts connect together,
@@ -134,7 +134,7 @@ mod tests {
             assert_eq!(begun.evicted, Some(*expected));
         }
         assert!(table.pending.contains_key(&honest));
-        // Also one of another address makes room at the cost of the flood.
+        // A handshake of another address also evicts one of the flood.
         let begun = table.begin(address(3), now);
         assert!(begun.evicted.is_some_and(|id| id != honest));
         assert_eq!(table.pending.len(), 4);

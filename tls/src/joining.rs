@@ -1,7 +1,7 @@
-//! The side of a host that joins a cluster: it has no CA certificate yet, but its fingerprint.
+//! The client of a host that joins a cluster: it has the fingerprint of the CA, but no certificate.
 //!
-//! The host reads the CA certificates over a connection that proves nothing, keeps the one with the
-//! fingerprint, and trusts only that one from then on. It sends no secret before.
+//! The host reads the CA certificates over a connection without verification, keeps the certificate
+//! with the fingerprint, and trusts only that one from then on. It sends no secret before.
 
 use std::fmt;
 use std::io;
@@ -32,7 +32,7 @@ use crate::peers::identity_of;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
-/// A text is no fingerprint.
+/// A text is not a fingerprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("write sha256: and 64 hexadecimal digits, as argosy ca show prints them for ca.crt")]
 pub struct InvalidFingerprint;
@@ -40,13 +40,13 @@ pub struct InvalidFingerprint;
 /// The reason for which an issued certificate is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum IssuedError {
-    /// It is not in PEM, or its key is not.
+    /// The certificate or its key is not in PEM.
     #[error("the masters have sent no certificate in PEM")]
     Pem,
-    /// The CA has not signed it, or it is of another key.
+    /// The CA has not signed it, or it is for another key.
     #[error("the masters have sent a certificate that cannot be used: {0}")]
     Unusable(String),
-    /// It is of another identity.
+    /// It is for another identity.
     #[error("the masters have sent a certificate of {found}, and not of {requested}")]
     Identity {
         /// The identity in the certificate.
@@ -105,8 +105,8 @@ pub fn contains(text: &[u8], certificate: &[u8]) -> bool {
     found.any(|one| *one == *certificate)
 }
 
-/// Returns a dialer of TLS connections that accepts every server: what comes over them proves
-/// nothing. Nothing secret may be sent over them.
+/// Returns a dialer of TLS connections that accepts every server. What is received over them is not
+/// authenticated, and no secret may be sent over them.
 #[must_use]
 pub fn dial_unverified(inner: Dialer) -> Dialer {
     let provider = Arc::new(aws_lc_rs::default_provider());

@@ -234,7 +234,7 @@ async fn shake_hands(
     let again = connection.with_prefix(first);
     match (protocol, port.plaintext) {
         (FirstBytes::Tls, _) => {}
-        // Plaintext has no certificate either.
+        // A plaintext connection has no certificate.
         (_, PlaintextPolicy::Accepted) if kind != PortKind::ClosedApi => {
             return Ok((again, peer.clone()));
         }
@@ -305,7 +305,7 @@ fn identified(
     }
 }
 
-/// Rate-limited log lines about rejected connections.
+/// A rate limit of log lines about rejected connections.
 #[derive(Default)]
 struct Reports {
     last: Option<Instant>,

@@ -1,8 +1,8 @@
 //! The certificates of peers that are accepted: signed by a trusted CA, valid now, and with an
 //! identity of this cluster.
 //!
-//! Names of hosts are not compared here. Masters and agents are found by addresses that may change,
-//! and their identities stay. Only masters compare the hosts of other masters.
+//! Host names are not compared here: the addresses of masters and agents may change, and their
+//! identities do not. Only masters compare the hosts of other masters.
 
 use std::net::IpAddr;
 use std::sync::Arc;

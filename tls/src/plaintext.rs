@@ -72,7 +72,7 @@ fn go_away() -> Vec<u8> {
 pub(crate) async fn reject(mut connection: Connection, first: FirstBytes) {
     let answer = first.answer();
     let writing = connection.write_all(&answer);
-    // A peer that does not take the answer has no use for one.
+    // If the peer does not read the answer, there is nothing else to do.
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, writing).await;
     close(connection).await;
 }

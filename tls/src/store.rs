@@ -98,7 +98,7 @@ impl ExpiryWarning {
     }
 }
 
-/// When failures to reload are reported: one in a row is usual while the files are being replaced.
+/// Decides which failures to reload are reported. A single one is usual while files are replaced.
 #[derive(Debug, Default)]
 struct ReloadFailures {
     last: Option<String>,
@@ -138,7 +138,7 @@ pub async fn follow_files(store: Arc<CredentialStore>) {
         }
         tokio::time::sleep(RELOAD_INTERVAL).await;
         let reading = store.clone();
-        // Files may be on a slow disk, and nothing else may wait for it.
+        // The disk may be slow, and must not block other tasks of the runtime.
         let read = tokio::task::spawn_blocking(move || reading.reload(UnixTime::now())).await;
         let Ok(read) = read else { continue };
         match read {
@@ -192,7 +192,7 @@ mod tests {
         let first = 93 * DAY + 3_600;
         let expected: Vec<i64> = (0..17).map(|day| first + day * DAY).collect();
         assert_eq!(due, expected);
-        // A renewed certificate is quiet again.
+        // A renewed certificate causes no warning.
         assert!(!expiry.is_due(120 * DAY, 400 * DAY));
     }
 }

@@ -32,7 +32,7 @@ use crate::listener::{self, AnonymousClients, TlsPort};
 use crate::request::{self, CertificateNames, CertificateRequest};
 use crate::store::CredentialStore;
 
-/// The limit of each wait; no test passes or fails by it on a machine that works.
+/// The timeout of each wait, far above the time that any of them needs.
 const TIMEOUT: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 /// Certificates of the tests are valid for this number of days.

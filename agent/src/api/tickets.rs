@@ -1,7 +1,7 @@
-//! Tickets of masters: a request that presents one may do what the ticket is for, and nothing else.
+//! Tickets of masters: a request with a ticket may use only what the ticket permits.
 //!
-//! A ticket is checked before anything else of the request, with the time of day of this host. It
-//! is removed from the request then, so that no handler and no log sees it.
+//! A ticket is checked before the rest of the request, by the clock of this host. It is then
+//! removed from the request, so that no handler and no log contains it.
 
 use argosy_proto::clock::WallClock;
 use argosy_proto::server::callers::TicketHolder;
@@ -19,7 +19,7 @@ use crate::exec;
 use crate::files;
 use crate::inbox::QueryHandle;
 
-/// The path whose tickets may be presented as bearer tokens, too: Prometheus sends no other header.
+/// The path at which a ticket may be a bearer token, because Prometheus sends no other header.
 const METRICS: &str = "/metrics";
 
 /// The state of the check.
@@ -105,7 +105,7 @@ fn take(request: &mut Request) -> Result<Option<String>, TicketRejection> {
     let bearer = bearer_of(request);
     let headers = request.headers_mut();
     let presented = headers.get_all(HEADER).iter();
-    // A ticket is ASCII: other text is malformed later.
+    // A ticket is ASCII. Another text is rejected as malformed later.
     let mut found: Vec<_> = presented
         .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
         .collect();
@@ -134,7 +134,7 @@ fn bearer_of(request: &mut Request) -> Option<String> {
     Some(ticket)
 }
 
-/// Returns the URI without the parameters that contain tickets, and these.
+/// Returns the URI without its parameters that contain tickets, and these parameters.
 fn without_tickets(uri: &Uri) -> (Uri, Vec<String>) {
     let query = uri.query().unwrap_or_default();
     let is_ticket = |part: &&str| part.split('=').next() == Some(PARAMETER);
@@ -155,8 +155,8 @@ fn without_tickets(uri: &Uri) -> (Uri, Vec<String>) {
     (Uri::from_parts(parts).unwrap_or_default(), found)
 }
 
-/// Returns what a request uses: the same as its handler, from the same query. `None` for what no
-/// ticket opens, and for a query that its handler rejects.
+/// Returns the part of the API that a request uses, as its handler reads it from the same query.
+/// `None` for a part that no ticket opens, and for a query that the handler rejects.
 fn use_of(uri: &Uri) -> Option<TicketUse> {
     let only = |name: &str| {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri).ok()?;

@@ -1,4 +1,4 @@
-//! Files of keys and certificates: written as a whole, and never over a file that exists.
+//! Files of keys and certificates. They are written atomically, and replace no file that exists.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
@@ -91,7 +91,7 @@ pub(super) fn create(files: &[NewFile]) -> Result<(), Failure> {
     for (at, (file, draft)) in files.iter().zip(drafts).enumerate() {
         let name = file.path.file_name().unwrap_or_default();
         if let Err(error) = draft.claim(name) {
-            // They are of no use without this one.
+            // The former files are useless without this one.
             for former in &files[..at] {
                 let _ = fs::remove_file(&former.path);
             }

@@ -79,7 +79,7 @@ impl HostFiles {
     }
 }
 
-/// A CA certificate that has the fingerprint, in DER, and the name of the masters' cluster.
+/// The CA certificate with the given fingerprint, in DER, and the name of the masters' cluster.
 struct PinnedAuthority {
     certificate: Vec<u8>,
     cluster: ClusterName,
@@ -145,7 +145,7 @@ impl Reach {
         CertificatesClient::new(connector.failing_if_none_listens(), self.timeout)
     }
 
-    /// Returns the CA certificate with this fingerprint. The answer proves nothing else.
+    /// Returns the CA certificate with this fingerprint. No other part of the answer is trusted.
     async fn authority(&self, fingerprint: Fingerprint) -> Result<PinnedAuthority, Failure> {
         let client = self.client(dial_unverified(Dialer::tcp()));
         let found = client.list_authorities().await.map_err(read_failure)?;

@@ -1,4 +1,4 @@
-//! `ca show`: what is in a file of certificates, or in a request.
+//! `ca show`: the content of a file of certificates, or of a request.
 
 use std::path::{Path, PathBuf};
 

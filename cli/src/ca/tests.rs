@@ -99,7 +99,7 @@ fn keys_are_private_and_no_file_is_overwritten() {
     assert!(refused.contains("master-m1.crt exists"), "{refused}");
     assert_eq!(place.list("m1"), files[..1]);
     assert_eq!(place.read("ca/ca.key"), key);
-    // A link is no free name.
+    // A link is not followed, and not replaced.
     std::os::unix::fs::symlink("/nonexistent", place.path("m1/master-m1.key")).unwrap();
     fs::remove_file(place.path("m1/master-m1.crt")).unwrap();
     let refused = place.refused("issue master/m1 --host m1.example --ca @/ca --dir @/m1");
@@ -124,7 +124,7 @@ fn a_key_stays_on_its_host_and_its_request_is_signed_elsewhere() {
         ("request", "argosy://prod/agent/a7")
     );
 
-    // Only the request and the certificate travel.
+    // Only the request and the certificate are copied between the hosts.
     fs::create_dir(place.path("desk")).unwrap();
     fs::rename(place.path("a7/agent-a7.csr"), place.path("desk/x.csr")).unwrap();
     let refused = place.refused("sign operator/a7 @/desk/x.csr --ca @/ca");

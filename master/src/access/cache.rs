@@ -1,5 +1,5 @@
-//! The rights of callers, found once for each policy: there may be thousands of rules, and a leader
-//! decides in its turn.
+//! A cache of the rights of callers under one policy. A policy may have thousands of rules, and a
+//! leader decides on the thread of the registry's owner.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use super::decision::{Decision, Permits};
 use super::denial::Denial;
 use super::object::Object;
 
-/// Maximum number of rights that are kept. Beyond it, all are found again.
+/// Maximum number of cached rights. When it is reached, the cache is cleared.
 const ENTRIES: usize = 4_096;
 
-/// The rights of callers by the present policy.
+/// A cache of the rights of callers under one policy.
 #[derive(Debug, Default)]
 pub(crate) struct PermitCache {
     policy: Arc<Policy>,
@@ -24,7 +24,7 @@ pub(crate) struct PermitCache {
 }
 
 impl PermitCache {
-    /// Takes the present policy.
+    /// Sets the policy. Another policy clears the cache.
     pub(crate) fn follow(&mut self, policy: &Arc<Policy>) {
         planted_bug!(StaleRules if self.entries % 2 == 1 => return);
         if !Arc::ptr_eq(&self.policy, policy) {
@@ -38,7 +38,7 @@ impl PermitCache {
         self.entries = 0;
     }
 
-    /// Returns what an actor may do with an action.
+    /// Returns the objects on which an actor may perform an action.
     pub(crate) fn permits(&mut self, actor: &Actor, action: Action) -> Arc<Permits> {
         let known = self.known.get(actor).and_then(|of| of.get(&action));
         if let Some(known) = known {
@@ -54,12 +54,12 @@ impl PermitCache {
         permits
     }
 
-    /// Returns whether an actor may do something with one object.
+    /// Returns whether an actor may perform an action on one object.
     pub(crate) fn may(&mut self, actor: &Actor, action: Action, object: &Object<'_>) -> bool {
         self.permits(actor, action).decide(object).is_allowed()
     }
 
-    /// Returns the denial, if the decision about an actor is one.
+    /// Returns the denial if the decision about an actor denies.
     pub(crate) fn denial(
         &mut self,
         decision: Decision,
@@ -72,7 +72,7 @@ impl PermitCache {
         })
     }
 
-    /// Decides about one object.
+    /// Checks whether an actor may perform an action on one object.
     pub(crate) fn check(
         &mut self,
         actor: &Actor,

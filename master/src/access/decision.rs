@@ -1,11 +1,11 @@
-//! The decision: a rule that denies wins, and what no rule allows is denied.
+//! Decisions: a rule that denies takes precedence, and an action that no rule allows is denied.
 
 use argosy_state::access::{Action, Effect, GroupName, Pattern, Policy, Rule};
 use argosy_state::actor::{Actor, PrincipalKind};
 
 use super::object::Object;
 
-/// Whether an actor may do something.
+/// The result of a decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Decision {
     Allowed,
@@ -24,7 +24,7 @@ impl Decision {
     }
 }
 
-/// What one actor may do with one action, for any number of objects.
+/// The objects on which one actor may perform one action.
 #[derive(Debug, Clone)]
 pub(crate) struct Permits {
     action: Action,
@@ -34,7 +34,7 @@ pub(crate) struct Permits {
     grants: Vec<Grant>,
 }
 
-/// Objects on which something is allowed.
+/// The objects on which a rule or a group allows the action.
 #[derive(Debug, Clone)]
 struct Grant {
     objects: Pattern,
@@ -120,7 +120,7 @@ impl Permits {
     }
 }
 
-/// Decides whether an actor may do something with one object.
+/// Decides whether an actor may perform an action on one object.
 pub(crate) fn decide(
     policy: &Policy,
     actor: &Actor,

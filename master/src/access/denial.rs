@@ -1,7 +1,7 @@
-//! The text of a denial: who, what, on which object, and the remedy.
+//! The text of a denial: the caller, the action, the object and the remedy.
 //!
-//! It has nothing that its caller may not view: neither a rule, nor a property of a record, nor
-//! whether the record exists.
+//! It contains only what its caller may view. Otherwise it shows no rule, no property of a record,
+//! and not whether the record exists.
 
 use std::fmt;
 
@@ -29,8 +29,8 @@ pub(crate) struct Denial {
 }
 
 impl Denial {
-    /// Returns the denial, if the decision is one. `may` returns whether the same actor may do
-    /// something else.
+    /// Returns the denial if the decision denies. `may` returns whether the same actor may perform
+    /// another action.
     pub(crate) fn of(
         decision: Decision,
         actor: &Actor,
@@ -57,7 +57,7 @@ impl Denial {
         })
     }
 
-    /// Returns the denial of an action to a caller that may do it on no object.
+    /// Returns the denial of an action that a caller may perform on no object.
     pub(crate) fn nowhere(actor: &Actor, action: Action, decision: Decision) -> Result<(), Self> {
         let denied = Self::of(decision, actor, action, &Object::CLUSTER, |_, _| false);
         denied.map_err(|denial| Self {
@@ -66,7 +66,7 @@ impl Denial {
         })
     }
 
-    /// Returns the same denial with what needs the action.
+    /// Returns the same denial, with the part of the request that needs the action.
     pub(super) fn because(self, what: &str) -> Self {
         let object = format!("{}, {what}", self.object);
         Self { object, ..self }

@@ -25,11 +25,12 @@ pub struct Expectation {
     caller: Actor,
     is_allowed: bool,
     action: Action,
-    /// No subtrees, and each kind once.
+    /// The properties of the object: no subtree, and each kind at most once.
     properties: Vec<Pattern>,
-    /// The same as launches are decided by: complete names of images, and paths without detours.
+    /// The same properties in the form in which launches are decided: complete names of images, and
+    /// resolved paths.
     decided: Vec<Pattern>,
-    /// The role of the secret, which is that of the object if none is stated.
+    /// The role of the secret; without one, the role of the object.
     secret_role: Option<Role>,
 }
 
@@ -128,7 +129,7 @@ impl Expectation {
         })
     }
 
-    /// Returns what allows it.
+    /// Returns the rule or group that allows it.
     fn grantor(&self, policy: &Policy, object: &Object<'_>) -> String {
         match &self.caller {
             Actor::Principal(principal) if principal.kind == PrincipalKind::Master => {
@@ -170,8 +171,8 @@ fn read_caller(word: &str) -> Result<Actor, InvalidId> {
     }
 }
 
-/// Returns a property in the form that launches are decided by: an image has its complete name, and
-/// a path has no detours.
+/// Returns a property in the form in which launches are decided: an image has its complete name,
+/// and a path is resolved.
 fn as_decided(property: Pattern) -> Pattern {
     match property {
         Pattern::Image(name) => Pattern::Image(canonical_name(&name)),
@@ -180,7 +181,7 @@ fn as_decided(property: Pattern) -> Pattern {
     }
 }
 
-/// Reads the properties of an object. Of `*` there are none.
+/// Reads the properties of an object. `*` has none.
 fn read_properties(words: &[&str]) -> Result<Vec<Pattern>, InvalidId> {
     let mut properties: Vec<Pattern> = Vec::new();
     for word in words {

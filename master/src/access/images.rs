@@ -1,4 +1,4 @@
-//! Names of images in rules: one image has one name, and a prefix ends where a part of it ends.
+//! Names of images in rules: one image has one name, and a prefix ends at the end of a part of it.
 
 use oci_spec::distribution::Reference;
 
@@ -16,7 +16,7 @@ pub(super) fn canonical_name(name: &str) -> String {
     let Ok(reference) = name.parse::<Reference>() else {
         return name.to_owned();
     };
-    // Names of hosts have no case, and 443 is the port of https.
+    // Host names are case-insensitive, and 443 is the default port of https.
     let registry = reference.registry().to_ascii_lowercase();
     let registry = registry.strip_suffix(":443").unwrap_or(&registry);
     let registry = match registry {
@@ -40,7 +40,7 @@ pub(super) fn covers(prefix: &str, image: &str) -> bool {
     prefixes(prefix).any(|prefix| begins(image, &prefix))
 }
 
-/// Returns the beginnings of complete names that a prefix of images stands for.
+/// Returns the prefixes of complete names that a prefix in a rule denotes.
 fn prefixes(prefix: &str) -> impl Iterator<Item = String> {
     let (first, rest) = match prefix.find('/') {
         Some(at) => prefix.split_at(at),

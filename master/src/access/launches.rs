@@ -1,4 +1,4 @@
-//! What a launched task needs, in addition to the launch in its role.
+//! The actions that a launch needs in addition to `launch-task` in the role of the task.
 
 use std::path::{Component, Path};
 
@@ -70,7 +70,7 @@ fn check_container(
     Ok(())
 }
 
-/// Checks the use of a secret. Its role may be above that of the task, whose denials apply, too.
+/// Checks the use of a secret. Its role may be above that of the task. Denials of both roles apply.
 fn check_secret(
     place: &Object<'_>,
     text: &str,
@@ -89,8 +89,8 @@ fn check_secret(
     check(Action::UseSecret, &own)
 }
 
-/// Returns the name by which rules name a secret of a volume. One of the agent itself has the role
-/// of the task. No rule names one that is not valid, except those about the task.
+/// Returns the name of a volume's secret in rules. A secret of the agent has the role of the task.
+/// Returns `None` for an invalid name, to which only rules about the task apply.
 fn named_secret(place: &Object<'_>, text: &str) -> Option<SecretName> {
     let of_role = |role: &Role| SecretName::new(&format!("{role}/{text}")).ok();
     match text.contains('/') {

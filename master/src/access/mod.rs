@@ -1,7 +1,7 @@
-//! Decisions about access: who may do what on which object, by the facts of the registry.
+//! Decisions about access: whether a caller may perform an action on an object.
 //!
-//! Everything here is pure. The leader calls it in its step, on its own registry, and masters that
-//! serve reads call it on the copy that they serve. Reading order: `object`, `decision`, `cache`,
+//! Everything here is pure. The leader decides in its step, by its own registry. Masters that serve
+//! reads decide by the copy that they serve. Reading order: `object`, `decision`, `cache`,
 //! `denial`, `expectation`, `owner`, `table`, `operations`, `images`, `launches`, `sight`.
 
 mod cache;

@@ -11,8 +11,8 @@ use argosy_state::task::Task;
 
 use super::images;
 
-/// The object of an action. A pattern of a facet that the object does not have does not match it.
-/// An object without facets is the cluster as a whole.
+/// The object of an action. A pattern matches only an object that has its facet. An object without
+/// facets is the cluster as a whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Object<'a> {
     pub(crate) role: Option<&'a Role>,
@@ -27,9 +27,9 @@ pub(crate) struct Object<'a> {
     /// The complete name of an image.
     pub(crate) image: Option<&'a str>,
     pub(crate) host_path: Option<&'a str>,
-    /// The record that the caller has named. The other facets may be known from it alone.
+    /// The record that the caller has named. The other facets may come from this record.
     pub(crate) record: Option<Record<'a>>,
-    /// Whether the registry does not have this record, so that other facets are not known.
+    /// Whether the registry does not contain this record. Its other facets are then unknown.
     pub(crate) is_unknown: bool,
 }
 
@@ -98,7 +98,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Returns a framework that the registry does not have.
+    /// Returns a framework that the registry does not contain.
     pub(crate) fn unknown_framework(id: FrameworkId) -> Self {
         Self {
             framework: Some(id),
@@ -139,7 +139,7 @@ impl<'a> Object<'a> {
             ..Self::any_task(Some(key.framework), agent)
         };
         let mut objects = unknown.with_each_role_of(registry, key.framework);
-        // The role of a task that is used at another agent now, too.
+        // The task may be at another agent now: its present role counts too.
         objects.extend(known.map(|task| Self {
             role: Some(&task.role),
             ..unknown
@@ -267,7 +267,7 @@ impl fmt::Display for Object<'_> {
     }
 }
 
-/// Returns the beginning of a text that a caller has sent. A message must not have its length.
+/// Returns the beginning of a text from a caller, whose length is not bounded.
 fn quoted(text: &str) -> String {
     text.escape_debug().take(200).collect()
 }

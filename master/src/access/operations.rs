@@ -1,4 +1,4 @@
-//! Actions and objects of the changes by operators.
+//! Actions and objects of operators' changes.
 
 use argosy_state::Registry;
 use argosy_state::access::{AccessOperation, Action, TokenPurpose};
@@ -24,7 +24,7 @@ pub(crate) fn action_of(operation: &OperatorOperation) -> Action {
         OperatorOperation::MarkGone(_) => Action::MarkGone,
         OperatorOperation::Access(operation) => match operation {
             AccessOperation::SetPolicy(_) => Action::SetAccess,
-            // Masters use join tokens, for those that join.
+            // Masters use join tokens on behalf of hosts that join.
             AccessOperation::CreateToken(_) | AccessOperation::UseJoinToken { .. } => {
                 Action::CreateToken
             }

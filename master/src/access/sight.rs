@@ -1,4 +1,4 @@
-//! What a caller may see of one copy of the facts: decisions for many objects.
+//! The records that a caller may see in one copy of the registry.
 
 use std::sync::Arc;
 
@@ -24,12 +24,12 @@ pub(crate) enum Reader {
 }
 
 impl Reader {
-    /// Returns what the reader may do with an action, by the policy of a registry.
+    /// Returns the objects on which the reader may perform an action, by the policy of a registry.
     pub(crate) fn sight(&self, registry: &Registry, action: Action) -> Sight {
         self.sight_by(&registry.access().policy, action)
     }
 
-    /// Returns what the reader may do with an action, by a policy.
+    /// Returns the objects on which the reader may perform an action, by a policy.
     pub(crate) fn sight_by(&self, policy: &Policy, action: Action) -> Sight {
         match self {
             Self::Unrestricted => Sight::ALL,
@@ -195,7 +195,7 @@ impl Sight {
     }
 }
 
-/// What a reader may see of each kind of record. Cheap to clone.
+/// The records of each kind that a reader may see. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Sights {
     pub(crate) cluster: Sight,
@@ -233,7 +233,7 @@ impl Sights {
     }
 }
 
-/// What a reader of a stream may see, by the present policy.
+/// The records that the reader of a stream may see, by the present policy.
 #[derive(Debug, Clone)]
 pub(crate) struct FollowedSights {
     reader: Reader,
@@ -250,8 +250,8 @@ impl FollowedSights {
         }
     }
 
-    /// Takes the present policy. Returns whether the reader may see something else now: what it has
-    /// is out of date.
+    /// Sets the present policy. Returns whether the reader may see other records than before: its
+    /// stream must begin again.
     pub(crate) fn follow(&mut self, policy: &Arc<Policy>) -> bool {
         if self.reader == Reader::Unrestricted || Arc::ptr_eq(&self.policy, policy) {
             return false;

@@ -1,4 +1,4 @@
-//! The table of all calls: how each of them is authorized. `http/routes.rs` has the same for paths.
+//! The table of all calls and their authorization. `http/routes.rs` has that of paths.
 //!
 //! A test compares it with the protocol, so a call without a row fails the tests; while access is
 //! enforced, a call without a row is refused.

@@ -96,7 +96,7 @@ mod tests {
         assert_ne!(first, account("", "10.0.0.2:1000", ""));
         let network = account("", "[2001:db8::1]:1", "");
         assert_eq!(network, account("", "[2001:db8::2]:1", ""));
-        // By way of a master, it is the account of that master.
+        // A call that a master forwards counts for the account of that master.
         let forwarded = account("master/m1", "10.0.0.3:1", "unauthenticated");
         assert_eq!(forwarded, Account::Principal("master/m1".parse().unwrap()));
         assert_eq!(Account::of(None, None), Account::Unknown);

@@ -1,7 +1,7 @@
-//! The queue in front of the owner: calls of all principals, and the lane of links.
+//! The queue of the owner: calls of all principals, and messages of links.
 //!
 //! Messages of agents' streams, probes of the owner's lag and other messages of the cluster itself
-//! have a separate lane, which no call fills.
+//! have a separate queue, which calls cannot fill.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,8 +22,8 @@ const BOUNDS: QueueBounds = QueueBounds {
     total: 32_768,
 };
 
-/// The limit of requests of a principal for which no limit is set: far above what a group of
-/// masters commits (docs/performance.md, P1).
+/// The limit of requests of a principal for which no limit is set: many times the number that a
+/// group of masters commits (docs/performance.md, P1).
 const DEFAULT_LIMIT: RateLimit = RateLimit {
     calls_per_second: 100_000,
     burst: 100_000,
@@ -70,7 +70,7 @@ impl CallWaiter {
 
 /// A message of the queue.
 pub(crate) trait QueuedMessage {
-    /// Returns the waiter of a call; `None` if the message is another one.
+    /// Returns the waiter of a call; `None` for other messages.
     fn waiter(&mut self) -> Option<&mut CallWaiter>;
 
     /// The same, without the message.
@@ -256,8 +256,8 @@ impl<M: QueuedMessage> CallQueue<M> {
         self.lock().queue.tick();
     }
 
-    /// Begins a new leadership. The former leader knows what is left in each bucket, so here they
-    /// begin empty: a change of leader grants no account another burst.
+    /// Begins a new leadership. Only the former leader knows what is left in each bucket, so the
+    /// buckets begin empty: a change of leader grants no account another burst.
     pub(crate) fn begin_leading(&self) {
         let now = self.now();
         self.lock().rates.empty(now);

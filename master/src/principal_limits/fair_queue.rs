@@ -36,7 +36,7 @@ pub(super) struct QueueBounds {
     pub(super) total: usize,
 }
 
-/// How an entry is treated.
+/// The kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EntryKind {
     /// A call: it may be refused, and holds a place until it is answered.
@@ -102,7 +102,7 @@ impl<T> AccountQueue<T> {
         self.places.load(Ordering::Relaxed)
     }
 
-    /// Returns whether its first entry may be served, as far as places matter.
+    /// Returns whether the places of the account allow its first entry to be served.
     fn has_place(&self, share: u32) -> bool {
         let first = self.waiting.front();
         first.is_some_and(|first| first.kind != EntryKind::Call) || self.places() < share
@@ -188,7 +188,7 @@ impl<K: Ord + Clone, T> FairQueue<K, T> {
 
     /// Takes the next entry that may be served, and the place of a call.
     pub(super) fn take(&mut self) -> Option<(T, Option<CallPlace>)> {
-        // The accounts that were passed over since one could be served.
+        // The number of accounts in a row that have no place.
         let mut passed = 0;
         while passed < self.turns.len() {
             let account = self.turns.front()?;
@@ -226,7 +226,7 @@ impl<K: Ord + Clone, T> FairQueue<K, T> {
         for queue in self.accounts.values_mut() {
             let needed = match queue.waiting.is_empty() {
                 true => queue.peak.max(queue.demand - queue.demand.div_ceil(8)),
-                // It would use more than it has.
+                // It needs more places than it has.
                 false => PLACES_ALONE,
             };
             queue.demand = needed;
@@ -256,7 +256,7 @@ fn share(mut demands: Vec<u32>) -> u32 {
         left -= demand;
         sharers -= 1;
     }
-    // All together need fewer than there are: no call has to wait.
+    // The sum of all demands is below the number of places: no call has to wait.
     PLACES_ALONE
 }
 

@@ -1,4 +1,4 @@
-//! What one principal may use of a master: the order of calls to the owner, and their rate.
+//! Limits of each principal at a master: the order of calls to the owner, and their rate.
 //!
 //! The account of a call is its principal, or the address of a caller without one. It does not
 //! depend on connections, sessions or frameworks, so a new scheduler of a principal continues with
@@ -36,7 +36,7 @@ pub(crate) enum LimitReached {
     PrincipalRate(Duration),
     /// The rate of the connection.
     ConnectionRate(Duration),
-    /// As many calls of the principal wait as may.
+    /// The queue of the principal is full.
     PrincipalQueue,
 }
 

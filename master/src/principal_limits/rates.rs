@@ -10,12 +10,12 @@ use argosy_state::persistent::Map;
 
 use super::account::Account;
 
-/// The limits of a cluster by subject, and that of all others.
+/// The limits of a cluster by subject, and the default limit.
 #[derive(Debug, Clone)]
 pub(super) struct RateLimits {
     /// The limits that operators have set.
     configured: Map<Subject, RateLimit>,
-    /// Those of groups among them, the lowest first.
+    /// The limits of groups, the lowest first.
     of_groups: Vec<(RateLimit, GroupName)>,
     /// The members of groups.
     policy: Arc<Policy>,
@@ -74,7 +74,7 @@ impl RateLimits {
     }
 }
 
-/// The buckets of all accounts. A bucket that is full again is the same as none.
+/// The buckets of all accounts. A full bucket needs no record.
 #[derive(Debug)]
 pub(super) struct CallRates {
     limits: RateLimits,

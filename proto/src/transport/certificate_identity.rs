@@ -1,6 +1,6 @@
 //! Identities in certificates: URIs of the form `argosy://CLUSTER/KIND/NAME`.
 //!
-//! Only the text is decided here. The caller verifies who has signed the certificate.
+//! Only the text is validated here. The caller verifies the signature of the certificate.
 
 use std::fmt;
 use std::str::FromStr;
@@ -31,12 +31,12 @@ pub struct CertificateIdentity {
 /// The reason for which a certificate states no usable identity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
-    /// A text is no name of a cluster. It is cut to 64 characters.
+    /// A text is not a name of a cluster. It is cut to 64 characters.
     #[error(
         "{0:?} is not a name of a cluster; use 1 to 63 lower-case letters, digits, - and ., with a letter or digit at both ends"
     )]
     Cluster(String),
-    /// A URI has the scheme, and not the form. It is cut to 64 characters.
+    /// A URI has the scheme, but another form. It is cut to 64 characters.
     #[error(
         "{0:?} is not an identity; write it as argosy://CLUSTER/KIND/NAME, with the kind master, agent, framework or operator"
     )]

@@ -61,7 +61,7 @@ struct EndingConnection<T> {
     connection: Connection,
     values: watch::Receiver<T>,
     forbids: Forbids<T>,
-    /// Wakes a reader that waits.
+    /// The waker of a waiting reader.
     ended: Pin<Box<dyn Future<Output = String> + Send>>,
     reason: Option<String>,
 }
@@ -171,7 +171,7 @@ mod tests {
         let mut near = near.unwrap();
         far.write_all(b"ab").await.unwrap();
         sender.send(2).unwrap();
-        // Bytes that have arrived are not read any more.
+        // Received bytes are not read any more.
         near.read_u8().await.unwrap_err();
         near.write_all(b"c").await.unwrap_err();
         // A later value does not open it again.

@@ -17,7 +17,7 @@ pub struct PeerIdentity {
     /// no hosts.
     hosts: Option<Arc<[String]>>,
     credential: Option<Credential>,
-    /// Whether nothing else than the two ends can read the connection.
+    /// Whether only the two ends can read the connection.
     is_over_tls: bool,
 }
 
@@ -94,8 +94,8 @@ impl PeerIdentity {
         self.credential
     }
 
-    /// Returns whether the peer may be what listens at this address, `host:port`. Any peer may
-    /// whose transport proves no hosts.
+    /// Returns whether the peer may be the process at this address, `host:port`. Always true if the
+    /// transport proves no hosts.
     #[must_use]
     pub fn may_be_at(&self, address: &str) -> bool {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);

@@ -13,7 +13,7 @@ const ESTABLISHED: &str = "01";
 /// The unit of times in the table, on all systems.
 const TICKS_PER_SECOND: u32 = 100;
 
-/// Returns how the table writes an address.
+/// Returns an address in the form of the table.
 fn written(address: SocketAddr) -> String {
     let SocketAddr::V4(address) = address else {
         panic!("{address} is no IPv4 address");

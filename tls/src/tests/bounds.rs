@@ -166,7 +166,7 @@ async fn a_slow_handshake_ends_at_its_deadline() {
     for end in &mut ends {
         let mut rest = Vec::new();
         end.read_to_end(&mut rest).await.unwrap();
-        // The clock of this test is virtual.
+        // This test uses virtual time.
         assert_eq!(begun.elapsed().as_secs(), HANDSHAKE_TIMEOUT.as_secs());
     }
     assert!(accepting.try_join_next().is_none());

@@ -147,7 +147,7 @@ async fn a_port_may_require_a_certificate_of_clients_that_are_not_local_users() 
         assert!(answer.contains("this port needs TLS"), "{shown}: {answer}");
         let peers = api.take_peers();
         assert_eq!(peers.len(), usize::from(is_accepted), "{shown}: {peers:?}");
-        // A certificate is always enough.
+        // A certificate is accepted in all modes.
         let operator = client(&ca.member("argosy://prod/operator/alice"));
         call(&operator, &api.address).await.unwrap();
         assert_eq!(api.take_peers(), ["operator/alice"]);
@@ -203,7 +203,7 @@ async fn clients_with_wrong_certificates_reach_no_port() {
         }
         assert_eq!(port.take_peers(), Vec::<String>::new());
 
-        // A CA that two clusters trust does not join them.
+        // Two clusters that trust one CA reject the members of each other.
         let port = Echo::start(server.clone(), kind, PlaintextPolicy::Rejected).await;
         let credentials =
             load(foreign.files(Some(&wrong_cluster), &both(&foreign.new.certificate)));
@@ -259,7 +259,7 @@ async fn only_masters_use_the_raft_port() {
     let nameless = client_of(&ca.anonymous(), Application::Raft);
     let refused = call(&nameless, &raft.address).await.err().unwrap();
     assert!(refused.contains("it requires a certificate"), "{refused}");
-    // A port of another protocol is of no use to a client that was redirected to it.
+    // A client that was redirected to a port of another protocol is rejected.
     let master = ca.member("argosy://prod/master/m2");
     let refused = call(&client(&master), &raft.address).await.err().unwrap();
     assert!(
@@ -328,7 +328,7 @@ async fn a_client_accepts_only_the_expected_server() {
         });
         assert_eq!(called.err(), refusal);
     }
-    // The certificate of a client does not serve.
+    // The certificate of a client is not valid for a server.
     let server = ca.member("argosy://prod/operator/bob");
     let port = Echo::start(server, PortKind::Api, PlaintextPolicy::Rejected).await;
     let expected = ExpectedPeer::any(PrincipalKind::Operator);

@@ -50,7 +50,7 @@ fn ticket(verb: TicketVerb, scope: TicketScope) -> String {
     ticket.sign(&key())
 }
 
-/// An agent's API for callers that nothing but a ticket admits.
+/// The API of an agent that admits its callers only with a ticket.
 struct Api {
     directory: tempfile::TempDir,
     router: Router,
@@ -255,7 +255,7 @@ async fn without_a_valid_ticket_nothing_is_served() {
     let (status, refused) = api.send(twice).await;
     assert_eq!(status, 403);
     assert!(refused.contains("several tickets"), "{refused}");
-    // Another spelling of the parameter's name is no ticket, and unknown to the handler.
+    // A parameter whose name is spelled otherwise is not a ticket, and the handler rejects it.
     let (status, _) = api
         .send(Request::get(format!("{stdout}&tick%65t={text}")))
         .await;

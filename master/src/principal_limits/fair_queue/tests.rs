@@ -7,7 +7,7 @@ const ROOMY: QueueBounds = QueueBounds {
     total: usize::MAX,
 };
 
-/// A generator of numbers, the same ones in each run (SplitMix64).
+/// A deterministic generator of numbers (SplitMix64).
 struct Numbers(u64);
 
 impl Numbers {
@@ -63,7 +63,7 @@ fn accounts_that_wait_share_by_cost() {
         let mut queue = FairQueue::new(ROOMY);
         let mut sent = 0;
         let mut add = |queue: &mut FairQueue<u8, Entry>, account: u8| {
-            // One account has small calls only, and must not lose by that.
+            // One account has small calls only, and must get the same share.
             let cost = if account == 0 { 1 } else { numbers.cost() };
             push(queue, account, sent, cost);
             sent += 1;
@@ -104,7 +104,7 @@ fn a_single_call_is_served_within_one_round() {
     assert!(before <= 11 * QUANTUM, "{before}");
 }
 
-/// Nothing waits while it could be served, and the queue never serves what is not there.
+/// No call waits while it can be served, and each call is served once.
 #[test]
 fn the_queue_is_work_conserving() {
     for seed in 0..20 {
