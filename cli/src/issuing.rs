@@ -4,8 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::Context as _;
-use argosy_host::process::hide_memory;
 use argosy_master::{CertificateIssuer, RequestedCertificate, SignCertificate};
 use argosy_proto::transport::certificate_identity::ClusterName;
 use argosy_tls::authority::Authority;
@@ -27,14 +25,12 @@ pub(crate) struct AuthorityFiles<'a> {
 }
 
 /// Reads the CA of a master of `cluster`. `trusted` returns the CA certificates that the master
-/// trusts, in DER. From here on this process leaves no core dump, and other processes of its user
-/// cannot read its memory.
+/// trusts, in DER.
 pub(crate) fn issuer(
     files: &AuthorityFiles<'_>,
     cluster: ClusterName,
     trusted: impl Fn() -> Vec<Vec<u8>> + Send + Sync + 'static,
 ) -> Result<CertificateIssuer, Failure> {
-    hide_memory().context("cannot hide the memory of this process")?;
     let failed = |error: &dyn std::error::Error| {
         let text = format!("--ca-key: {}", Failure::of(error).message);
         Failure::usage(text).advise(

@@ -85,8 +85,13 @@ pub(crate) struct BoundMaster {
 }
 
 impl BoundMaster {
+    /// Reads the keys of a master and binds its addresses. If it has a key, this process leaves no
+    /// core dump from here on, and other processes of its user cannot read its memory.
     pub(crate) fn new(arguments: &MasterStart) -> Result<Self, Failure> {
         let places = MasterAddresses::new(arguments)?;
+        if arguments.tls.tls_key.is_some() || arguments.secrets_key.is_some() {
+            hide_memory().context("cannot hide the memory of this process")?;
+        }
         let transport =
             ServiceTransport::new(&arguments.tls, PrincipalKind::Master, &arguments.api_users)?;
         transport.check_raft_address(&places.raft_advertise)?;
@@ -237,10 +242,8 @@ fn certificate_issuer(
     issuing::issuer(&files, cluster, trusted).map(Some)
 }
 
-/// Reads the keys of secrets. From here on this process leaves no core dump, and other processes of
-/// its user cannot read its memory.
+/// Reads the keys of secrets.
 fn secret_keys(path: &Path) -> Result<Arc<SecretKeys>, Failure> {
-    hide_memory().context("cannot hide the memory of this process")?;
     let text = read_key(path).map_err(|error| Failure::of(&error))?;
     let text = SecretValue::new(text);
     let parsed = std::str::from_utf8(text.expose()).map(SecretKeys::parse);

@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod cluster;
+mod core_dumps;
 mod damage;
 mod divergence;
 mod durability;
