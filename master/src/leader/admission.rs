@@ -97,9 +97,8 @@ impl Leader {
         planted_bug!(EqualWithUnsentOrder => equal |= is_equal(hello, &expected_digests(registry, id)));
         let sent = planted_bug!(EqualWithUnsentOrder, hello.floor, agent.orders);
         let (incarnation, version) = (agent.report.incarnation, hello.version);
-        let facts = &registry.cluster().facts;
         let file = self.secret_keys.as_deref();
-        let ticket_keys = ticket_keys::for_registration(facts, file, id, &state.actor);
+        let ticket_keys = ticket_keys::for_registration(registry.cluster(), file, id, &state.actor);
         state.agent = Some(id);
         state.last_contact = now.at;
         state.stage = if equal {

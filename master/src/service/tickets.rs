@@ -88,7 +88,7 @@ impl Services {
             if let Some(task) = tasks.find(|task| is_elsewhere(facts, task, agent)) {
                 return Err(task);
             }
-            let key = ticket_keys::current(&facts.cluster().facts, file.as_deref(), agent);
+            let key = ticket_keys::current(facts.cluster(), file.as_deref(), agent);
             Ok(facts.agent(agent).map(|_| key))
         });
         let key = known.await?.map_err(|task| {

@@ -1,9 +1,9 @@
 //! The facts of access: the policy (rules and groups), tokens, revoked keys, bindings of principals
-//! to keys, and limits of rate.
+//! to keys, limits of rate, and the secrets of tickets.
 //!
 //! This module holds the facts and their text forms. It makes no decision about a call. Reading
 //! order: `action`, `pattern`, `subject`, `group`, `rule`, `policy`, `key_hash`, `token`,
-//! `rate_limit`, `operation`, `stored`.
+//! `rate_limit`, `operation`, `ticket_secrets`, `stored`.
 
 mod action;
 mod group;
@@ -15,6 +15,7 @@ mod rate_limit;
 mod rule;
 mod stored;
 mod subject;
+mod ticket_secrets;
 mod token;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub use rate_limit::RateLimit;
 pub use rule::{Effect, Rule};
 pub(crate) use stored::PolicyRecord;
 pub use subject::Subject;
+pub use ticket_secrets::TicketSecrets;
 pub use token::{Token, TokenId, TokenPurpose, TokenSecret};
 
 /// All facts of access. A copy takes constant time.

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use super::{
-    AccessOperation, Group, KeyHash, NewToken, Policy, RateLimit, RevokedKey, Token, TokenId,
-    TokenPurpose,
+    AccessOperation, Group, KeyHash, NewToken, Policy, RateLimit, RevokedKey, TicketSecrets, Token,
+    TokenId, TokenPurpose,
 };
 use crate::codec::error::DecodeResult;
 use crate::codec::message::StoredMessage;
@@ -92,6 +92,13 @@ stored!(message KeyHash as (KeyHash(hash)) {
 stored!(message RateLimit {
     1 calls_per_second: Number,
     2 burst: Number,
+});
+
+stored!(message TicketSecrets {
+    1 former: Bytes or "secret of tickets",
+    2 current: Bytes or "secret of tickets",
+    3 next: Bytes or "secret of tickets",
+    4 rotated_at: Number,
 });
 
 stored!(message NewToken {

@@ -4,9 +4,10 @@ use sha2::{Digest, Sha256};
 
 use super::CommandContext;
 use crate::Registry;
+use crate::access::TicketSecrets;
 use crate::command::{ApplyOutcome, CommandReply, OpenEpoch, Rejection};
 use crate::event::Event;
-use crate::ids::{ClusterId, Epoch};
+use crate::ids::{ClusterId, Epoch, Timestamp};
 use crate::level::Level;
 use crate::registry::RecordKey;
 
@@ -33,10 +34,24 @@ impl Registry {
         self.changed.insert(RecordKey::Cluster);
         context.emit(Event::EpochOpened(self.cluster.epoch));
         self.set_level(self.cluster.level.max(open.level));
+        self.rotate_ticket_secrets(context.at, &open.entropy);
         if self.sweeps().next().is_some() {
             context.emit(Event::SweepNeeded);
         }
         Ok(CommandReply::Epoch(self.cluster.epoch))
+    }
+
+    /// Draws secrets of tickets, or rotates them. Below level 3, there are none.
+    fn rotate_ticket_secrets(&mut self, at: Timestamp, entropy: &[u8; 32]) {
+        if self.level() < Level::RELEASE_0_2 {
+            return;
+        }
+        match &mut self.cluster.ticket_secrets {
+            Some(secrets) => {
+                secrets.rotate(at, entropy);
+            }
+            none => *none = Some(TicketSecrets::first(at, entropy)),
+        }
     }
 
     /// Raises the level of the cluster. All later entries are applied at the new level. A level is
@@ -76,6 +91,25 @@ mod tests {
     use crate::command::{Command, SweepTarget};
     use crate::ids::NodeId;
     use crate::testing::World;
+
+    #[test]
+    fn secrets_of_tickets_are_rotated_with_an_epoch_and_absent_below_level_3() {
+        let mut world = World::empty();
+        world.level = Level::RELEASE_0_1;
+        world.open_epoch(NodeId(1));
+        assert_eq!(world.registry.cluster().ticket_secrets, None);
+        world.level = Level::RELEASE_0_2;
+        world.open_epoch(NodeId(1));
+        let first = world.registry.cluster().ticket_secrets.clone().unwrap();
+        world.open_epoch(NodeId(2));
+        let soon = world.reloaded().cluster().ticket_secrets.clone();
+        assert_eq!(soon.as_ref(), Some(&first));
+        world.pass(TicketSecrets::INTERVAL_MS);
+        world.open_epoch(NodeId(1));
+        let later = world.reloaded().cluster().ticket_secrets.clone().unwrap();
+        assert_eq!((later.former, later.current), (first.current, first.next));
+        assert_eq!(later.rotated_at, world.now);
+    }
 
     #[test]
     fn a_level_is_raised_by_one_and_not_while_records_are_converted() {

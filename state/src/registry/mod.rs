@@ -19,7 +19,7 @@ pub(crate) mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::access::AccessFacts;
+use crate::access::{AccessFacts, TicketSecrets};
 use crate::agent::{Agent, AgentMode};
 use crate::collections::persistent::{Map, Table};
 use crate::command::{ClusterFacts, StoredRejection, SweepTarget};
@@ -75,6 +75,8 @@ pub struct ClusterRecord {
     pub last_whole: u64,
     /// The layout of the records.
     pub layout: Layout,
+    /// The secrets of tickets; `None` below level 3.
+    pub ticket_secrets: Option<TicketSecrets>,
 }
 
 /// The progress of a sweep.

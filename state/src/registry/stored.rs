@@ -29,6 +29,7 @@ stored!(message ClusterRecord as (ClusterRecord {
     mass_loss,
     layout,
     last_whole,
+    ticket_secrets,
 }) {
     1 level: Number,
     2 id: Bytes or "cluster id",
@@ -45,6 +46,7 @@ stored!(message ClusterRecord as (ClusterRecord {
     13 mass_loss: MaybeNumber,
     14 layout: PartOrDefault,
     15 last_whole: Number,
+    16 ticket_secrets: MaybePart,
 });
 
 /// The sweeps by target.

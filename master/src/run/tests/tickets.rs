@@ -102,7 +102,7 @@ async fn tickets_of_every_master_are_valid_before_and_after_a_failover() {
     let mut masters = SingleMaster::start_three().await;
     let leader = leader_of(&masters).await;
     let (agent, keys) = register(&masters[leader], 1, AGENT).await;
-    assert_eq!(keys.len(), 1);
+    assert_eq!(keys.len(), 3);
     let (other, others) = register(&masters[leader], 2, "agent/host-2").await;
     assert_ne!((agent, &keys), (other, &others));
     check(&masters, agent, &keys).await;
@@ -110,8 +110,8 @@ async fn tickets_of_every_master_are_valid_before_and_after_a_failover() {
     masters.remove(leader).end().await;
     let leader = leader_of(&masters).await;
     check(&masters, agent, &keys).await;
-    // The agent gets the same key from the next leader, so tickets that it was shown before stay
-    // valid, also if it has restarted.
+    // The agent gets the same keys from the next leader, because tickets of the former ones may
+    // still be valid. So they stay valid, also if the agent has restarted.
     assert_eq!(register(&masters[leader], 1, AGENT).await, (agent, keys));
     for master in masters {
         master.end().await;

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::Registry;
+use crate::access::TicketSecrets;
 use crate::actor::Actor;
 use crate::agent::AgentInfo;
 use crate::command::{
@@ -229,6 +230,12 @@ fn cluster() -> ClusterRecord {
         .into(),
         mass_loss: Some(Timestamp(89)),
         layout: Layout::Split,
+        ticket_secrets: Some(TicketSecrets {
+            former: [5; 32],
+            current: [6; 32],
+            next: [7; 32],
+            rotated_at: Timestamp(87),
+        }),
     }
 }
 
