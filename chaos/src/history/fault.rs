@@ -54,6 +54,8 @@ pub enum FaultKind {
     CertificateRenewal,
     /// A rule denies something for a while, or a token is revoked. `detail` names the right.
     RuleChange,
+    /// The key of a client is revoked while it has connections. `detail` names the client.
+    KeyRevocation,
     /// A switch in the code itself that makes rare orders of events frequent.
     Buggify,
 }

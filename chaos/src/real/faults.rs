@@ -93,6 +93,7 @@ faults! {
     ReconnectStorm "reconnect-storm" 2 FaultRequirement::Nothing, "1,000 agents connect together while the leader is killed";
     CertificateRenewal "certificate-renewal" 2 FaultRequirement::Tls, "three members get new certificates while they run, one of them a wrong file first";
     RuleChange "rule-change" 2 FaultRequirement::Tls, "a rule denies a call to the holder of a token for a while, and the token is revoked";
+    KeyRevocation "key-revocation" 2 FaultRequirement::Tls, "an operator gets a new key, and its former one is revoked while it has connections";
 }
 
 impl FaultName {
@@ -108,6 +109,7 @@ impl FaultName {
                 | Self::ClockJump
                 | Self::ReplaceMaster
                 | Self::CertificateRenewal
+                | Self::KeyRevocation
                 | Self::ReconnectStorm
         )
     }
@@ -198,12 +200,12 @@ mod tests {
             faults.map(FaultName::name).collect()
         };
         let first = [
+            "full-disk",
             "pause-agent",
-            "transfer-leader",
-            "kill-agent",
-            "kill-leader",
             "packet-loss",
-            "kill-framework",
+            "kill-agent-in-destroy",
+            "kill-agent-in-launch",
+            "pause-leader",
         ];
         assert_eq!(next(6), first);
         let mut rest = next(FaultName::ALL.len() - 6);
@@ -213,11 +215,11 @@ mod tests {
         all.sort_unstable();
         assert_eq!(rest, all);
         let repeated = [
-            "partition-partial",
-            "partition-one-way",
-            "kill-agent",
+            "cut-leader-from-masters",
+            "freeze-all-masters",
+            "rolling-restart",
+            "kill-leader",
             "partition-leader",
-            "memory-limit",
         ];
         assert_eq!(next(5), repeated);
     }

@@ -6,6 +6,7 @@
 mod certificates;
 mod masters;
 mod others;
+mod revoked_keys;
 mod rules;
 
 use std::time::Duration;
@@ -141,6 +142,7 @@ impl<'a> Injector<'a> {
             F::ReconnectStorm => self.reconnect_storm().await,
             F::CertificateRenewal => self.certificate_renewal().await,
             F::RuleChange => self.rule_change().await,
+            F::KeyRevocation => self.key_revocation().await,
         }
     }
 

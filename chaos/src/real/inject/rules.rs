@@ -9,13 +9,14 @@ use anyhow::Result;
 use argosy_client::OperatorClient;
 use argosy_proto::v1::write_operation::Operation as Write;
 use argosy_proto::{convert, v1};
+use argosy_state::ids::Revision;
 
 use super::Injector;
 use crate::history::{DecidedBy, FaultKind, Operation, OperationResponse};
 use crate::workload::rights::{ProbeCall, RightProbe, creation, revocation, token_name};
 
 /// The process that makes the changes and the calls.
-const NAME: &str = "administrator";
+pub(super) const NAME: &str = "administrator";
 /// Timeout of a change.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of the connection of a call.
@@ -68,21 +69,29 @@ impl Injector<'_> {
         let mut done = 0;
         for (rights, change) in changes {
             // Under other faults there may be no leader. No other process has these rights.
-            if !self.change(&rights, change, &mut holder).await {
+            let Some(revision) = self.change_access(NAME, &rights, change).await else {
                 break;
-            }
+            };
+            holder.changed_at = revision.index;
+            holder.is_revoked |= rights.contains(&(token_name(token), false));
             done += 1;
             self.call_masters(&holder).await;
         }
         Ok((format!("{done} changes"), Duration::from_millis(100)))
     }
 
-    /// Makes a change, and records it. Returns whether it is acknowledged.
-    async fn change(&self, rights: &[(String, bool)], change: Write, holder: &mut Holder) -> bool {
+    /// Makes a change of access, and records the rights that it gives and takes. Returns its
+    /// revision if it is acknowledged.
+    pub(super) async fn change_access(
+        &self,
+        process: &str,
+        rights: &[(String, bool)],
+        change: Write,
+    ) -> Option<Revision> {
         let begin = |(right, is_allowed): &(String, bool)| {
             let (right, is_allowed) = (right.clone(), *is_allowed);
             let operation = Operation::SetRight { right, is_allowed };
-            self.recorder.invoke(NAME, operation)
+            self.recorder.invoke(process, operation)
         };
         let calls: Vec<_> = rights.iter().map(begin).collect();
         let client: OperatorClient = self.cluster.operator().with_deadline(CHANGE_TIMEOUT);
@@ -96,19 +105,17 @@ impl Injector<'_> {
         match client.write(batch).await {
             Ok(reply) if reply.outcomes.iter().all(|outcome| outcome.done) => {
                 let revision = convert::revision_from(reply.revision);
-                holder.changed_at = revision.index;
-                holder.is_revoked |= rights.contains(&(token_name(holder.token), false));
                 for call in calls {
                     let done = OperationResponse::Done;
                     self.recorder.ok(call, done, Some(revision));
                 }
-                true
+                Some(revision)
             }
             Ok(_) | Err(_) => {
                 for call in calls {
                     self.recorder.info(call, "not acknowledged");
                 }
-                false
+                None
             }
         }
     }
