@@ -173,8 +173,6 @@ const SLOW: &[Bug] = &[
     Bug::LimitsAgain,
     Bug::CompletionForgotten,
     Bug::WatchResumesLate,
-    Bug::DenialIgnored,
-    Bug::RevokedTokenHonoured,
 ];
 
 /// Whether a random choice leaves this bug out.
