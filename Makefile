@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 ENV := source scripts/env.sh &&
 STAGE := scripts/stage
 
-.PHONY: help setup build demo test test-long bare-root verify fix unit attacks release process chaos ledger test-vm test-arm64 bench
+.PHONY: help setup build deb demo test test-long bare-root verify fix unit attacks release process test-deb chaos ledger test-vm test-arm64 bench
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -16,6 +16,9 @@ setup: ## install build dependencies; RocksDB is built once per machine
 
 build: setup ## build the optimized executables
 	@$(ENV) cargo build --locked --release $$RELEASE_PACKAGES --package argosy-bench
+
+deb: setup ## build Debian packages from the optimized executables
+	@scripts/deb
 
 demo: setup ## run work on a cluster, kill two leaders and an agent, verify everything
 	@$(ENV) cargo build --locked $$DEMO_PACKAGES
@@ -98,6 +101,10 @@ release: ## build the optimized executables and harnesses that the later stages 
 process: ## test failover and bad input on real processes
 	@$(ENV)
 	scripts/process-tests 2>&1 | scripts/skips
+
+test-deb: ## package the executables of `make release` twice, compare and test the packages and their units
+	@$(ENV)
+	scripts/deb-test --bin-dir "$$CARGO_TARGET_DIR/release" 2>&1 | scripts/skips
 
 chaos: ## run simulated clusters by seed, every fault once on real processes, and eight planted bugs, with all checkers
 	@$(ENV) cargo build --locked --release $$HARNESS_PACKAGES

@@ -1,6 +1,8 @@
 //! The agent's loop: the only owner of the core. Awaits its inbox, the journal, the next deadline
 //! and the stop; performs effects in order.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters};
@@ -47,6 +49,9 @@ pub struct AgentDependencies {
     pub metrics: Option<PrometheusHandle>,
     /// Cancelled to request that every task ends before the agent stops by itself.
     pub end_tasks: CancellationToken,
+    /// Receives the number of turns of the agent's loop so far, as soon as the agent holds its
+    /// directory and serves its API. An idle loop turns once a second.
+    pub serving: Option<oneshot::Sender<Arc<AtomicU64>>>,
 }
 
 /// Runs one agent until `stop`, or until it cannot continue; its tasks continue in either case.
@@ -96,9 +101,14 @@ pub async fn run(
         end_tasks: parts.end_tasks,
         ending: false,
         traces: LaunchTraces::default(),
+        turns: Arc::default(),
         _audit: opened.audit,
         _lock: opened.lock,
     };
+    // The receiver may have been dropped.
+    let _ = parts
+        .serving
+        .map(|serving| serving.send(agent.turns.clone()));
     match has_threads {
         true => spawn_thread(agent, stop).await,
         false => agent.run(stop).await,
@@ -146,6 +156,7 @@ struct Agent {
     end_tasks: CancellationToken,
     ending: bool,
     traces: LaunchTraces,
+    turns: Arc<AtomicU64>,
     /// Ends the audit log, before the lock is free.
     _audit: Option<AuditWriter>,
     /// Held while it runs.
@@ -206,6 +217,7 @@ impl Agent {
                 },
             }
             self.step(Input::Tick);
+            self.turns.fetch_add(1, Ordering::Relaxed);
         };
         self.helpers.abort_all();
         self.containers.stop().await;

@@ -60,8 +60,8 @@ impl HostFeatures {
             missing,
             task_subnets: None,
         };
-        let tree = cgroup::default_parent()
-            .and_then(|parent| CgroupTree::create(&parent, &paths.tree_name()));
+        let name = paths.tree_name();
+        let tree = cgroup::parent_of(&name).and_then(|parent| CgroupTree::create(&parent, &name));
         let tree = match tree {
             Ok(tree) => tree,
             Err(error) if isolation == Isolation::Full => return Err(error.into()),
@@ -144,10 +144,10 @@ fn protect(tree: &CgroupTree, config: &Config, missing: &[String]) {
 /// # Errors
 /// If processes do not end within `timeout`, or a group cannot be removed.
 pub fn remove_tree(directory: &Path, timeout: Duration) -> Result<(), RemovalError> {
-    let Ok(parent) = cgroup::default_parent() else {
+    let name = Paths::new(directory).tree_name();
+    let Ok(parent) = cgroup::parent_of(&name) else {
         return Ok(());
     };
-    let name = Paths::new(directory).tree_name();
     if !parent.join("argosy").join(name.as_str()).is_dir() {
         return Ok(());
     }

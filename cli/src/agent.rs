@@ -4,6 +4,8 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -20,6 +22,7 @@ use argosy_state::resources::{Resource, ResourceIdentity, Resources, Value};
 use argosy_state::task::Sizes;
 use nix::sys::signal::Signal;
 use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{
@@ -31,6 +34,7 @@ use crate::launcher::LauncherProgram;
 use crate::master::advertised;
 use crate::output::{StatusLine, StatusMode, note};
 use crate::pid_file::{self, PidFile};
+use crate::service_manager::ServiceManager;
 use crate::shutdown::{self, END_TASKS, StopCondition};
 use crate::transport::ServiceTransport;
 use crate::{containers, launcher, listen, logging, metrics, parsers, random};
@@ -86,6 +90,7 @@ pub(crate) fn start(arguments: &AgentStart) -> VerbResult {
             connector: transport.client().connector(),
             metrics: Some(recorder),
             end_tasks,
+            serving: Some(report(&stop)),
         };
         tracing::info!(api = arguments.listen, directory = %arguments.data_dir.display(), "starting");
         Ok::<_, Failure>(argosy_agent::run(config, parts, stop).await)
@@ -93,6 +98,21 @@ pub(crate) fn start(arguments: &AgentStart) -> VerbResult {
     runtime.shutdown_timeout(Duration::from_secs(2));
     ended?.map_err(|error| Failure::of(&error))?;
     Ok(DONE)
+}
+
+/// Reports to the service manager when the returned sender is used, and from then on.
+fn report(stop: &CancellationToken) -> oneshot::Sender<Arc<AtomicU64>> {
+    let manager = ServiceManager::from_environment();
+    tokio::spawn(manager.clone().report_stop(stop.clone()));
+    let (serving, served) = oneshot::channel::<Arc<AtomicU64>>();
+    tokio::spawn(async move {
+        if let Ok(turns) = served.await {
+            manager.report_ready();
+            let turns = move || turns.load(Ordering::Relaxed);
+            manager.report_progress(turns).await;
+        }
+    });
+    serving
 }
 
 /// Returns the callers of each part of the API.

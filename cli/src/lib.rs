@@ -38,6 +38,7 @@ mod random;
 mod reasons;
 mod rejoin;
 mod run;
+mod service_manager;
 mod shutdown;
 mod top;
 mod transport;

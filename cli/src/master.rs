@@ -8,7 +8,9 @@ use std::thread::JoinHandle;
 
 use anyhow::Context;
 use argosy_host::process::hide_memory;
-use argosy_master::{CertificateIssuer, MasterConfig, MasterError, MasterParts, SecretKeys};
+use argosy_master::{
+    CertificateIssuer, MasterConfig, MasterError, MasterParts, SecretKeys, TurnCounter,
+};
 use argosy_proto::clock::WallClock;
 use argosy_proto::secret_value::SecretValue;
 use argosy_proto::transport::Listener;
@@ -17,12 +19,14 @@ use argosy_state::actor::PrincipalKind;
 use argosy_tls::application::{Application, PortKind};
 use argosy_tls::credentials::read_key;
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{MasterStart, TimingName};
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::issuing::{self, AuthorityFiles};
 use crate::pid_file::PidFile;
+use crate::service_manager::ServiceManager;
 use crate::shutdown::{self, StopCondition};
 use crate::transport::ServiceTransport;
 use crate::{listen, logging, metrics, parsers, random};
@@ -41,6 +45,7 @@ pub(crate) fn start(arguments: &MasterStart) -> VerbResult {
     } = BoundMaster::new(arguments)?;
     let recorder = metrics::install()?;
     let stop = CancellationToken::new();
+    let manager = ServiceManager::from_environment();
     let ended = runtime.block_on(async {
         let until = if arguments.stop_with_stdin { StopCondition::SignalsOrInput(&stop, &stop) } else { StopCondition::Signals(&stop) };
         shutdown::watch(until)?;
@@ -57,6 +62,7 @@ pub(crate) fn start(arguments: &MasterStart) -> VerbResult {
             memory: None,
             metrics: Some(recorder),
             entropy: random::bytes()?,
+            serving: Some(report(manager, &raft_runtime.handle, &stop)),
         };
         let _pid_file = arguments.pid_file.as_deref().map(PidFile::write).transpose()?;
         tracing::info!(api = places.listen, raft = places.raft_listen, directory = %arguments.data_dir.display(), "starting");
@@ -70,6 +76,26 @@ pub(crate) fn start(arguments: &MasterStart) -> VerbResult {
         Ok(()) | Err(MasterError::Start(StartError::Stopped)) => Ok(DONE),
         Err(error) => Err(Failure::of(&error)),
     }
+}
+
+/// Reports to the service manager when the returned sender is used, and from then on. The signs of
+/// progress come from the thread of consensus, which is shared by the loop that they count: they
+/// end if either stalls.
+fn report(
+    manager: ServiceManager,
+    consensus: &Handle,
+    stop: &CancellationToken,
+) -> oneshot::Sender<Arc<TurnCounter>> {
+    manager.report_status("starting; a new group waits until all masters of --peers run");
+    tokio::spawn(manager.clone().report_stop(stop.clone()));
+    let (serving, served) = oneshot::channel::<Arc<TurnCounter>>();
+    consensus.spawn(async move {
+        if let Ok(counter) = served.await {
+            manager.report_ready();
+            manager.report_progress(move || counter.turns()).await;
+        }
+    });
+    serving
 }
 
 /// A master before it runs: its addresses are bound, its directory is not read.

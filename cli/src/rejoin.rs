@@ -169,6 +169,7 @@ impl RejoinEnvironment<'_> {
             memory: None,
             metrics: None,
             entropy: random::bytes()?,
+            serving: None,
         };
         let raft_address = config.raft_address.clone();
         let mut running = tokio::spawn(argosy_master::run(config, parts, stop.child_token()));

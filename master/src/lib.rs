@@ -49,3 +49,4 @@ pub use config::MasterConfig;
 pub use error::MasterError;
 pub use run::{MasterParts, run};
 pub use secret_keys::{InvalidSecretKeys, SecretKeys};
+pub use watchdog::TurnCounter;

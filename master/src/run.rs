@@ -21,7 +21,7 @@ use argosy_state::Registry;
 use argosy_state::access::AccessFacts;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -66,6 +66,9 @@ pub struct MasterParts {
     pub metrics: Option<PrometheusHandle>,
     /// Random bytes, new at every start.
     pub entropy: [u8; 32],
+    /// Receives the turns of the owner's loop as soon as the API is served. A master that is
+    /// stopped before drops it.
+    pub serving: Option<oneshot::Sender<Arc<TurnCounter>>>,
 }
 
 /// Capacity for requests of raft to the owner. Raft waits for each answer, so there are never more.
@@ -132,7 +135,7 @@ async fn lead_or_follow(
     } = owner_of(&config, &node, loaded, (parts.entropy, parts.readers));
     let (audit, _audit_writer) = open_audit(&config)?;
     let replica = replica.with_threads(has_threads);
-    let watchdog = run_watched(turn_counter, &node, has_threads)?;
+    let watchdog = run_watched(turn_counter.clone(), &node, has_threads)?;
     let _probe = AbortOnDropHandle::new(tokio::spawn(lag::probe(handle.inbox.clone())));
     let _sweeper = AbortOnDropHandle::new(handle.readers.spawn(handle.encodings.clone().sweep()));
     let _cutter = AbortOnDropHandle::new(tokio::spawn(handle.reads.clone().cut_off_slow_readers()));
@@ -142,6 +145,8 @@ async fn lead_or_follow(
     let _exchange = run_exchange(&services, asked);
     let front = front(&config, &services, (parts.metrics, &parts.entropy), audit);
     let mut server = tokio::spawn(serve(services, api, front, served.clone()));
+    // The receiver may have been dropped.
+    let _ = parts.serving.map(|serving| serving.send(turn_counter));
     let hands = tokio::spawn(transfer_on_request(node.clone(), transfers));
     let inboxes = (requests, inbox, queries);
     let owner = run_owner(replica, inboxes, node.clone(), stop.clone());

@@ -32,9 +32,9 @@ const LATE_FACTOR: u32 = 2;
 /// Time that the process waits before its end, so that the last message can be logged.
 const LOG_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The watched loop's turn counter.
+/// The watched loop's turn counter. An idle loop turns, too: once in each tick.
 #[derive(Debug, Default)]
-pub(crate) struct TurnCounter {
+pub struct TurnCounter {
     turns: AtomicU64,
 }
 
@@ -44,7 +44,9 @@ impl TurnCounter {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn turns(&self) -> u64 {
+    /// Returns the number of turns so far.
+    #[must_use]
+    pub fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
     }
 }

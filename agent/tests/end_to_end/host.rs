@@ -376,6 +376,7 @@ fn parts(api: Listener, environment: Environment, stop: CancellationToken) -> Ag
         connector: ConnectorConfig::default(),
         metrics: Some(recorder()),
         end_tasks: stop,
+        serving: None,
     }
 }
 

@@ -108,6 +108,7 @@ async fn master(cuts: CutLinks) -> Result {
         memory: Some(MemoryStore::default()),
         metrics: None,
         entropy: [7; 32],
+        serving: None,
     };
     argosy_master::run(config, parts, CancellationToken::new()).await?;
     Ok(())

@@ -5,12 +5,14 @@ mod files;
 mod group;
 pub mod limits;
 pub mod oom;
+mod parent;
 mod stats;
 mod tree;
 
 pub use agent_trees::{agent_tree, remove_agent_tree};
 pub use files::{CgroupError, mount_point};
 pub use group::Cgroup;
+pub use parent::{default_parent, parent_of};
 pub(crate) use stats::LastUsage;
 pub use stats::{CgroupStats, IoStats, Pressure, StallShares};
-pub use tree::{CgroupTree, default_parent};
+pub use tree::CgroupTree;

@@ -6,7 +6,8 @@
 //! <mount>/argosy/<agent>/<container>/  init and command of one container, for cgroup.kill
 //! <mount>/argosy/<agent>.content/      processes that fetch, pull and unpack, with limits
 //! ```
-//! Never touches a group outside the tree that it was given.
+//! `<mount>` is the mount point of cgroup2, or the slice of systemd that `parent` chooses. Never
+//! touches a group outside the tree that it was given, except that slice.
 
 use std::fs;
 use std::io;
@@ -15,8 +16,9 @@ use std::path::{Path, PathBuf};
 use argosy_host::ContainerId;
 use argosy_host::container_id::SUPERVISORS;
 
-use super::files::{CgroupError, mount_point, read, read_controllers, remove_dir, write};
+use super::files::{CgroupError, read, read_controllers, remove_dir, write};
 use super::group::Cgroup;
+use super::parent::SLICE;
 use crate::spec::limits::{Limits, MissingControllers};
 
 /// The name suffix of the group of the content processes. It is a sibling of the tree: tasks and
@@ -37,21 +39,6 @@ const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "io"];
 /// The controller that only the tree's root group gets: containers do not need it.
 const TREE_CONTROLLER: &str = "hugetlb";
 
-/// Returns the group below which this process may create its tree: the mount point for root, else
-/// the process's current group (which must be delegated to its user).
-///
-/// # Errors
-/// If no cgroup2 is mounted, or `/proc` cannot be read.
-pub fn default_parent() -> Result<PathBuf, CgroupError> {
-    let mount = mount_point()?;
-    if nix::unistd::geteuid().is_root() {
-        return Ok(mount);
-    }
-    let groups = read("/proc/self/cgroup".into())?;
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"));
-    Ok(mount.join(own.unwrap_or_default()))
-}
-
 /// The groups of one agent.
 #[derive(Debug, Clone)]
 pub struct CgroupTree {
@@ -71,6 +58,11 @@ impl CgroupTree {
             root: ours.join(agent.as_str()),
         };
         let with_its_own = [&CONTROLLERS[..], &[TREE_CONTROLLER]].concat();
+        if let Some(above) = above_slice(parent) {
+            // systemd creates it only if its unit was started.
+            delegate(above, &with_its_own)?;
+            make(parent)?;
+        }
         delegate(parent, &with_its_own)?;
         make(&ours)?;
         delegate(&ours, &with_its_own)?;
@@ -146,7 +138,13 @@ impl CgroupTree {
                 sum = sum.saturating_add(text.trim().parse().unwrap_or(u64::MAX));
             }
         }
-        write(ours.join("memory.low"), &sum.to_string())
+        write(ours.join("memory.low"), &sum.to_string())?;
+        match ours.parent() {
+            Some(slice) if above_slice(slice).is_some() => {
+                write(slice.join("memory.low"), &sum.to_string())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Returns the containers that have a group now, in order of their names.
@@ -185,6 +183,13 @@ impl CgroupTree {
         }
         Ok(())
     }
+}
+
+/// Returns the group above the slice of agents; none if `group` is another group.
+fn above_slice(group: &Path) -> Option<&Path> {
+    group
+        .parent()
+        .filter(|_| group.file_name().is_some_and(|name| name == SLICE))
 }
 
 /// Returns the group of content processes of the tree with this root.
@@ -281,9 +286,25 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_protected_for_all_trees_together() {
-        let parent = tempfile::tempdir().unwrap();
-        let ours = parent.path().join("argosy");
+    fn memory_is_protected_for_all_trees_together_and_for_their_slice() {
+        let mount = tempfile::tempdir().unwrap();
+        let slice = mount.path().join(SLICE);
+        fs::create_dir(&slice).unwrap();
+        for group in [mount.path(), &slice] {
+            fs::write(group.join("memory.low"), "0\n").unwrap();
+        }
+        protect_in(mount.path());
+        let low = |group: &Path| fs::read_to_string(group.join("memory.low")).unwrap();
+        assert_eq!(low(mount.path()), "0\n", "the root of the host");
+        protect_in(&slice);
+        assert_eq!(
+            (low(mount.path()), low(&slice)),
+            ("0\n".into(), "12288".into())
+        );
+    }
+
+    fn protect_in(parent: &Path) {
+        let ours = parent.join("argosy");
         for (agent, low) in [("mine", "0\n"), ("other", "4096\n")] {
             fs::create_dir_all(ours.join(agent)).unwrap();
             fs::write(ours.join(agent).join("memory.low"), low).unwrap();

@@ -114,6 +114,7 @@ async fn run_master(
         memory: Some(world.stores[place].clone()),
         metrics: None,
         entropy,
+        serving: None,
     };
     let mut freezes = world.freezes.subscribe();
     let frozen = async {
@@ -200,6 +201,7 @@ async fn run_agent(
         },
         metrics: None,
         end_tasks: CancellationToken::new(),
+        serving: None,
     };
     let ended = argosy_agent::run(config, parts, CancellationToken::new()).await;
     if disk.is_broken() {

@@ -68,6 +68,7 @@ async fn start(directory: &Path, stop: &CancellationToken) -> Vec<RunningMaster>
             memory: Some(MemoryStore::default()),
             metrics: None,
             entropy: [place as u8; 32],
+            serving: None,
         };
         running.push(RunningMaster {
             api: api_address,

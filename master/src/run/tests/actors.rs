@@ -172,6 +172,7 @@ impl TestCluster {
                 memory: Some(store.clone()),
                 metrics: None,
                 entropy: [place as u8 + 1; 32],
+                serving: None,
             };
             stores.push(store);
             running.push(tokio::spawn(run(config, parts, stop.clone())));

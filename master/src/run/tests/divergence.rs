@@ -126,6 +126,7 @@ impl TestGroup {
             memory: Some(master.memory.clone()),
             metrics: None,
             entropy: [place as u8 + 1; 32],
+            serving: None,
         };
         master.stop = CancellationToken::new();
         let running = run(config, parts, master.stop.clone());

@@ -73,6 +73,7 @@ impl TestMasters {
                 memory: Some(MemoryStore::default()),
                 metrics: None,
                 entropy: [place as u8 + 1; 32],
+                serving: None,
             };
             running.push(tokio::spawn(run(config, parts, stops[place].clone())));
         }

@@ -1,0 +1,1 @@
+"""Modules of scripts/deb-test. They use only Python's standard library."""
