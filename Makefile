@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 ENV := source scripts/env.sh &&
 STAGE := scripts/stage
 
-.PHONY: help setup build deb demo test test-long bare-root verify fix unit attacks release process test-deb chaos ledger test-vm test-arm64 bench
+.PHONY: help setup build deb demo test test-long bare-root verify fix unit attacks release process test-deb test-deploy-short chaos ledger test-deploy test-vm test-arm64 bench
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -33,11 +33,12 @@ test: setup ## run the whole gate; includes verify
 	$(STAGE) unit 1400/1860 make unit
 	$(STAGE) release 120/480 make release
 	$(STAGE) process 480/500 make process
+	$(STAGE) deploy 100/120 make test-deploy-short
 	$(STAGE) demo 60/60 scripts/demo
-	$(STAGE) chaos 560/680 make chaos
-	$(STAGE) vm 260/320 make test-vm
+	$(STAGE) chaos 560/640 make chaos
+	$(STAGE) vm 200/240 make test-vm
 	$(STAGE) summary
-	printf 'all 7 stages passed, %d s\n' $$(( $$(date +%s) - started ))
+	printf 'all 8 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
 test-long: setup ## run 2,000 launches and kills, the arm64 seccomp filter, all escape techniques and attacks from outside in a virtual machine, then chaos for CHAOS_HOURS [8], recorded in the ledger; may be interrupted and restarted
 	@$(ENV)
@@ -62,12 +63,13 @@ test-long: setup ## run 2,000 launches and kills, the arm64 seccomp filter, all 
 bare-root: ## run the README's two commands three times in a row, in a bare Debian root; takes hours
 	@scripts/bare-root
 
-verify: ## check format, lints, docs, licences; writes nothing
+verify: ## check format, lints, docs, licences, Ansible; writes nothing
 	@$(ENV)
 	cargo fmt --all --check
 	scripts/diagrams --check
 	cargo clippy --locked --workspace --all-targets --features argosy-raft/rocksdb -- --deny warnings
 	scripts/licences
+	scripts/ansible-lint
 	RUSTDOCFLAGS='--deny warnings --cfg tokio_unstable' cargo doc --locked --workspace --no-deps --quiet
 
 fix: ## format the code
@@ -105,6 +107,15 @@ process: ## test failover and bad input on real processes
 test-deb: ## package the executables of `make release` twice, compare and test the packages and their units
 	@$(ENV)
 	scripts/deb-test --bin-dir "$$CARGO_TARGET_DIR/release" 2>&1 | scripts/skips
+
+test-deploy-short: ## test the package on one Debian host, by systemd-nspawn, with the executables of `make release`
+	@$(ENV)
+	scripts/test-deploy short 2>&1 | scripts/skips
+
+test-deploy: build ## deploy seven Debian hosts by Ansible, on this machine
+	@$(ENV)
+	scripts/test-deploy short
+	scripts/test-deploy long
 
 chaos: ## run simulated clusters by seed, every fault once on real processes, and eight planted bugs, with all checkers
 	@$(ENV) cargo build --locked --release $$HARNESS_PACKAGES

@@ -6,6 +6,7 @@
 
 mod files;
 mod join;
+mod renew;
 mod revoke;
 mod show;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use crate::output::note;
 use crate::random;
 use files::{Access, NewFile};
 use join::CaJoin;
+use renew::CaRenew;
 use revoke::CaRevoke;
 use show::CaShow;
 
@@ -73,7 +75,7 @@ need --ca-key.")]
     /// Replace a certificate with one for the same key and names that is valid for longer
     #[command(after_help = "Examples:
   argosy ca renew master-m1.crt --ca /etc/argosy/ca
-  argosy ca renew operator-alice.crt --days 30
+  argosy ca renew operator-alice.crt --days 30 --due
 
 Processes use the new certificate for new connections within 10 seconds after it has replaced the
 former.")]
@@ -154,23 +156,6 @@ pub(crate) struct CaSign {
     days: u16,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct CaRenew {
-    /// The certificate, which may have expired
-    certificate: PathBuf,
-    /// Directory of the CA
-    #[arg(
-        long,
-        env = "ARGOSY_CA",
-        value_name = "DIR",
-        default_value = "argosy-ca"
-    )]
-    ca: PathBuf,
-    /// Days for which the new certificate is valid
-    #[arg(long, value_name = "DAYS", default_value = "365", value_parser = days())]
-    days: u16,
-}
-
 fn days() -> clap::builder::RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..=36_500)
 }
@@ -192,7 +177,7 @@ impl ObjectCommand for CaCommand {
             Self::Issue(arguments) => issue(arguments),
             Self::Sign(arguments) => sign(arguments),
             Self::Join(arguments) => join::join(arguments),
-            Self::Renew(arguments) => renew(arguments),
+            Self::Renew(arguments) => renew::renew(arguments),
             Self::Revoke(arguments) => revoke::revoke(arguments),
             Self::Show(arguments) => show::show(arguments),
         }
@@ -369,22 +354,6 @@ fn sign(arguments: &CaSign) -> VerbResult {
         note(&format!("its hosts, as requested: {}", hosts.join(", ")));
     }
     note("copy it to the host of its key");
-    Ok(DONE)
-}
-
-fn renew(arguments: &CaRenew) -> VerbResult {
-    let authority = open(&arguments.ca)?;
-    let path = &arguments.certificate;
-    let text = read_certificates(path).map_err(failed)?;
-    let former = request::first_certificate(&text).map_err(|error| of_file(path, error))?;
-    let checked = authority.check_own(&former);
-    checked.map_err(|error| of_file(path, error))?;
-    let request = CertificateRequest::of_certificate(&former);
-    let request = request.map_err(|error| of_file(path, error))?;
-    let (validity, serial) = fresh(arguments.days)?;
-    let signed = authority.sign(&request, validity, serial).map_err(failed)?;
-    files::replace(path, &signed)?;
-    report_certificate(path, &signed);
     Ok(DONE)
 }
 

@@ -124,7 +124,7 @@ fn contexts() -> Vec<String> {
 
 /// Returns the conditions of `argosy wait`.
 fn conditions() -> Vec<String> {
-    let mut all: Vec<_> = ["ended", "healthy", "ready", "removed"]
+    let mut all: Vec<_> = ["ended", "healthy", "idle", "leading", "ready", "removed"]
         .map(str::to_owned)
         .into();
     all.extend(states());
@@ -281,9 +281,9 @@ mod tests {
 
     #[test]
     fn conditions_are_those_of_wait() {
-        use crate::args::WaitKind::{Agent, Framework, Task};
+        use crate::args::WaitKind::{Agent, Framework, Master, Task};
         for condition in conditions() {
-            let mut kinds = [Task, Agent, Framework].into_iter();
+            let mut kinds = [Task, Agent, Framework, Master].into_iter();
             let is_known = kinds.any(|kind| crate::commands::wait::is_condition(kind, &condition));
             assert!(is_known, "{condition}");
         }

@@ -88,7 +88,8 @@ impl Row for Finding {
 
 pub(crate) fn run(arguments: &Doctor) -> VerbResult {
     let named = named_cluster(arguments)?;
-    let findings = match named.masters.is_some() || named.context.is_some() {
+    let is_of_cluster = arguments.cluster || named.masters.is_some() || named.context.is_some();
+    let findings = match is_of_cluster {
         true => {
             let ChosenCluster { masters, transport } = ChosenCluster::of(&named)?;
             let checking = cluster::all(&masters, arguments.timeout, transport);
@@ -122,9 +123,18 @@ pub(crate) fn run(arguments: &Doctor) -> VerbResult {
 
 /// Returns the cluster that the command line names. A context of the environment replaces no check
 /// of this host, but has the files of TLS for masters that are named.
+///
+/// With `--cluster`, masters and context are those of the environment, as for other commands.
 fn named_cluster(arguments: &Doctor) -> Result<ClusterArguments, Failure> {
+    let mut masters = arguments.masters.clone();
+    if arguments.cluster
+        && let Ok(list) = std::env::var("ARGOSY_MASTERS")
+    {
+        let wrong = |why: String| Failure::usage(format!("ARGOSY_MASTERS {list:?}: {why}"));
+        masters = Some(crate::parsers::masters(&list).map_err(wrong)?);
+    }
     let mut context = arguments.context.clone();
-    if arguments.masters.is_some()
+    if (arguments.masters.is_some() || arguments.cluster)
         && context.is_none()
         && let Ok(name) = std::env::var("ARGOSY_CONTEXT")
     {
@@ -132,7 +142,7 @@ fn named_cluster(arguments: &Doctor) -> Result<ClusterArguments, Failure> {
         context = Some(name.parse().map_err(wrong)?);
     }
     Ok(ClusterArguments {
-        masters: arguments.masters.clone(),
+        masters,
         context,
         tls: arguments.tls.clone(),
         token_file: None,

@@ -27,7 +27,7 @@ pub(crate) use audit::AuditCommand;
 pub(crate) use contexts::ContextCommand;
 pub(crate) use frameworks::FrameworkCommand;
 pub(crate) use groups::GroupCommand;
-pub(crate) use masters::MasterCommand;
+pub(crate) use masters::{MasterCommand, pick as pick_master};
 pub(crate) use offers::OfferCommand;
 pub(crate) use rate_limits::LimitCommand;
 pub(crate) use secrets::SecretCommand;

@@ -122,7 +122,7 @@ pub(crate) enum Verb {
     /// Show changes of tasks, agents, frameworks and roles
     #[command(after_help = EVENTS)]
     Events(Events),
-    /// Wait until a task, an agent or a framework is in a state
+    /// Wait until a task, an agent, a framework, a master or the cluster is in a state
     #[command(after_help = WAIT)]
     Wait(Wait),
     /// Show the state of the cluster
@@ -228,10 +228,12 @@ lost. A former state of a task has its ids, state, source, reason, exit status a
 --follow, several quick changes of a record may be one line.";
 const WAIT: &str = "Examples:
   argosy wait task web --for running --timeout 1m
-  argosy wait agent agent-2 --for unreachable
+  argosy wait cluster --for healthy --timeout 2m
 
 Exits with 0 when the condition holds, with 1 if it cannot hold any more or after --timeout,
-and with 3 if there is no such object.";
+and with 3 if there is no such object. An agent is idle if no task of it is live. The cluster is
+healthy if all voting masters answer and follow one leader with a short lag and equal registries,
+all of this for 5 seconds.";
 const STATUS: &str = "Examples:
   argosy status
   argosy status -o json";
@@ -245,6 +247,8 @@ enough), busy (tasks use its resources), offered elsewhere (another framework ho
 const DOCTOR: &str = "Examples:
   argosy doctor --data-dir /var/lib/argosy/master
   argosy doctor --masters 10.0.0.1,10.0.0.2,10.0.0.3
+
+With --cluster, the cluster is that of ARGOSY_MASTERS, else the one that other commands call.
 
 The exit code is 1 if a check has failed; warnings do not change it.";
 const DEBUG: &str = "Examples:

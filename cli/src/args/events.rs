@@ -40,6 +40,8 @@ pub(crate) enum WaitKind {
     Task,
     Agent,
     Framework,
+    Master,
+    Cluster,
 }
 
 impl WaitKind {
@@ -49,19 +51,22 @@ impl WaitKind {
             Self::Task => "task",
             Self::Agent => "agent",
             Self::Framework => "framework",
+            Self::Master => "master",
+            Self::Cluster => "cluster",
         }
     }
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Wait {
-    /// task, agent or framework
+    /// task, agent, framework, master or cluster
     #[arg(value_name = "KIND", value_enum, hide_possible_values = true)]
     pub(crate) kind: WaitKind,
-    /// Id, unique prefix of an id, or name
-    pub(crate) name: String,
+    /// Id, unique prefix of an id, or name; address of a master; none for cluster
+    #[arg(required_if_eq_any = [("kind", "task"), ("kind", "agent"), ("kind", "framework"), ("kind", "master")])]
+    pub(crate) name: Option<String>,
     /// State to wait for: of a task running, ended, healthy, ready or any other state; of an agent
-    /// any state; of a framework removed
+    /// any state, or idle; of a framework removed; of a master leading; of the cluster healthy
     #[arg(long = "for", value_name = "CONDITION")]
     pub(crate) condition: String,
     /// Fail after this time [default: unlimited]

@@ -66,6 +66,9 @@ pub(crate) struct Doctor {
     /// Check the running cluster of this context instead of this host
     #[arg(long, value_name = "NAME", conflicts_with = "data_dir")]
     pub(crate) context: Option<crate::parsers::ContextName>,
+    /// Check the running cluster that other commands call instead of this host
+    #[arg(long, conflicts_with_all = ["data_dir", "masters", "context"])]
+    pub(crate) cluster: bool,
     /// Timeout of each call to the cluster
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = crate::parsers::timeout)]
     pub(crate) timeout: std::time::Duration,

@@ -178,6 +178,41 @@ fn the_files_are_those_that_a_process_reads() {
 }
 
 #[test]
+fn a_certificate_that_is_not_due_is_not_replaced() {
+    let place = Place::with_ca();
+    place
+        .run("issue operator/bob --cluster prod --dir @")
+        .unwrap();
+    place
+        .run("sign operator/bob @/operator-bob.csr --ca @/ca")
+        .unwrap();
+    let fresh = place.read("operator-bob.crt");
+    place
+        .run("renew @/operator-bob.crt --ca @/ca --due")
+        .unwrap();
+    assert_eq!(place.read("operator-bob.crt"), fresh);
+    // 80 of its 100 days have passed.
+    let authority = open(&place.path("ca")).unwrap();
+    let request = CertificateRequest::from_pem(place.read("operator-bob.csr").as_bytes()).unwrap();
+    let then = SystemTime::now() - std::time::Duration::from_secs(80 * 86_400);
+    let old = authority.sign(
+        &request,
+        Validity::of_days(then, 100),
+        random::bytes().unwrap(),
+    );
+    fs::write(place.path("operator-bob.crt"), old.unwrap()).unwrap();
+    let before = place.shown("operator-bob.crt");
+    place
+        .run("renew @/operator-bob.crt --ca @/ca --due")
+        .unwrap();
+    let after = place.shown("operator-bob.crt");
+    assert_eq!(before[0].identity, after[0].identity);
+    assert_ne!(before[0].not_after, after[0].not_after);
+    let refused = place.refused("renew @/operator-bob.csr --ca @/ca --due");
+    assert!(refused.contains("operator-bob.csr"), "{refused}");
+}
+
+#[test]
 fn a_ca_renews_only_its_own_certificates() {
     let (place, other) = (Place::with_ca(), Place::with_ca());
     other

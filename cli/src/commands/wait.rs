@@ -1,6 +1,9 @@
-//! `argosy wait`: until an object is in a state, by the change feed.
+//! `argosy wait`: until an object is in a state, by the change feed; or until the cluster is
+//! healthy, by what all masters answer.
 
 mod condition;
+mod health;
+mod leading;
 
 use std::time::Instant;
 
@@ -17,9 +20,17 @@ use crate::{preparation, watching};
 
 use condition::{Condition, Progress};
 
+/// The kinds of objects that the feed has.
+#[derive(Debug, Clone, Copy)]
+enum RecordKind {
+    Task,
+    Agent,
+    Framework,
+}
+
 /// The object that is waited for.
 struct Subject {
-    kind: WaitKind,
+    kind: RecordKind,
     /// As in the feed: `framework-1/web` of a task.
     id: String,
     filter: Vec<(&'static str, String)>,
@@ -33,13 +44,25 @@ pub(crate) fn is_condition(kind: WaitKind, text: &str) -> bool {
 
 pub(crate) async fn run(arguments: &Wait) -> VerbResult {
     let condition = Condition::parse(arguments.kind, &arguments.condition)?;
+    let name = arguments.name.as_deref().unwrap_or_default();
+    let kind = match arguments.kind {
+        WaitKind::Task => RecordKind::Task,
+        WaitKind::Agent => RecordKind::Agent,
+        WaitKind::Framework => RecordKind::Framework,
+        WaitKind::Master => return leading::run(arguments, name).await,
+        WaitKind::Cluster if name.is_empty() => return health::run(arguments).await,
+        WaitKind::Cluster => {
+            let text = format!("{name:?}: a cluster has no name here");
+            return Err(Failure::usage(text).advise("argosy wait cluster --for healthy"));
+        }
+    };
     let ChosenCluster { masters, transport } = ChosenCluster::of(&arguments.cluster)?;
     let operator = match arguments.timeout {
         Some(_) => ClusterClient::to(masters, condition::CALL_TIMEOUT, transport),
         None => ClusterClient::of_running(masters, condition::CALL_TIMEOUT, transport),
     };
     let started = Instant::now();
-    let waited = wait(&operator, arguments, condition);
+    let waited = wait(&operator, arguments, kind, condition);
     let text = match arguments.timeout {
         None => waited.await?,
         Some(limit) => match tokio::time::timeout(limit, waited).await {
@@ -48,7 +71,7 @@ pub(crate) async fn run(arguments: &Wait) -> VerbResult {
                 let text = format!(
                     "{} {} is not {} after {}",
                     arguments.kind.word(),
-                    arguments.name,
+                    name,
                     arguments.condition,
                     span_ms(limit.as_millis() as u64)
                 );
@@ -65,6 +88,7 @@ pub(crate) async fn run(arguments: &Wait) -> VerbResult {
 async fn wait(
     operator: &ClusterClient,
     arguments: &Wait,
+    kind: RecordKind,
     condition: Condition,
 ) -> Result<String, Failure> {
     // Before the object is read, so that no change is missed.
@@ -72,7 +96,8 @@ async fn wait(
         .cluster(v1::Consistency::Linearizable)
         .await?
         .applied_index;
-    let (subject, record) = find(operator, arguments).await?;
+    let name = arguments.name.as_deref().unwrap_or_default();
+    let (subject, record) = find(operator, kind, name).await?;
     if let Some(text) = outcome(&subject, condition, Some(&record))? {
         return Ok(text);
     }
@@ -80,7 +105,7 @@ async fn wait(
     let mut watch = operator.watch(v1::WatchRequest {
         from_revision: Some(revision),
         min_revision: revision,
-        kinds: vec![subject.kind.word().to_owned()],
+        kinds: vec![arguments.kind.word().to_owned()],
         filter: filter
             .map(|(name, value)| ((*name).to_owned(), value.clone()))
             .collect(),
@@ -95,6 +120,8 @@ async fn wait(
             Event::Change(change) => change.record.and_then(|changed| changed.record),
             // History was lost: the object may have ended since, so it is read.
             Event::SnapshotEnd(_) => read(operator, &subject).await?,
+            // The feed has no event when the number of an agent's tasks changes.
+            Event::Progress(_) if condition == Condition::Idle => read(operator, &subject).await?,
             Event::Record(_)
             | Event::HistoryLost(_)
             | Event::SnapshotBegin(_)
@@ -137,6 +164,9 @@ fn pending_text(id: &str, condition: Condition, record: Option<&Record>) -> Stri
             let parts = parts.into_iter().filter(|part| !part.is_empty());
             parts.collect::<Vec<_>>().join(", ")
         }
+        Some(Record::Agent(agent)) if condition == Condition::Idle => {
+            format!("{} tasks left", agent.live_tasks)
+        }
         Some(Record::Agent(agent)) => mode_word(agent.mode),
         Some(Record::Framework(framework)) => format!("{} tasks left", framework.live_tasks),
         Some(Record::Role(_) | Record::Cluster(_)) | None => return text,
@@ -144,11 +174,14 @@ fn pending_text(id: &str, condition: Condition, record: Option<&Record>) -> Stri
     format!("{text}: {state}")
 }
 
-async fn find(operator: &ClusterClient, arguments: &Wait) -> Result<(Subject, Record), Failure> {
-    let kind = arguments.kind;
+async fn find(
+    operator: &ClusterClient,
+    kind: RecordKind,
+    name: &str,
+) -> Result<(Subject, Record), Failure> {
     let (id, filter, record) = match kind {
-        WaitKind::Task => {
-            let task = operator.find_task(&arguments.name).await?;
+        RecordKind::Task => {
+            let task = operator.find_task(name).await?;
             let filter = vec![
                 ("framework_id", task.framework_id.clone()),
                 ("task_id", task.task_id.clone()),
@@ -156,13 +189,13 @@ async fn find(operator: &ClusterClient, arguments: &Wait) -> Result<(Subject, Re
             let id = format!("{}/{}", task.framework_id, task.task_id);
             (id, filter, Record::Task(task))
         }
-        WaitKind::Agent => {
-            let agent = operator.find_agent(&arguments.name).await?;
+        RecordKind::Agent => {
+            let agent = operator.find_agent(name).await?;
             let id = agent.agent_id.clone();
             (id.clone(), vec![("agent_id", id)], Record::Agent(agent))
         }
-        WaitKind::Framework => {
-            let framework = operator.find_framework(&arguments.name).await?;
+        RecordKind::Framework => {
+            let framework = operator.find_framework(name).await?;
             let id = framework.framework_id.clone();
             let filter = vec![("framework_id", id.clone())];
             (id, filter, Record::Framework(framework))
@@ -173,12 +206,12 @@ async fn find(operator: &ClusterClient, arguments: &Wait) -> Result<(Subject, Re
 
 async fn read(operator: &ClusterClient, subject: &Subject) -> Result<Option<Record>, Failure> {
     Ok(match subject.kind {
-        WaitKind::Task => {
+        RecordKind::Task => {
             let (framework, task) = subject.id.split_once('/').unwrap_or_default();
             operator.task(framework, task).await?.map(Record::Task)
         }
-        WaitKind::Agent => operator.agent(&subject.id).await?.map(Record::Agent),
-        WaitKind::Framework => operator
+        RecordKind::Agent => operator.agent(&subject.id).await?.map(Record::Agent),
+        RecordKind::Framework => operator
             .framework(&subject.id)
             .await?
             .map(Record::Framework),

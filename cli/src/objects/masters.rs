@@ -1,6 +1,7 @@
 //! `master start|list|failovers|join|remove|transfer|raise-level|log-level|rejoin`.
 
 mod listing;
+mod transfer;
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -14,7 +15,8 @@ use listing::MasterList;
 use super::agents::show_filter;
 use super::{ObjectCommand, calls};
 use crate::args::{
-    ConnectionArguments, ListArguments, LogLevel, MasterRejoin, MasterStart, OutputArguments,
+    ConnectionArguments, Format, ListArguments, LogLevel, MasterRejoin, MasterStart,
+    OutputArguments,
 };
 use crate::commands::confirm;
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
@@ -67,7 +69,9 @@ made its first offer and launch. The newest 50 are kept, until all masters have 
     /// Transfer leadership to another master
     #[command(after_help = "Examples:
   argosy master transfer                     to the most up-to-date master
-  argosy master transfer master-2")]
+  argosy master transfer --away-from 10.0.0.1:5050
+
+With --away-from, nothing happens if that master does not lead.")]
     Transfer(MasterTransfer),
     /// Raise the feature level of the cluster after an upgrade
     #[command(
@@ -138,6 +142,9 @@ pub(crate) struct MasterRemove {
 pub(crate) struct MasterTransfer {
     /// Id or address of the next leader
     pub(crate) master: Option<String>,
+    /// Transfer leadership only if this master leads, to any other one: id or address
+    #[arg(long, value_name = "MASTER", conflicts_with = "master")]
+    pub(crate) away_from: Option<String>,
     #[command(flatten)]
     pub(crate) show: OutputArguments,
     #[command(flatten)]
@@ -254,26 +261,40 @@ pub(crate) async fn remove(arguments: &MasterRemove) -> VerbResult {
 
 pub(crate) async fn transfer(arguments: &MasterTransfer) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach)?;
+    if let Some(wanted) = &arguments.away_from {
+        return transfer::away_from(&operator, wanted, arguments.show.output).await;
+    }
     let node_id = match &arguments.master {
         Some(wanted) => find(&operator, wanted).await?.node_id,
         None => String::new(),
     };
     operator.transfer_leader(node_id).await?;
-    let masters = masters_with_leader(&operator).await?;
+    let masters = masters_with_leader(&operator, None).await?;
+    report_leader(arguments.show.output, masters)
+}
+
+fn report_leader(output: Format, masters: Vec<v1::Master>) -> VerbResult {
     let leader = leader_of(&masters).map(|leader| candidate(leader).label);
     note(&format!("{} leads now", leader.unwrap_or_default()));
     let reply = v1::MembershipReply { masters };
-    output::list(arguments.show.output, &reply, &reply.masters)
+    output::list(output, &reply, &reply.masters)
 }
 
-/// Returns the masters, once one of them leads: the former leader may not know the next one yet.
-async fn masters_with_leader(operator: &ClusterClient) -> Result<Vec<v1::Master>, Failure> {
+/// Returns the masters, once one of them leads that is not `former`: the former leader may not know
+/// the next one yet.
+async fn masters_with_leader(
+    operator: &ClusterClient,
+    former: Option<&str>,
+) -> Result<Vec<v1::Master>, Failure> {
+    let is_next = |leader: &v1::Master| Some(leader.node_id.as_str()) != former;
     let deadline = Instant::now() + operator.timeout();
     let mut last = None;
     let mut line = StatusLine::new(StatusMode::Shown);
     while Instant::now() < deadline {
         match operator.cluster(v1::Consistency::Linearizable).await {
-            Ok(cluster) if leader_of(&cluster.masters).is_some() => return Ok(cluster.masters),
+            Ok(cluster) if leader_of(&cluster.masters).is_some_and(is_next) => {
+                return Ok(cluster.masters);
+            }
             Ok(_) => {}
             Err(failure) => last = Some(failure),
         }
@@ -287,7 +308,7 @@ async fn masters_with_leader(operator: &ClusterClient) -> Result<Vec<v1::Master>
 fn without_leader(waited: Duration, last: Option<Failure>) -> Failure {
     let waited = span_ms(waited.as_millis() as u64);
     let why = last.map_or_else(String::new, |last| format!(": {}", last.message));
-    let text = format!("leadership was transferred, but no master leads after {waited}{why}");
+    let text = format!("leadership was transferred, but no other master leads after {waited}{why}");
     Failure::new(FailureCode::Unavailable, text)
         .advise("argosy status shows which masters are down; --timeout waits longer")
 }
@@ -322,10 +343,12 @@ async fn log_level(arguments: &LogLevel) -> VerbResult {
 }
 
 async fn find(operator: &ClusterClient, wanted: &str) -> Result<v1::Master, Failure> {
-    let mut masters = operator
-        .cluster(v1::Consistency::Linearizable)
-        .await?
-        .masters;
+    let cluster = operator.cluster(v1::Consistency::Linearizable).await?;
+    pick(cluster.masters, wanted)
+}
+
+/// Returns the master that the user names.
+pub(crate) fn pick(mut masters: Vec<v1::Master>, wanted: &str) -> Result<v1::Master, Failure> {
     let by = |address: fn(&v1::Master) -> &String| {
         masters.iter().position(|master| address(master) == wanted)
     };
@@ -367,7 +390,7 @@ mod tests {
         assert_eq!(failure.code, FailureCode::Unavailable);
         assert_eq!(
             failure.message,
-            "leadership was transferred, but no master leads after 10 s: 10.0.0.1:5050 refused"
+            "leadership was transferred, but no other master leads after 10 s: 10.0.0.1:5050 refused"
         );
         assert!(failure.advice[0].starts_with("argosy status"), "{failure}");
     }

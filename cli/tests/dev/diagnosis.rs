@@ -94,6 +94,92 @@ fn a_transfer_names_the_next_leader(cluster: &DevCluster) {
     }
 }
 
+/// Leadership leaves a master that leads, and nothing happens for one that does not.
+fn leadership_leaves_one_master(cluster: &DevCluster) {
+    let leader = || {
+        let masters = cluster.run(&["master", "list", "-o", "json"]).1;
+        let masters: serde_json::Value = serde_json::from_str(&masters).unwrap();
+        let masters = masters["masters"].as_array().unwrap().iter();
+        let mut leaders = masters.filter(|master| master["role"] == "leader");
+        let leader = leaders.next().unwrap_or_else(|| panic!("no leader"));
+        leader["apiAddress"].as_str().unwrap().to_owned()
+    };
+    let former = leader();
+    let transfer = ["master", "transfer", "--away-from"];
+    let (code, _, stderr) = cluster.run(&[&transfer[..], &[&former]].concat());
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains(" leads now"), "{stderr}");
+    let next = leader();
+    assert_ne!(next, former);
+    let (code, _, stderr) = cluster.run(&[&transfer[..], &[&former]].concat());
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("does not lead"), "{stderr}");
+    assert_eq!(leader(), next);
+    let (code, _, stderr) = cluster.run(&[&transfer[..], &["master-9"]].concat());
+    assert_eq!(code, 3, "{stderr}");
+    let both = ["master", "transfer", "master-1", "--away-from", "master-2"];
+    assert_eq!(cluster.run(&both).0, 2);
+}
+
+/// The gate of an upgrade passes for a cluster that is up, and names the master that is not.
+fn a_healthy_cluster_is_waited_for(cluster: &DevCluster) {
+    let wait = ["wait", "cluster", "--for", "healthy", "--timeout"];
+    let (code, _, stderr) = cluster.run(&[&wait[..], &["60s"]].concat());
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("the cluster is healthy"), "{stderr}");
+    let (code, _, stderr) = cluster.run(&["wait", "agent", "agent-1", "--for", "idle"]);
+    assert_eq!(code, 0, "{stderr}");
+    let leads = ["wait", "master", "--for", "leading", "--timeout", "1s"];
+    let leading = ["1", "2", "3"].map(|number| {
+        let name = format!("master-{number}");
+        let (code, _, stderr) = cluster.run(&[&leads[..2], &[&name], &leads[2..]].concat());
+        assert!(code == 0 || stderr.contains("does not lead"), "{stderr}");
+        code
+    });
+    let leaders = leading.iter().filter(|code| **code == 0);
+    assert_eq!(leaders.count(), 1, "{leading:?}");
+    let (code, _, stderr) = cluster.run(&["doctor", "--cluster"]);
+    assert_eq!(code, 0, "{stderr}");
+    for wrong in [
+        &["wait", "cluster", "web", "--for", "healthy"][..],
+        &["wait", "cluster", "--for", "running"],
+        &["wait", "task", "--for", "running"],
+        &["wait", "master", "--for", "leading"],
+        &["doctor", "--cluster", "--data-dir", "/tmp"],
+    ] {
+        let (code, _, stderr) = cluster.run(wrong);
+        assert_eq!(code, 2, "{wrong:?}: {stderr}");
+    }
+    a_lost_master_is_named(cluster, &leading);
+}
+
+fn a_lost_master_is_named(cluster: &DevCluster, leading: &[i32]) {
+    let members = cluster.members().iter();
+    let masters = members.filter(|member| member["kind"] == "master");
+    let mut followers = masters.zip(leading).filter(|(_, code)| **code != 0);
+    let (lost, _) = followers.next().unwrap_or_else(|| panic!("no follower"));
+    let pid = i32::try_from(lost["pid"].as_i64().unwrap()).unwrap();
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let wait = ["wait", "cluster", "--for", "healthy", "--timeout", "12s"];
+    let (code, _, stderr) = cluster.run(&wait);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+    assert_eq!(code, 1, "{stderr}");
+    let address = lost["api"].as_str().unwrap();
+    let text = "the cluster is not healthy after 12 s";
+    assert!(
+        stderr.contains(text) && stderr.contains(address),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn leadership_is_transferred_and_health_is_waited_for() {
+    let cluster = DevCluster::start(97, "3x1", &[]);
+    leadership_leaves_one_master(&cluster);
+    a_healthy_cluster_is_waited_for(&cluster);
+}
+
 #[test]
 fn requests_are_found_levels_change_and_reports_contain_no_secrets() {
     let cluster = DevCluster::start(60, "3x1", &[]);

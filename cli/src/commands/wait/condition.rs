@@ -26,6 +26,10 @@ pub(super) enum Condition {
     Ready,
     Task(v1::TaskState),
     Agent(v1::AgentMode),
+    /// An agent without live tasks.
+    Idle,
+    /// A master that leads.
+    Leading,
     /// A framework that is removed.
     Removed,
 }
@@ -51,7 +55,14 @@ impl Condition {
             (WaitKind::Task, _) => task_state(text)
                 .map(Self::Task)
                 .map_err(|why| invalid(format!("{why}, ended, healthy, ready"))),
-            (WaitKind::Agent, _) => agent_mode(text).map(Self::Agent).map_err(invalid),
+            (WaitKind::Agent, "idle") => Ok(Self::Idle),
+            (WaitKind::Agent, _) => agent_mode(text)
+                .map(Self::Agent)
+                .map_err(|why| invalid(format!("{why}, idle"))),
+            (WaitKind::Master, "leading") => Ok(Self::Leading),
+            (WaitKind::Master, _) => Err(invalid("write leading".to_owned())),
+            (WaitKind::Cluster, "healthy") => Ok(Self::Healthy),
+            (WaitKind::Cluster, _) => Err(invalid("write healthy".to_owned())),
             (WaitKind::Framework, "removed") => Ok(Self::Removed),
             (WaitKind::Framework, _) => Err(invalid("write removed".to_owned())),
         }
@@ -64,6 +75,9 @@ impl Condition {
             (Self::Removed, None) => Progress::Met("removed".to_owned()),
             (_, None) => Progress::Never("is no longer known".to_owned()),
             (Self::Agent(wanted), Some(Record::Agent(agent))) => of_agent(agent, wanted),
+            (Self::Idle, Some(Record::Agent(agent))) if agent.live_tasks == 0 => {
+                Progress::Met("idle".to_owned())
+            }
             (Self::Removed, Some(Record::Framework(framework))) if framework.removed => {
                 Progress::Met("removed".to_owned())
             }
@@ -80,7 +94,7 @@ impl Condition {
             Self::Task(wanted) => task.state() == wanted,
             Self::Healthy => task.state() == v1::TaskState::Running && latest.healthy == Some(true),
             Self::Ready => task.state() == v1::TaskState::Running && latest.ready == Some(true),
-            Self::Agent(_) | Self::Removed => false,
+            Self::Agent(_) | Self::Idle | Self::Leading | Self::Removed => false,
         };
         let state = match exit_word(latest.exit.as_ref()) {
             exit if exit.is_empty() => state_word(task.state),
@@ -129,6 +143,8 @@ impl fmt::Display for Condition {
             Self::Healthy => formatter.write_str("healthy"),
             Self::Ready => formatter.write_str("ready"),
             Self::Removed => formatter.write_str("removed"),
+            Self::Idle => formatter.write_str("idle"),
+            Self::Leading => formatter.write_str("leading"),
             Self::Task(state) => formatter.write_str(&state_word((*state).into())),
             Self::Agent(mode) => formatter.write_str(&mode_word((*mode).into())),
         }
@@ -197,6 +213,21 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_is_idle_without_live_tasks() {
+        let idle = Condition::parse(WaitKind::Agent, "idle").unwrap();
+        let with_tasks = |live_tasks| {
+            Record::Agent(v1::Agent {
+                live_tasks,
+                ..v1::Agent::default()
+            })
+        };
+        assert_eq!(idle.evaluate(Some(&with_tasks(1))), Progress::Pending);
+        let met = Progress::Met("idle".to_owned());
+        assert_eq!(idle.evaluate(Some(&with_tasks(0))), met);
+        assert_eq!(idle.to_string(), "idle");
+    }
+
+    #[test]
     fn agents_and_frameworks_have_conditions_of_their_own() {
         let agent = |mode: v1::AgentMode| {
             Record::Agent(v1::Agent {
@@ -236,6 +267,8 @@ mod tests {
             (WaitKind::Task, "up"),
             (WaitKind::Agent, "running"),
             (WaitKind::Framework, "ended"),
+            (WaitKind::Cluster, "running"),
+            (WaitKind::Master, "healthy"),
         ] {
             let failure = Condition::parse(kind, text).unwrap_err();
             assert_eq!(failure.code, crate::exit::FailureCode::Usage);

@@ -1,0 +1,1 @@
+"""Modules of scripts/test-hosts and scripts/test-deploy."""
