@@ -375,6 +375,10 @@ impl Agent {
                 self.uplink.close(link);
                 None
             }
+            LinkEffect::Quarantined(task) => {
+                tracing::warn!(%task, "the restored cluster does not have this task: it is kept, and not reported");
+                None
+            }
             LinkEffect::Revoke(keys) => {
                 self.revoked.add(&keys);
                 None

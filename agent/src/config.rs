@@ -12,7 +12,7 @@ use argosy_proto::server::hosts::AllowedHosts;
 use argosy_state::resources::Resources;
 use argosy_state::task::{SecurityOptions, Sizes};
 
-use crate::core::{ContainerName, DiskDefault};
+use crate::core::{Adoption, ContainerName, DiskDefault};
 use crate::error::RunError;
 use argosy_content::fetcher::FetchAllow;
 use argosy_content::images::ImageSettings;
@@ -138,6 +138,8 @@ pub struct Config {
     pub address: String,
     /// The name of its host, for display.
     pub host_name: String,
+    /// The restored cluster that it follows, as its operator has confirmed.
+    pub adoption: Option<Adoption>,
     /// The address at which its tasks should listen; `None` takes the host part of `address`.
     pub task_address: Option<String>,
     /// The resources that it offers; see [`crate::inventory::detect`].
@@ -236,6 +238,7 @@ impl Config {
             host_name: nix::unistd::gethostname()
                 .map(|name| name.to_string_lossy().into_owned())
                 .unwrap_or_default(),
+            adoption: None,
             task_address: None,
             resources: Resources::none(),
             attributes: BTreeMap::new(),

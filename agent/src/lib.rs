@@ -37,6 +37,7 @@ mod traces;
 mod uplink;
 pub mod wire;
 
+pub use self::core::Adoption;
 pub use agent::{AgentDependencies, run};
 pub use argosy_content::fetcher::FetchAllow;
 pub use argosy_content::fetcher::{ClusterAuthorities, ClusterTls};

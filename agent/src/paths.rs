@@ -23,6 +23,7 @@
 //!   cache/<digest of URI>           fetch cache; the time of a file is that of its last use
 //!   images/                         images, their layers, and the containers that hold them: see
 //!                                   argosy_content
+//!   adopt                           the restored cluster that the agent may follow
 //!   audit/                          audit log: see argosy_host
 //!   network-prefix6                 IPv6 prefix of its containers, if it was generated
 //!   probe/                          the container that probes this host for overlay support
@@ -87,6 +88,12 @@ impl Paths {
     #[must_use]
     pub fn network_prefix6(&self) -> PathBuf {
         self.root.join("network-prefix6")
+    }
+
+    /// Returns the file that names the restored cluster that the agent may follow.
+    #[must_use]
+    pub fn adoption(&self) -> PathBuf {
+        self.root.join("adopt")
     }
 
     /// Returns the directory of the audit log.

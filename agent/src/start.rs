@@ -274,6 +274,7 @@ pub(crate) fn core_config(
         journal_damaged: !contents.damage.is_empty(),
         executor_timeout_ms: config.executor_registration_timeout_ms,
         disk_default: DiskDefault(config.default_disk_bytes),
+        adoption: config.adoption,
         seed,
         wall_offset_ms,
     }

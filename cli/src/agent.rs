@@ -37,7 +37,7 @@ use crate::pid_file::{self, PidFile};
 use crate::service_manager::ServiceManager;
 use crate::shutdown::{self, END_TASKS, StopCondition};
 use crate::transport::ServiceTransport;
-use crate::{containers, launcher, listen, logging, metrics, parsers, random};
+use crate::{adoption, containers, launcher, listen, logging, metrics, parsers, random};
 
 /// Interval at which process exits are polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -157,6 +157,7 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     if let Some(name) = &arguments.host_name {
         config.host_name.clone_from(name);
     }
+    config.adoption = adoption::read(directory)?;
     config.task_address.clone_from(&arguments.task_address);
     config.resources = match &arguments.resources {
         Some(resources) => resources.clone(),

@@ -5,6 +5,7 @@
 //! `run`; `objects` and `commands` with `operator`, `watching`; `top`; `completion`; `ca`;
 //! `output`.
 
+mod adoption;
 mod agent;
 mod args;
 mod ca;
@@ -36,10 +37,12 @@ mod preparation;
 mod probe;
 mod random;
 mod reasons;
+mod recover;
 mod rejoin;
 mod run;
 mod service_manager;
 mod shutdown;
+mod snapshot_file;
 mod top;
 mod transport;
 mod verbs;
@@ -136,6 +139,7 @@ fn run_verb(verb: &Verb) -> VerbResult {
         Verb::Offer(command) => command.run(),
         Verb::Weight(command) => command.run(),
         Verb::Secret(command) => command.run(),
+        Verb::Snapshot(command) => command.run(),
         Verb::Ca(command) => command.run(),
         Verb::Audit(command) => command.run(),
         Verb::Acl(command) => command.run(),
@@ -185,6 +189,7 @@ fn prints_json(verb: &Verb) -> bool {
         Verb::Offer(command) => command.output(),
         Verb::Weight(command) => command.output(),
         Verb::Secret(command) => command.output(),
+        Verb::Snapshot(command) => command.output(),
         Verb::Ca(command) => command.output(),
         Verb::Audit(command) => command.output(),
         Verb::Acl(command) => command.output(),

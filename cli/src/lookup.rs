@@ -2,6 +2,8 @@
 //!
 //! Pure. An ambiguous word lists the candidates, an unknown word lists similar ones.
 
+use argosy_proto::v1;
+
 use crate::exit::{Failure, FailureCode};
 
 /// Maximum number of names in a message.
@@ -48,6 +50,33 @@ pub(crate) fn find(noun: &str, wanted: &str, candidates: &[Candidate]) -> Result
         }
     }
     Err(unknown(noun, wanted, candidates))
+}
+
+/// Returns the master that the user names.
+pub(crate) fn pick_master(
+    mut masters: Vec<v1::Master>,
+    wanted: &str,
+) -> Result<v1::Master, Failure> {
+    let by = |address: fn(&v1::Master) -> &String| {
+        masters.iter().position(|master| address(master) == wanted)
+    };
+    let at = match by(|master| &master.api_address).or_else(|| by(|master| &master.raft_address)) {
+        Some(at) => at,
+        None => {
+            let candidates: Vec<_> = masters.iter().map(master_candidate).collect();
+            find("master", wanted, &candidates)?
+        }
+    };
+    Ok(masters.swap_remove(at))
+}
+
+/// Returns a master as an object that a word may name.
+pub(crate) fn master_candidate(master: &v1::Master) -> Candidate {
+    Candidate {
+        id: master.node_id.clone(),
+        name: master.api_address.clone(),
+        label: format!("{} ({})", master.node_id, master.api_address),
+    }
 }
 
 fn ambiguous<'a>(noun: &str, wanted: &str, found: impl Iterator<Item = &'a Candidate>) -> Failure {

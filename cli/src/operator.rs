@@ -10,6 +10,7 @@ mod lists;
 mod log_filter;
 mod masters;
 mod names;
+mod snapshots;
 
 use std::time::{Duration, Instant};
 

@@ -22,8 +22,8 @@ use crate::args::{
 use crate::ca::CaCommand;
 use crate::objects::{
     AclCommand, AgentCommand, AuditCommand, ContextCommand, FrameworkCommand, GroupCommand, LISTS,
-    LimitCommand, MasterCommand, ObjectCommand, OfferCommand, SecretCommand, TaskCommand, TaskList,
-    TokenCommand, WeightCommand,
+    LimitCommand, MasterCommand, ObjectCommand, OfferCommand, SecretCommand, SnapshotCommand,
+    TaskCommand, TaskList, TokenCommand, WeightCommand,
 };
 use crate::parsers;
 
@@ -80,6 +80,8 @@ pub(crate) enum Verb {
     Weight(WeightCommand),
     #[command(subcommand, about = SecretCommand::ABOUT, after_help = SecretCommand::EXAMPLES)]
     Secret(SecretCommand),
+    #[command(subcommand, about = SnapshotCommand::ABOUT, after_help = SnapshotCommand::EXAMPLES)]
+    Snapshot(Box<SnapshotCommand>),
     #[command(subcommand, about = CaCommand::ABOUT, after_help = CaCommand::EXAMPLES)]
     Ca(Box<CaCommand>),
     #[command(subcommand, about = AuditCommand::ABOUT, after_help = AuditCommand::EXAMPLES)]

@@ -13,6 +13,7 @@ use argosy_proto::v1::operator_client::OperatorClient as Stub;
 use argosy_proto::versions::{self, VersionRange};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -215,6 +216,34 @@ impl OperatorClient {
         Watch::new(self.connector.clone(), self.deadline, request)
     }
 
+    /// Begins to receive a copy of the registry as a file, from the first master that accepts. The
+    /// deadline of this client covers the begin, not the whole stream.
+    ///
+    /// # Errors
+    /// [`CallError`] if no master begins.
+    pub async fn save_snapshot(
+        &self,
+        request: v1::SaveSnapshotRequest,
+    ) -> Result<Streaming<v1::SnapshotBlock>, CallError> {
+        let call = |channel, _limit| {
+            let mut request = Request::new(request);
+            self.add_metadata(request.metadata_mut());
+            async move { stub(channel).save_snapshot(request).await }
+        };
+        let answer = self
+            .connector
+            .call(self.deadline, RepeatPolicy::Always, call);
+        Ok(answer.await?.body)
+    }
+
+    fn add_metadata(&self, metadata: &mut MetadataMap) {
+        let own = VersionRange::OWN.header();
+        let own = own.try_into().expect("digits and a hyphen are a value");
+        metadata.insert(versions::HEADER, own);
+        self.connector.authorize(metadata);
+        trace::add_to_call(metadata);
+    }
+
     async fn ask<Q, R, F, Fut>(&self, repeat: RepeatPolicy, body: Q, ask: F) -> Result<R, CallError>
     where
         Q: Clone,
@@ -224,11 +253,7 @@ impl OperatorClient {
         let call = |channel, limit| {
             let mut request = Request::new(body.clone());
             request.set_timeout(limit);
-            let own = VersionRange::OWN.header();
-            let own = own.try_into().expect("digits and a hyphen are a value");
-            request.metadata_mut().insert(versions::HEADER, own);
-            self.connector.authorize(request.metadata_mut());
-            trace::add_to_call(request.metadata_mut());
+            self.add_metadata(request.metadata_mut());
             ask(stub(channel), request)
         };
         Ok(self.connector.call(self.deadline, repeat, call).await?.body)

@@ -10,6 +10,7 @@ pub(crate) mod exec;
 mod index;
 mod parameters;
 mod routes;
+mod snapshot;
 mod writes;
 
 use std::sync::Arc;

@@ -3,8 +3,8 @@
 //!
 //! Reading order: `secret_keys`, `certificate_issuer`, `config`, `run`, `inbox`, `replica`,
 //! `turns`, `lag`, `step_downs`, `comparison`, `checks`, `clock`, `failovers`, `watchdog`,
-//! `peer_revocation`, `access`, `leader`, `offers`, `allocator`, `leader_reply`, `links`,
-//! `ticket_keys`, `token_confirmations`, `owner_handle`, `views`, `change_ring`, `reads`,
+//! `peer_revocation`, `access`, `saved_snapshot`, `leader`, `offers`, `allocator`, `leader_reply`,
+//! `links`, `ticket_keys`, `token_confirmations`, `owner_handle`, `views`, `change_ring`, `reads`,
 //! `encodings`, `api_router`, `service`, `http`, `metrics`, `error`.
 
 mod access;
@@ -33,6 +33,7 @@ mod principal_limits;
 mod reads;
 mod replica;
 mod run;
+mod saved_snapshot;
 mod secret_keys;
 mod service;
 mod step_downs;
@@ -48,5 +49,8 @@ pub use comparison::Divergence;
 pub use config::MasterConfig;
 pub use error::MasterError;
 pub use run::{MasterParts, run};
+pub use saved_snapshot::{
+    EncryptionError, SavedSnapshot, SnapshotDecryptor, SnapshotEncryptor, UnusableSnapshot,
+};
 pub use secret_keys::{InvalidSecretKeys, SecretKeys};
 pub use watchdog::TurnCounter;

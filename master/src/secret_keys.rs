@@ -24,10 +24,11 @@ const KEYS: usize = 16;
 /// The prefix that identifies the meaning of the associated data.
 const SEALED: &[u8] = b"argosy secret 1";
 /// The purposes of the keys that are derived from each key of the file.
-const PURPOSES: [&[u8]; 3] = [
+const PURPOSES: [&[u8]; 4] = [
     b"argosy secret sealing 1",
     b"argosy secret request 1",
     b"argosy ticket 1",
+    b"argosy snapshot 1",
 ];
 
 /// The keys of a master. The first one seals, and all of them open.
@@ -40,6 +41,8 @@ struct SecretKey {
     requests: Zeroizing<[u8; KEY_BYTES]>,
     /// The key from which those of tickets are derived.
     tickets: Zeroizing<[u8; KEY_BYTES]>,
+    /// The key from which those of saved snapshots are derived.
+    snapshots: Zeroizing<[u8; KEY_BYTES]>,
 }
 
 /// Shows the ids only.
@@ -127,6 +130,18 @@ impl SecretKeys {
         self.0.iter().map(|key| &*key.tickets)
     }
 
+    /// Returns the first key for saved snapshots, with its id.
+    pub(crate) fn of_snapshots(&self) -> (&str, &[u8; KEY_BYTES]) {
+        let key = self.first();
+        (&key.id, &key.snapshots)
+    }
+
+    /// Returns the key of this id for saved snapshots.
+    pub(crate) fn of_snapshot_key(&self, id: &str) -> Option<&[u8; KEY_BYTES]> {
+        let key = self.0.iter().find(|key| key.id == id)?;
+        Some(&key.snapshots)
+    }
+
     fn first(&self) -> &SecretKey {
         self.0.first().expect("there is at least one key")
     }
@@ -184,6 +199,24 @@ impl SecretKeys {
         Ok(SecretValue::new(std::mem::take(&mut *bytes)))
     }
 
+    /// Opens a value that was sealed in one of these clusters: the present one comes first, then
+    /// those from which it was restored.
+    pub(crate) fn open_of_any(
+        &self,
+        clusters: &[ClusterId],
+        name: &SecretName,
+        secret: &SealedSecret,
+    ) -> Result<SecretValue, OpenError> {
+        let mut opened = Err(OpenError::Forged(secret.key_id.clone()));
+        for cluster in clusters {
+            opened = self.open(*cluster, name, secret);
+            if !matches!(opened, Err(OpenError::Forged(_))) {
+                break;
+            }
+        }
+        opened
+    }
+
     /// Adds the values of a batch to its fingerprint, so that a request that is repeated with
     /// another value counts as another one. The result does not help to guess a value without the
     /// key.
@@ -223,13 +256,15 @@ impl SecretPlace<'_> {
 impl SecretKey {
     /// Derives the key of each purpose from a random key.
     fn new(id: &str, bytes: &[u8; KEY_BYTES]) -> Self {
-        let [sealing, requests, tickets] = PURPOSES.map(|purpose| derived(bytes, purpose));
+        let [sealing, requests, tickets, snapshots] =
+            PURPOSES.map(|purpose| derived(bytes, purpose));
         let key = UnboundKey::new(&CHACHA20_POLY1305, &*sealing);
         Self {
             id: id.to_owned(),
             sealing: LessSafeKey::new(key.expect("the key has 32 bytes")),
             requests,
             tickets,
+            snapshots,
         }
     }
 }

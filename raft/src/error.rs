@@ -53,6 +53,14 @@ pub enum StartError {
         /// The raft address of the master that belongs to a group.
         peer: String,
     },
+    /// A restored registry may not be continued while a listed master belongs to a group.
+    #[error(
+        "this directory has a restored registry, and {peer} belongs to a cluster: stop that master and empty its data directory, or remove it from --peers; masters with empty directories can join"
+    )]
+    RestoredBeside {
+        /// The raft address of the master that belongs to a group.
+        peer: String,
+    },
     /// The directory, or a listed master, belongs to another cluster.
     #[error(
         "{peer} belongs to another cluster (its key is {theirs:016x}, ours {ours:016x}); give this master its own --data-dir, or the --peers of its cluster"

@@ -1,14 +1,15 @@
 //! Consensus: openraft behind `Node`, log and registry on RocksDB, snapshots, transport.
 //!
 //! No type of openraft or RocksDB is visible outside this crate. Reading order: `types`,
-//! `settings`, `node`, `proposer`, `state_machine`. Then `bootstrap` and `membership` (how a group
-//! is formed and changes), `liveness` and `election` (how it keeps and replaces a leader). Last,
-//! `port` and `transport` (communication between masters), and `storage` (the data of a master on
-//! disk). No two modules depend on each other.
+//! `settings`, `node`, `proposer`, `state_machine`, `export`. Then `bootstrap` and `membership`
+//! (how a group is formed and changes), `liveness` and `election` (how it keeps and replaces a
+//! leader). Last, `port` and `transport` (communication between masters), and `storage` (the data
+//! of a master on disk). No two modules depend on each other.
 
 mod bootstrap;
 mod election;
 mod error;
+mod export;
 mod fatal;
 mod group;
 mod liveness;
@@ -32,6 +33,7 @@ mod transport;
 mod types;
 
 pub use error::{MembershipError, ProposeError, ReadError, StartError};
+pub use export::RegistryView;
 pub use membership::MembershipGuard;
 pub use node::{ListedMember, MemoryStore, Node, RegistryRecords, StoredVote};
 pub use progress::LogProgress;
@@ -42,5 +44,9 @@ pub use status::{FailoverPhases, RaftStatus};
 pub use storage::directory::OpenError;
 pub use storage::disk::memory::DurableEntry;
 pub use storage::rejoin::{LockedDirectory, forbid_start};
+pub use storage::restored::{LogPosition, StoppedData, read_stopped};
+pub use storage::saved_snapshot::{
+    SavedSnapshotEncoder, SavedSnapshotError, SavedSnapshotHeader, read_saved_snapshot,
+};
 pub use storage::usage::StoreUsage;
 pub use types::{CommittedEntry, Member, OwnerRequest, RecordWrite};

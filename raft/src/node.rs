@@ -457,6 +457,10 @@ impl Node {
         self.parts.tasks.wait().await;
     }
 
+    pub(crate) fn parts(&self) -> &NodeParts {
+        &self.parts
+    }
+
     #[cfg(test)]
     pub(crate) fn consensus(&self) -> &crate::state_machine::Consensus {
         &self.parts.raft

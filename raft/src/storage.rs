@@ -2,9 +2,10 @@
 //! files.
 //!
 //! Reading order: `directory` (the lock, and the required content of a directory), `rejoin` (data
-//! that must not be served), `durable_file`, `disk`, `store` and `parts` (RocksDB), `record`,
-//! `entry` and `log` (entries), `registry`, `unwritten` and `writer` (writes in one thread),
-//! `snapshot`, `image` and `snapshot_store` (snapshots), `install`, `usage` (space on the disk).
+//! that must not be served), `restored` and `restoration` (directories made of records),
+//! `durable_file`, `disk`, `store` and `parts` (RocksDB), `record`, `entry` and `log` (entries),
+//! `registry`, `unwritten` and `writer` (writes in one thread), `snapshot`, `image` and
+//! `snapshot_store` (snapshots), `saved_snapshot`, `install`, `usage` (space on the disk).
 
 pub(crate) mod directory;
 pub(crate) mod disk;
@@ -17,6 +18,9 @@ pub(crate) mod parts;
 pub(crate) mod record;
 pub(crate) mod registry;
 pub(crate) mod rejoin;
+pub(crate) mod restoration;
+pub(crate) mod restored;
+pub(crate) mod saved_snapshot;
 pub(crate) mod snapshot;
 pub(crate) mod snapshot_store;
 pub(crate) mod store;

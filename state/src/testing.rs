@@ -207,6 +207,7 @@ impl World {
             tried: Vec::new(),
             boot_id: agent.report.boot_id.clone(),
             info: agent.report.info.clone(),
+            follows: None,
         };
         self.apply(Command::RegisterAgent(register))
     }
@@ -491,5 +492,6 @@ pub fn registration(nonce: u64, resources: &str) -> RegisterAgent {
             capabilities: AgentCapability::announced(),
             ..AgentInfo::default()
         },
+        follows: None,
     }
 }

@@ -243,6 +243,7 @@ impl LargeCluster {
             tried: Vec::new(),
             boot_id: known.report.boot_id.clone(),
             info: known.report.info.clone(),
+            follows: None,
         };
         self.measure("agent back", Command::RegisterAgent(back));
         self.measure("reactivated", operate(OperatorOperation::Reactivate(agent)));

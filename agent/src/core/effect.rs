@@ -61,6 +61,8 @@ pub enum LinkEffect {
     },
     /// Accept no connection of these keys any more.
     Revoke(Vec<KeyHash>),
+    /// Log that this task runs although the registry of the restored cluster lacks it.
+    Quarantined(TaskKey),
 }
 
 /// An action on the containers of the host, or on the streams of executors in them.

@@ -144,6 +144,9 @@ pub struct TaskFacts {
     pub executor_serial: u64,
     /// Whether the cluster tracks the task. Otherwise it is only ended and cleaned up.
     pub held: bool,
+    /// Whether the task is of a cluster that this agent has left, and the registry of the present
+    /// one is not known to have it.
+    pub former: bool,
 }
 
 /// The times since which a task's check results hold, by the host's clock, in milliseconds since
@@ -273,6 +276,9 @@ impl AgentState {
                 if former.is_some() && former != identity.agent {
                     self.orphan_all();
                 }
+                if self.identity.cluster.is_some() && self.identity.cluster != identity.cluster {
+                    self.tasks.values_mut().for_each(|task| task.former = true);
+                }
                 self.identity = identity.clone();
             }
             JournalRecord::IdentityReset(identity) => {
@@ -393,6 +399,7 @@ impl AgentState {
                     unhealthy: None,
                     executor_serial: 0,
                     held: true,
+                    former: false,
                 };
                 self.insert(Instance { agent, order }, facts);
             }
@@ -444,6 +451,7 @@ impl AgentState {
         // A committed update was made: its own record may be damaged.
         task.newest_update = task.newest_update.max(number);
         task.committed = task.committed.max(number);
+        task.former = false;
         while task
             .updates
             .front()

@@ -42,6 +42,7 @@ impl Core {
         let identity = &self.facts.identity;
         let hello = Hello {
             cluster: identity.cluster,
+            follows: self.confirmed_successor(),
             agent: identity.agent,
             confirmed: identity.confirmed,
             unconfirmed: identity.unconfirmed.clone(),
@@ -112,6 +113,11 @@ impl Core {
         let named = message.cluster.as_ref();
         let reported = *named.map_err(|error| format!("a master named no cluster: {error}"))?;
         let identity = &self.facts.identity;
+        let is_successor = self.confirmed_successor() == Some(reported);
+        if is_successor && message.registers() {
+            self.follow(reported, message.epoch);
+            return Ok(());
+        }
         if let Some(own) = identity.cluster.filter(|own| *own != reported) {
             return Err(format!(
                 "refused: the master is of cluster {reported}, this agent belongs to {own}: \

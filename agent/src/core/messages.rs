@@ -21,6 +21,18 @@ pub struct MasterMessage {
     pub body: MasterMessageBody,
 }
 
+impl MasterMessage {
+    /// Returns whether it registers this agent.
+    pub(super) fn registers(&self) -> bool {
+        match &self.body {
+            MasterMessageBody::Registered(answer) => {
+                answer.version_conflict.is_none() && answer.agent.is_ok()
+            }
+            _ => false,
+        }
+    }
+}
+
 /// The content of a message of a master. A name of a task is `None` if it is invalid.
 #[derive(Debug)]
 pub enum MasterMessageBody {
@@ -160,6 +172,8 @@ pub struct CommittedUpdate {
 #[derive(Debug, Clone)]
 pub struct Hello {
     pub cluster: Option<ClusterId>,
+    /// The restored cluster that this agent follows if a master of it answers.
+    pub follows: Option<ClusterId>,
     pub agent: Option<AgentId>,
     /// The last incarnation that a master confirmed; 0 for none.
     pub confirmed: u64,

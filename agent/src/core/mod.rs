@@ -15,8 +15,8 @@
 //! Reading order: `messages`, `launch`, `numbered_update`, `input`, `effect`, `facts`, `evidence`,
 //! `deadlines`, `durability`, `orders`, `preparing`, `lifecycle`, `stop_after`, `groups`,
 //! `network`, `executors`, `checks`, `check_schedule`, `disk`, `space`, `limits`, `secrets`,
-//! `outcome`, `update_schedule`, `updates`, `leader_link`, `link`, `recovery_state`, `recovery`,
-//! `views`.
+//! `outcome`, `update_schedule`, `updates`, `leader_link`, `following`, `link`, `recovery_state`,
+//! `recovery`, `views`.
 
 mod check_schedule;
 pub mod checks;
@@ -27,6 +27,7 @@ mod effect;
 mod evidence;
 mod executors;
 mod facts;
+mod following;
 mod groups;
 mod input;
 mod launch;
@@ -81,6 +82,7 @@ pub use facts::{
     AgentIdentity, AgentState, CheckTimes, ContainerName, Instance, InvalidContainerName,
     JournalRecord, OrderBody, StartedFact, TaskFacts,
 };
+pub use following::Adoption;
 pub(crate) use groups::group_name;
 pub use launch::{LaunchOrder, OrderForm};
 pub(crate) use lifecycle::PHASES;
@@ -108,6 +110,8 @@ pub struct CoreConfig {
     pub executor_timeout_ms: u64,
     /// Disk limit of tasks that request no `disk`.
     pub disk_default: DiskDefault,
+    /// The restored cluster that the operator has confirmed.
+    pub adoption: Option<Adoption>,
     /// Seed of nonces, incarnations and jitter; must differ between agents and between starts.
     pub seed: u64,
     /// Milliseconds to add to the time of a step to get those of the Unix epoch, for display.
@@ -129,6 +133,8 @@ pub struct Core {
     completions: InstanceDeadlines,
     /// The next steps of the checks of running tasks.
     checks: InstanceDeadlines,
+    /// Tasks of the former cluster that the registry of the restored one lacks.
+    quarantined: BTreeSet<Instance>,
     /// Starts that wait for secrets of the registry.
     wanted_secrets: BTreeSet<Instance>,
     /// The keys of tickets that the last registration had. They are in memory only.
@@ -154,6 +160,7 @@ impl Core {
             durability: Durability::default(),
             completions: InstanceDeadlines::default(),
             checks: InstanceDeadlines::default(),
+            quarantined: BTreeSet::new(),
             wanted_secrets: BTreeSet::new(),
             ticket_keys: Vec::new(),
             random: RandomSequence::new(config.seed),
@@ -201,6 +208,7 @@ impl Core {
                 state: self.instances.get(instance)?.phase.name(),
                 pid: task.started.map(|started| started.pid),
                 held: task.held,
+                quarantined: self.quarantined.contains(instance),
                 healthy: ReportedCheck::of(task.check_results.healthy, task.check_times.healthy),
                 ready: ReportedCheck::of(task.check_results.ready, task.check_times.ready),
                 tasks: Vec::new(),

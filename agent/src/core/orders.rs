@@ -126,6 +126,9 @@ impl Core {
             let Some(instance) = self.facts.find(&update.key, update.order) else {
                 continue;
             };
+            if update.released && self.quarantine(instance) {
+                continue;
+            }
             let task = &self.facts.tasks[&instance];
             let number = update.number.min(task.newest_update);
             if task.committed < number {
@@ -166,7 +169,9 @@ impl Core {
     }
 
     pub(super) fn kill_orphan(&mut self, key: Option<&TaskKey>, order: OrderIndex) {
-        if let Some(instance) = key.and_then(|key| self.facts.find(key, order)) {
+        if let Some(instance) = key.and_then(|key| self.facts.find(key, order))
+            && !self.quarantine(instance)
+        {
             self.orphan(instance);
         }
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use argosy_state::buggify;
-use argosy_state::task::{Code, Explanation, Reason, ReportedText, TaskState};
+use argosy_state::task::{Code, Explanation, Reason, ReportedText, TaskState, UpdateSource};
 
 use super::check_schedule::TaskChecks;
 use super::facts::{Instance, JournalRecord, TaskFacts};
@@ -130,6 +130,36 @@ impl Core {
                 .as_ref()
                 .map(LimitUpdateResult::report),
         })
+    }
+
+    /// Reports the present state of every held task once more, under a new number.
+    pub(super) fn restate(&mut self) {
+        let held: Vec<_> = self.facts.by_key.values().copied().collect();
+        for instance in held {
+            let Some(task) = self.facts.tasks.get(&instance) else {
+                continue;
+            };
+            if task.newest_update == 0 {
+                continue;
+            }
+            let update = Box::new(NumberedUpdate {
+                key: task.key.clone(),
+                order: instance.order,
+                number: task.newest_update + 1,
+                state: task.state,
+                source: UpdateSource::Agent,
+                reason: Reason::None,
+                text: ReportedText::of(Explanation::default()),
+                exit: None,
+                wall_ms: self.wall_ms(),
+                check_results: task.check_results,
+                verbatim: None,
+                limits: None,
+            });
+            let updated = JournalRecord::Updated { instance, update };
+            self.persist(updated, SyncMode::Awaited);
+            self.mark_updated(instance);
+        }
     }
 
     fn wall_ms(&self) -> i64 {

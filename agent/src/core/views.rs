@@ -27,6 +27,10 @@ pub(crate) struct ContainerView {
     pub(crate) state: &'static str,
     pub(crate) pid: Option<i32>,
     pub(crate) held: bool,
+    /// Whether the registry of a restored cluster lacks the task. It runs until the operator ends
+    /// it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) quarantined: bool,
     /// The last reported results of its checks; empty without checks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) healthy: Option<ReportedCheck>,

@@ -165,6 +165,8 @@ struct StoredTask {
     state: i32,
     #[prost(bool, tag = "10")]
     held: bool,
+    #[prost(bool, tag = "42")]
+    former: bool,
     #[prost(bool, optional, tag = "11")]
     healthy: Option<bool>,
     #[prost(bool, optional, tag = "12")]
@@ -336,6 +338,7 @@ fn stored_task(instance: Instance, facts: &TaskFacts) -> StoredTask {
         committed: facts.committed,
         state: wire::state_number(facts.state),
         held: facts.held,
+        former: facts.former,
         healthy: facts.check_results.healthy,
         ready: facts.check_results.ready,
         unhealthy: text,
@@ -364,6 +367,7 @@ impl StoredTask {
             committed: self.committed,
             state: wire::task_state(self.state),
             held: self.held,
+            former: self.former,
             check_results: CheckResults {
                 healthy: self.healthy,
                 ready: self.ready,

@@ -152,6 +152,7 @@ pub fn hello(hello: Hello) -> v1::Hello {
     v1::Hello {
         protocol: Some(VersionRange::OWN.first_message()),
         cluster_id: text(hello.cluster),
+        follows_cluster_id: text(hello.follows),
         agent_id: text(hello.agent),
         confirmed_incarnation: hello.confirmed,
         tried_incarnations: hello.unconfirmed,

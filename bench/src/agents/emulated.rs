@@ -96,6 +96,7 @@ impl EmulatedAgent {
             floor: self.floor,
             digest: self.digest().to_be_bytes().to_vec(),
             digests: Vec::new(),
+            follows_cluster_id: String::new(),
         }
     }
 

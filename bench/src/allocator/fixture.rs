@@ -179,6 +179,7 @@ fn register(nonce: u64) -> Command {
             resources: RESOURCES.parse().expect("it is well-formed"),
             ..AgentInfo::default()
         },
+        follows: None,
     })
 }
 

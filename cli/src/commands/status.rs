@@ -74,12 +74,15 @@ fn details(cluster: &v1::Cluster) -> Vec<(&'static str, String)> {
             output::milli(total)
         )
     };
+    let ancestors = cluster.ancestors.iter();
+    let ancestors: Vec<_> = ancestors.map(|one| one.cluster_id.clone()).collect();
     let now_ms = wall_now_ms();
     let changes = ShownFailover::of(cluster);
     let failover = changes.last().filter(|last| last.is_failover());
     let failover = failover.map(|last| last.sentence(now_ms));
     vec![
         ("cluster", cluster.cluster_id.clone()),
+        ("restored from", ancestors.join("\n")),
         ("feature level", feature_level(cluster)),
         ("leader", leader.unwrap_or_default()),
         (

@@ -1,4 +1,4 @@
-//! `agent start|stop|list|show|attribute|deactivate|reactivate|gone|log-level`.
+//! `agent start|stop|adopt|list|show|attribute|deactivate|reactivate|gone|log-level`.
 
 mod administration;
 mod listing;
@@ -10,6 +10,7 @@ use administration::{AgentAttribute, AgentChange, AgentGone};
 use listing::AgentList;
 
 use super::{ObjectCommand, calls};
+use crate::adoption::{AgentAdopt, adopt};
 use crate::agent;
 use crate::args::{AgentStart, AgentStop, Format, LogLevel, OutputArguments, ShowArguments};
 use crate::exit::VerbResult;
@@ -30,6 +31,19 @@ Without a certificate, --insecure-plaintext is needed. `argosy ca` creates certi
   argosy agent stop                          tasks keep running, and the next start recovers them
   argosy agent stop --kill-tasks             its tasks are killed and cleaned up")]
     Stop(AgentStop),
+    /// Confirm that the agent of this host follows a cluster that was restored from its own
+    #[command(
+        long_about = "Confirm that the agent of this host follows a cluster that was restored from its own
+
+After the loss of a cluster. The agent follows when it is started again, if the cluster names the agent's former one as
+its ancestor and has a record of the agent. Its tasks keep running with the same processes. Tasks that the restored
+cluster does not have are quarantined: they keep running, are not reported, and are marked in the agent's list of
+containers. Run the command again with --end-quarantined, and restart the agent, to end them.",
+        after_help = "Examples:
+  argosy agent adopt 0f1e2d3c4b5a69788796a5b4c3d2e1f0
+  argosy agent adopt 0f1e2d3c4b5a69788796a5b4c3d2e1f0 --end-quarantined --yes"
+    )]
+    Adopt(AgentAdopt),
     /// List the agents
     #[command(after_help = "Examples:
   argosy agent list --state unreachable,deactivated
@@ -89,7 +103,7 @@ root keeps its level."
 }
 
 impl ObjectCommand for AgentCommand {
-    const ABOUT: &str = "Agents: start, stop, list, show, change, log level";
+    const ABOUT: &str = "Agents: start, stop, adopt, list, show, change, log level";
     const EXAMPLES: &str = "Examples:
   argosy agent list
   argosy agent start --masters 10.0.0.1,10.0.0.2,10.0.0.3 --listen 10.0.1.7 --insecure-plaintext";
@@ -98,6 +112,7 @@ impl ObjectCommand for AgentCommand {
         match self {
             Self::Start(arguments) => agent::start(arguments),
             Self::Stop(arguments) => agent::stop(arguments),
+            Self::Adopt(arguments) => adopt(arguments),
             Self::List(arguments) => calls(listing::list(arguments)),
             Self::Show(arguments) => calls(show(arguments)),
             Self::Attribute(arguments) => calls(administration::attribute(arguments)),
@@ -112,6 +127,7 @@ impl ObjectCommand for AgentCommand {
         match self {
             Self::Start(_)
             | Self::Stop(_)
+            | Self::Adopt(_)
             | Self::Attribute(_)
             | Self::Deactivate(_)
             | Self::Reactivate(_)

@@ -1,4 +1,4 @@
-//! `master start|list|failovers|join|remove|transfer|raise-level|log-level|rejoin`.
+//! `master start|list|failovers|join|remove|transfer|raise-level|log-level|rejoin|recover`.
 
 mod listing;
 mod transfer;
@@ -20,9 +20,10 @@ use crate::args::{
 };
 use crate::commands::confirm;
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
-use crate::lookup::{self, Candidate};
+use crate::lookup::{master_candidate, pick_master};
 use crate::operator::ClusterClient;
 use crate::output::{self, StatusLine, StatusMode, note, span_ms};
+use crate::recover::{MasterRecover, recover};
 use crate::{learner, master, parsers, rejoin};
 
 /// Interval at which the masters are asked for the next leader.
@@ -109,6 +110,19 @@ Nothing is removed while the other masters have no quorum. After an interruption
   argosy master rejoin --masters 10.0.0.1 --peers 10.0.0.1,10.0.0.2,10.0.0.3 --insecure-plaintext --dry-run"
     )]
     Rejoin(Box<MasterRejoin>),
+    /// Make a new cluster of the data of this stopped master, after the loss of a majority
+    #[command(
+        long_about = "Make a new cluster of the data of this stopped master, after the loss of a majority
+
+Only for a cluster that has lost the disks of most of its masters for good. Choose the master with the highest log
+index. The new cluster has another id, names the former one as its ancestor, and has every entry of this master's log,
+also those that were not committed. Changes that only the lost masters had are lost. The former data is kept in the
+directory. After an interruption no master starts on it: run the command again.",
+        after_help = "Examples:
+  argosy master recover --data-dir /var/lib/argosy/master --dry-run
+  argosy master recover --data-dir /var/lib/argosy/master"
+    )]
+    Recover(MasterRecover),
 }
 
 #[derive(Debug, Args)]
@@ -187,6 +201,7 @@ impl ObjectCommand for MasterCommand {
             Self::RaiseLevel(arguments) => calls(raise_level(arguments)),
             Self::LogLevel(arguments) => calls(log_level(arguments)),
             Self::Rejoin(arguments) => rejoin::rejoin(arguments),
+            Self::Recover(arguments) => recover(arguments),
         }
     }
 
@@ -201,6 +216,7 @@ impl ObjectCommand for MasterCommand {
             Self::RaiseLevel(arguments) => Some(arguments.show),
             Self::LogLevel(arguments) => Some(arguments.show),
             Self::Rejoin(arguments) => Some(arguments.show),
+            Self::Recover(arguments) => Some(arguments.show),
         }
     }
 }
@@ -274,7 +290,7 @@ pub(crate) async fn transfer(arguments: &MasterTransfer) -> VerbResult {
 }
 
 fn report_leader(output: Format, masters: Vec<v1::Master>) -> VerbResult {
-    let leader = leader_of(&masters).map(|leader| candidate(leader).label);
+    let leader = leader_of(&masters).map(|leader| master_candidate(leader).label);
     note(&format!("{} leads now", leader.unwrap_or_default()));
     let reply = v1::MembershipReply { masters };
     output::list(output, &reply, &reply.masters)
@@ -344,30 +360,7 @@ async fn log_level(arguments: &LogLevel) -> VerbResult {
 
 async fn find(operator: &ClusterClient, wanted: &str) -> Result<v1::Master, Failure> {
     let cluster = operator.cluster(v1::Consistency::Linearizable).await?;
-    pick(cluster.masters, wanted)
-}
-
-/// Returns the master that the user names.
-pub(crate) fn pick(mut masters: Vec<v1::Master>, wanted: &str) -> Result<v1::Master, Failure> {
-    let by = |address: fn(&v1::Master) -> &String| {
-        masters.iter().position(|master| address(master) == wanted)
-    };
-    let at = match by(|master| &master.api_address).or_else(|| by(|master| &master.raft_address)) {
-        Some(at) => at,
-        None => {
-            let candidates: Vec<_> = masters.iter().map(candidate).collect();
-            lookup::find("master", wanted, &candidates)?
-        }
-    };
-    Ok(masters.swap_remove(at))
-}
-
-fn candidate(master: &v1::Master) -> Candidate {
-    Candidate {
-        id: master.node_id.clone(),
-        name: master.api_address.clone(),
-        label: format!("{} ({})", master.node_id, master.api_address),
-    }
+    pick_master(cluster.masters, wanted)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod bad_input;
 mod cluster;
 mod core_dumps;
 mod damage;
+mod disaster;
 mod divergence;
 mod durability;
 mod endpoints;

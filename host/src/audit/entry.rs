@@ -45,6 +45,8 @@ pub enum AuditEvent {
     SecretSent,
     /// Tickets for the API of an agent were issued.
     TicketIssued,
+    /// A copy of the whole registry was sent, or began to be sent.
+    SnapshotSaved,
 }
 
 /// The text names no event.
@@ -57,7 +59,7 @@ pub struct UnknownEvent {
 
 impl AuditEvent {
     /// All events.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::FileBegun,
         Self::Recovered,
         Self::Lost,
@@ -72,6 +74,7 @@ impl AuditEvent {
         Self::LogFilterRefused,
         Self::SecretSent,
         Self::TicketIssued,
+        Self::SnapshotSaved,
     ];
 
     /// Returns its name in the log.
@@ -92,6 +95,7 @@ impl AuditEvent {
             Self::LogFilterRefused => "log-filter-refused",
             Self::SecretSent => "secret-sent",
             Self::TicketIssued => "ticket-issued",
+            Self::SnapshotSaved => "snapshot-saved",
         }
     }
 
@@ -114,7 +118,8 @@ impl AuditEvent {
             | Self::Exec
             | Self::Attach
             | Self::LogFilterChanged
-            | Self::SecretSent => false,
+            | Self::SecretSent
+            | Self::SnapshotSaved => false,
         }
     }
 }

@@ -67,6 +67,7 @@ pub(crate) const CALLS: &[(&str, Check)] = &[
     ("Operator/ListRateLimits", Check::Seen(Action::ViewAccess)),
     ("Operator/ListSecrets", Check::Seen(Action::ViewSecretNames)),
     ("Operator/IssueTickets", Check::Proven),
+    ("Operator/SaveSnapshot", Check::Local(Action::SaveSnapshot)),
     ("Scheduler/Subscribe", Check::Leader(Action::RegisterFramework)),
     ("Scheduler/Accept", Check::Framework(Action::LaunchTask)),
     ("Scheduler/Decline", Check::Framework(Action::UpdateFramework)),

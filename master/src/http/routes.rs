@@ -5,7 +5,7 @@ use argosy_state::access::Action;
 use axum::Router;
 use axum::routing::{MethodRouter, delete, get, post, put};
 
-use super::{Http, access, discovery, events, exec, index, writes};
+use super::{Http, access, discovery, events, exec, index, snapshot, writes};
 use crate::access::{Check, check_of_call};
 
 /// A method of a path.
@@ -113,6 +113,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route("POST", "/v1/masters/transfer", Call("TransferLeader"), "transfers leadership: {\"nodeId\": \"…\"}", || post(writes::transfer)),
     route("POST", "/v1/level", Call("RaiseLevel"), "raises the feature level: {\"level\": …}", || post(writes::raise_level)),
     route("POST", "/v1/log-filter", Call("SetLogFilter"), "changes the log filter of this master or of an agent: {\"filter\": \"…\", \"agentId\": \"…\"}", || post(writes::set_log_filter)),
+    route("GET", "/v1/snapshot", Call("SaveSnapshot"), "a copy of the whole registry, as a file", || get(snapshot::save)),
     route("GET", "/v1/events", Call("Watch"), "changes, as server-sent events", || get(events::events)),
     route("GET", "/v1/sd/prometheus", Other(Check::Records), "masters, agents and tasks with metrics, for the service discovery of Prometheus", || get(discovery::prometheus)),
     route("GET", "/healthz", Other(Check::Open), "whether this process is alive", || get(|| async { "ok\n" })),

@@ -19,6 +19,7 @@ use argosy_state::level;
 use argosy_state::limits;
 use argosy_state::persistent::Map;
 use argosy_state::planted_bug;
+use argosy_state::registry::ClusterRecord;
 
 use super::{Effect, Hello, Leader, LeaderTime, ProposalOrigin};
 use crate::links::LinkId;
@@ -85,6 +86,38 @@ fn link_of<'a>(
     links.get(linked.get(&id)?)
 }
 
+/// The relation of an agent to the cluster of this leader.
+pub(super) enum Allegiance {
+    /// It belongs to this cluster, or to none yet.
+    Own,
+    /// It belongs to an ancestor, and its operator has confirmed that it follows this cluster.
+    Follows,
+    /// It belongs to another one, for the reason in the text.
+    Foreign(String),
+}
+
+pub(super) fn allegiance(cluster: &ClusterRecord, hello: &Hello) -> Allegiance {
+    let own = cluster.facts.id;
+    match hello.cluster {
+        None => Allegiance::Own,
+        Some(named) if named == own => Allegiance::Own,
+        Some(named) if cluster.descends_from(named) && hello.follows == Some(own) => {
+            Allegiance::Follows
+        }
+        Some(named) if cluster.descends_from(named) => Allegiance::Foreign(format!(
+            "this is cluster {own}, restored from {named}, to which the agent belongs: run `argosy agent adopt {own}` on its host and restart it, if that cluster is lost"
+        )),
+        Some(_) => Allegiance::Foreign(format!(
+            "this is cluster {own}; the agent belongs to another one: empty its --data-dir, or give it the right --masters"
+        )),
+    }
+}
+
+fn is_known(registry: &Registry, id: AgentId) -> bool {
+    let agent = registry.agent(id);
+    agent.is_some_and(|agent| agent.mode() != AgentMode::Gone)
+}
+
 impl Leader {
     pub(super) fn agent_hello(
         &mut self,
@@ -98,25 +131,11 @@ impl Leader {
         if self.agent_links.contains_key(&link) {
             return self.refuse_agent(link, "malformed", "a second hello on one stream");
         }
-        let cluster = registry.cluster().facts.id;
-        if hello.cluster.is_some_and(|named| named != cluster) {
-            let text = format!(
-                "this is cluster {cluster}; the agent belongs to another one: empty its --data-dir, or give it the right --masters"
-            );
-            return self.refuse_agent(link, "foreign-cluster", &text);
-        }
-        if hello.highest_epoch > self.epoch {
-            let text = format!(
-                "the agent has seen epoch {}, this master leads epoch {}: it was replaced, or its masters were set back",
-                hello.highest_epoch.0, self.epoch.0
-            );
-            return self.refuse_agent(link, "epoch-above", &text);
-        }
-        if hello.agent.is_some_and(|id| {
-            registry
-                .agent(id)
-                .is_none_or(|agent| agent.mode() == AgentMode::Gone)
-        }) {
+        let follows = match self.judge(registry, &hello) {
+            Ok(follows) => follows,
+            Err((code, text)) => return self.refuse_agent(link, code, &text),
+        };
+        if hello.agent.is_some_and(|id| !is_known(registry, id)) {
             return self.shut_down(link, "this agent is not known here, or was declared gone");
         }
         let known = hello.agent.and_then(|id| registry.agent(id));
@@ -130,14 +149,15 @@ impl Leader {
                 A host that has just restarted is accepted once its former connection is silent";
             return self.refuse_agent(link, "clone", text);
         }
-        let nothing_new = known.is_some_and(|agent| {
-            let proven = registry.agent_principal(agent.id, &actor);
-            agent.mode() != AgentMode::Unreachable
-                && proven.is_none_or(|proven| agent.principal.as_ref() == Some(proven))
-                && agent.report.incarnation == newest
-                && agent.report.info == hello.info
-                && agent.report.boot_id == hello.boot_id
-        });
+        let nothing_new = !follows
+            && known.is_some_and(|agent| {
+                let proven = registry.agent_principal(agent.id, &actor);
+                agent.mode() != AgentMode::Unreachable
+                    && proven.is_none_or(|proven| agent.principal.as_ref() == Some(proven))
+                    && agent.report.incarnation == newest
+                    && agent.report.info == hello.info
+                    && agent.report.boot_id == hello.boot_id
+            });
         let agent = hello.agent;
         self.agent_links.insert(
             link,
@@ -151,6 +171,29 @@ impl Leader {
         match agent {
             Some(agent) if nothing_new => self.admit(registry, now, link, agent),
             Some(_) | None => self.queue_registration(link),
+        }
+    }
+
+    /// Returns whether the agent follows this cluster from an ancestor, or the code and the text of
+    /// a refusal.
+    fn judge(&self, registry: &Registry, hello: &Hello) -> Result<bool, (&'static str, String)> {
+        match allegiance(registry.cluster(), hello) {
+            Allegiance::Foreign(text) => Err(("foreign-cluster", text)),
+            // Epochs of another cluster cannot be compared with those of this one.
+            Allegiance::Follows if hello.agent.is_some_and(|id| is_known(registry, id)) => Ok(true),
+            Allegiance::Follows => {
+                let text = "the restored registry does not have this agent, or it was declared gone there: its tasks are kept, and it cannot follow. \
+                    End them (argosy agent stop --kill-tasks), and start it with an empty --data-dir";
+                Err(("unknown-follower", text.to_owned()))
+            }
+            Allegiance::Own if hello.highest_epoch > self.epoch => {
+                let text = format!(
+                    "the agent has seen epoch {}, this master leads epoch {}: it was replaced, or its masters were set back",
+                    hello.highest_epoch.0, self.epoch.0
+                );
+                Err(("epoch-above", text))
+            }
+            Allegiance::Own => Ok(false),
         }
     }
 

@@ -61,12 +61,14 @@ impl Leader {
         actor: Actor,
         subscription: SchedulerHello,
     ) {
-        if subscription
-            .cluster
-            .is_some_and(|named| named != self.cluster)
-        {
+        if let Some(named) = subscription.cluster.filter(|named| *named != self.cluster) {
+            // Its process knows revisions that this registry gives to other changes.
+            let remedy = match registry.cluster().descends_from(named) {
+                true => "one from which this one was restored: restart the framework",
+                false => "another one: check its list of masters",
+            };
             let text = format!(
-                "this is cluster {}; the framework belongs to another one: check its list of masters",
+                "this is cluster {}; the framework belongs to {remedy}",
                 self.cluster
             );
             return self.end_stream(link, "refused", &text);

@@ -143,6 +143,8 @@ pub(crate) enum Input {
 #[derive(Debug, Clone)]
 pub(crate) struct Hello {
     pub(crate) cluster: Option<ClusterId>,
+    /// The cluster that it may follow instead of its own, as an operator has confirmed.
+    pub(crate) follows: Option<ClusterId>,
     pub(crate) agent: Option<AgentId>,
     pub(crate) confirmed: u64,
     pub(crate) tried: Vec<u64>,

@@ -7,7 +7,8 @@
 
 use std::collections::BTreeSet;
 
-use argosy_state::command::{Command, RegisterAgent};
+use argosy_state::command::{Command, FormerCluster, RegisterAgent};
+use argosy_state::ids::ClusterId;
 
 use super::agents::LinkStage;
 use super::{Hello, Leader, ProposalOrigin};
@@ -56,7 +57,7 @@ impl Leader {
             let LinkStage::Registering(hello) = &state.stage else {
                 continue;
             };
-            let (actor, register) = (state.actor.clone(), registration(hello));
+            let (actor, register) = (state.actor.clone(), registration(hello, self.cluster));
             // Counted only with its proposal, whose outcome decrements the count.
             self.registering.proposed += 1;
             self.propose(
@@ -68,7 +69,8 @@ impl Leader {
     }
 }
 
-fn registration(hello: &Hello) -> RegisterAgent {
+fn registration(hello: &Hello, cluster: ClusterId) -> RegisterAgent {
+    let former = hello.cluster.filter(|former| *former != cluster);
     RegisterAgent {
         agent: hello.agent,
         nonce: hello.nonce,
@@ -76,5 +78,9 @@ fn registration(hello: &Hello) -> RegisterAgent {
         tried: hello.tried.clone(),
         boot_id: hello.boot_id.clone(),
         info: hello.info.clone(),
+        follows: former.map(|id| FormerCluster {
+            id,
+            floor: hello.floor,
+        }),
     }
 }

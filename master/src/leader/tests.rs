@@ -16,6 +16,7 @@ mod deadlines;
 mod disclosure;
 mod epochs;
 mod fixture;
+mod following;
 mod forgotten_tasks;
 mod level;
 mod limits;

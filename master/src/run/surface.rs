@@ -10,6 +10,7 @@ use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::transport::Dialer;
 use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::trace_seed;
@@ -35,6 +36,7 @@ pub(super) fn services(
         secret_keys: config.secret_keys.clone(),
         issuer: config.certificate_issuer.clone(),
         join_rates: Arc::default(),
+        saves: Arc::new(Semaphore::new(service::SAVES)),
         tasks: TaskTracker::new(),
     }
 }

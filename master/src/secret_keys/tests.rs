@@ -159,3 +159,15 @@ fn a_repeated_request_is_recognized_by_its_value() {
 fn nonces_differ() {
     assert_ne!(random_nonce().unwrap(), random_nonce().unwrap());
 }
+
+#[test]
+fn a_restored_cluster_opens_what_its_ancestors_have_sealed() {
+    let keys = keys(&[("k1", 'a')]);
+    let at = name("web/db");
+    let sealed = seal(&keys, &at, 1, "hunter2");
+    let restored = [ClusterId(90), ClusterId(91), CLUSTER];
+    let opened = keys.open_of_any(&restored, &at, &sealed);
+    assert_eq!(opened, Ok(value("hunter2")));
+    let forged = Err(OpenError::Forged("k1".to_owned()));
+    assert_eq!(keys.open_of_any(&restored[..2], &at, &sealed), forged);
+}

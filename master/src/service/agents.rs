@@ -259,6 +259,11 @@ fn hello(wire: v1::Hello, version: u32) -> Result<Hello, InvalidMessage> {
         } else {
             Some(convert::id("cluster_id", &wire.cluster_id)?)
         },
+        follows: if wire.follows_cluster_id.is_empty() {
+            None
+        } else {
+            Some(convert::id("follows_cluster_id", &wire.follows_cluster_id)?)
+        },
         agent: if wire.agent_id.is_empty() {
             None
         } else {

@@ -34,6 +34,7 @@ mod reflection;
 mod revocation;
 mod scheduler;
 mod secrets;
+mod snapshots;
 mod status_codes;
 pub(crate) mod task_access;
 mod tickets;
@@ -48,6 +49,7 @@ use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::v1;
 use argosy_proto::versions::{self, VersionRange};
 use metrics::counter;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
@@ -76,6 +78,7 @@ pub(crate) use permits::{denied, here, permit};
 pub(crate) use records::{cluster, one_agent};
 pub(crate) use reflection::reflection;
 pub(crate) use revocation::{WatchedCredential, until_revoked};
+pub(crate) use snapshots::SAVES;
 pub(crate) use status_codes::correct;
 pub(crate) use views::masters;
 pub(crate) use watch::{routes as watch_routes, stream as watch_stream};
@@ -97,6 +100,8 @@ pub(crate) struct Services {
     pub(crate) issuer: Option<CertificateIssuer>,
     /// The rates at which hosts request certificates.
     pub(crate) join_rates: Arc<JoinRates>,
+    /// The places of snapshots that are being sent.
+    pub(crate) saves: Arc<Semaphore>,
     /// Tasks that read streams; they end with their streams.
     pub(crate) tasks: TaskTracker,
 }

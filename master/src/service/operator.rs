@@ -24,6 +24,7 @@ use super::operations::operate;
 use super::peers::ConnectionUse;
 use super::rate_limit::with_flow_control;
 use super::records::{cluster, one_agent, one_framework, one_task};
+use super::snapshots::SnapshotBlocks;
 use super::status_codes::correct_status;
 use super::{
     ListKind, MESSAGE_BYTES, Services, accepted, access, bounded, here, malformed, secrets, views,
@@ -67,6 +68,7 @@ macro_rules! listed {
 impl Operator for Services {
     type WriteStream = WriteReplies;
     type WatchStream = WatchEvents;
+    type SaveSnapshotStream = SnapshotBlocks;
 
     async fn write(
         &self,
@@ -324,6 +326,13 @@ impl Operator for Services {
         request: Request<v1::IssueTicketsRequest>,
     ) -> Result<Response<v1::IssuedTickets>, Status> {
         self.issue(request).await.map(Response::new)
+    }
+
+    async fn save_snapshot(
+        &self,
+        request: Request<v1::SaveSnapshotRequest>,
+    ) -> Result<Response<SnapshotBlocks>, Status> {
+        self.begin_save(request).await.map(Response::new)
     }
 
     async fn watch(

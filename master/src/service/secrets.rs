@@ -70,7 +70,8 @@ pub(super) fn reseal(name: SecretName) -> OperatorOperation {
 
 /// What sealing needs of the registry.
 struct PresentSecrets {
-    cluster: ClusterId,
+    /// The cluster, and those from which it was restored.
+    clusters: Vec<ClusterId>,
     /// The present values of the secrets of a batch.
     secrets: BTreeMap<SecretName, SealedSecret>,
 }
@@ -101,7 +102,7 @@ impl Services {
             return Err(refused(NOT_AUTHENTICATED, text));
         }
         let present = self.owner.query(move |facts| PresentSecrets {
-            cluster: facts.registry.cluster().facts.id,
+            clusters: facts.registry.cluster().ids(),
             secrets: names
                 .into_iter()
                 .filter_map(|name| Some((name.clone(), facts.registry.secret(&name)?.clone())))
@@ -168,14 +169,14 @@ impl Services {
             let granted = facts
                 .leader
                 .map(|leader| leader.secrets_for(facts.registry, link, (&key, order)));
-            (cluster.epoch.0, cluster.facts.id, granted)
+            (cluster.epoch.0, cluster.ids(), granted)
         });
-        let (epoch, cluster, granted) = found.await?;
+        let (epoch, clusters, granted) = found.await?;
         // A former leader answers nothing: the agent asks the next one.
         let (Some(granted), Some(sender)) = (granted, to.upgrade()) else {
             return Ok(());
         };
-        let (secrets, refusal) = self.open(cluster, granted);
+        let (secrets, refusal) = self.open(&clusters, granted);
         let message = v1::TaskSecrets {
             framework_id: wanted.framework_id,
             task_id: wanted.task_id,
@@ -186,7 +187,7 @@ impl Services {
         let audited = sent.object(&message);
         let message = v1::ToAgent {
             epoch,
-            cluster_id: cluster.to_string(),
+            cluster_id: clusters[0].to_string(),
             message: Some(v1::to_agent::Message::TaskSecrets(message)),
         };
         match (sender.send(message), audited) {
@@ -203,7 +204,7 @@ impl Services {
     /// Opens the granted secrets. Returns the reason in place of all of them, or of single ones.
     fn open(
         &self,
-        cluster: ClusterId,
+        clusters: &[ClusterId],
         granted: Result<Vec<GrantedSecret>, SecretsRefusal>,
     ) -> (Vec<v1::TaskSecret>, String) {
         let granted = match granted {
@@ -212,7 +213,7 @@ impl Services {
         };
         let keys = self.secret_keys.as_deref();
         let secrets = granted.into_iter().map(|(name, secret)| {
-            let opened = open(keys, cluster, &name, secret.as_ref());
+            let opened = open(keys, clusters, &name, secret.as_ref());
             let (value, refusal) = match opened {
                 Ok(value) => (value.expose().to_vec(), String::new()),
                 Err(why) => (Vec::new(), why),
@@ -229,7 +230,7 @@ impl Services {
 
 fn open(
     keys: Option<&SecretKeys>,
-    cluster: ClusterId,
+    clusters: &[ClusterId],
     name: &SecretName,
     secret: Option<&SealedSecret>,
 ) -> Result<SecretValue, String> {
@@ -237,7 +238,7 @@ fn open(
         format!("the registry has no secret {name}; set it with argosy secret set {name}")
     })?;
     let keys = keys.ok_or("the leader has no key for secrets; start it with --secrets-key FILE")?;
-    let opened = keys.open(cluster, name, secret);
+    let opened = keys.open_of_any(clusters, name, secret);
     opened.map_err(|why| why.to_string())
 }
 
@@ -274,7 +275,7 @@ fn seal_all(
     operate: &mut Operate,
     mut values: VecDeque<SecretValue>,
 ) -> Result<(), Status> {
-    let cluster = present.cluster;
+    let clusters = &present.clusters;
     let wall_ms = operate.wall_ms;
     let mut versions: BTreeMap<SecretName, u64> = BTreeMap::new();
     let mut set_values = Vec::new();
@@ -294,14 +295,14 @@ fn seal_all(
             Sealing::Again => {
                 // The registry refuses to seal what it does not have.
                 let Some(former) = former else { continue };
-                let value = keys.open(cluster, name, former);
+                let value = keys.open_of_any(clusters, name, former);
                 let value = value.map_err(|why| refused(NO_KEY, &format!("{name}: {why}")))?;
                 (value, former.version)
             }
         };
         let nonce = random_nonce().map_err(|_| Status::internal("no random numbers"))?;
         let place = SecretPlace {
-            cluster,
+            cluster: clusters[0],
             name,
             version,
         };
@@ -365,7 +366,7 @@ mod tests {
     fn present(secrets: &[(&str, SealedSecret)]) -> PresentSecrets {
         let secrets = secrets.iter();
         PresentSecrets {
-            cluster: CLUSTER,
+            clusters: vec![CLUSTER],
             secrets: secrets
                 .map(|(text, secret)| (name(text), secret.clone()))
                 .collect(),

@@ -8,6 +8,7 @@ use argosy_state::agent::Agent;
 use argosy_state::command::OfferTerms;
 use argosy_state::framework::{FinishedFramework, Framework, SchedulerConnection};
 use argosy_state::ids::Timestamp;
+use argosy_state::registry::Ancestor;
 use argosy_state::resources::Resources;
 use argosy_state::task::Task;
 
@@ -195,6 +196,15 @@ pub(crate) fn cluster(view: &StateView, node: &Node) -> v1::Cluster {
         failovers: view.failovers.iter().cloned().collect(),
         feature_level: registry.level().0,
         wall_ms: node.wall_clock().now_ms(),
+        ancestors: registry.cluster().ancestors.iter().map(ancestor).collect(),
+    }
+}
+
+fn ancestor(ancestor: &Ancestor) -> v1::Ancestor {
+    v1::Ancestor {
+        cluster_id: ancestor.id.to_string(),
+        epoch: ancestor.epoch.0,
+        index: ancestor.index,
     }
 }
 

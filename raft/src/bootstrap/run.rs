@@ -17,6 +17,7 @@ use crate::error::{MembershipError, StartError};
 use crate::membership::{MemberChange, forwarding};
 use crate::port::{Invitation, RaftPort};
 use crate::settings::Timing;
+use crate::storage::store::Store;
 use crate::transport::connections::{self, Peers};
 use crate::transport::wire::proto;
 use crate::types::{Member, NodeIdentity};
@@ -37,6 +38,12 @@ pub(crate) struct InitialIdentity {
     pub(crate) founders: Option<BTreeMap<u64, Member>>,
     /// The leader that waits until this node runs.
     pub(crate) accepted: Option<oneshot::Sender<()>>,
+}
+
+/// Returns the identity of a node that forms a group of one.
+pub(crate) fn alone(own: &Member) -> NodeIdentity {
+    let (cluster_key, _) = compute(std::slice::from_ref(own));
+    NodeIdentity { cluster_key, id: 1 }
 }
 
 async fn ask_all(port: &RaftPort, peers: &Peers, timeout: Duration) -> PeerAnswers {
@@ -81,6 +88,25 @@ impl GroupFormation {
             identity: NodeIdentity { cluster_key, id: 1 },
             founders: Some(founders),
             accepted: None,
+        })
+    }
+
+    /// Continues a restored registry as a group of one, unless a listed master belongs to a group
+    /// already: that may be the cluster that the registry is of.
+    pub(crate) async fn continue_alone(
+        &self,
+        store: &Store,
+    ) -> Result<InitialIdentity, StartError> {
+        let begun = match self.bootstrap().await {
+            Err(StartError::AlreadyFormed { peer }) => Err(StartError::RestoredBeside { peer }),
+            other => other,
+        }?;
+        let founded = store.found_alone(self.port.member.clone()).await;
+        founded.map_err(|source| StartError::Identity { source })?;
+        info!("this master forms a new group with a restored registry");
+        Ok(InitialIdentity {
+            founders: None,
+            ..begun
         })
     }
 

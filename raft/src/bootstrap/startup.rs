@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use argosy_proto::clock::WallClock;
 use futures::future::BoxFuture;
@@ -53,6 +53,8 @@ pub(crate) struct NodeParts {
     pub(crate) liveness: Liveness,
     pub(crate) leader_contact: LeaderContact,
     pub(crate) store_usage: watch::Receiver<StoreUsage>,
+    /// Weak: a handle on a stopped node must not keep its directory locked.
+    pub(crate) store: Weak<Store>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     /// The runtime of the tasks.
@@ -118,10 +120,12 @@ impl NodeStartup {
             .cluster_key
             .zip(kept.node_id)
             .map(|(cluster_key, id)| NodeIdentity { cluster_key, id });
-        if let Some(known) = known {
-            // Reported from the start: a founder that restarts must not be reported as empty to the
-            // others.
-            raft_port.identity.get_or_init(|| known);
+        let is_restored = self.store.is_restored().map_err(identity_failed)?;
+        let announced = known.or_else(|| is_restored.then(|| run::alone(&raft_port.member)));
+        if let Some(announced) = announced {
+            // Reported from the start: a founder that restarts, or has a restored registry, must
+            // not be reported as empty to the others.
+            raft_port.identity.get_or_init(|| announced);
         }
         self.tasks.spawn(port::serve(raft_port.clone(), listener));
         let beginning = tokio::select! {
@@ -197,7 +201,10 @@ impl NodeStartup {
             peers: peers.clone(),
             invitations,
         };
-        if self.config.bootstrap {
+        let is_restored = self.store.is_restored();
+        if is_restored.map_err(|source| StartError::Identity { source })? {
+            forming.continue_alone(&self.store).await
+        } else if self.config.bootstrap {
             forming.bootstrap().await
         } else {
             forming.run().await
@@ -294,6 +301,7 @@ impl NodeStartup {
             Box::pin(end(raft.clone(), store.clone(), stop.clone())),
         ];
         self.spawn(tasks);
+        let weak_store = Arc::downgrade(&store);
         let formed = FormedNode::new(identity, &group, store, changes.clone(), growth, detector);
         raft_port.open(formed);
         NodeParts {
@@ -309,6 +317,7 @@ impl NodeStartup {
             liveness: group.liveness,
             leader_contact: raft_port.leader_contact.clone(),
             store_usage,
+            store: weak_store,
             tasks: self.tasks.clone(),
             runtime: Handle::current(),
             _stop_when_dropped: stop.clone().drop_guard(),

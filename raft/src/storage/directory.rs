@@ -42,6 +42,20 @@ pub enum OpenError {
         /// A name found in it.
         found: String,
     },
+    /// The directory must be empty for this purpose.
+    #[error("{} is in use, it contains {found:?}: give --data-dir an empty directory; nothing was changed", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// A name found in it.
+        found: String,
+    },
+    /// The directory of a master has no registry.
+    #[error("{} has no registry: no master has applied an entry in it", path.display())]
+    Empty {
+        /// The data directory.
+        path: PathBuf,
+    },
     /// The stored data must not be served any more.
     #[error("the data in {} must not be served: {why}", path.display())]
     MustRejoin {
@@ -122,6 +136,18 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
+    /// Returns the directory that is already locked, and whose format is written.
+    #[cfg_attr(
+        not(feature = "rocksdb"),
+        allow(dead_code, reason = "only a store on disk has a directory")
+    )]
+    pub(crate) fn locked(path: &Path, lock: File) -> Directory {
+        Directory {
+            path: path.to_owned(),
+            _lock: lock,
+        }
+    }
+
     /// Opens the directory, or creates it.
     #[cfg_attr(
         not(feature = "rocksdb"),
@@ -271,7 +297,7 @@ pub(crate) fn newer(path: &Path, found: String) -> OpenError {
     }
 }
 
-fn write_format(path: &Path) -> io::Result<()> {
+pub(crate) fn write_format(path: &Path) -> io::Result<()> {
     let text = format!("{FORMAT_TEXT}{FORMAT}\n");
     durable_file::write(&path.join(FORMAT_FILE), text.as_bytes())
 }

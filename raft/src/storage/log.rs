@@ -33,7 +33,7 @@ pub(crate) use verify::LogError;
 
 pub(crate) const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
-const PURGED: &[u8] = b"purged";
+pub(crate) const PURGED: &[u8] = b"purged";
 const TRUNCATIONS: &[u8] = b"truncations";
 
 /// The maximum size of commands in one read, in bytes: the limit of one message and one request.

@@ -27,15 +27,30 @@ pub fn forbid_start(directory: &Path, why: &str) -> io::Result<()> {
 }
 
 pub(crate) fn refuse_forbidden(directory: &Path) -> Result<(), OpenError> {
+    match reason(directory)? {
+        Some(why) => Err(OpenError::MustRejoin {
+            path: directory.to_owned(),
+            why,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Returns the reason of the marker; `None` if there is no marker.
+pub(crate) fn reason(directory: &Path) -> Result<Option<String>, OpenError> {
     let note = directory.join(MARKER_FILE);
     match fs::read(&note) {
-        Ok(text) => Err(OpenError::MustRejoin {
-            path: directory.to_owned(),
-            why: String::from_utf8_lossy(&text).trim().to_owned(),
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(text) => Ok(Some(String::from_utf8_lossy(&text).trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(OpenError::io("read", &note)(error)),
     }
+}
+
+/// Removes the marker. Durable on return.
+pub(crate) fn permit_start(directory: &Path) -> Result<(), OpenError> {
+    let note = directory.join(MARKER_FILE);
+    fs::remove_file(&note).map_err(OpenError::io("remove", &note))?;
+    sync_directory(directory).map_err(OpenError::io("sync", directory))
 }
 
 /// A data directory that no master has open, locked until it is dropped. Its data may be damaged.
@@ -43,7 +58,7 @@ pub(crate) fn refuse_forbidden(directory: &Path) -> Result<(), OpenError> {
 pub struct LockedDirectory {
     path: PathBuf,
     /// Held for its lock.
-    _lock: File,
+    lock: File,
 }
 
 impl LockedDirectory {
@@ -68,8 +83,17 @@ impl LockedDirectory {
         }
         Ok(Self {
             path: path.to_owned(),
-            _lock: lock,
+            lock,
         })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the file that holds the lock.
+    pub(crate) fn into_lock(self) -> File {
+        self.lock
     }
 
     /// Removes all data of the master. If interrupted, it leaves a directory that no master starts
@@ -92,8 +116,7 @@ impl LockedDirectory {
             remove(&entry).map_err(OpenError::io("remove", &entry.path()))?;
         }
         self.sync()?;
-        fs::remove_file(&note).map_err(OpenError::io("remove", &note))?;
-        self.sync()
+        permit_start(&self.path)
     }
 
     fn sync(&self) -> Result<(), OpenError> {

@@ -98,6 +98,15 @@ pub(crate) struct SnapshotEncoder<W> {
 
 impl<W: Write> SnapshotEncoder<W> {
     pub(crate) fn new(out: W, meta: &SnapshotMeta) -> io::Result<Self> {
+        let header = HeaderRecord {
+            format: u32::from(FORMAT),
+            meta: Some(SnapshotMetaRecord::from(meta)),
+        };
+        Self::with_header(out, MAGIC, &header)
+    }
+
+    /// Begins a file of another kind with the same frames.
+    pub(super) fn with_header(out: W, magic: &[u8; 8], header: &impl Message) -> io::Result<Self> {
         let mut encoder = Self {
             out,
             digest: Sha256::new(),
@@ -105,12 +114,8 @@ impl<W: Write> SnapshotEncoder<W> {
             pending_bytes: 0,
             records: 0,
         };
-        encoder.emit(MAGIC)?;
-        let header = HeaderRecord {
-            format: u32::from(FORMAT),
-            meta: Some(SnapshotMetaRecord::from(meta)),
-        };
-        encoder.frame(HEADER, &header)?;
+        encoder.emit(magic)?;
+        encoder.frame(HEADER, header)?;
         Ok(encoder)
     }
 
@@ -175,18 +180,37 @@ fn checksum(kind: u8, body: &[u8]) -> u32 {
 /// Reads a whole snapshot, verifies it, and visits its records. The visited records are valid only
 /// if this returns `Ok`.
 pub(crate) fn decode(
-    mut from: impl Read,
+    from: impl Read,
     visit: &mut dyn FnMut(KeyValue),
 ) -> Result<SnapshotMeta, SnapshotError> {
+    decode_kind(from, MAGIC, read_header, visit)
+}
+
+fn read_header(body: &[u8]) -> Result<SnapshotMeta, SnapshotError> {
+    let header = HeaderRecord::decode(body).map_err(RecordError::from)?;
+    if header.format > u32::from(FORMAT) {
+        return Err(SnapshotError::Newer(header.format));
+    }
+    let meta = header.meta.ok_or(RecordError::Missing("meta"))?;
+    Ok(meta.try_into()?)
+}
+
+/// Reads a file of this kind like [`decode`].
+pub(super) fn decode_kind<H>(
+    mut from: impl Read,
+    kind: &[u8; 8],
+    read_header: impl Fn(&[u8]) -> Result<H, SnapshotError>,
+    visit: &mut dyn FnMut(KeyValue),
+) -> Result<H, SnapshotError> {
     let mut digest = Sha256::new();
     let mut magic = [0; 8];
     fill(&mut from, &mut magic)?;
-    if magic != *MAGIC {
+    if magic != *kind {
         return Err(SnapshotError::Magic);
     }
     digest.update(magic);
-    let meta = match next_frame(&mut from, &mut digest)? {
-        SnapshotFrame::Header(header) => header,
+    let header = match next_frame(&mut from, &mut digest)? {
+        SnapshotFrame::Header(body) => read_header(&body)?,
         _ => return Err(SnapshotError::Damaged("it has no header")),
     };
     let mut records = 0;
@@ -211,13 +235,14 @@ pub(crate) fn decode(
         }
     }
     match from.read(&mut [0])? {
-        0 => Ok(*meta),
+        0 => Ok(header),
         _ => Err(SnapshotError::Damaged("there is data after its end")),
     }
 }
 
 enum SnapshotFrame {
-    Header(Box<SnapshotMeta>),
+    /// The message, which differs between kinds of files.
+    Header(Vec<u8>),
     Records(RecordsRecord),
     Trailer(TrailerRecord),
 }
@@ -243,14 +268,7 @@ fn next_frame(from: &mut impl Read, digest: &mut Sha256) -> Result<SnapshotFrame
     digest.update(&body);
     let decoded = |error: prost::DecodeError| SnapshotError::Record(error.into());
     match kind {
-        HEADER => {
-            let header = HeaderRecord::decode(body.as_slice()).map_err(decoded)?;
-            if header.format > u32::from(FORMAT) {
-                return Err(SnapshotError::Newer(header.format));
-            }
-            let meta = header.meta.ok_or(RecordError::Missing("meta"))?;
-            Ok(SnapshotFrame::Header(Box::new(meta.try_into()?)))
-        }
+        HEADER => Ok(SnapshotFrame::Header(body)),
         RECORDS => Ok(SnapshotFrame::Records(
             RecordsRecord::decode(body.as_slice()).map_err(decoded)?,
         )),

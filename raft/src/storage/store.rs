@@ -213,7 +213,7 @@ fn open_directory(path: &Path) -> Result<OpenedParts, OpenError> {
 
 /// Returns the identity of this store. A new store gets a random incarnation, so that a wiped
 /// master is not taken for its predecessor.
-fn identity(disk: &dyn Disk) -> Result<DirectoryIdentity, StoreError> {
+pub(crate) fn identity(disk: &dyn Disk) -> Result<DirectoryIdentity, StoreError> {
     if let Some(bytes) = disk.get(KeySpace::Meta, IDENTITY)? {
         return Ok(record::unseal(&bytes)?);
     }
@@ -259,7 +259,7 @@ fn keep_high_water(
 
 /// The error of a store that is not opened, before the path is known.
 #[derive(Debug, thiserror::Error)]
-enum StoreError {
+pub(crate) enum StoreError {
     #[error("it cannot be read or written")]
     Disk(#[from] io::Error),
     #[error("the record of its identity is damaged")]

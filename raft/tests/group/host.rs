@@ -342,6 +342,13 @@ impl NodeHost {
         })
     }
 
+    /// Commits one command once this master leads.
+    #[cfg(feature = "rocksdb")]
+    pub(crate) async fn commit_when_leading(&self, command: &str) {
+        self.until("leadership", |status| status.is_leader).await;
+        self.commit(command).await;
+    }
+
     /// Commits one command through this leader.
     pub(crate) async fn commit(&self, command: &str) {
         self.propose(command).unwrap();

@@ -9,4 +9,6 @@ mod host;
 mod levels;
 mod member_changes;
 mod replication;
+#[cfg(feature = "rocksdb")]
+mod restored;
 mod stall;

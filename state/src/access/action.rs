@@ -110,6 +110,8 @@ actions! {
     SetSecret = "set-secret",
     /// Reading the names of secrets. Object: the secret.
     ViewSecretNames = "view-secret-names",
+    /// Reading the whole registry, to save it.
+    SaveSnapshot = "save-snapshot",
 }
 
 impl Action {

@@ -51,6 +51,7 @@ impl Registry {
                 text: "name at least one, not 0".into(),
             });
         };
+        self.check_follower(register)?;
         match register
             .agent
             .or_else(|| self.agent_by_nonce(register.nonce))
@@ -58,6 +59,24 @@ impl Registry {
             Some(id) => self.reregister_agent(context, id, incarnation, register),
             None => self.add_agent(context, incarnation, register),
         }
+    }
+
+    /// Rejects an agent that leaves another cluster than an ancestor of this one, or that this
+    /// registry never had: its tasks would be ended.
+    fn check_follower(&self, register: &RegisterAgent) -> Result<(), Rejection> {
+        let Some(former) = register.follows else {
+            return Ok(());
+        };
+        if self.cluster.descends_from(former.id) && register.agent.is_some() {
+            return Ok(());
+        }
+        Err(Rejection::Invalid {
+            field: "follows".into(),
+            text: format!(
+                "this cluster was not restored from {}, or the agent has no id",
+                former.id
+            ),
+        })
     }
 
     fn add_agent(
@@ -107,7 +126,9 @@ impl Registry {
             return Err(Rejection::AgentGone(id));
         }
         let former = Arc::clone(&known.report);
-        if former.incarnation != register.confirmed
+        // An ancestor has confirmed incarnations that this registry does not have.
+        if register.follows.is_none()
+            && former.incarnation != register.confirmed
             && !register.tried.contains(&former.incarnation)
             && !planted_bug!(CloneAccepted)
         {
@@ -122,7 +143,12 @@ impl Registry {
         }
         let principal = bound.or(proven).cloned();
         let back = known.mode() == AgentMode::Unreachable;
-        let same = known.principal == principal
+        // The numbers of orders continue behind all that the agent has accepted.
+        let orders = register
+            .follows
+            .map_or(known.orders, |former| known.orders.max(former.floor));
+        let same = known.orders == orders
+            && known.principal == principal
             && former.incarnation == incarnation
             && former.info == register.info
             && former.boot_id == register.boot_id;
@@ -130,6 +156,7 @@ impl Registry {
             return Ok(CommandReply::Agent(id));
         }
         let mut agent = known.clone();
+        agent.orders = orders;
         agent.revision = context.next_revision();
         if former.info.resources != register.info.resources
             || former.info.attributes != register.info.attributes
@@ -400,4 +427,55 @@ fn texts(resource: &Resource) -> impl Iterator<Item = &str> {
     reservations
         .chain(volume)
         .chain(items.into_iter().flatten())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Command, FormerCluster};
+    use crate::ids::ClusterId;
+    use crate::testing::World;
+
+    #[test]
+    fn a_follower_keeps_its_id_and_its_orders_continue() {
+        let mut world = World::new();
+        let id = world.register("cpus:8");
+        let former = world.registry.cluster.facts.id;
+        let known = world.registry.agent(id).unwrap().clone();
+        let register = |follows: Option<(ClusterId, u64)>| {
+            Command::RegisterAgent(RegisterAgent {
+                agent: Some(id),
+                nonce: known.nonce,
+                // The former cluster has confirmed it after the registry was saved.
+                confirmed: 0x77,
+                tried: vec![0x78],
+                boot_id: known.report.boot_id.clone(),
+                info: known.report.info.clone(),
+                follows: follows.map(|(id, floor)| FormerCluster {
+                    id,
+                    floor: OrderIndex(floor),
+                }),
+            })
+        };
+        let outcome = |world: &mut World, follows| world.apply(register(follows)).outcome;
+        let foreign = outcome(&mut world, Some((former, 30)));
+        assert!(
+            matches!(foreign, Err(Rejection::Invalid { .. })),
+            "{foreign:?}"
+        );
+        let index = world.registry.applied();
+        let restored = world
+            .registry
+            .cluster
+            .restored(index, ClusterId(9), [1; 32]);
+        world.registry.cluster = restored.unwrap();
+        world.registry.changed.insert(RecordKey::Cluster);
+        assert_eq!(outcome(&mut world, None), Err(Rejection::Clone(id)));
+        for floor in [30, 30, 10] {
+            let followed = outcome(&mut world, Some((former, floor)));
+            assert_eq!(followed, Ok(CommandReply::Agent(id)));
+            assert_eq!(world.registry.agent(id).unwrap().orders, OrderIndex(30));
+        }
+        assert_eq!(world.reloaded().digest(), world.registry.digest());
+    }
 }

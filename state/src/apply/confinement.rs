@@ -289,6 +289,7 @@ mod tests {
                 allowed_security_options: requested.container.security_options.clone(),
                 ..known.report.info.clone()
             },
+            follows: None,
         };
         world
             .apply(Command::RegisterAgent(allowing))

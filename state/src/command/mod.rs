@@ -138,6 +138,18 @@ pub struct RegisterAgent {
     pub boot_id: String,
     /// The agent's description.
     pub info: AgentInfo,
+    /// The cluster that the agent leaves to follow this one; `None` if it belongs to this one, or
+    /// to none.
+    pub follows: Option<FormerCluster>,
+}
+
+/// The cluster that an agent leaves, as it was when this cluster was restored or later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FormerCluster {
+    /// The id, which must be that of an ancestor.
+    pub id: ClusterId,
+    /// The last order that the agent has accepted there.
+    pub floor: OrderIndex,
 }
 
 /// A decision of the leader about an agent. It is invalid if the record has changed.

@@ -10,6 +10,7 @@ use crate::access::PolicyRecord;
 use crate::agent::{Agent, WholeAgent};
 use crate::digest::record_mark;
 use crate::framework::Framework;
+use crate::ids::Timestamp;
 use crate::level::Level;
 use crate::planted_bug;
 use crate::registry::{ClusterRecord, RecordKey};
@@ -103,7 +104,7 @@ impl Registry {
         parts: &mut SplitParts,
     ) -> Result<(), DecodeError> {
         match name {
-            RecordKey::Time => self.time = read("time record", value)?,
+            RecordKey::Time => self.time = read_time(value)?,
             RecordKey::Cluster => self.cluster = read_cluster(value)?,
             RecordKey::Agent(id) => {
                 let agent = read_agent(value)?;
@@ -226,7 +227,11 @@ fn read_agent(value: &[u8]) -> Result<Agent, DecodeError> {
     })
 }
 
-fn read_cluster(value: &[u8]) -> Result<ClusterRecord, DecodeError> {
+/// Reads the stored record of [`RecordKey::Cluster`].
+///
+/// # Errors
+/// [`DecodeError`] if it is damaged, or of a newer release.
+pub fn read_cluster(value: &[u8]) -> Result<ClusterRecord, DecodeError> {
     let cluster: ClusterRecord = read("cluster record", value)?;
     if cluster.level > Level::NEWEST {
         return Err(DecodeError::NewerFormat {
@@ -234,4 +239,12 @@ fn read_cluster(value: &[u8]) -> Result<ClusterRecord, DecodeError> {
         });
     }
     Ok(cluster)
+}
+
+/// Reads the stored record of [`RecordKey::Time`].
+///
+/// # Errors
+/// [`DecodeError`] if it is damaged.
+pub fn read_time(value: &[u8]) -> Result<Timestamp, DecodeError> {
+    read("time record", value)
 }

@@ -21,10 +21,11 @@ use crate::codec::stored::stored;
 use crate::command::{Call, CallAction, Command, OfferOperation, ProposedCommand};
 use crate::ids::AgentId;
 use crate::level::Level;
-use crate::registry::{Layout, RecordKey, limits_of};
+use crate::registry::{ClusterRecord, Layout, RecordKey, limits_of};
 
 pub use crate::codec::error::WireError;
 pub use key::{key, read_key};
+pub use load::{read_cluster, read_time};
 
 /// An initial capacity that suffices for most messages.
 const USUAL_BYTES: usize = 512;
@@ -125,6 +126,12 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         | RecordKey::AgentAdministration(_)
         | RecordKey::AgentStatus(_) => return split_record(registry, name),
     })
+}
+
+/// Returns the stored form of a record that [`read_cluster`] has read.
+#[must_use]
+pub fn cluster(record: &ClusterRecord) -> Vec<u8> {
+    written(record)
 }
 
 /// Returns a record that exists only in the layout of level 3.

@@ -43,6 +43,9 @@ fn needed(level: Level, command: &Command) -> Option<LevelRequirement> {
             CallAction::Update(info) => LevelRequirement::of_roles(&info.roles),
         },
         Command::Subscribe(subscribe) => LevelRequirement::of_roles(&subscribe.info.roles),
+        Command::RegisterAgent(register) if register.follows.is_some() => {
+            need(Level::RELEASE_0_2, "an agent of an ancestor")
+        }
         Command::RegisterAgent(register) => {
             LevelRequirement::of_roles(reserved_for(&register.info.resources))
         }

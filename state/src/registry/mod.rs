@@ -3,6 +3,7 @@
 //! The fields are private: facts change only through `apply`, and all other code borrows them.
 
 mod access;
+mod ancestors;
 mod answers;
 mod deadlines;
 mod executors;
@@ -33,6 +34,7 @@ use crate::secret::{SealedSecret, SecretName};
 use crate::task::{FinishedTask, Task, TaskState};
 
 pub use crate::agent::{Order, OrderKind};
+pub use ancestors::{Ancestor, NotRestorable};
 pub use deadlines::{DeadlineIndex, DeadlineKind};
 pub use executors::{ExecutorIndex, ExecutorKey};
 pub(crate) use history::{keeps_all, reduce_to_history};
@@ -77,6 +79,8 @@ pub struct ClusterRecord {
     pub layout: Layout,
     /// The secrets of tickets; `None` below level 3.
     pub ticket_secrets: Option<TicketSecrets>,
+    /// The clusters from whose registries this one was restored, the newest last.
+    pub ancestors: Vec<Ancestor>,
 }
 
 /// The progress of a sweep.

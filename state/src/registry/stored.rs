@@ -30,6 +30,7 @@ stored!(message ClusterRecord as (ClusterRecord {
     layout,
     last_whole,
     ticket_secrets,
+    ancestors,
 }) {
     1 level: Number,
     2 id: Bytes or "cluster id",
@@ -47,6 +48,7 @@ stored!(message ClusterRecord as (ClusterRecord {
     14 layout: PartOrDefault,
     15 last_whole: Number,
     16 ticket_secrets: MaybePart,
+    17 ancestors: PartList,
 });
 
 /// The sweeps by target.

@@ -180,6 +180,7 @@ impl CommandGenerator {
             tried,
             boot_id: agent.report.boot_id.clone(),
             info,
+            follows: None,
         })
     }
 

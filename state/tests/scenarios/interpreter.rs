@@ -443,6 +443,7 @@ fn register(line: &ScenarioLine<'_>) -> Command {
         tried: tried.unwrap_or(first.tried),
         boot_id: line.pair("boot").map_or(first.boot_id, str::to_owned),
         info,
+        follows: None,
     })
 }
 

@@ -391,6 +391,7 @@ impl Core {
             state: phase.name(),
             pid: facts.started.map(|started| started.pid),
             held: !facts.ending,
+            quarantined: false,
             healthy: None,
             ready: None,
             group: None,

@@ -6,6 +6,7 @@ mod damage;
 mod disk;
 mod executors;
 mod explanations;
+mod following;
 mod groups;
 mod limits;
 mod links;

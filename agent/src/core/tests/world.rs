@@ -35,6 +35,8 @@ pub(super) struct CoreFixture {
     /// The wait of the newest dial.
     pub(super) dialled_after_ms: u64,
     pub(super) epoch: u64,
+    /// The cluster of the masters.
+    pub(super) cluster: &'static str,
     pub(super) link: u64,
 }
 
@@ -60,6 +62,7 @@ impl CoreFixture {
             journal_damaged,
             executor_timeout_ms: 60_000,
             disk_default: DiskDefault::default(),
+            adoption: None,
             seed: 7,
             wall_offset_ms: 0,
         };
@@ -75,6 +78,7 @@ impl CoreFixture {
             prepared: Vec::new(),
             dialled_after_ms: 0,
             epoch: EPOCH,
+            cluster: CLUSTER,
             link: 0,
         };
         world.feed(Input::Begin);
@@ -217,7 +221,7 @@ impl CoreFixture {
     pub(super) fn receive(&mut self, message: ToAgent) {
         let message = v1::ToAgent {
             epoch: self.epoch,
-            cluster_id: CLUSTER.into(),
+            cluster_id: self.cluster.into(),
             message: Some(message),
         };
         let message = Box::new(wire::from_master(message));
@@ -406,6 +410,7 @@ pub(super) fn format_effect(effect: &Effect) -> String {
             format_message(&wire::to_master((**message).clone()))
         }
         Effect::Link(LinkEffect::Hangup { why, .. }) => format!("hang up: {why}"),
+        Effect::Link(LinkEffect::Quarantined(task)) => format!("{task} is quarantined"),
         Effect::Link(LinkEffect::Revoke(keys)) => format!("revoke {} keys", keys.len()),
         Effect::Container(effect) => format_container_effect(effect),
     }

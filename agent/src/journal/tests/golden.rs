@@ -363,6 +363,7 @@ fn task(launch: v1::LaunchOrder, updates: Vec<v1::NumberedUpdate>) -> JournalRec
             unhealthy: Some(Explanation::of(Code::HealthCheckFailed, &[&3]).with_detail("no")),
             executor_serial: 1,
             held: true,
+            former: false,
         }),
     }
 }

@@ -9,7 +9,7 @@ use super::health::{CALL_TIMEOUT, INTERVAL, text_of, within};
 use crate::args::Wait;
 use crate::contexts::ChosenCluster;
 use crate::exit::{DONE, Failure, VerbResult};
-use crate::objects::pick_master;
+use crate::lookup::pick_master;
 use crate::operator::ClusterClient;
 use crate::output::{StatusLine, StatusMode, note};
 

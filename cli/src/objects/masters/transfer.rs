@@ -2,9 +2,10 @@
 
 use argosy_proto::v1;
 
-use super::{candidate, leader_of, masters_with_leader, pick, report_leader};
+use super::{leader_of, masters_with_leader, report_leader};
 use crate::args::Format;
 use crate::exit::{Failure, FailureCode, VerbResult};
+use crate::lookup::{master_candidate, pick_master};
 use crate::operator::ClusterClient;
 use crate::output::{self, note};
 
@@ -16,8 +17,8 @@ pub(super) async fn away_from(
     output: Format,
 ) -> VerbResult {
     let masters = read(operator).await?;
-    let away = pick(masters.clone(), wanted)?;
-    let shown = candidate(&away).label;
+    let away = pick_master(masters.clone(), wanted)?;
+    let shown = master_candidate(&away).label;
     match leader_of(&masters) {
         Some(leader) if leader.node_id == away.node_id => {}
         Some(_) => {

@@ -85,6 +85,7 @@ macro_rules! serve {
         impl Operator for FakeService {
             type WriteStream = Empty<Result<v1::WriteReply, Status>>;
             type WatchStream = Empty<Result<v1::WatchEvent, Status>>;
+            type SaveSnapshotStream = Empty<Result<v1::SnapshotBlock, Status>>;
 
             async fn get_cluster(
                 &self,
@@ -122,6 +123,13 @@ macro_rules! serve {
                 _: Request<v1::WatchRequest>,
             ) -> Result<Response<Self::WatchStream>, Status> {
                 Err(Status::unimplemented("no test watches"))
+            }
+
+            async fn save_snapshot(
+                &self,
+                _: Request<v1::SaveSnapshotRequest>,
+            ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+                Err(Status::unimplemented("no test saves"))
             }
 
             $(async fn $unsupported(

@@ -146,6 +146,7 @@ impl World {
             tried: vec![nonce],
             boot_id: String::new(),
             info,
+            follows: None,
         };
         match self.apply(Command::RegisterAgent(register)).outcome {
             Ok(CommandReply::Agent(id)) => id,

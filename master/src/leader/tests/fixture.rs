@@ -237,8 +237,11 @@ impl World {
     /// Returns the hello of `agent` on a new link, holding exactly what the registry expects.
     pub(super) fn hello_of(&self, agent: AgentId) -> Hello {
         let record = self.registry.agent(agent).unwrap();
+        let index = self.registry.agent_index(agent);
+        let held = index.map(|index| index.expected).unwrap_or_default();
         Hello {
             cluster: Some(self.registry.cluster().facts.id),
+            follows: None,
             agent: Some(agent),
             confirmed: record.report.incarnation,
             tried: Vec::new(),
@@ -247,11 +250,7 @@ impl World {
             highest_epoch: self.registry.epoch(),
             info: record.report.info.clone(),
             floor: record.orders,
-            digests: {
-                let index = self.registry.agent_index(agent);
-                let held = index.map(|index| index.expected).unwrap_or_default();
-                DigestKind::ALL.map(|kind| (kind, held.of(kind))).into()
-            },
+            digests: DigestKind::ALL.map(|kind| (kind, held.of(kind))).into(),
             version: 1,
         }
     }
@@ -630,6 +629,7 @@ impl Drop for World {
 pub(super) fn new_agent(nonce: u64, resources: &str) -> Hello {
     Hello {
         cluster: None,
+        follows: None,
         agent: None,
         confirmed: 0,
         tried: vec![nonce],

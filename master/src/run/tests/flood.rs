@@ -60,6 +60,7 @@ impl TestLinks {
             .unwrap();
         let register = registration(9, "cpus:64;mem:65536");
         let hello = Box::new(Hello {
+            follows: None,
             cluster: None,
             agent: None,
             confirmed: 0,

@@ -16,6 +16,7 @@ pub(super) fn hello(link: LinkId, nonce: u64, actor: Actor) -> OwnerMessage {
     register.info.address = "agent.example:5051".to_owned();
     let hello = Box::new(Hello {
         cluster: None,
+        follows: None,
         agent: None,
         confirmed: 0,
         tried: register.tried,

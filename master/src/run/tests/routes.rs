@@ -28,6 +28,7 @@ pub(super) fn services(owner_handle: &OwnerHandle) -> Services {
         secret_keys: None,
         issuer: None,
         join_rates: Arc::default(),
+        saves: Arc::new(tokio::sync::Semaphore::new(service::SAVES)),
         tasks: TaskTracker::new(),
     }
 }

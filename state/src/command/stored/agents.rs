@@ -2,7 +2,8 @@
 
 use crate::codec::stored::stored;
 use crate::command::{
-    AgentDecision, AgentUpdate, HeldTask, ReconcileAgent, RegisterAgent, TasksStopped, UpdateTasks,
+    AgentDecision, AgentUpdate, FormerCluster, HeldTask, ReconcileAgent, RegisterAgent,
+    TasksStopped, UpdateTasks,
 };
 
 stored!(message RegisterAgent {
@@ -12,6 +13,12 @@ stored!(message RegisterAgent {
     4 tried: FixedList,
     5 boot_id: Text,
     6 info: Part,
+    7 follows: MaybePart,
+});
+
+stored!(message FormerCluster {
+    1 id: Bytes or "cluster id",
+    2 floor: Number,
 });
 
 stored!(message AgentDecision {

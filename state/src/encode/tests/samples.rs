@@ -18,9 +18,9 @@ use crate::actor::Actor;
 use crate::agent::AgentInfo;
 use crate::command::{
     Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, ClusterFacts, Command,
-    CompareDigest, FrameworkDecision, HeldTask, OfferOperation, OfferTerms, OpenEpoch, Operate,
-    OperatorOperation, Position, ProposedCommand, RaiseLowWater, ReconcileAgent, RegisterAgent,
-    Subscribe, SweepTarget, TasksStopped, UpdateTasks,
+    CompareDigest, FormerCluster, FrameworkDecision, HeldTask, OfferOperation, OfferTerms,
+    OpenEpoch, Operate, OperatorOperation, Position, ProposedCommand, RaiseLowWater,
+    ReconcileAgent, RegisterAgent, Subscribe, SweepTarget, TasksStopped, UpdateTasks,
 };
 use crate::framework::{FinishedFramework, Framework, FrameworkInfo, SchedulerConnection};
 use crate::ids::{
@@ -28,7 +28,9 @@ use crate::ids::{
     TaskKey, Ticket, Timestamp,
 };
 use crate::level::Level;
-use crate::registry::{ClusterRecord, Layout, OperatorAnswer, SweepMark, reduce_to_history};
+use crate::registry::{
+    Ancestor, ClusterRecord, Layout, OperatorAnswer, SweepMark, reduce_to_history,
+};
 use crate::secret::SealedSecret;
 use crate::task::{
     CheckResults, CommandSpec, Exit, FinishedTask, Reason, SecurityOptions, Sizes, Task, TaskState,
@@ -236,6 +238,11 @@ fn cluster() -> ClusterRecord {
             next: [7; 32],
             rotated_at: Timestamp(87),
         }),
+        ancestors: vec![Ancestor {
+            id: ClusterId(0x0101),
+            epoch: Epoch(30),
+            index: 44,
+        }],
     }
 }
 
@@ -308,6 +315,21 @@ fn agent_commands() -> Vec<(&'static str, Command)> {
             tried: vec![0x22, 0x23],
             boot_id: "boot".to_owned(),
             info: agent_info(),
+            follows: None,
+        })
+    };
+    let follower = |agent| {
+        Command::RegisterAgent(RegisterAgent {
+            agent: Some(agent),
+            nonce: 0x11,
+            confirmed: 0x21,
+            tried: vec![0x22],
+            boot_id: "boot".to_owned(),
+            info: agent_info(),
+            follows: Some(FormerCluster {
+                id: ClusterId(0x0101),
+                floor: OrderIndex(9),
+            }),
         })
     };
     let decision = |position| {
@@ -348,6 +370,7 @@ fn agent_commands() -> Vec<(&'static str, Command)> {
     vec![
         ("register-agent", register(Some(AgentId(3)))),
         ("register-new-agent", register(None)),
+        ("register-follower", follower(AgentId(3))),
         ("agent-unreachable", Command::AgentUnreachable(decision(2))),
         ("prune-agent", Command::PruneAgent(decision(3))),
         (

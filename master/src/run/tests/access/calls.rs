@@ -45,6 +45,7 @@ const EXPECTED: &[(&str, &str)] = &[
     ("Operator/ListRateLimits", "USSSDDDS"),
     ("Operator/ListSecrets", "USSSSSDS"),
     ("Operator/IssueTickets", "USSSSDDS"),
+    ("Operator/SaveSnapshot", "UDSSDDDS"),
     ("Scheduler/Subscribe", "UDSSSDDS"),
     ("Scheduler/Accept", "UDSSSSDS"),
     ("Scheduler/Decline", "UDSSSSDS"),
@@ -249,6 +250,13 @@ async fn operator(channel: Channel, call: &str) -> Option<End> {
             Ok(events) => End::of_result(events.into_inner().message().await),
             Err(status) => End::of_result::<()>(Err(status)),
         },
+        "SaveSnapshot" => {
+            let request = v1::SaveSnapshotRequest::default();
+            match client.save_snapshot(request).await {
+                Ok(blocks) => End::of_result(blocks.into_inner().message().await),
+                Err(status) => End::of_result::<()>(Err(status)),
+            }
+        }
         "GetPolicy" => End::of_result(client.get_policy(v1::GetPolicyRequest::default()).await),
         "ListTokens" => End::of_result(client.list_tokens(list()).await),
         "ListRevokedKeys" => End::of_result(client.list_revoked_keys(list()).await),

@@ -56,6 +56,7 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("POST", "/v1/masters/transfer", "UDSSDDDS"),
     ("POST", "/v1/level", "UDDSDDDS"),
     ("POST", "/v1/log-filter", "UDSSDDDS"),
+    ("GET", "/v1/snapshot", "UDSSDDDS"),
     ("GET", "/v1/events", "USSSSSDS"),
     ("GET", "/v1/sd/prometheus", "USSSSSDS"),
     ("GET", "/healthz", "SSSSSSSS"),

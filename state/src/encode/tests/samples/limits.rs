@@ -184,6 +184,7 @@ fn registration(info: AgentInfo) -> RegisterAgent {
             allowed_security_options: security_options(),
             ..info
         },
+        follows: None,
     }
 }
 

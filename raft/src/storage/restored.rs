@@ -1,0 +1,186 @@
+//! Data directories that are made from the records of a registry: the master that starts on one
+//! forms a group of one, which continues at the log index of the records.
+//!
+//! Until a directory is complete, a marker forbids every start on it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use openraft::RaftLogReader as _;
+
+use super::directory::{FORMAT_FILE, OpenError};
+use super::disk::{self, ChangeBatch, Disk, Durability, KeySpace};
+use super::entry::EntryHash;
+use super::log::{PURGED, VOTE};
+use super::record::{self, LogIdRecord, PurgedRecord, VoteRecord};
+use super::registry::{self, APPLIED};
+use super::snapshot::KeyValue;
+use super::store::{Store, StoreLocation, identity};
+use crate::fatal;
+use crate::types::{CommittedEntry, Member, Membership, StoredMembership};
+use crate::types::{CommittedLeaderId, LogId, Payload, SnapshotMeta};
+
+/// The id of the only member of a restored group. No id of the former group matters: the groups
+/// have different keys.
+pub(crate) const FOUNDER: u64 = 1;
+
+/// The size of one batch of records, in bytes.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// The position of a registry in the log of its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogPosition {
+    /// The log index of the last entry that the records contain.
+    pub index: u64,
+    /// The term of that entry.
+    pub term: u64,
+}
+
+impl LogPosition {
+    fn log_id(self) -> LogId {
+        LogId {
+            leader_id: CommittedLeaderId::new(self.term),
+            index: self.index,
+        }
+    }
+}
+
+/// The data of a stopped master.
+#[derive(Debug)]
+pub struct StoppedData {
+    /// The records of the registry.
+    pub records: Vec<KeyValue>,
+    /// The position up to which they are applied.
+    pub applied: LogPosition,
+    /// The entries of the log after that, committed or not.
+    pub entries: Vec<CommittedEntry>,
+}
+
+/// Reads the data of a stopped master, and checks all of it. Changes only what every start changes.
+///
+/// # Errors
+/// [`OpenError`]; also if there is no registry in the directory.
+pub async fn read_stopped(path: &Path) -> Result<StoppedData, OpenError> {
+    if !path.join(FORMAT_FILE).exists() {
+        return Err(OpenError::Empty {
+            path: path.to_owned(),
+        });
+    }
+    let location = StoreLocation::Directory(path.to_owned());
+    let opened = disk::run(true, move || Store::open(&location, fatal::abort())).await?;
+    let read = read_store(&opened, path).await;
+    opened.close().await;
+    read
+}
+
+async fn read_store(store: &Store, path: &Path) -> Result<StoppedData, OpenError> {
+    let (meta, records) = store.read_registry().await?;
+    let Some(last) = meta.last_log_id else {
+        return Err(OpenError::Empty {
+            path: path.to_owned(),
+        });
+    };
+    let mut log = store.log();
+    let entries = log.try_get_log_entries(last.index + 1..).await;
+    let entries = entries.map_err(OpenError::io("read the log in", path))?;
+    let committed = entries.into_iter().map(|entry| {
+        let (at_ms, commands) = match entry.payload {
+            Payload::Normal(batch) => (batch.at_ms, batch.commands),
+            Payload::Blank | Payload::Membership(_) => (0, Vec::new()),
+        };
+        CommittedEntry {
+            index: entry.log_id.index,
+            term: entry.log_id.leader_id.term,
+            at_ms,
+            commands,
+        }
+    });
+    Ok(StoppedData {
+        records,
+        applied: LogPosition {
+            index: last.index,
+            term: last.leader_id.term,
+        },
+        entries: committed.collect(),
+    })
+}
+
+/// Writes the records into an empty disk, as those of a registry that is applied up to `last`.
+/// Synced on return.
+#[cfg_attr(
+    not(feature = "rocksdb"),
+    allow(dead_code, reason = "only a store on disk is restored")
+)]
+pub(crate) fn write(disk: &dyn Disk, records: &[KeyValue], last: LogPosition) -> io::Result<()> {
+    identity(disk).map_err(io::Error::other)?;
+    let mut changes = ChangeBatch::default();
+    let mut bytes = 0;
+    for (key, value) in records {
+        bytes += key.len() + value.len();
+        changes.put(KeySpace::Registry, key.clone(), value.clone());
+        if bytes >= BATCH_BYTES {
+            disk.write(std::mem::take(&mut changes), Durability::Buffered)?;
+            bytes = 0;
+        }
+    }
+    // The last batch: with the applied position, the registry is complete.
+    let log_id = last.log_id();
+    let purged = PurgedRecord {
+        log_id: Some(LogIdRecord::from(&log_id)),
+        link: EntryHash::after_snapshot(&log_id).as_bytes().to_vec(),
+    };
+    changes.put(KeySpace::Meta, PURGED, record::seal(&purged));
+    // The next term must not be lower than that of the records.
+    let vote = VoteRecord {
+        term: last.term,
+        voted_for: FOUNDER,
+        committed: false,
+    };
+    changes.put(KeySpace::Meta, VOTE, record::seal(&vote));
+    let applied = SnapshotMeta {
+        last_log_id: Some(log_id),
+        last_membership: StoredMembership::default(),
+    };
+    changes.put(
+        KeySpace::RegistryMeta,
+        APPLIED,
+        registry::seal_applied(&applied),
+    );
+    disk.write(changes, Durability::Synced)?;
+    let (read, stored) = registry::read(disk).map_err(io::Error::other)?;
+    if read != applied || stored != records {
+        let text = "the records that were read again differ from those that were written";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Returns whether this is the store of a restored directory on which no master has run.
+    pub(crate) fn is_restored(&self) -> io::Result<bool> {
+        let is_new = self.identity().node_id.is_none();
+        let applied = registry::applied(self.parts().disk.as_ref()).map_err(io::Error::other)?;
+        Ok(is_new && applied.last_log_id.is_some())
+    }
+
+    /// Makes this node the only member of a restored group. Durable on return. Can be repeated
+    /// until the identity is saved.
+    pub(crate) async fn found_alone(&self, member: Member) -> io::Result<()> {
+        let parts = self.parts();
+        let disk = Arc::clone(&parts.disk);
+        let mut applied = registry::applied(disk.as_ref()).map_err(io::Error::other)?;
+        let nodes = BTreeMap::from([(FOUNDER, member)]);
+        let members = Membership::new(vec![[FOUNDER].into()], nodes);
+        let members = members.map_err(|error| io::Error::other(error.to_string()))?;
+        applied.last_membership = StoredMembership::new(applied.last_log_id, members);
+        let mut changes = ChangeBatch::default();
+        changes.put(
+            KeySpace::RegistryMeta,
+            APPLIED,
+            registry::seal_applied(&applied),
+        );
+        parts.writer.write(changes, Durability::Synced).await
+    }
+}
