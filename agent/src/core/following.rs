@@ -25,9 +25,9 @@ impl Core {
         (own != adoption.cluster).then_some(adoption.cluster)
     }
 
-    /// Follows a restored cluster, whose epochs start again. This is on disk before the message that
-    /// caused it has any other effect. From here on every task counts as one of the former cluster,
-    /// until a master commits an update of it.
+    /// Follows a restored cluster, whose epochs start again. This is on disk before the message
+    /// that caused it has any other effect. From here on every task counts as one of the former
+    /// cluster, until a master commits an update of it.
     pub(super) fn follow(&mut self, cluster: ClusterId, epoch: Epoch) {
         let identity = AgentIdentity {
             cluster: Some(cluster),
