@@ -113,7 +113,7 @@ impl SnapshotSource {
             None => Timestamp::default(),
         };
         let header = self.header(view, &cluster, time);
-        // The key of offers also signs tickets, with which agents accept commands.
+        // Agents accept commands with tickets, whose keys are derived from these secrets.
         let without_keys = encode::cluster(&cluster.without_keys());
         let mut encoder = SavedSnapshotEncoder::new(out, header)?;
         view.visit(|key, value| match key == cluster_key {
