@@ -232,29 +232,42 @@ fn ending() {
     let (container, handle) = world.start(&spec);
     drop(container);
     let init = handle.init.pid;
-    let mut parent = std::process::Command::new("nsenter")
-        .args(["--target", &init.to_string(), "--pid", "sleep", "1000"])
-        .spawn()
-        .unwrap();
-    let pid = parent.id();
+    let mut parent = std::process::Command::new("nsenter");
+    parent.args(["--target", &init.to_string(), "--pid", "sleep", "1000"]);
+    let parent = KilledOnDrop(parent.spawn().unwrap());
+    let pid = parent.0.id();
     eventually("there is a process with a parent elsewhere", || {
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         children.is_ok_and(|children| !children.is_empty())
     });
     let signal = |pid: i32, signal| kill(Pid::from_raw(pid), signal).unwrap();
     signal(pid.cast_signed(), Signal::SIGSTOP);
+    // A parent that has not stopped yet would reap the child, and the init would end.
+    eventually("the parent has stopped", || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit_once(") ").unwrap().1.starts_with('T')
+    });
     signal(init, Signal::SIGKILL);
     let group = Cgroup::at(spec.cgroup.as_ref().unwrap());
     eventually("it has left its group", || !group.contains(init).unwrap());
     assert!(is_alive(handle.init), "and has not ended");
     let mut container = running(&spec);
-    parent.kill().unwrap();
-    parent.wait().unwrap();
+    drop(parent);
     assert_eq!(
         container.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Signaled(9)
     );
     container.destroy(TIMEOUT).unwrap();
+}
+
+/// A process of a test, which ends with it, also if the test fails.
+struct KilledOnDrop(std::process::Child);
+
+impl Drop for KilledOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn voided() {
