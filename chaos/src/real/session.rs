@@ -33,6 +33,7 @@ use crate::history::{
 };
 use crate::rng::Rng;
 use crate::workload::registers::{RegisterClient, RegisterResult};
+use crate::workload::rights;
 
 /// Work before the first fault.
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -270,7 +271,8 @@ impl<'a> RunSession<'a> {
             recorder: self.recorder.clone(),
             agent: register.to_string(),
         };
-        for name in attributes.keys() {
+        let names = attributes.keys();
+        for name in names.filter(|name| *name != rights::ATTRIBUTE) {
             let read = registers.read(ProcessName::new("auditor"), name).await;
             if let RegisterResult::Failed { call, error } = read {
                 self.recorder.info(call, error.to_string());

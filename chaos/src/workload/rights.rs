@@ -14,9 +14,10 @@ use tonic::{Code, Request, Status};
 use crate::history::{DecidedBy, Operation, OperationResponse, Recorder};
 use crate::invariants::DENIED;
 
-/// The agent whose attribute is set. No other process uses the attribute.
+/// The agent whose attribute is set. The registers may be attributes of the same agent.
 const AGENT: &str = "agent-1";
-const ATTRIBUTE: &str = "probe";
+/// No other process uses the attribute: it is no register, and the history has no writes to it.
+pub(crate) const ATTRIBUTE: &str = "probe";
 
 /// Whether a call was refused because of its caller.
 pub(crate) fn is_denial(code: Code) -> bool {
