@@ -18,6 +18,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
+use argosy_proto::transport::KeptHandshakes;
 pub use argosy_proto::transport::{Connection, Dialer, ExpectedPeer, PeerIdentity};
 use argosy_proto::versions::{self, VersionRange};
 pub use argosy_state::access::TokenSecret;
@@ -66,6 +67,7 @@ pub struct Connector {
 struct Inner {
     masters: Masters,
     dialer: Dialer,
+    handshakes: KeptHandshakes,
     leader_watch: LeaderWatch,
     // A lock, because calls run concurrently on many tasks; it is never held across an await.
     known: Mutex<KnownMasters>,
@@ -100,6 +102,7 @@ impl Connector {
             inner: Arc::new(Inner {
                 masters,
                 dialer: config.dialer,
+                handshakes: KeptHandshakes::default(),
                 leader_watch: LeaderWatch::new(),
                 known: Mutex::new(known),
             }),
@@ -388,7 +391,7 @@ impl Connector {
         if let Some(channel) = self.known(|known| known.channels.get(address).cloned()) {
             return Ok(channel);
         }
-        let channel = open(address, &self.inner.dialer)?;
+        let channel = open(address, &self.inner)?;
         self.known(|known| {
             let masters = &self.inner.masters;
             if known.channels.len() > masters.addresses().len() + 8 {
@@ -468,7 +471,9 @@ fn leader_of(metadata: &MetadataMap) -> Option<String> {
     Some(Masters::new([address]).ok()?.addresses()[0].clone())
 }
 
-fn open(address: &str, dialer: &Dialer) -> Result<Channel, MasterFailure> {
+fn open(address: &str, inner: &Inner) -> Result<Channel, MasterFailure> {
+    let kept = inner.handshakes.clone();
+    let connector = (inner.dialer).keeping_connector(CONNECT_TIMEOUT, ExpectedPeer::MASTER, kept);
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| MasterFailure::NoHost(error.to_string()))?
         .http2_keep_alive_interval(Duration::from_secs(10))
@@ -477,8 +482,7 @@ fn open(address: &str, dialer: &Dialer) -> Result<Channel, MasterFailure> {
         .http2_adaptive_window(false)
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024);
-    Ok(endpoint
-        .connect_with_connector_lazy(dialer.connector(CONNECT_TIMEOUT, ExpectedPeer::MASTER)))
+    Ok(endpoint.connect_with_connector_lazy(connector))
 }
 
 /// Returns a random number that is never 0, and that no other process is likely to have drawn.

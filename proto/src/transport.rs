@@ -6,6 +6,7 @@
 pub mod certificate_identity;
 mod ending;
 mod identity;
+mod kept;
 #[cfg(test)]
 mod tests;
 
@@ -27,9 +28,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tonic::transport::Uri;
-use tower::Service;
 
 pub use identity::{Credential, ExpectedPeer, PeerIdentity};
+pub use kept::KeptHandshakes;
 
 /// The pause after a failed accept, whose usual cause is that too many files are open. The system
 /// keeps waiting connections.
@@ -148,11 +149,15 @@ impl AsyncWrite for Connection {
 pub type IdentifiedConnection = (Connection, PeerIdentity);
 
 type DialFuture = Pin<Box<dyn Future<Output = io::Result<IdentifiedConnection>> + Send>>;
+type OpenStream = dyn Fn(String, ExpectedPeer) -> DialFuture + Send + Sync;
+type ShakeHands = dyn Fn(Connection, String, ExpectedPeer) -> DialFuture + Send + Sync;
 
 /// A dialer that opens byte streams to `host:port`. Cheap to clone.
 #[derive(Clone)]
 pub struct Dialer {
-    open: Arc<dyn Fn(String, ExpectedPeer) -> DialFuture + Send + Sync>,
+    open: Arc<OpenStream>,
+    /// What follows on an open stream, if it is more than that.
+    handshake: Option<Arc<ShakeHands>>,
     /// The value of the header `authorization` of requests on its connections.
     authorization: Option<HeaderValue>,
 }
@@ -180,7 +185,25 @@ impl Dialer {
         let open = move |address, expected| -> DialFuture { Box::pin(dial(address, expected)) };
         Self {
             open: Arc::new(open),
+            handshake: None,
             authorization: None,
+        }
+    }
+
+    /// Returns a dialer that opens streams as `self` does, then makes this handshake, which
+    /// identifies the peer.
+    #[must_use]
+    pub fn with_handshake<F, Fut>(self, shake_hands: F) -> Self
+    where
+        F: Fn(Connection, String, ExpectedPeer) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = io::Result<IdentifiedConnection>> + Send + 'static,
+    {
+        let handshake = move |connection, address, expected| -> DialFuture {
+            Box::pin(shake_hands(connection, address, expected))
+        };
+        Self {
+            handshake: Some(Arc::new(handshake)),
+            ..self
         }
     }
 
@@ -203,13 +226,20 @@ impl Dialer {
         self,
         check: impl Fn(IdentifiedConnection) -> io::Result<IdentifiedConnection> + Send + Sync + 'static,
     ) -> Self {
-        let (open, check) = (self.open, Arc::new(check));
-        let checked = Self::new(move |address, expected| {
-            let (opening, check) = (open(address, expected), check.clone());
-            async move { check(opening.await?) }
-        });
+        let check = Arc::new(check);
+        let authorization = self.authorization.clone();
+        let checked = match self.handshake.clone() {
+            Some(handshake) => self.with_handshake(move |connection, address, expected| {
+                let (shaking, check) = (handshake(connection, address, expected), check.clone());
+                async move { check(shaking.await?) }
+            }),
+            None => Self::new(move |address, expected| {
+                let (opening, check) = ((self.open)(address, expected), check.clone());
+                async move { check(opening.await?) }
+            }),
+        };
         Self {
-            authorization: self.authorization,
+            authorization,
             ..checked
         }
     }
@@ -227,7 +257,23 @@ impl Dialer {
     /// `PermissionDenied` if the peer has proven another identity than the expected one, or none
     /// and requests have a token.
     pub async fn dial(&self, address: &str, expected: &ExpectedPeer) -> io::Result<Connection> {
-        let (connection, peer) = (self.open)(address.to_owned(), expected.clone()).await?;
+        let opened = (self.open)(address.to_owned(), expected.clone()).await?;
+        let identified = match &self.handshake {
+            Some(shake_hands) => {
+                shake_hands(opened.0, address.to_owned(), expected.clone()).await?
+            }
+            None => opened,
+        };
+        self.admit(identified, address, expected)
+    }
+
+    /// Returns the connection to an expected peer.
+    fn admit(
+        &self,
+        (connection, peer): IdentifiedConnection,
+        address: &str,
+        expected: &ExpectedPeer,
+    ) -> io::Result<Connection> {
         expected.admit(&peer, address)?;
         if self.authorization.is_some() && peer.principal().is_none() {
             let text = format!(
@@ -239,31 +285,60 @@ impl Dialer {
     }
 
     /// Returns a connector for a gRPC channel; each connection may take as long as `timeout`.
-    pub fn connector(
+    pub fn connector(&self, timeout: Duration, expected: ExpectedPeer) -> GrpcConnector {
+        self.keeping_connector(timeout, expected, KeptHandshakes::default())
+    }
+
+    /// Returns a connector as [`connector`](Self::connector) does. A handshake that takes longer
+    /// than `timeout`, or whose channel is dropped, continues; the next connection to its address
+    /// begins with it. So a busy peer does not compute it in vain.
+    pub fn keeping_connector(
         &self,
         timeout: Duration,
         expected: ExpectedPeer,
-    ) -> impl Service<
-        Uri,
-        Response = TokioIo<Connection>,
-        Error = io::Error,
-        Future = impl Future<Output = io::Result<TokioIo<Connection>>> + Send + use<>,
-    > + Clone
-    + Send
-    + use<> {
+        kept: KeptHandshakes,
+    ) -> GrpcConnector {
         let dialer = self.clone();
-        tower::service_fn(move |uri: Uri| {
+        tower::util::BoxCloneSyncService::new(tower::service_fn(move |uri: Uri| {
             let address = uri.authority().map(ToString::to_string).unwrap_or_default();
-            let (dialer, expected) = (dialer.clone(), expected.clone());
+            let (dialer, expected, kept) = (dialer.clone(), expected.clone(), kept.clone());
             async move {
-                let dialing = dialer.dial(&address, &expected);
+                let dialing = dialer.dial_keeping(&address, &expected, &kept);
                 let dialed = tokio::time::timeout(timeout, dialing).await;
                 let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
                 dialed.map_err(slow)?.map(TokioIo::new)
             }
-        })
+        }))
+    }
+
+    async fn dial_keeping(
+        &self,
+        address: &str,
+        expected: &ExpectedPeer,
+        kept: &KeptHandshakes,
+    ) -> io::Result<Connection> {
+        let Some(shake_hands) = &self.handshake else {
+            return self.dial(address, expected).await;
+        };
+        let continued = match kept.take(address) {
+            // One that failed while nobody waited for it is no answer to this call.
+            Some(handshake) => handshake.ended().await.ok(),
+            None => None,
+        };
+        let identified = match continued {
+            Some(identified) => identified,
+            None => {
+                let (opened, _) = (self.open)(address.to_owned(), expected.clone()).await?;
+                let shaking = shake_hands(opened, address.to_owned(), expected.clone());
+                kept.begin(address, shaking).ended().await?
+            }
+        };
+        self.admit(identified, address, expected)
     }
 }
+
+/// A connector for a gRPC channel.
+pub type GrpcConnector = tower::util::BoxCloneSyncService<Uri, TokioIo<Connection>, io::Error>;
 
 impl fmt::Debug for Dialer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

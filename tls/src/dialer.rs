@@ -35,10 +35,10 @@ pub fn dial(
     application: Application,
     plaintext: PlaintextPolicy,
 ) -> Dialer {
-    Dialer::new(move |address, expected| {
-        let (inner, credentials) = (inner.clone(), credentials.current());
+    let again = inner.clone();
+    inner.with_handshake(move |connection, address, expected| {
+        let (inner, credentials) = (again.clone(), credentials.current());
         async move {
-            let connection = inner.dial(&address, &expected).await?;
             let shaken =
                 shake_hands(connection, &address, &expected, (&credentials, application)).await;
             match shaken {
@@ -55,10 +55,9 @@ pub fn dial(
 /// Returns a dialer as [`dial`] does, without plaintext, and with credentials that do not change.
 #[must_use]
 pub fn dial_with(inner: Dialer, credentials: Arc<Credentials>, application: Application) -> Dialer {
-    Dialer::new(move |address, expected| {
-        let (inner, credentials) = (inner.clone(), credentials.clone());
+    inner.with_handshake(move |connection, address, expected| {
+        let credentials = credentials.clone();
         async move {
-            let connection = inner.dial(&address, &expected).await?;
             let with = (&*credentials, application);
             let shaken = shake_hands(connection, &address, &expected, with).await;
             shaken.map_err(|error| explanation::explained(error, &address))

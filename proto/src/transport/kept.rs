@@ -1,0 +1,232 @@
+//! Handshakes that continue after their caller has stopped to wait.
+//!
+//! Many clients connect together after a failover, and the server computes their handshakes one
+//! after the other. If a client ended its handshake at the timeout of a call, and began another
+//! one, most of these computations would be in vain, and each would take longer.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::IdentifiedConnection;
+
+/// The time after its end at which a connection is not used any more: servers end those that have
+/// sent no request for 10 s.
+const UNUSED_FOR: Duration = Duration::from_secs(7);
+
+/// At most one handshake for each address. Cheap to clone; the last clone ends them.
+#[derive(Clone, Default)]
+pub struct KeptHandshakes {
+    // A lock, because connections are opened on many tasks; it is never held across an await.
+    by_address: Arc<Mutex<HashMap<String, RunningHandshake>>>,
+}
+
+struct RunningHandshake {
+    task: AbortOnDropHandle<io::Result<IdentifiedConnection>>,
+    /// When it ended.
+    ended: Arc<OnceLock<Instant>>,
+}
+
+impl RunningHandshake {
+    /// Whether it may still give a connection that its server has not ended.
+    fn is_usable(&self) -> bool {
+        let ended = self.ended.get();
+        ended.is_none_or(|ended| ended.elapsed() < UNUSED_FOR)
+    }
+}
+
+impl KeptHandshakes {
+    /// Begins a handshake.
+    pub(super) fn begin(
+        &self,
+        address: &str,
+        shaking: impl Future<Output = io::Result<IdentifiedConnection>> + Send + 'static,
+    ) -> AwaitedHandshake {
+        let ended = Arc::<OnceLock<Instant>>::default();
+        let end = ended.clone();
+        let task = tokio::spawn(async move {
+            let shaken = shaking.await;
+            end.get_or_init(Instant::now);
+            shaken
+        });
+        let running = RunningHandshake {
+            task: AbortOnDropHandle::new(task),
+            ended,
+        };
+        self.awaited(address, running)
+    }
+
+    /// Takes the handshake with the peer at this address, if there is one.
+    pub(super) fn take(&self, address: &str) -> Option<AwaitedHandshake> {
+        let kept = self.lock(|kept| {
+            kept.retain(|_, running| running.is_usable());
+            kept.remove(address)
+        });
+        kept.map(|running| self.awaited(address, running))
+    }
+
+    fn awaited(&self, address: &str, running: RunningHandshake) -> AwaitedHandshake {
+        AwaitedHandshake {
+            kept: self.clone(),
+            address: address.to_owned(),
+            running: Some(running),
+        }
+    }
+
+    fn lock<T>(&self, access: impl FnOnce(&mut HashMap<String, RunningHandshake>) -> T) -> T {
+        access(
+            &mut self
+                .by_address
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+}
+
+/// A handshake for which a caller waits. Kept if it is dropped before it has ended.
+pub(super) struct AwaitedHandshake {
+    kept: KeptHandshakes,
+    address: String,
+    running: Option<RunningHandshake>,
+}
+
+impl AwaitedHandshake {
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// That of the handshake.
+    pub(super) async fn ended(mut self) -> io::Result<IdentifiedConnection> {
+        let Some(running) = &mut self.running else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let ended = (&mut running.task).await;
+        self.running = None;
+        ended.map_err(io::Error::other)?
+    }
+}
+
+impl Drop for AwaitedHandshake {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            let address = std::mem::take(&mut self.address);
+            self.kept.lock(|kept| kept.insert(address, running));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::Semaphore;
+    use tonic::transport::Uri;
+    use tower::{Service as _, ServiceExt as _};
+
+    use super::super::{Connection, Dialer, ExpectedPeer, GrpcConnector, PeerIdentity};
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(2);
+
+    /// A dialer whose handshakes end when the test permits it, and their counts.
+    #[derive(Clone)]
+    struct SlowPeer {
+        opened: Arc<AtomicUsize>,
+        permits: Arc<Semaphore>,
+        kept: KeptHandshakes,
+        /// Whether handshakes fail.
+        fails: bool,
+    }
+
+    impl SlowPeer {
+        fn new(fails: bool) -> Self {
+            Self {
+                opened: Arc::default(),
+                permits: Arc::new(Semaphore::new(0)),
+                kept: KeptHandshakes::default(),
+                fails,
+            }
+        }
+
+        fn connector(&self) -> GrpcConnector {
+            let (opened, permits, fails) = (self.opened.clone(), self.permits.clone(), self.fails);
+            let dialer = Dialer::new(move |_, _| {
+                opened.fetch_add(1, Ordering::Relaxed);
+                async { Ok((Connection::new(tokio::io::empty()), anonymous())) }
+            });
+            let dialer = dialer.with_handshake(move |connection, _, _| {
+                let permits = permits.clone();
+                async move {
+                    permits.acquire().await.unwrap().forget();
+                    match fails {
+                        true => Err(io::ErrorKind::ConnectionReset.into()),
+                        false => Ok((connection, anonymous())),
+                    }
+                }
+            });
+            dialer.keeping_connector(TIMEOUT, ExpectedPeer::MASTER, self.kept.clone())
+        }
+
+        /// Connects by a new connector; returns whether that succeeded.
+        async fn connect(&self, address: &str) -> bool {
+            let mut connector = self.connector();
+            let uri: Uri = format!("http://{address}").parse().unwrap();
+            let connector = connector.ready().await.unwrap();
+            connector.call(uri).await.is_ok()
+        }
+
+        fn opened(&self) -> usize {
+            self.opened.load(Ordering::Relaxed)
+        }
+    }
+
+    fn anonymous() -> PeerIdentity {
+        PeerIdentity::unauthenticated(None)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_connection_continues_the_handshake_of_one_that_was_too_slow() {
+        let peer = SlowPeer::new(false);
+        assert!(!peer.connect("a:1").await);
+        assert!(!peer.connect("a:1").await);
+        assert_eq!(peer.opened(), 1);
+        // Another address has another one.
+        assert!(!peer.connect("b:1").await);
+        assert_eq!(peer.opened(), 2);
+        peer.permits.add_permits(1);
+        assert!(peer.connect("a:1").await);
+        assert_eq!(peer.opened(), 2);
+        // A connection is used once.
+        peer.permits.add_permits(2);
+        assert!(peer.connect("a:1").await && peer.connect("b:1").await);
+        assert_eq!(peer.opened(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_continues_while_nobody_waits_and_its_failure_is_not_reported() {
+        let peer = SlowPeer::new(true);
+        assert!(!peer.connect("a:1").await);
+        peer.permits.add_permits(1);
+        tokio::time::sleep(TIMEOUT).await;
+        assert_eq!(peer.permits.available_permits(), 0, "it has ended");
+        assert!(!peer.connect("a:1").await);
+        assert_eq!(peer.opened(), 2, "another one has begun");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_was_not_used_in_time_is_not_used_later() {
+        let peer = SlowPeer::new(false);
+        for (wait, opened) in [(UNUSED_FOR / 2, 1), (UNUSED_FOR * 2, 3)] {
+            assert!(!peer.connect("a:1").await);
+            peer.permits.add_permits(1);
+            tokio::time::sleep(wait).await;
+            peer.permits.add_permits(1);
+            assert!(peer.connect("a:1").await);
+            assert_eq!(peer.opened(), opened);
+            peer.permits.forget_permits(1);
+        }
+    }
+}
