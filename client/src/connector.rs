@@ -7,6 +7,7 @@ mod tests;
 
 mod config;
 mod leader_watch;
+mod patience;
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use argosy_proto::transport::KeptHandshakes;
@@ -27,8 +28,11 @@ use crate::failure::{AttemptError, CallError, MasterRejection, classify};
 use crate::leader::{LeaderSearch, LeaderSearchStep, MasterFailure, NoMaster, next_random};
 use crate::masters::Masters;
 
-pub use config::ConnectorConfig;
+use config::open;
+pub use config::{ConnectorConfig, random_seed};
 use leader_watch::{LeaderEpoch, LeaderWatch};
+pub(crate) use patience::FIRST_ATTEMPT;
+use patience::Patience;
 
 /// Name of the reply header in which every master names the leader's API address.
 pub const LEADER_HEADER: &str = "argosy-leader";
@@ -37,12 +41,6 @@ pub const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Default deadline of a call.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Timeout for opening a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Timeout for an answer of one master, after which another one is called.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Timeout of the first attempt at a master that has never answered: the host may not exist.
-pub(crate) const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
 /// Time without an answer after which other masters are watched for news of a new leader.
 const QUIET_TIME: Duration = Duration::from_millis(200);
 /// Time for which a master that timed out is not called first, even if another one names it.
@@ -81,6 +79,7 @@ struct KnownMasters {
     avoided: HashMap<String, Instant>,
     // Masters that answered the last call, whatever the answer.
     responsive: HashSet<String>,
+    patience: Patience,
     // Whether any master has ever answered.
     has_answer: bool,
     random: u64,
@@ -95,6 +94,7 @@ impl Connector {
             channels: HashMap::new(),
             avoided: HashMap::new(),
             responsive: HashSet::new(),
+            patience: Patience::default(),
             has_answer: false,
             random: config.seed,
         };
@@ -135,7 +135,7 @@ impl Connector {
 
     /// Adds the token of the dialer to a call, if it has one.
     pub(crate) fn authorize(&self, metadata: &mut MetadataMap) {
-        let value = self.inner.dialer.authorization();
+        let value = self.inner.dialer.authorization(&ExpectedPeer::MASTER);
         let value = value.and_then(|value| MetadataValue::try_from(value.as_bytes()).ok());
         if let Some(mut value) = value {
             value.set_sensitive(true);
@@ -149,17 +149,14 @@ impl Connector {
     pub(crate) fn mark_silent(&self, address: &str) {
         self.drop_connection(address);
         self.known(|known| known.channels.clear());
+        self.inner.handshakes.clear();
     }
 
     /// Drops the connection to `address` for later calls, and calls other masters first.
     pub(crate) fn drop_connection(&self, address: &str) {
         self.known(|known| {
             known.channels.remove(address);
-            known.responsive.remove(address);
-            known.avoided.insert(address.to_owned(), Instant::now());
-            if known.likely_leader.as_deref() == Some(address) {
-                known.likely_leader = None;
-            }
+            known.avoid(address);
         });
     }
 
@@ -237,12 +234,7 @@ impl Connector {
             };
             // A call that cannot be repeated gets all the remaining time.
             let limit = match repeat {
-                RepeatPolicy::Always
-                    if search.is_first_round() && !self.is_responsive(&address) =>
-                {
-                    left.min(FIRST_ATTEMPT)
-                }
-                RepeatPolicy::Always => left.min(ATTEMPT_TIMEOUT),
+                RepeatPolicy::Always => left.min(self.limit(&address, &search)),
                 RepeatPolicy::OnlyUnsent => left,
             };
             match self.attempt(&address, limit, (repeat, epoch), &ask).await {
@@ -260,6 +252,14 @@ impl Connector {
                 }
             }
         }
+    }
+
+    /// Returns the timeout of an attempt at a master.
+    fn limit(&self, address: &str, search: &LeaderSearch) -> Duration {
+        self.known(|known| {
+            let is_known = known.responsive.contains(address) || !search.is_first_round();
+            known.patience.limit(address, is_known)
+        })
     }
 
     /// Returns whether a call fails before its deadline, after all masters were called.
@@ -325,7 +325,7 @@ impl Connector {
 
     pub(crate) fn note_failure(&self, address: &str, cause: &MasterFailure) {
         match cause {
-            MasterFailure::TimedOut(_) => self.mark_silent(address),
+            MasterFailure::TimedOut(_) => self.note_timeout(address),
             MasterFailure::NoHost(_) => self.drop_connection(address),
             MasterFailure::Refused
             | MasterFailure::Untrusted(_)
@@ -342,9 +342,20 @@ impl Connector {
         }
     }
 
+    /// Records that a master has not answered in time. One that has answered before fell silent.
+    /// The connection to another one is kept: the master may be busy with it.
+    fn note_timeout(&self, address: &str) {
+        self.known(|known| known.patience.timed_out(address));
+        if self.is_responsive(address) {
+            return self.mark_silent(address);
+        }
+        self.known(|known| known.avoid(address));
+    }
+
     pub(crate) fn note_response(&self, address: &str) {
         self.known(|known| {
             known.has_answer = true;
+            known.patience.answered(address);
             // An unlisted master need not be remembered: it is called when another master names it.
             if self
                 .inner
@@ -391,7 +402,8 @@ impl Connector {
         if let Some(channel) = self.known(|known| known.channels.get(address).cloned()) {
             return Ok(channel);
         }
-        let channel = open(address, &self.inner)?;
+        let inner = &self.inner;
+        let channel = open(address, &inner.dialer, inner.handshakes.clone())?;
         self.known(|known| {
             let masters = &self.inner.masters;
             if known.channels.len() > masters.addresses().len() + 8 {
@@ -421,6 +433,15 @@ impl KnownMasters {
     fn note_leader(&mut self, address: &str) {
         if !self.is_avoided(address) && self.likely_leader.as_deref() != Some(address) {
             self.likely_leader = Some(address.to_owned());
+        }
+    }
+
+    /// Calls other masters first, for some time.
+    fn avoid(&mut self, address: &str) {
+        self.responsive.remove(address);
+        self.avoided.insert(address.to_owned(), Instant::now());
+        if self.likely_leader.as_deref() == Some(address) {
+            self.likely_leader = None;
         }
     }
 
@@ -469,28 +490,4 @@ fn leader_of(metadata: &MetadataMap) -> Option<String> {
     let address = metadata.get(LEADER_HEADER)?.to_str().ok()?;
     // An invalid address is useless, and would only cause a confusing error later.
     Some(Masters::new([address]).ok()?.addresses()[0].clone())
-}
-
-fn open(address: &str, inner: &Inner) -> Result<Channel, MasterFailure> {
-    let kept = inner.handshakes.clone();
-    let connector = (inner.dialer).keeping_connector(CONNECT_TIMEOUT, ExpectedPeer::MASTER, kept);
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| MasterFailure::NoHost(error.to_string()))?
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .keep_alive_while_idle(true)
-        .http2_adaptive_window(false)
-        .initial_stream_window_size(1024 * 1024)
-        .initial_connection_window_size(8 * 1024 * 1024);
-    Ok(endpoint.connect_with_connector_lazy(connector))
-}
-
-/// Returns a random number that is never 0, and that no other process is likely to have drawn.
-#[must_use]
-pub fn random_seed() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    // The operating system's randomness seeds each `RandomState`.
-    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
-    hasher.write_u32(std::process::id());
-    hasher.finish().max(1)
 }

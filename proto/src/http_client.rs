@@ -82,7 +82,7 @@ impl HttpClient {
         let host = HeaderValue::from_str(address).map_err(io::Error::other);
         let host = host.map_err(HttpClientError::Connect)?;
         request.headers_mut().insert(HOST, host);
-        if let Some(value) = self.dialer.authorization() {
+        if let Some(value) = self.dialer.authorization(expected) {
             request.headers_mut().insert(AUTHORIZATION, value.clone());
         }
         let begun = http1::handshake(TokioIo::new(stream)).await;
@@ -123,6 +123,7 @@ impl HttpClient {
 
 #[cfg(test)]
 mod tests {
+    use argosy_state::access::{TokenId, TokenSecret};
     use argosy_state::actor::PrincipalKind;
     use axum::Router;
     use futures::StreamExt as _;
@@ -241,6 +242,40 @@ mod tests {
             refused.to_string(),
             "master/m1 is at a1:5051, and not any agent"
         );
+    }
+
+    #[tokio::test]
+    async fn only_masters_get_the_token_of_a_client() {
+        for (expected, there, has_token) in [
+            (ExpectedPeer::MASTER, "master/m1", true),
+            (ExpectedPeer::AGENT, "agent/a1", false),
+        ] {
+            let (near, mut far) = tokio::io::duplex(1 << 12);
+            let near = std::sync::Mutex::new(Some(near));
+            let dialer = Dialer::new(move |_, _| {
+                let near = near.lock().unwrap().take().unwrap();
+                let peer = PeerIdentity::authenticated(there.parse().unwrap(), None);
+                async { Ok((Connection::new(near), peer)) }
+            });
+            let token = TokenSecret {
+                id: TokenId(7),
+                secret: [7; 32],
+            };
+            let client = HttpClient::new(dialer.with_token(&token), TIMEOUT);
+            let peer = tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(far.read_u8().await.unwrap());
+                }
+                far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                    .await
+                    .unwrap();
+                String::from_utf8(head).unwrap().to_lowercase()
+            });
+            client.get("x:1", &expected, "/metrics", 1).await.unwrap();
+            let head = peer.await.unwrap();
+            assert_eq!(head.contains("authorization: bearer"), has_token, "{head}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

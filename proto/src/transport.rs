@@ -20,6 +20,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use argosy_state::access::TokenSecret;
+use argosy_state::actor::PrincipalKind;
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use http::HeaderValue;
 use hyper_util::rt::TokioIo;
@@ -28,6 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tonic::transport::Uri;
+use tower::util::BoxCloneSyncService;
 
 pub use identity::{Credential, ExpectedPeer, PeerIdentity};
 pub use kept::KeptHandshakes;
@@ -207,8 +209,8 @@ impl Dialer {
         }
     }
 
-    /// Returns the same dialer for requests with this bearer token. It opens connections only to
-    /// peers that prove their identity: others must not see the token.
+    /// Returns the same dialer for requests with this bearer token. Only masters that prove their
+    /// identity see it: whoever has it can act in its holder's place.
     #[must_use]
     pub fn with_token(self, token: &TokenSecret) -> Self {
         let value = HeaderValue::try_from(format!("Bearer {token}"));
@@ -244,10 +246,11 @@ impl Dialer {
         }
     }
 
-    /// Returns the header `authorization` that requests on its connections have.
+    /// Returns the header `authorization` that requests to this peer have.
     #[must_use]
-    pub fn authorization(&self) -> Option<&HeaderValue> {
-        self.authorization.as_ref()
+    pub fn authorization(&self, peer: &ExpectedPeer) -> Option<&HeaderValue> {
+        let is_master = peer.kind == PrincipalKind::Master;
+        self.authorization.as_ref().filter(|_| is_master)
     }
 
     /// Opens one stream.
@@ -255,7 +258,7 @@ impl Dialer {
     /// # Errors
     /// An error of the operating system; `ConnectionRefused` means that no process listens there.
     /// `PermissionDenied` if the peer has proven another identity than the expected one, or none
-    /// and requests have a token.
+    /// and requests to it have a token.
     pub async fn dial(&self, address: &str, expected: &ExpectedPeer) -> io::Result<Connection> {
         let opened = (self.open)(address.to_owned(), expected.clone()).await?;
         let identified = match &self.handshake {
@@ -275,7 +278,7 @@ impl Dialer {
         expected: &ExpectedPeer,
     ) -> io::Result<Connection> {
         expected.admit(&peer, address)?;
-        if self.authorization.is_some() && peer.principal().is_none() {
+        if self.authorization(expected).is_some() && peer.principal().is_none() {
             let text = format!(
                 "{address} has not proved its identity, so the token is not sent there: use TLS (--tls-ca)"
             );
@@ -286,12 +289,16 @@ impl Dialer {
 
     /// Returns a connector for a gRPC channel; each connection may take as long as `timeout`.
     pub fn connector(&self, timeout: Duration, expected: ExpectedPeer) -> GrpcConnector {
-        self.keeping_connector(timeout, expected, KeptHandshakes::default())
+        let dialer = self.clone();
+        connector(move |address| {
+            let (dialer, expected) = (dialer.clone(), expected.clone());
+            async move { within(timeout, dialer.dial(&address, &expected)).await }
+        })
     }
 
-    /// Returns a connector as [`connector`](Self::connector) does. A handshake that takes longer
-    /// than `timeout`, or whose channel is dropped, continues; the next connection to its address
-    /// begins with it. So a busy peer does not compute it in vain.
+    /// Returns a connector whose streams are opened within `timeout`. A handshake takes as long as
+    /// the dialer permits, also if nobody waits for the connection any more: the next one to the
+    /// address begins with it. So a busy peer does not compute it in vain.
     pub fn keeping_connector(
         &self,
         timeout: Duration,
@@ -299,26 +306,24 @@ impl Dialer {
         kept: KeptHandshakes,
     ) -> GrpcConnector {
         let dialer = self.clone();
-        tower::util::BoxCloneSyncService::new(tower::service_fn(move |uri: Uri| {
-            let address = uri.authority().map(ToString::to_string).unwrap_or_default();
+        connector(move |address| {
             let (dialer, expected, kept) = (dialer.clone(), expected.clone(), kept.clone());
             async move {
-                let dialing = dialer.dial_keeping(&address, &expected, &kept);
-                let dialed = tokio::time::timeout(timeout, dialing).await;
-                let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
-                dialed.map_err(slow)?.map(TokioIo::new)
+                dialer
+                    .dial_keeping(&address, &expected, (&kept, timeout))
+                    .await
             }
-        }))
+        })
     }
 
     async fn dial_keeping(
         &self,
         address: &str,
         expected: &ExpectedPeer,
-        kept: &KeptHandshakes,
+        (kept, timeout): (&KeptHandshakes, Duration),
     ) -> io::Result<Connection> {
         let Some(shake_hands) = &self.handshake else {
-            return self.dial(address, expected).await;
+            return within(timeout, self.dial(address, expected)).await;
         };
         let continued = match kept.take(address) {
             // One that failed while nobody waited for it is no answer to this call.
@@ -328,7 +333,8 @@ impl Dialer {
         let identified = match continued {
             Some(identified) => identified,
             None => {
-                let (opened, _) = (self.open)(address.to_owned(), expected.clone()).await?;
+                let opening = (self.open)(address.to_owned(), expected.clone());
+                let (opened, _) = within(timeout, opening).await?;
                 let shaking = shake_hands(opened, address.to_owned(), expected.clone());
                 kept.begin(address, shaking).ended().await?
             }
@@ -338,7 +344,26 @@ impl Dialer {
 }
 
 /// A connector for a gRPC channel.
-pub type GrpcConnector = tower::util::BoxCloneSyncService<Uri, TokioIo<Connection>, io::Error>;
+pub type GrpcConnector = BoxCloneSyncService<Uri, TokioIo<Connection>, io::Error>;
+
+fn connector<F, Fut>(dial: F) -> GrpcConnector
+where
+    F: Fn(String) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = io::Result<Connection>> + Send + 'static,
+{
+    BoxCloneSyncService::new(tower::service_fn(move |uri: Uri| {
+        let dialing = dial(uri.authority().map(ToString::to_string).unwrap_or_default());
+        async move { dialing.await.map(TokioIo::new) }
+    }))
+}
+
+async fn within<T>(
+    timeout: Duration,
+    dialing: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
+    tokio::time::timeout(timeout, dialing).await.map_err(slow)?
+}
 
 impl fmt::Debug for Dialer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 /// Timeout of one attempt.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between a failed attempt and the next one.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Capacity of the queue of outgoing messages.

@@ -1,9 +1,15 @@
 //! The settings of connections to masters.
 
-use argosy_proto::transport::Dialer;
-use argosy_state::access::TokenSecret;
+use std::time::Duration;
 
-use super::random_seed;
+use argosy_proto::transport::{Dialer, ExpectedPeer, KeptHandshakes};
+use argosy_state::access::TokenSecret;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::leader::MasterFailure;
+
+/// Timeout for opening a connection, without its handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Connection settings.
 #[derive(Clone)]
@@ -34,4 +40,32 @@ impl ConnectorConfig {
             ..self
         }
     }
+}
+
+/// Returns a channel that is connected when it is used.
+pub(super) fn open(
+    address: &str,
+    dialer: &Dialer,
+    kept: KeptHandshakes,
+) -> Result<Channel, MasterFailure> {
+    let connector = dialer.keeping_connector(CONNECT_TIMEOUT, ExpectedPeer::MASTER, kept);
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| MasterFailure::NoHost(error.to_string()))?
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(5))
+        .keep_alive_while_idle(true)
+        .http2_adaptive_window(false)
+        .initial_stream_window_size(1024 * 1024)
+        .initial_connection_window_size(8 * 1024 * 1024);
+    Ok(endpoint.connect_with_connector_lazy(connector))
+}
+
+/// Returns a random number that is never 0, and that no other process is likely to have drawn.
+#[must_use]
+pub fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // The operating system's randomness seeds each `RandomState`.
+    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    hasher.finish().max(1)
 }

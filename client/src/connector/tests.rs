@@ -8,6 +8,7 @@ use argosy_proto::v1;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::patience::ATTEMPT_TIMEOUT;
 use super::*;
 use crate::OperatorClient;
 use crate::leader::NoMaster;
@@ -114,6 +115,20 @@ async fn an_unknown_master_gets_less_time_than_a_responsive_one() {
         !matches!(unanswered, Err(CallError::Refused(_))),
         "one that was heard before gets {ATTEMPT_TIMEOUT:?}: {unanswered:?}"
     );
+}
+
+/// A master that is busy with the handshakes of many clients must not get more of them.
+#[tokio::test]
+async fn the_connection_to_a_master_that_has_not_answered_yet_is_kept() {
+    let busy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = client(&busy.local_addr().unwrap().to_string(), Dialer::tcp());
+    let several_attempts = FIRST_ATTEMPT * 3;
+    let client = client.with_deadline(several_attempts);
+    let answer = client.get_cluster(v1::GetClusterRequest::default()).await;
+    assert!(matches!(answer, Err(CallError::Unanswered { .. })));
+    assert!(busy.accept().await.is_ok());
+    let second = tokio::time::timeout(QUIET_TIME, busy.accept()).await;
+    assert!(second.is_err(), "there is one connection");
 }
 
 #[tokio::test]

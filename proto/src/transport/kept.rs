@@ -69,6 +69,11 @@ impl KeptHandshakes {
         kept.map(|running| self.awaited(address, running))
     }
 
+    /// Ends all that nobody waits for.
+    pub fn clear(&self) {
+        self.lock(HashMap::clear);
+    }
+
     fn awaited(&self, address: &str, running: RunningHandshake) -> AwaitedHandshake {
         AwaitedHandshake {
             kept: self.clone(),
@@ -170,12 +175,13 @@ mod tests {
             dialer.keeping_connector(TIMEOUT, ExpectedPeer::MASTER, self.kept.clone())
         }
 
-        /// Connects by a new connector; returns whether that succeeded.
+        /// Waits for a new connector; returns whether there is a connection in time.
         async fn connect(&self, address: &str) -> bool {
             let mut connector = self.connector();
             let uri: Uri = format!("http://{address}").parse().unwrap();
             let connector = connector.ready().await.unwrap();
-            connector.call(uri).await.is_ok()
+            let called = tokio::time::timeout(TIMEOUT, connector.call(uri)).await;
+            called.is_ok_and(|called| called.is_ok())
         }
 
         fn opened(&self) -> usize {
@@ -188,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_next_connection_continues_the_handshake_of_one_that_was_too_slow() {
+    async fn the_next_connection_continues_a_slow_handshake() {
         let peer = SlowPeer::new(false);
         assert!(!peer.connect("a:1").await);
         assert!(!peer.connect("a:1").await);
