@@ -36,7 +36,6 @@ pub(super) fn operation(wire: Wire) -> Result<AccessOperation, InvalidMessage> {
         Wire::RevokeKey(revoke) => {
             AccessOperation::RevokeKey(convert::id("key_hash", &revoke.key_hash)?)
         }
-        Wire::UseJoinToken(join) => convert::use_join_token_from(&join)?,
         Wire::SetRateLimit(set) => convert::set_rate_limit_from(&set)?,
         Wire::SetAttribute(_)
         | Wire::KillTask(_)

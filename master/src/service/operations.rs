@@ -82,7 +82,6 @@ fn operation(wire: v1::write_operation::Operation) -> Result<OperatorOperation, 
         | Wire::CreateToken(_)
         | Wire::RevokeToken(_)
         | Wire::RevokeKey(_)
-        | Wire::UseJoinToken(_)
         | Wire::SetRateLimit(_) => OperatorOperation::Access(access::operation(wire)?),
     })
 }

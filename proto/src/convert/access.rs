@@ -114,18 +114,6 @@ pub fn subject_limit(subject: &Subject, limit: RateLimit) -> v1::SubjectLimit {
     }
 }
 
-/// Reads the use of a join token.
-///
-/// # Errors
-/// Names the invalid field.
-pub fn use_join_token_from(wire: &v1::UseJoinToken) -> Result<AccessOperation, InvalidMessage> {
-    Ok(AccessOperation::UseJoinToken {
-        token: id("token_id", &wire.token_id)?,
-        principal: id("principal", &wire.principal)?,
-        key: id("key_hash", &wire.key_hash)?,
-    })
-}
-
 /// Reads a limit of rate. Its numbers are checked when it is set.
 ///
 /// # Errors

@@ -26,7 +26,6 @@ use crate::v1;
 
 pub use access::{
     create_token_from, policy, policy_from, revoked_key, set_rate_limit_from, subject_limit, token,
-    use_join_token_from,
 };
 pub use agents::{
     agent_info, agent_info_from, explanation_from, held_task, key, mode_from, order_kill,

@@ -48,7 +48,6 @@ const EXPECTED: &[(&str, &str, &str)] = &[
     ("create_token",       "UDDADDDDA", "UDDADDDDA"),
     ("revoke_token",       "UDDADDDDA", "UDDADDDDA"),
     ("revoke_key",         "UDDADDDDA", "UDDADDDDA"),
-    ("use_join_token",     "UDDADDDDA", "UDDADDDDA"),
     ("set_rate_limit",     "UDAADDDDA", "UDAADDDDA"),
     ("set_secret",         "UDDAADDDA", "UDDADDDDA"),
     ("reseal_secret",      "UDDAADDDA", "UDDADDDDA"),
@@ -119,11 +118,6 @@ fn access_operation(name: &str) -> AccessOperation {
         }),
         "revoke_token" => AccessOperation::RevokeToken(TokenId(1)),
         "revoke_key" => AccessOperation::RevokeKey(KeyHash([1; 32])),
-        "use_join_token" => AccessOperation::UseJoinToken {
-            token: TokenId(1),
-            principal: "agent/host-1".parse().unwrap(),
-            key: KeyHash([1; 32]),
-        },
         "set_rate_limit" => AccessOperation::SetLimit {
             subject: Subject::Anonymous,
             limit: None,

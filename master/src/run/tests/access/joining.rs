@@ -229,13 +229,8 @@ async fn a_repetition_at_another_leader_gets_a_certificate_without_a_second_use(
     let cluster = TestCluster::start_issuing(&issuer());
     let (leader, _) = cluster.places().await;
     operate(&cluster, leader, created(1, joining("agent", 2), None)).await;
-    // The answer to a request whose entry is committed does not arrive.
-    let use_token = Operation::UseJoinToken(v1::UseJoinToken {
-        token_id: TokenId(1).to_string(),
-        principal: "agent/a7".to_owned(),
-        key_hash: KeyHash([1; 32]).to_string(),
-    });
-    operate(&cluster, leader, use_token).await;
+    // The host does not receive the answer to a request whose entry is committed.
+    assert_eq!(join(&cluster, leader, 1, "agent/a7 1").await, Ok(()));
     let next = loop {
         let (next, _) = cluster.places().await;
         if next != leader {
