@@ -311,6 +311,9 @@ impl Leader {
         actor: Actor,
         mut operate: Operate,
     ) {
+        if self.level >= Level::RELEASE_0_2 {
+            name_by_caller(registry, &actor, &mut operate);
+        }
         let named = operate.request.as_ref();
         if let Some(answer) = named.and_then(|name| registry.operator_answer(name)) {
             // A batch that release 0.1.0 answered keeps the hash that it had there.
@@ -447,4 +450,24 @@ fn repeated_reply(stored: &Stored, shape: &CallShape) -> LeaderReply {
             message: refusal.message_text(),
         },
     }
+}
+
+/// Names a batch by the proven principal of its caller instead of the claimed one, so that callers
+/// with the same request id do not get each other's answers. The repetition of a batch that an
+/// earlier release has answered keeps its name.
+fn name_by_caller(registry: &Registry, actor: &Actor, operate: &mut Operate) {
+    let (Some(claimed), Actor::Principal(principal)) = (&operate.request, actor) else {
+        return;
+    };
+    let answered = registry.operator_answer(claimed);
+    let is_repeat = answered.is_some_and(|answer| {
+        answer.hash == operate.hash || answer.hash == fingerprint::batch_of_0_1_0(operate)
+    });
+    if is_repeat {
+        return;
+    }
+    // The end of a text of ASCII; longer names than this differ in it.
+    let mut name = principal.to_string();
+    name.drain(..name.len().saturating_sub(limits::NAME_BYTES));
+    operate.request = Some((name, claimed.1.clone()));
 }

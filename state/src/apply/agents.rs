@@ -20,6 +20,9 @@ use crate::planted_bug;
 use crate::registry::RecordKey;
 use crate::resources::{Resource, Resources, Value};
 
+/// The most orders that an agent can have accepted since its cluster was saved.
+const MOST_NEWER_ORDERS: u64 = 1 << 32;
+
 impl Registry {
     pub(super) fn register_agent(
         &mut self,
@@ -68,6 +71,16 @@ impl Registry {
             return Ok(());
         };
         if self.cluster.descends_from(former.id) && register.agent.is_some() {
+            let known = register.agent.and_then(|id| self.agents.get(&id));
+            let most = known
+                .map_or(0, |known| known.orders.0)
+                .saturating_add(MOST_NEWER_ORDERS);
+            if former.floor.0 > most {
+                return Err(Rejection::Invalid {
+                    field: "floor".into(),
+                    text: format!("it is {}, at most {most}", former.floor.0),
+                });
+            }
             return Ok(());
         }
         Err(Rejection::Invalid {
@@ -476,6 +489,12 @@ mod tests {
             assert_eq!(followed, Ok(CommandReply::Agent(id)));
             assert_eq!(world.registry.agent(id).unwrap().orders, OrderIndex(30));
         }
+        for floor in [u64::MAX, u64::MAX - 1, 31 + MOST_NEWER_ORDERS] {
+            let refused = outcome(&mut world, Some((former, floor)));
+            let text = refused.unwrap_err().to_string();
+            assert!(text.contains("floor"), "{text}");
+        }
+        assert_eq!(world.registry.agent(id).unwrap().orders, OrderIndex(30));
         assert_eq!(world.reloaded().digest(), world.registry.digest());
     }
 }

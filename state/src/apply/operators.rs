@@ -2,7 +2,9 @@
 
 use super::CommandContext;
 use crate::Registry;
-use crate::command::{ApplyOutcome, CommandReply, Operate, Rejection, StoredRejection};
+use crate::command::{
+    ApplyOutcome, CommandReply, Operate, OperatorOperation, Rejection, StoredRejection,
+};
 use crate::ids::{Revision, Timestamp};
 use crate::level::Level;
 use crate::limits;
@@ -17,6 +19,7 @@ impl Registry {
         context: &mut CommandContext,
         operate: &Operate,
     ) -> ApplyOutcome {
+        let mut remembered = operate.request.as_ref();
         if operate.operations.len() > limits::OPERATIONS_PER_BATCH {
             return Err(Rejection::TooManyOperations);
         }
@@ -38,7 +41,11 @@ impl Registry {
             let most = usage::most_of_answer(operate.operations.len());
             let is_full = self.is_bounded() && bytes + most > limits::OPERATOR_ANSWER_BYTES;
             if self.operator_answers.len() >= limits::OPERATOR_ANSWERS || is_full {
-                return Err(Rejection::TooManyRequests);
+                // A caller that fills the memory must not prevent that it is stopped.
+                if !operate.changes_only_access() {
+                    return Err(Rejection::TooManyRequests);
+                }
+                remembered = None;
             }
         }
         let revision = Revision {
@@ -50,7 +57,7 @@ impl Registry {
             .iter()
             .map(|operation| self.operation(context, operation, operate.wall_ms))
             .collect();
-        if let Some(key) = &operate.request {
+        if let Some(key) = remembered {
             let level = self.level();
             let refusals = outcomes.iter().map(|outcome| outcome.as_ref().err());
             let kept = refusals.map(|why| why.map(|why| StoredRejection::of(why, level)));
@@ -80,6 +87,16 @@ impl Registry {
                 return;
             }
         }
+    }
+}
+
+impl Operate {
+    /// Whether it changes rules, tokens, keys or limits, and nothing else. Repeated changes of
+    /// these have no further effect, or are refused.
+    fn changes_only_access(&self) -> bool {
+        let is_access =
+            |operation: &OperatorOperation| matches!(operation, OperatorOperation::Access(_));
+        self.operations.iter().all(is_access)
     }
 }
 

@@ -103,6 +103,36 @@ fn a_batch_that_release_0_1_0_answered_is_a_repeat_after_the_upgrade() {
 }
 
 #[test]
+fn callers_with_the_same_request_id_do_not_get_each_others_answers() {
+    let mut world = World::with_offer();
+    let batch = |operation| {
+        let mut batch = Operate {
+            request: Some(("operator".to_owned(), "r-1".to_owned())),
+            hash: 0,
+            operations: vec![operation],
+            wall_ms: 0,
+        };
+        batch.hash = fingerprint::batch(&batch);
+        batch
+    };
+    world.act_as("operator/alice");
+    world.send_batch(batch(OperatorOperation::Deactivate(AGENT)));
+    world.act_as("operator/bob");
+    world.send_batch(batch(OperatorOperation::Reactivate(AGENT)));
+    world.act_as("operator/alice");
+    world.send_batch(batch(OperatorOperation::Deactivate(AGENT)));
+    world.expect(&expect![[r#"
+        link-1 <- rescind 1.1: its agent has changed
+        call-1: operated: done
+        call-2: operated: done
+        link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
+        call-3: operated: done
+    "#]]);
+    let mode = world.registry.agent(AGENT).unwrap().mode();
+    assert_eq!(mode, argosy_state::agent::AgentMode::Registered);
+}
+
+#[test]
 fn the_same_number_with_another_filter_is_an_error() {
     let mut world = World::with_offer();
     let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);

@@ -5,6 +5,7 @@
 //! checks the counters after every step.
 
 use crate::Registry;
+use crate::access::{AccessOperation, KeyHash};
 use crate::actor::Actor;
 use crate::command::{
     Acknowledge, AgentUpdate, ApplyOutcome, CallAction, Command, CommandReply, FrameworkDecision,
@@ -401,6 +402,20 @@ fn answers_of_all_frameworks_and_of_operators_are_bounded() {
     };
     let outcome = answered(&mut world, fill, batch.clone());
     assert_eq!(outcome, Err(Rejection::TooManyRequests));
+    // Whoever has filled it can still be stopped.
+    let revocation = Command::Operate(Operate {
+        request: Some(("alice".to_owned(), "r-0".to_owned())),
+        hash: 1,
+        operations: vec![OperatorOperation::Access(AccessOperation::RevokeKey(
+            KeyHash([7; 32]),
+        ))],
+        wall_ms: 0,
+    });
+    let outcome = answered(&mut world, fill, revocation);
+    let Ok(CommandReply::Operate { outcomes, .. }) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(outcomes, [Ok(())]);
     world.apply(batch).outcome.unwrap();
     assert!(bytes(&world, "operator_answers") > 16 << 10);
     // The next named batch, ten minutes later, removes it.
