@@ -32,7 +32,7 @@ use tonic::{Code, Status};
 
 use crate::service::task_access::{self, AgentRequest};
 use crate::service::{
-    self, ANY_AGENT, ListKind, Services, address_of, filter_values, spawn_reader,
+    self, AgentEndpoint, ListKind, Services, endpoint_of, filter_values, spawn_reader,
 };
 
 use caller::RequestPeer;
@@ -307,8 +307,9 @@ async fn from_agent(http: &Http, id: String, path: &str) -> Response {
         consistency: v1::Consistency::Local.into(),
         ..Default::default()
     };
-    let address = match address_of(&http.services.owner, request).await {
-        Ok(address) => address,
+    let AgentEndpoint { address, expected } = match endpoint_of(&http.services.owner, request).await
+    {
+        Ok(endpoint) => endpoint,
         Err(status) => return problem(&status),
     };
     let Ok(place) = Arc::clone(&http.files).try_acquire_owned() else {
@@ -323,7 +324,7 @@ async fn from_agent(http: &Http, id: String, path: &str) -> Response {
         Ok(asked) => asked,
         Err(why) => return problem(&Status::invalid_argument(why.to_string())),
     };
-    match http.services.agents.send(&address, ANY_AGENT, asked).await {
+    match http.services.agents.send(&address, &expected, asked).await {
         Ok(answer) => stream_response(answer, Some(place)),
         Err(why) => problem(&Status::unavailable(format!(
             "{id} at {address} does not answer: {why}"

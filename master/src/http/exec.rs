@@ -26,7 +26,7 @@ use tonic::Status;
 use super::caller::RequestPeer;
 use super::{Http, PathSegments, problem, stream_response};
 use crate::service::task_access::{self, AgentRequest};
-use crate::service::{ANY_AGENT, WatchedCredential, address_of};
+use crate::service::{AgentEndpoint, WatchedCredential, endpoint_of};
 
 /// Maximum number of concurrent streams of one master; further ones are rejected.
 pub(crate) const STREAMS: usize = 1024;
@@ -163,7 +163,7 @@ async fn request_upgrade(
         consistency: v1::Consistency::Local.into(),
         ..Default::default()
     };
-    let address = address_of(&http.services.owner, wanted).await?;
+    let AgentEndpoint { address, expected } = endpoint_of(&http.services.owner, wanted).await?;
     let query = request.uri.query().unwrap_or_default();
     // The path contains the command's arguments, which may be secret: no error shows it.
     let asked = Request::get(format!("/v1/{what}?{query}")).body(Body::empty());
@@ -172,7 +172,7 @@ async fn request_upgrade(
     if let Some(context) = trace::request_header() {
         asked.headers_mut().insert(trace::HEADER, context);
     }
-    let asking = http.services.agents.send(&address, ANY_AGENT, asked);
+    let asking = http.services.agents.send(&address, &expected, asked);
     match timeout(ANSWER_TIMEOUT, asking).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(why)) => Err(Status::unavailable(format!(

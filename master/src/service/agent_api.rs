@@ -6,6 +6,7 @@ use argosy_proto::http_client::HttpClient;
 use argosy_proto::transport::{Dialer, ExpectedPeer};
 use argosy_proto::v1;
 use argosy_state::actor::PrincipalKind;
+use argosy_state::ids::AgentId;
 use axum::http::uri::Authority;
 use tonic::Status;
 
@@ -17,29 +18,44 @@ use crate::reads;
 /// The timeout for opening a connection to an agent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The agent that is expected at an address: its identity in a certificate is not compared with its
-/// id yet.
-pub(crate) const ANY_AGENT: &ExpectedPeer = &ExpectedPeer::any(PrincipalKind::Agent);
+/// The API of an agent, and the agent that must be there.
+#[derive(Debug)]
+pub(crate) struct AgentEndpoint {
+    /// `host:port`, as the agent reports it.
+    pub(crate) address: String,
+    /// The principal that registered the agent; any agent, if it proved none. The address alone
+    /// could be that of another agent, whose tasks the caller must not reach.
+    pub(crate) expected: ExpectedPeer,
+}
 
 /// Returns a client for requests to agents.
 pub(crate) fn client_of_agents(dialer: Dialer) -> HttpClient {
     HttpClient::new(dialer, CONNECT_TIMEOUT)
 }
 
-/// Returns the API address of the requested agent, whatever its caller may see.
-pub(crate) async fn address_of(
+/// Returns the API of the requested agent, whatever its caller may see.
+pub(crate) async fn endpoint_of(
     owner: &OwnerHandle,
     request: v1::GetRequest,
-) -> Result<String, Status> {
+) -> Result<AgentEndpoint, Status> {
     let id = request.id.clone();
     let agent = reads::detached(one_agent(owner, Reader::Unrestricted, request)).await?;
     let address = agent.info.unwrap_or_default().address;
-    if is_host_and_port(&address) {
-        return Ok(address);
+    if !is_host_and_port(&address) {
+        return Err(Status::failed_precondition(format!(
+            "{id} reports the address {address:?}, which is not host:port"
+        )));
     }
-    Err(Status::failed_precondition(format!(
-        "{id} reports the address {address:?}, which is not host:port"
-    )))
+    let known: Option<AgentId> = id.parse().ok();
+    let principal = owner.query(move |facts| {
+        let agent = facts.registry.agent(known?)?;
+        agent.principal.as_ref().map(|one| one.name.clone())
+    });
+    let expected = ExpectedPeer {
+        kind: PrincipalKind::Agent,
+        name: principal.await?,
+    };
+    Ok(AgentEndpoint { address, expected })
 }
 
 /// Returns whether an agent's reported address is a host and a port and nothing else.

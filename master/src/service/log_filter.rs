@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::http::Request;
 use tonic::{Code, Status};
 
-use super::{ANY_AGENT, Services, address_of};
+use super::{AgentEndpoint, Services, endpoint_of};
 
 /// Timeout of an agent's answer.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ impl Services {
             consistency: v1::Consistency::Local.into(),
             ..Default::default()
         };
-        let address = address_of(&self.owner, wanted).await?;
+        let AgentEndpoint { address, expected } = endpoint_of(&self.owner, wanted).await?;
         let body = serde_json::json!({ "filter": request.filter, "actor": actor.to_string() });
         let mut asked = Request::put("/v1/log-filter").header("content-type", "application/json");
         if let Some(context) = trace::request_header() {
@@ -57,7 +57,7 @@ impl Services {
         let asked = asked.body(Body::from(body.to_string()));
         let asked = asked.map_err(|why| fails(&why))?;
         let asking = async {
-            let answer = self.agents.send(&address, ANY_AGENT, asked).await;
+            let answer = self.agents.send(&address, &expected, asked).await;
             let (answered, body) = answer.map_err(|why| fails(&why))?.into_parts();
             // The announced length may be missing or wrong.
             let body = axum::body::to_bytes(body, ANSWER_BYTES).await;

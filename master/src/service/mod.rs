@@ -62,7 +62,7 @@ use crate::principal_limits::JoinRates;
 use crate::secret_keys::SecretKeys;
 
 pub(crate) use actor::{account, actor_of_peer};
-pub(crate) use agent_api::{ANY_AGENT, address_of, client_of_agents};
+pub(crate) use agent_api::{AgentEndpoint, client_of_agents, endpoint_of};
 pub(crate) use bearer::{check_credential, identify};
 pub(crate) use certificates::CERTIFICATE_REQUEST_BYTES;
 pub(crate) use failover_exchange::exchange_failovers;

@@ -10,7 +10,7 @@ use argosy_state::registry::Registry;
 use axum::extract::Query;
 use tonic::Status;
 
-use super::denied;
+use super::{denied, refused};
 use crate::access::{Denial, Object, Reader};
 use crate::owner_handle::OwnerHandle;
 
@@ -30,7 +30,27 @@ pub(crate) async fn check(
     let policy = &view.registry.access().policy;
     let agent = agent.parse().ok();
     let decided = wanted.decide(&reader, policy, &view.registry, agent);
-    decided.map_err(|denial| denied(&denial))
+    decided.map_err(|denial| denied(&denial))?;
+    // The rules decided about a task of this agent.
+    match (&wanted.named, agent) {
+        (Named::Task(task), Some(agent)) if is_elsewhere(&view.registry, task, agent) => {
+            Err(elsewhere(task, agent))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns whether a known task is at another agent. A sandbox may be kept longer than the record.
+pub(super) fn is_elsewhere(registry: &Registry, key: &TaskKey, agent: AgentId) -> bool {
+    let ended = || registry.finished_task(key).map(|ended| &ended.task);
+    let known = registry.task(key).or_else(ended);
+    known.is_some_and(|task| task.agent != agent)
+}
+
+/// Returns the refusal of a request for a task at another agent.
+pub(super) fn elsewhere(task: &TaskKey, agent: AgentId) -> Status {
+    let text = format!("the task {task} is not at {agent}: name the agent of the task");
+    refused("unknown-task", &text)
 }
 
 /// A request to an agent: what it names, and the actions of which one is enough.

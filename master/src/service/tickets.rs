@@ -10,14 +10,13 @@ use argosy_proto::ticket::{
 };
 use argosy_proto::transport::{ConnectionAddresses, PeerIdentity};
 use argosy_proto::{trace, v1};
-use argosy_state::Registry;
 use argosy_state::ids::{AgentId, TaskKey};
 use tonic::{Request, Status};
 
 use super::actor::actor;
 use super::audited;
 use super::task_access::{self, AgentRequest};
-use super::{Services, address_of, malformed, not_found, refused};
+use super::{Services, endpoint_of, malformed, not_found};
 use crate::access::Reader;
 use crate::ticket_keys;
 
@@ -54,7 +53,7 @@ impl Services {
             consistency: v1::Consistency::Local.into(),
             ..Default::default()
         };
-        let agent_address = address_of(&self.owner, record).await?;
+        let agent_address = endpoint_of(&self.owner, record).await?.address;
         let now_ms = self.owner.node.wall_clock().now_ms();
         let expires_ms = u64::try_from(now_ms).unwrap_or_default() + valid_ms;
         let request = trace::current().map_or(0, |context| context.id().number());
@@ -85,18 +84,15 @@ impl Services {
         let known = self.owner.query(move |facts| {
             let facts = &facts.registry;
             let mut tasks = tasks.into_iter();
-            if let Some(task) = tasks.find(|task| is_elsewhere(facts, task, agent)) {
+            if let Some(task) = tasks.find(|task| task_access::is_elsewhere(facts, task, agent)) {
                 return Err(task);
             }
             let key = ticket_keys::current(facts.cluster(), file.as_deref(), agent);
             Ok(facts.agent(agent).map(|_| key))
         });
-        let key = known.await?.map_err(|task| {
-            let text = format!(
-                "the task {task} is not at {agent}: request the ticket for the agent of the task"
-            );
-            refused("unknown-task", &text)
-        })?;
+        let key = known
+            .await?
+            .map_err(|task| task_access::elsewhere(&task, agent))?;
         key.ok_or_else(|| not_found("agent", &agent.to_string(), &[]))
     }
 
@@ -123,13 +119,6 @@ fn task_of(scope: &TicketScope) -> Option<&TaskKey> {
         TicketScope::Task(task) | TicketScope::Path(task, _) => Some(task),
         TicketScope::Agent => None,
     }
-}
-
-/// Returns whether a known task is at another agent. A sandbox may be kept longer than the record.
-fn is_elsewhere(registry: &Registry, key: &TaskKey, agent: AgentId) -> bool {
-    let ended = || registry.finished_task(key).map(|ended| &ended.task);
-    let known = registry.task(key).or_else(ended);
-    known.is_some_and(|task| task.agent != agent)
 }
 
 fn verb_of(verb: v1::TicketVerb) -> Result<TicketVerb, InvalidMessage> {

@@ -1,6 +1,7 @@
 //! Three masters that enforce access, and callers of all kinds: who may make which call, and what
 //! they see.
 
+mod agents;
 mod audit;
 mod calls;
 mod facts;

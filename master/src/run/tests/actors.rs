@@ -207,6 +207,11 @@ impl TestCluster {
         (HttpClient::new(dialer, TIMEOUT), api(place))
     }
 
+    /// Returns the connections to an address at which this principal is.
+    pub(super) fn listen(&self, address: &str, principal: &str) -> Listener {
+        self.network.listen(address, self.proof.of(principal))
+    }
+
     /// Returns a master that leads and one that does not.
     pub(super) async fn places(&self) -> (usize, usize) {
         let deadline = Instant::now() + TIMEOUT;
