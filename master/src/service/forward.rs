@@ -21,7 +21,7 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 use tracing::debug;
 
 use super::actor::actor;
-use super::forwarded_caller::{ForwardedCaller, ForwardedCredential};
+use super::forwarded_caller::{ForwardedCaller, ForwardedCredential, ended_credential};
 use super::peers::{ConnectionLease, ConnectionUse};
 use super::revocation::WatchedCredential;
 use super::status_codes::correct_status;
@@ -66,10 +66,12 @@ impl Services {
             // When it admitted the call, it may not have applied all of the log that it leads.
             let own = extensions.get::<WatchedCredential>();
             let forwarded = extensions.get::<ForwardedCredential>();
-            let mut admitted = own
-                .into_iter()
-                .chain(forwarded.map(|forwarded| &forwarded.0));
-            admitted.try_for_each(WatchedCredential::check)?;
+            if let Some(own) = own {
+                let is_forwarded = metadata.contains_key(FORWARDED);
+                own.check()
+                    .map_err(|why| ended_credential(why, is_forwarded, extensions.get()))?;
+            }
+            forwarded.map_or(Ok(()), |forwarded| forwarded.0.check())?;
             return Ok((CallRoute::Local, actor));
         }
         let address = leader.leader.unwrap_or_default();

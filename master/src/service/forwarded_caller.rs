@@ -15,8 +15,9 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::actor::{name_actor, read};
 use super::bearer::unconfirmed;
+use super::forward::FORWARDED;
 use super::revocation::WatchedCredential;
-use crate::owner_handle::OwnerHandle;
+use crate::owner_handle::{OwnerHandle, unavailable};
 
 /// Names the credential of a forwarded call: `key:HASH` or `token:ID`.
 const FORWARDED_CREDENTIAL: &str = "argosy-forwarded-credential";
@@ -53,6 +54,28 @@ impl ForwardedCaller {
         let value = MetadataValue::try_from(text).expect("the text of a credential is plain ASCII");
         metadata.insert(FORWARDED_CREDENTIAL, value);
     }
+}
+
+/// Returns the answer to a call whose peer has a credential that ended. A master that forwards a
+/// call gets another one: the caller would take the reason for its own, and could not try elsewhere.
+pub(crate) fn ended_credential(
+    why: Status,
+    is_forwarded: bool,
+    peer: Option<&PeerIdentity>,
+) -> Status {
+    let principal = peer.and_then(PeerIdentity::principal);
+    let is_master = principal.is_some_and(|one| one.kind == PrincipalKind::Master);
+    match is_forwarded && is_master {
+        true => unavailable(
+            "the key of the master that forwards calls was revoked: call another master",
+        ),
+        false => why,
+    }
+}
+
+/// Whether a call with these headers was forwarded.
+pub(crate) fn is_forwarded(headers: &HeaderMap) -> bool {
+    headers.contains_key(FORWARDED)
 }
 
 /// Returns the credential that a master names in a call that it forwards.

@@ -70,7 +70,9 @@ pub(crate) use feed::Feed;
 #[cfg(test)]
 pub(crate) use feed::Subscription;
 pub(crate) use forward::{ReplyHeaders, check_versions, is_referral};
-pub(crate) use forwarded_caller::{ForwardedCredential, forwarded_credential};
+pub(crate) use forwarded_caller::{
+    ForwardedCredential, ended_credential, forwarded_credential, is_forwarded,
+};
 pub(crate) use health::health;
 pub(crate) use lists::{ListKind, routes as list_routes, spawn_reader};
 pub(crate) use peers::MasterConnections;
