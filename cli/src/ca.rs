@@ -151,6 +151,9 @@ pub(crate) struct CaSign {
     /// Name of the cluster that the request must have [default: that of the CA]
     #[arg(long, value_name = "NAME")]
     cluster: Option<ClusterName>,
+    /// Name or address that the request may have; may be repeated [default: any]
+    #[arg(long = "host", value_name = "HOST")]
+    hosts: Vec<Host>,
     /// Days for which the certificate is valid
     #[arg(long, value_name = "DAYS", default_value = "365", value_parser = days())]
     days: u16,
@@ -342,6 +345,15 @@ fn sign(arguments: &CaSign) -> VerbResult {
             "{path} asks for {found}, and not for {expected}; nothing is signed"
         ))
         .advise("if it comes from the right host, name the identity that it asks for"));
+    }
+    let mut hosts = request.names.hosts.iter();
+    let foreign = hosts.find(|host| !arguments.hosts.contains(host));
+    if let Some(host) = foreign.filter(|_| !arguments.hosts.is_empty()) {
+        let path = arguments.request.display();
+        return Err(Failure::failed(format!(
+            "{path} asks for the host {host}, which no --host names; nothing is signed"
+        ))
+        .advise("with its certificate, the host could answer in place of another one"));
     }
     let (validity, serial) = fresh(arguments.days)?;
     let signed = authority.sign(&request, validity, serial).map_err(failed)?;

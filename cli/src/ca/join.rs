@@ -40,6 +40,9 @@ pub(crate) struct CaJoin {
     /// SHA-256 of the CA certificate, as argosy ca show prints it for ca.crt
     #[arg(long, env = "ARGOSY_CA_FINGERPRINT", value_name = "sha256:HEX")]
     ca_fingerprint: Fingerprint,
+    /// Name of the cluster, if the CA signs for others too [default: as the masters say]
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<ClusterName>,
     /// Name or address of the host, for clients that verify it; an agent may name the address from
     /// which it calls the masters; a master needs that of its Raft address; may be repeated
     #[arg(long = "host", value_name = "HOST")]
@@ -104,6 +107,7 @@ pub(super) fn join(arguments: &CaJoin) -> VerbResult {
         let timeout = arguments.reach.timeout.unwrap_or(TIMEOUT);
         let reach = Reach { masters, timeout };
         let pinned = reach.authority(arguments.ca_fingerprint).await?;
+        check_cluster(arguments.cluster.as_ref(), &pinned)?;
         check_ca_file(&files.ca, &pinned)?;
         let names = CertificateNames {
             identity: CertificateIdentity {
@@ -178,6 +182,18 @@ impl Reach {
         let dialer = dial_with(Dialer::tcp(), credentials.into(), Application::Http2);
         let issued = self.client(dialer).issue(wanted).await;
         Ok(issued.map_err(read_failure)?.certificate)
+    }
+}
+
+/// Refuses the masters of another cluster of the same CA.
+fn check_cluster(wanted: Option<&ClusterName>, pinned: &PinnedAuthority) -> Result<(), Failure> {
+    let found = &pinned.cluster;
+    match wanted {
+        Some(wanted) if wanted != found => Err(Failure::failed(format!(
+            "the masters are of the cluster {found}, and not of {wanted}; the token was not sent"
+        ))
+        .advise("correct --masters or --cluster")),
+        Some(_) | None => Ok(()),
     }
 }
 

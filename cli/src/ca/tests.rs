@@ -132,8 +132,11 @@ fn a_key_stays_on_its_host_and_its_request_is_signed_elsewhere() {
         refused.contains("asks for argosy://prod/agent/a7, and not for argosy://prod/operator/a7; nothing is signed"),
         "{refused}"
     );
+    let refused = place.refused("sign agent/a7 @/desk/x.csr --ca @/ca --host a7.example");
+    assert!(refused.contains("asks for the host 10.0.0.7"), "{refused}");
+    assert_eq!(place.list("desk").len(), 1);
     place
-        .run("sign agent/a7 @/desk/x.csr --ca @/ca --days 90")
+        .run("sign agent/a7 @/desk/x.csr --ca @/ca --days 90 --host 10.0.0.7 --host a7.example")
         .unwrap();
     let [certificate] = &place.shown("desk/x.crt")[..] else {
         panic!("one certificate")

@@ -32,6 +32,8 @@ struct Joining {
     cluster: Cluster,
     token: PathBuf,
     fingerprint: String,
+    /// More arguments of `argosy ca join`.
+    more: Vec<&'static str>,
 }
 
 impl Joining {
@@ -57,8 +59,10 @@ impl Joining {
             "--token-file",
             &token,
         ];
-        let more = ["--ca-fingerprint", fingerprint, "--masters", &masters];
-        run(&words, &more.map(str::to_owned)).await
+        let mut more = vec!["--ca-fingerprint", fingerprint, "--masters", &masters];
+        more.extend(&self.more);
+        let more: Vec<_> = more.into_iter().map(str::to_owned).collect();
+        run(&words, &more).await
     }
 
     /// Returns the uses of the token that are left.
@@ -102,11 +106,19 @@ async fn a_host_joins_by_a_token_and_is_bound_to_its_key() {
     let shown = run(&shown, &[]).await.unwrap();
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     let fingerprint = shown["certificates"][0]["fingerprint"].as_str().unwrap();
-    let host = Joining {
+    let mut host = Joining {
         cluster,
         token: path,
         fingerprint: fingerprint.to_owned(),
+        more: vec!["--cluster", "another"],
     };
+    let refused = host.join(("agent/a7", "a7"), fingerprint).await;
+    let refused = refused.unwrap_err();
+    assert!(
+        refused.contains("not of another; the token was not sent"),
+        "{refused}"
+    );
+    host.more.clear();
     joins(&host).await;
     others_are_refused(&host).await;
 
