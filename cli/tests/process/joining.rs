@@ -110,15 +110,9 @@ async fn a_host_joins_by_a_token_and_is_bound_to_its_key() {
         cluster,
         token: path,
         fingerprint: fingerprint.to_owned(),
-        more: vec!["--cluster", "another"],
+        more: Vec::new(),
     };
-    let refused = host.join(("agent/a7", "a7"), fingerprint).await;
-    let refused = refused.unwrap_err();
-    assert!(
-        refused.contains("not of another; the token was not sent"),
-        "{refused}"
-    );
-    host.more.clear();
+    is_refused_by_another_cluster(&mut host).await;
     joins(&host).await;
     others_are_refused(&host).await;
 
@@ -161,6 +155,18 @@ async fn a_host_joins_by_a_token_and_is_bound_to_its_key() {
             .then_some(())
     })
     .await;
+}
+
+/// Masters of another cluster than the named one do not get the token.
+async fn is_refused_by_another_cluster(host: &mut Joining) {
+    host.more = vec!["--cluster", "another"];
+    let joined = host.join(("agent/a7", "a7"), &host.fingerprint).await;
+    let refused = joined.unwrap_err();
+    assert!(
+        refused.contains("not of another; the token was not sent"),
+        "{refused}"
+    );
+    host.more.clear();
 }
 
 /// A host joins, and repeats its request.
