@@ -5,9 +5,9 @@
 #[cfg(test)]
 mod tests;
 
+mod attempt_timeouts;
 mod config;
 mod leader_watch;
-mod patience;
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -28,11 +28,11 @@ use crate::failure::{AttemptError, CallError, MasterRejection, classify};
 use crate::leader::{LeaderSearch, LeaderSearchStep, MasterFailure, NoMaster, next_random};
 use crate::masters::Masters;
 
+use attempt_timeouts::AttemptTimeouts;
+pub(crate) use attempt_timeouts::FIRST_ATTEMPT;
 use config::open;
 pub use config::{ConnectorConfig, random_seed};
 use leader_watch::{LeaderEpoch, LeaderWatch};
-pub(crate) use patience::FIRST_ATTEMPT;
-use patience::Patience;
 
 /// Name of the reply header in which every master names the leader's API address.
 pub const LEADER_HEADER: &str = "argosy-leader";
@@ -79,7 +79,7 @@ struct KnownMasters {
     avoided: HashMap<String, Instant>,
     // Masters that answered the last call, whatever the answer.
     responsive: HashSet<String>,
-    patience: Patience,
+    timeouts: AttemptTimeouts,
     // Whether any master has ever answered.
     has_answer: bool,
     random: u64,
@@ -94,7 +94,7 @@ impl Connector {
             channels: HashMap::new(),
             avoided: HashMap::new(),
             responsive: HashSet::new(),
-            patience: Patience::default(),
+            timeouts: AttemptTimeouts::default(),
             has_answer: false,
             random: config.seed,
         };
@@ -258,7 +258,7 @@ impl Connector {
     fn limit(&self, address: &str, search: &LeaderSearch) -> Duration {
         self.known(|known| {
             let is_known = known.responsive.contains(address) || !search.is_first_round();
-            known.patience.limit(address, is_known)
+            known.timeouts.limit(address, is_known)
         })
     }
 
@@ -345,7 +345,7 @@ impl Connector {
     /// Records that a master has not answered in time. One that has answered before fell silent.
     /// The connection to another one is kept: the master may be busy with it.
     fn note_timeout(&self, address: &str) {
-        self.known(|known| known.patience.timed_out(address));
+        self.known(|known| known.timeouts.timed_out(address));
         if self.is_responsive(address) {
             return self.mark_silent(address);
         }
@@ -355,7 +355,7 @@ impl Connector {
     pub(crate) fn note_response(&self, address: &str) {
         self.known(|known| {
             known.has_answer = true;
-            known.patience.answered(address);
+            known.timeouts.answered(address);
             // An unlisted master need not be remembered: it is called when another master names it.
             if self
                 .inner

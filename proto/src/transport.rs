@@ -210,7 +210,7 @@ impl Dialer {
     }
 
     /// Returns the same dialer for requests with this bearer token. Only masters that prove their
-    /// identity see it: whoever has it can act in its holder's place.
+    /// identity see it: any process that has it can act in its holder's place.
     #[must_use]
     pub fn with_token(self, token: &TokenSecret) -> Self {
         let value = HeaderValue::try_from(format!("Bearer {token}"));
@@ -297,7 +297,7 @@ impl Dialer {
     }
 
     /// Returns a connector whose streams are opened within `timeout`. A handshake takes as long as
-    /// the dialer permits, also if nobody waits for the connection any more: the next one to the
+    /// the dialer permits, also if no call waits for the connection any more: the next one to the
     /// address begins with it. So a busy peer does not compute it in vain.
     pub fn keeping_connector(
         &self,
@@ -326,7 +326,7 @@ impl Dialer {
             return within(timeout, self.dial(address, expected)).await;
         };
         let continued = match kept.take(address) {
-            // One that failed while nobody waited for it is no answer to this call.
+            // One that failed while no call waited for it is no answer to this call.
             Some(handshake) => handshake.ended().await.ok(),
             None => None,
         };

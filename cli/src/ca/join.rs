@@ -40,7 +40,7 @@ pub(crate) struct CaJoin {
     /// SHA-256 of the CA certificate, as argosy ca show prints it for ca.crt
     #[arg(long, env = "ARGOSY_CA_FINGERPRINT", value_name = "sha256:HEX")]
     ca_fingerprint: Fingerprint,
-    /// Name of the cluster, if the CA signs for others too [default: as the masters say]
+    /// Name of the cluster, if the CA signs for others too [default: that of the masters]
     #[arg(long, value_name = "NAME")]
     cluster: Option<ClusterName>,
     /// Name or address of the host, for clients that verify it; an agent may name the address from

@@ -8,7 +8,7 @@ use argosy_proto::v1;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::patience::ATTEMPT_TIMEOUT;
+use super::attempt_timeouts::ATTEMPT_TIMEOUT;
 use super::*;
 use crate::OperatorClient;
 use crate::leader::NoMaster;

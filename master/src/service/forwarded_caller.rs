@@ -57,7 +57,8 @@ impl ForwardedCaller {
 }
 
 /// Returns the answer to a call whose peer has a credential that ended. A master that forwards a
-/// call gets another one: the caller would take the reason for its own, and could not try elsewhere.
+/// call gets another one: the caller would take the reason for its own, and not call another
+/// master.
 pub(crate) fn ended_credential(
     why: Status,
     is_forwarded: bool,

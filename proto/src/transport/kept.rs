@@ -69,7 +69,7 @@ impl KeptHandshakes {
         kept.map(|running| self.awaited(address, running))
     }
 
-    /// Ends all that nobody waits for.
+    /// Ends all for which no call waits.
     pub fn clear(&self) {
         self.lock(HashMap::clear);
     }
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_handshake_continues_while_nobody_waits_and_its_failure_is_not_reported() {
+    async fn a_handshake_continues_without_a_call_and_its_failure_is_not_reported() {
         let peer = SlowPeer::new(true);
         assert!(!peer.connect("a:1").await);
         peer.permits.add_permits(1);

@@ -402,7 +402,7 @@ fn answers_of_all_frameworks_and_of_operators_are_bounded() {
     };
     let outcome = answered(&mut world, fill, batch.clone());
     assert_eq!(outcome, Err(Rejection::TooManyRequests));
-    // Whoever has filled it can still be stopped.
+    // A caller that has filled it can still be stopped.
     assert!(matches!(
         answered(&mut world, fill, revocation()),
         Ok(CommandReply::Operate { outcomes, .. }) if outcomes == [Ok(())]

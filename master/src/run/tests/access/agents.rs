@@ -19,7 +19,7 @@ async fn preparation(cluster: &TestCluster, place: usize, agent: &str) -> (u16, 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_with_the_address_of_another_one_gets_no_request_for_it() {
     let (cluster, (leader, _), population) = populated().await;
-    // An agent reports its own address, which nobody verifies.
+    // An agent reports its own address, which is not verified.
     let address = registration(9 + leader as u64, "cpus:1").info.address;
     let other = cluster.listen(&address, "agent/host-2");
     let (status, answer) = preparation(&cluster, leader, "agent-1").await;

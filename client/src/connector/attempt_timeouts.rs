@@ -16,11 +16,11 @@ const LONGEST: Duration = Duration::from_secs(8);
 
 /// The timeouts in a row of each master. Bounded by the masters that were called.
 #[derive(Default)]
-pub(super) struct Patience {
+pub(super) struct AttemptTimeouts {
     timeouts: HashMap<String, u32>,
 }
 
-impl Patience {
+impl AttemptTimeouts {
     /// Returns the timeout of the next attempt at a master.
     pub(super) fn limit(&self, address: &str, is_responsive: bool) -> Duration {
         let first = match is_responsive {
@@ -49,17 +49,17 @@ mod tests {
 
     #[test]
     fn timeouts_grow_until_the_master_answers() {
-        let mut patience = Patience::default();
+        let mut timeouts = AttemptTimeouts::default();
         let mut limits = Vec::new();
         for _ in 0..5 {
-            limits.push(patience.limit("a:1", false).as_secs());
-            patience.timed_out("a:1");
+            limits.push(timeouts.limit("a:1", false).as_secs());
+            timeouts.timed_out("a:1");
         }
         assert_eq!(limits, [1, 2, 4, 8, 8]);
-        assert_eq!(patience.limit("a:1", true), LONGEST);
-        assert_eq!(patience.limit("b:1", false), FIRST_ATTEMPT);
-        assert_eq!(patience.limit("b:1", true), ATTEMPT_TIMEOUT);
-        patience.answered("a:1");
-        assert_eq!(patience.limit("a:1", true), ATTEMPT_TIMEOUT);
+        assert_eq!(timeouts.limit("a:1", true), LONGEST);
+        assert_eq!(timeouts.limit("b:1", false), FIRST_ATTEMPT);
+        assert_eq!(timeouts.limit("b:1", true), ATTEMPT_TIMEOUT);
+        timeouts.answered("a:1");
+        assert_eq!(timeouts.limit("a:1", true), ATTEMPT_TIMEOUT);
     }
 }
