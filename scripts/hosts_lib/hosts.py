@@ -77,6 +77,24 @@ class Host:
     def is_running(self):
         return bool(self.cgroup.processes())
 
+    def power_off(self):
+        """Ends the host like a power cut. `Run.up` boots it again with its files."""
+        self.cgroup.remove()
+        self.run.network.remove_link(f"vb-{self.name}")
+
+    def destroy(self):
+        """Ends the host and removes its files. `Run.up` makes a new host of the same name and address."""
+        self.power_off()
+        remove_directory(self.directory)
+
+    def cut(self):
+        """Cuts the host off from the network. It still reaches the other hosts that are cut off."""
+        self.run.network.connect(f"vb-{self.name}", self.run.network.RACK)
+
+    def connect(self):
+        """Connects a host again that was cut off."""
+        self.run.network.connect(f"vb-{self.name}", self.run.network.BRIDGE)
+
     def start(self, image):
         """Boots the host, unless it runs."""
         if self.is_running():
@@ -178,6 +196,12 @@ class Run:
                 return host
         known = ", ".join(host.name for host in self.hosts) or "none"
         raise Failed(f"no host {name} in {self.directory}; there are: {known}")
+
+    def regroup(self, groups):
+        """Changes the Ansible groups of hosts, by their names."""
+        for name, wanted in groups.items():
+            self.host(name).groups = wanted
+        self.write()
 
     def up(self, wanted):
         """Makes and boots hosts, each `NAME` or `GROUP,GROUP:NAME`, and waits for them."""

@@ -1,5 +1,6 @@
 """What a set of test hosts uses of the machine: processes in cgroups, and a network namespace."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -99,9 +100,10 @@ def remove_groups(top):
 
 
 class Network:
-    """A network namespace with a bridge, which reaches nothing else."""
+    """A network namespace with a bridge, which reaches nothing else, and one for hosts that are cut off."""
 
     BRIDGE = "hosts"
+    RACK = "rack"
     ADDRESS = "10.77.0.1"
 
     def __init__(self, name):
@@ -113,11 +115,22 @@ class Network:
         if not self.path.exists():
             call("ip", "netns", "add", self.name)
         ip = ("ip", "-n", self.name)
-        if self.BRIDGE not in call(*ip, "-oneline", "link", "show", "type", "bridge"):
-            call(*ip, "link", "add", self.BRIDGE, "type", "bridge")
+        bridges = call(*ip, "-oneline", "link", "show", "type", "bridge")
+        for bridge in (self.BRIDGE, self.RACK):
+            if f" {bridge}:" not in bridges:
+                call(*ip, "link", "add", bridge, "type", "bridge")
         call(*ip, "address", "replace", f"{self.ADDRESS}/24", "dev", self.BRIDGE)
-        for link in ("lo", self.BRIDGE):
+        for link in ("lo", self.BRIDGE, self.RACK):
             call(*ip, "link", "set", link, "up")
+
+    def connect(self, link, bridge):
+        """Connects a host's link to a bridge instead of the one it is connected to."""
+        call("ip", "-n", self.name, "link", "set", link, "master", bridge)
+
+    def remove_link(self, link):
+        """Removes the link of a host that has ended. The kernel does so, too, but later."""
+        with contextlib.suppress(Failed):
+            call("ip", "-n", self.name, "link", "delete", link)
 
     def inside(self, *command):
         """Returns the command that runs a command in the namespace, with the machine's own files."""

@@ -110,15 +110,15 @@ class Installed:
                          "find /sys/fs/cgroup -name '*argosy*'; pgrep -a argosy; true")
 
 
-def newer(package, directory):
+def newer(package, directory, suffix="+1"):
     """Returns the same package with a higher version, and that version."""
     version = call("dpkg-deb", "--field", package, "Version").strip()
     tree = f"{directory}/tree"
     call("dpkg-deb", "--raw-extract", package, tree)
-    call("sed", "-i", f"s/^Version: .*/Version: {version}+1/", f"{tree}/DEBIAN/control")
-    target = directory / package.name.replace(f"_{version}_", f"_{version}+1_")
+    call("sed", "-i", f"s/^Version: .*/Version: {version}{suffix}/", f"{tree}/DEBIAN/control")
+    target = directory / package.name.replace(f"_{version}_", f"_{version}{suffix}_")
     call("dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, target)
-    return target, f"{version}+1"
+    return target, f"{version}{suffix}"
 
 
 def first_run(installed, package):
