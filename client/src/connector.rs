@@ -5,7 +5,6 @@
 #[cfg(test)]
 mod tests;
 
-mod attempt_timeouts;
 mod config;
 mod leader_watch;
 
@@ -28,8 +27,6 @@ use crate::failure::{AttemptError, CallError, MasterRejection, classify};
 use crate::leader::{LeaderSearch, LeaderSearchStep, MasterFailure, NoMaster, next_random};
 use crate::masters::Masters;
 
-use attempt_timeouts::AttemptTimeouts;
-pub(crate) use attempt_timeouts::FIRST_ATTEMPT;
 use config::open;
 pub use config::{ConnectorConfig, random_seed};
 use leader_watch::{LeaderEpoch, LeaderWatch};
@@ -41,6 +38,10 @@ pub const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Default deadline of a call.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Timeout for an answer of one master, after which another one is called.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Timeout of the first attempt at a master that has never answered: the host may not exist.
+pub(crate) const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
 /// Time without an answer after which other masters are watched for news of a new leader.
 const QUIET_TIME: Duration = Duration::from_millis(200);
 /// Time for which a master that timed out is not called first, even if another one names it.
@@ -79,7 +80,6 @@ struct KnownMasters {
     avoided: HashMap<String, Instant>,
     // Masters that answered the last call, whatever the answer.
     responsive: HashSet<String>,
-    timeouts: AttemptTimeouts,
     // Whether any master has ever answered.
     has_answer: bool,
     random: u64,
@@ -94,7 +94,6 @@ impl Connector {
             channels: HashMap::new(),
             avoided: HashMap::new(),
             responsive: HashSet::new(),
-            timeouts: AttemptTimeouts::default(),
             has_answer: false,
             random: config.seed,
         };
@@ -256,10 +255,10 @@ impl Connector {
 
     /// Returns the timeout of an attempt at a master.
     fn limit(&self, address: &str, search: &LeaderSearch) -> Duration {
-        self.known(|known| {
-            let is_known = known.responsive.contains(address) || !search.is_first_round();
-            known.timeouts.limit(address, is_known)
-        })
+        match search.is_first_round() && !self.is_responsive(address) {
+            true => FIRST_ATTEMPT,
+            false => ATTEMPT_TIMEOUT,
+        }
     }
 
     /// Returns whether a call fails before its deadline, after all masters were called.
@@ -345,7 +344,6 @@ impl Connector {
     /// Records that a master has not answered in time. One that has answered before fell silent.
     /// The connection to another one is kept: the master may be busy with it.
     fn note_timeout(&self, address: &str) {
-        self.known(|known| known.timeouts.timed_out(address));
         if self.is_responsive(address) {
             return self.mark_silent(address);
         }
@@ -355,7 +353,6 @@ impl Connector {
     pub(crate) fn note_response(&self, address: &str) {
         self.known(|known| {
             known.has_answer = true;
-            known.timeouts.answered(address);
             // An unlisted master need not be remembered: it is called when another master names it.
             if self
                 .inner

@@ -8,7 +8,6 @@ use argosy_proto::v1;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::attempt_timeouts::ATTEMPT_TIMEOUT;
 use super::*;
 use crate::OperatorClient;
 use crate::leader::NoMaster;
