@@ -158,7 +158,7 @@ type ShakeHands = dyn Fn(Connection, String, ExpectedPeer) -> DialFuture + Send 
 #[derive(Clone)]
 pub struct Dialer {
     open: Arc<OpenStream>,
-    /// What follows on an open stream, if it is more than that.
+    /// The handshake on an open stream; `None` for plaintext.
     handshake: Option<Arc<ShakeHands>>,
     /// The value of the header `authorization` of requests on its connections.
     authorization: Option<HeaderValue>,

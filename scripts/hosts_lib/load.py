@@ -27,10 +27,10 @@ class Load:
         self.name = f"load{time.time():.0f}"
 
     def __enter__(self):
-        self.host.host.ssh("cat > /root/load_program.py", stdin=PROGRAM.open("rb"))
+        self.host.host.ssh("cat > /var/tmp/load_program.py", stdin=PROGRAM.open("rb"))
         settings = " ".join(f"--setenv={one}" for one in self.cluster.operator.split())
         self.host.root(f"systemd-run --quiet --collect --unit=load --property=KillMode=process {settings} "
-                       f"--property=TimeoutStopSec={END_S} -- python3 /root/load_program.py {self.name} /root/load.json")
+                       f"--property=TimeoutStopSec={END_S} -- python3 /var/tmp/load_program.py {self.name} /var/tmp/load.json")
         self.begun = time.monotonic()
         return self
 
@@ -40,7 +40,7 @@ class Load:
             self.host.host.ssh("systemctl kill --signal=KILL load", capture_output=True)
             return
         self.host.host.ssh("systemctl stop load", capture_output=True, timeout=2 * END_S)
-        self.report = json.loads(self.host.root("cat /root/load.json && rm /root/load.json"))
+        self.report = json.loads(self.host.root("cat /var/tmp/load.json && rm /var/tmp/load.json"))
         self.check()
 
     def check(self):
@@ -117,20 +117,20 @@ def follow_logs(cluster):
     start_service(cluster, "ticker", "a1", "i=0; while :; do echo $i; i=$((i + 1)); sleep 0.2; done")
     settings = " ".join(f"--setenv={one}" for one in cluster.operator.split())
     cluster.hosts["p1"].root(f"systemd-run --quiet --collect --unit=follow {settings} -- "
-                             "sh -c 'exec argosy logs --follow --stdout ticker > /root/follow.log 2> /root/follow.err'")
+                             "sh -c 'exec argosy logs --follow --stdout ticker > /var/tmp/follow.log 2> /var/tmp/follow.err'")
 
 
 def check_followed(cluster):
     """Fails if the command has ended, or if lines are missing, and ends it."""
     host = cluster.hosts["p1"]
     if host.host.ssh("systemctl is-active --quiet follow", stderr=subprocess.DEVNULL).returncode:
-        raise Failed(f"argosy logs --follow has ended: {host.root('tail -3 /root/follow.log /root/follow.err')}")
-    last = int(host.root("tail -1 /root/follow.log"))
-    host.until(f"[ $(tail -1 /root/follow.log) -gt {last + 5} ]", "argosy logs --follow prints new lines")
+        raise Failed(f"argosy logs --follow has ended: {host.root('tail -3 /var/tmp/follow.log /var/tmp/follow.err')}")
+    last = int(host.root("tail -1 /var/tmp/follow.log"))
+    host.until(f"[ $(tail -1 /var/tmp/follow.log) -gt {last + 5} ]", "argosy logs --follow prints new lines")
     host.root("systemctl stop follow")
-    lines = host.root("cat /root/follow.log").splitlines()
+    lines = host.root("cat /var/tmp/follow.log").splitlines()
     if lines != [str(number) for number in range(len(lines))]:
         raise Failed(f"argosy logs --follow has lost or repeated lines, of {len(lines)}; it printed to standard error: "
-                     f"{host.root('cat /root/follow.err')}")
+                     f"{host.root('cat /var/tmp/follow.err')}")
     cluster.argosy("task kill ticker --timeout 30s")
     cluster.log(f"argosy logs --follow has printed {len(lines)} lines without a gap")

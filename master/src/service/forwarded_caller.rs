@@ -56,9 +56,9 @@ impl ForwardedCaller {
     }
 }
 
-/// Returns the answer to a call whose peer has a credential that ended. A master that forwards a
-/// call gets another one: the caller would take the reason for its own, and not call another
-/// master.
+/// Returns the status of a call whose peer has a revoked or expired credential. A master that
+/// forwards a call gets UNAVAILABLE instead: it returns the status to its caller, which must not
+/// conclude that its own credential was revoked.
 pub(crate) fn ended_credential(
     why: Status,
     is_forwarded: bool,
@@ -74,7 +74,7 @@ pub(crate) fn ended_credential(
     }
 }
 
-/// Whether a call with these headers was forwarded.
+/// Returns true if a master has forwarded the call with these headers.
 pub(crate) fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.contains_key(FORWARDED)
 }

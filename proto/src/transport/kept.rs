@@ -1,4 +1,4 @@
-//! Handshakes that continue after their caller has stopped to wait.
+//! Handshakes that continue after the call that began them has timed out.
 //!
 //! Many clients connect together after a failover, and the server computes their handshakes one
 //! after the other. If a client ended its handshake at the timeout of a call, and began another
@@ -32,7 +32,7 @@ struct RunningHandshake {
 }
 
 impl RunningHandshake {
-    /// Whether it may still give a connection that its server has not ended.
+    /// Returns false if it ended so long ago that the server may have closed the connection.
     fn is_usable(&self) -> bool {
         let ended = self.ended.get();
         ended.is_none_or(|ended| ended.elapsed() < UNUSED_FOR)
@@ -142,7 +142,7 @@ mod tests {
         opened: Arc<AtomicUsize>,
         permits: Arc<Semaphore>,
         kept: KeptHandshakes,
-        /// Whether handshakes fail.
+        /// If true, handshakes fail.
         fails: bool,
     }
 

@@ -91,8 +91,8 @@ impl Registry {
 }
 
 impl Operate {
-    /// Whether it changes rules, tokens, keys or limits, and nothing else. Repeated changes of
-    /// these have no further effect, or are refused.
+    /// Returns true if all operations change rules, tokens, keys or limits. A repetition of such a
+    /// change has no further effect, or is refused.
     fn changes_only_access(&self) -> bool {
         let is_access =
             |operation: &OperatorOperation| matches!(operation, OperatorOperation::Access(_));

@@ -162,7 +162,7 @@ async fn the_leader_refuses_a_forwarded_call_with_a_revoked_credential() {
     let alice = format!("key:{}", key_of("operator/alice"));
     let headers = [headers[0], (HEADER, "operator/alice"), (CREDENTIAL, &alice)];
     assert_eq!(forwarded("master/m7", &headers).await, Ok(()));
-    // A caller would take the end of the forwarding master's key for that of its own.
+    // UNAUTHENTICATED would tell the caller that its own key was revoked.
     revoke(&cluster, "master/m7", leader).await;
     let refused = forwarded("master/m7", &headers).await;
     assert_eq!(refused, Err(Code::Unavailable));
