@@ -127,12 +127,23 @@ fn remedy(cause: &BoxError) -> &'static str {
     }
 }
 
+/// The lock of a data directory. Dropping it releases the lock, also if a child process that has not
+/// executed its program yet has inherited the file.
+#[derive(Debug)]
+pub(crate) struct DirectoryLock(File);
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // If it fails, the lock ends with the last descriptor of the file.
+        let _ = self.0.unlock();
+    }
+}
+
 /// A data directory that only this process has open. Dropping it releases the lock.
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    /// Held for its lock.
-    _lock: File,
+    _lock: DirectoryLock,
 }
 
 impl Directory {
@@ -141,7 +152,7 @@ impl Directory {
         not(feature = "rocksdb"),
         allow(dead_code, reason = "only a store on disk has a directory")
     )]
-    pub(crate) fn locked(path: &Path, lock: File) -> Directory {
+    pub(crate) fn locked(path: &Path, lock: DirectoryLock) -> Directory {
         Directory {
             path: path.to_owned(),
             _lock: lock,
@@ -236,7 +247,7 @@ pub(crate) fn refuse_foreign(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-pub(crate) fn lock(path: &Path) -> Result<File, OpenError> {
+pub(crate) fn lock(path: &Path) -> Result<DirectoryLock, OpenError> {
     let file_path = path.join(LOCK);
     let mut options = File::options();
     let opened = options
@@ -266,7 +277,7 @@ pub(crate) fn lock(path: &Path) -> Result<File, OpenError> {
         .set_len(0)
         .and_then(|()| writeln!(file, "{}", std::process::id()));
     written.map_err(OpenError::io("write", &file_path))?;
-    Ok(file)
+    Ok(DirectoryLock(file))
 }
 
 pub(crate) fn check_format(path: &Path, text: &str) -> Result<(), OpenError> {
@@ -329,6 +340,16 @@ mod tests {
         assert!(text.contains(&format!("in use by process {pid}")), "{text}");
         drop(first);
         Directory::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn the_lock_is_released_although_a_child_process_has_inherited_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = lock(dir.path()).unwrap();
+        let inherited = first.0.try_clone().unwrap();
+        drop(first);
+        lock(dir.path()).unwrap();
+        drop(inherited);
     }
 
     #[test]

@@ -3,14 +3,14 @@
 //! The marker outlives the process, so that no service manager starts a master on wrong data. It is
 //! removed last, when no part of that data is left.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use argosy_host::atomic_file::sync_directory;
 
-use super::directory::{self, FORMAT_FILE, HARMLESS, OpenError, check_format};
+use super::directory::{self, DirectoryLock, FORMAT_FILE, HARMLESS, OpenError, check_format};
 use super::durable_file;
 
 /// The marker file. It contains the reason, which is shown at each attempt to start a master.
@@ -57,8 +57,7 @@ pub(crate) fn permit_start(directory: &Path) -> Result<(), OpenError> {
 #[derive(Debug)]
 pub struct LockedDirectory {
     path: PathBuf,
-    /// Held for its lock.
-    lock: File,
+    lock: DirectoryLock,
 }
 
 impl LockedDirectory {
@@ -91,8 +90,8 @@ impl LockedDirectory {
         &self.path
     }
 
-    /// Returns the file that holds the lock.
-    pub(crate) fn into_lock(self) -> File {
+    /// Returns the lock.
+    pub(crate) fn into_lock(self) -> DirectoryLock {
         self.lock
     }
 
