@@ -115,7 +115,7 @@ impl LeaderWatch {
         loop {
             let listened = async {
                 tokio::time::sleep_until(listen_from).await;
-                self.listen(connector).await;
+                self.listen(connector, address).await;
             };
             tokio::select! {
                 biased;
@@ -127,11 +127,12 @@ impl LeaderWatch {
         }
     }
 
-    /// Performs one step of listening. May be dropped at any time: the next step continues.
-    async fn listen(&self, connector: &Connector) {
+    /// Performs one step of listening, at another master than `called`, which does not answer. May
+    /// be dropped at any time: the next step continues.
+    async fn listen(&self, connector: &Connector, called: &str) {
         let mut listener = self.listener.lock().await;
         let Some(open) = &mut listener.open else {
-            return listener.open(connector).await;
+            return listener.open(connector, called).await;
         };
         let Some(epoch_record) = open.next().await else {
             return listener.close();
@@ -171,8 +172,8 @@ impl LeaderWatch {
 }
 
 impl WatchListener {
-    async fn open(&mut self, connector: &Connector) {
-        let Some(address) = self.next(connector) else {
+    async fn open(&mut self, connector: &Connector, called: &str) {
+        let Some(address) = self.next(connector, called) else {
             // There is only one master, so no other could report a new leader, unless one is named
             // later.
             return tokio::time::sleep(Duration::from_millis(PAUSE_MS.1)).await;
@@ -212,13 +213,14 @@ impl WatchListener {
         }
     }
 
-    /// Returns the next master: not the leader, nor one that has just been silent or failed. Of the
-    /// others, masters that have answered before come first, and of these the one with the oldest
-    /// failure.
-    fn next(&self, connector: &Connector) -> Option<String> {
+    /// Returns the next master: not the leader, nor `called`, nor one that has just been silent or
+    /// failed. Of the others, masters that have answered before come first, and of these the one
+    /// with the oldest failure.
+    fn next(&self, connector: &Connector, called: &str) -> Option<String> {
         let leader = connector.leader();
         let masters = connector.masters().addresses().iter();
-        let others = masters.filter(|address| Some(*address) != leader.as_ref());
+        let others =
+            masters.filter(|address| Some(*address) != leader.as_ref() && *address != called);
         let first = others.min_by_key(|address| {
             let failed = self.failed.get(*address);
             let is_useless = failed.is_some_and(|at| at.elapsed() < FAILURE_MEMORY);

@@ -16,7 +16,8 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::connector::{Connector, ConnectorConfig};
+use crate::connector::{Connector, ConnectorConfig, FIRST_ATTEMPT};
+use crate::leader::LeaderSearchStep;
 use crate::uplink::Uplink;
 use crate::{AgentUplink, Masters};
 
@@ -250,6 +251,31 @@ async fn a_search_does_not_wait_at_a_master_that_knows_no_leader() {
         .connect(v1::Hello::default(), Duration::from_secs(2))
         .await;
     assert_eq!(found.map(|link| link.address), Ok(next.address.clone()));
+}
+
+/// A new process knows no leader. If the first master that it calls is cut off, it must not wait
+/// for a report of that one.
+#[tokio::test]
+async fn a_new_process_listens_at_another_master_than_the_silent_one_that_it_calls() {
+    let (silent, next) = (
+        ScriptedMaster::start(0).await,
+        ScriptedMaster::start(7).await,
+    );
+    next.announce(7, &next);
+    let masters = Masters::new([&silent.address, &next.address]).unwrap();
+    let of_seed = |seed| {
+        let config = ConnectorConfig {
+            seed,
+            ..Default::default()
+        };
+        Connector::new(masters.clone(), config)
+    };
+    let first = LeaderSearchStep::Call(silent.address.clone());
+    let seed = (0..).find(|seed| of_seed(*seed).search_any().next() == first);
+    let uplink = AgentUplink::new(of_seed(seed.unwrap()));
+    let found = uplink.connect(v1::Hello::default(), FIRST_ATTEMPT).await;
+    assert_eq!(found.map(|link| link.address), Ok(next.address.clone()));
+    assert_eq!(silent.listeners.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
