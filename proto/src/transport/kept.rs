@@ -22,7 +22,14 @@ const UNUSED_FOR: Duration = Duration::from_secs(7);
 #[derive(Clone, Default)]
 pub struct KeptHandshakes {
     // A lock, because connections are opened on many tasks; it is never held across an await.
-    by_address: Arc<Mutex<HashMap<String, RunningHandshake>>>,
+    state: Arc<Mutex<KeptState>>,
+}
+
+#[derive(Default)]
+struct KeptState {
+    by_address: HashMap<String, RunningHandshake>,
+    /// The number of calls of [`KeptHandshakes::clear`].
+    generation: u64,
 }
 
 struct RunningHandshake {
@@ -57,45 +64,52 @@ impl KeptHandshakes {
             task: AbortOnDropHandle::new(task),
             ended,
         };
-        self.awaited(address, running)
+        let generation = self.lock(|kept| kept.generation);
+        self.awaited(address, generation, running)
     }
 
     /// Takes the handshake with the peer at this address, if there is one.
     pub(super) fn take(&self, address: &str) -> Option<AwaitedHandshake> {
-        let kept = self.lock(|kept| {
-            kept.retain(|_, running| running.is_usable());
-            kept.remove(address)
+        let (generation, kept) = self.lock(|kept| {
+            kept.by_address.retain(|_, running| running.is_usable());
+            (kept.generation, kept.by_address.remove(address))
         });
-        kept.map(|running| self.awaited(address, running))
+        kept.map(|running| self.awaited(address, generation, running))
     }
 
-    /// Ends all for which no call waits.
+    /// Ends all for which no call waits, and keeps no other one that has begun.
     pub fn clear(&self) {
-        self.lock(HashMap::clear);
+        self.lock(|kept| {
+            kept.by_address.clear();
+            kept.generation += 1;
+        });
     }
 
-    fn awaited(&self, address: &str, running: RunningHandshake) -> AwaitedHandshake {
+    fn awaited(
+        &self,
+        address: &str,
+        generation: u64,
+        running: RunningHandshake,
+    ) -> AwaitedHandshake {
         AwaitedHandshake {
             kept: self.clone(),
             address: address.to_owned(),
+            generation,
             running: Some(running),
         }
     }
 
-    fn lock<T>(&self, access: impl FnOnce(&mut HashMap<String, RunningHandshake>) -> T) -> T {
-        access(
-            &mut self
-                .by_address
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+    fn lock<T>(&self, access: impl FnOnce(&mut KeptState) -> T) -> T {
+        access(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// A handshake for which a caller waits. Kept if it is dropped before it has ended.
+/// A handshake for which a caller waits. Kept if it is dropped before it has ended, unless all were
+/// cleared in the meantime.
 pub(super) struct AwaitedHandshake {
     kept: KeptHandshakes,
     address: String,
+    generation: u64,
     running: Option<RunningHandshake>,
 }
 
@@ -118,7 +132,13 @@ impl Drop for AwaitedHandshake {
     fn drop(&mut self) {
         if let Some(running) = self.running.take() {
             let address = std::mem::take(&mut self.address);
-            self.kept.lock(|kept| kept.insert(address, running));
+            // The other one is dropped after the lock is released.
+            let _ended = self
+                .kept
+                .lock(|kept| match kept.generation == self.generation {
+                    true => kept.by_address.insert(address, running),
+                    false => Some(running),
+                });
         }
     }
 }
@@ -209,6 +229,23 @@ mod tests {
         peer.permits.add_permits(2);
         assert!(peer.connect("a:1").await && peer.connect("b:1").await);
         assert_eq!(peer.opened(), 3);
+    }
+
+    /// A network that has failed may have cut its path.
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_that_had_begun_when_all_were_cleared_is_not_continued() {
+        let peer = SlowPeer::new(false);
+        assert!(!peer.connect("a:1").await);
+        peer.kept.clear();
+        let cleared_halfway = async {
+            tokio::time::sleep(TIMEOUT / 2).await;
+            peer.kept.clear();
+        };
+        let (is_open, ()) = tokio::join!(peer.connect("a:1"), cleared_halfway);
+        assert!(!is_open);
+        assert_eq!(peer.opened(), 2, "the first one has ended");
+        assert!(!peer.connect("a:1").await);
+        assert_eq!(peer.opened(), 3, "the second one has ended");
     }
 
     #[tokio::test(start_paused = true)]
