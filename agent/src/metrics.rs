@@ -43,6 +43,10 @@ pub(crate) fn publish(registration: &RegistrationStatus, containers: &[Container
     gauge!("argosy_agent_registered").set(f64::from(u8::from(registration.registered)));
     // Epochs are log indexes: far below 2^53.
     gauge!("argosy_agent_epoch").set(registration.epoch as f64);
+    publish_containers(containers);
+}
+
+pub(crate) fn publish_containers(containers: &[ContainerView]) {
     for state in crate::core::PHASES {
         let count = containers
             .iter()
@@ -50,6 +54,8 @@ pub(crate) fn publish(registration: &RegistrationStatus, containers: &[Container
             .count();
         gauge!("argosy_agent_containers", "state" => *state).set(count as f64);
     }
+    let quarantined = containers.iter().filter(|view| view.quarantined).count();
+    gauge!("argosy_agent_quarantined_containers").set(quarantined as f64);
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use argosy_proto::v1;
 use argosy_proto::v1::to_agent::Message as ToAgent;
 use argosy_state::ids::ClusterId;
+use metrics_exporter_prometheus::PrometheusBuilder;
 
 use super::world::{CoreFixture, instance};
 use crate::core::{Adoption, Input};
@@ -58,10 +59,17 @@ fn kills(world: &mut CoreFixture) -> Vec<String> {
         .collect()
 }
 
+/// Returns the orders of these tasks, which the metric counts, too.
 fn quarantined(world: &CoreFixture) -> Vec<u64> {
-    let all = world.core.containers().into_iter();
-    let quarantined = all.filter(|container| container.quarantined);
-    quarantined.map(|container| container.order).collect()
+    let all = world.core.containers();
+    let quarantined = all.iter().filter(|container| container.quarantined);
+    let orders: Vec<u64> = quarantined.map(|container| container.order).collect();
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || crate::metrics::publish_containers(&all));
+    let line = format!("argosy_agent_quarantined_containers {}", orders.len());
+    let page = recorder.handle().render();
+    assert!(page.contains(&line), "{line} is not in {page}");
+    orders
 }
 
 #[test]
