@@ -2,9 +2,9 @@
 
 import json
 
-from hosts_lib.machine import Failed
+from hosts_lib.machine import Failed, call
 from hosts_lib.package import Installed, newer
-from hosts_lib.play import Play
+from hosts_lib.play import Play, controller_argosy
 
 MASTERS = ["m1", "m2", "m3"]
 AGENTS = ["a1", "a2", "a3"]
@@ -25,9 +25,11 @@ class Cluster:
         self.agents = [self.hosts[name] for name in AGENTS]
         self.authority = max(run.directory.glob("ca-[0-9]"), default=run.directory / "ca-1")
         masters = ",".join(master.host.address for master in self.masters)
-        tls = "/etc/argosy/tls"
-        self.operator = (f"ARGOSY_MASTERS={masters} ARGOSY_TLS_CA={tls}/ca.crt "
-                         f"ARGOSY_TLS_CERT={tls}/operator.crt ARGOSY_TLS_KEY={tls}/operator.key")
+        reach = f"ARGOSY_MASTERS={masters} ARGOSY_TLS_CA=/etc/argosy/tls/ca.crt"
+        # Of the host for monitoring: that of this test, and that of Prometheus.
+        self.operator = f"{reach} ARGOSY_TLS_CERT=/root/operator.crt ARGOSY_TLS_KEY=/root/operator.key"
+        self.prometheus = (f"{reach} ARGOSY_TLS_CERT=/etc/argosy/tls/framework.crt "
+                           "ARGOSY_TLS_KEY=/etc/argosy/tls/framework.key")
 
     def play(self, book, *words):
         """Runs a playbook. Returns the number of tasks that have changed something."""
@@ -55,6 +57,18 @@ class Cluster:
         if message not in " ".join(play.output().replace("\\n", " ").split()):
             raise Failed(f"{play.title} has failed without the message: {message}\n{play.tail()}")
         self.log(f"{play.title} is refused, {play.seconds:.0f} s: {message}")
+
+    def identify(self):
+        """Gives the host for monitoring a certificate of an operator, of the present CA and always for the same key."""
+        directory = self.run.directory / "operator"
+        certificate = directory / "operator-rehearsal.crt"
+        if certificate.exists():
+            call(controller_argosy(), "ca", "renew", certificate, "--ca", self.authority)
+        else:
+            directory.mkdir(exist_ok=True)
+            call(controller_argosy(), "ca", "issue", "operator/rehearsal", "--ca", self.authority, "--dir", directory)
+        for kind in ("key", "crt"):
+            self.hosts["p1"].put(directory / f"operator-rehearsal.{kind}", f"/root/operator.{kind}")
 
     def argosy(self, command):
         """Runs a command as an operator on the host for monitoring, which no step destroys."""

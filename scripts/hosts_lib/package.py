@@ -82,6 +82,13 @@ class Installed:
             "scp", "-q", "-F", str(self.host.run.directory / "ssh_config"), str(package), f"{self.host.name}:/root/packages/"))
         return self.root(f"DEBIAN_FRONTEND=noninteractive apt-get install -y -q /root/packages/{package.name} 2>&1")
 
+    def put(self, source, target):
+        """Replaces a file, which only root can read, as a whole."""
+        with source.open("rb") as content:
+            done = self.host.ssh(f"umask 077 && cat > {target}.new && mv {target}.new {target}", stdin=content)
+        if done.returncode:
+            raise Failed(f"{source} cannot be copied to {target} of host {self.host.name}")
+
     def settings(self):
         """Allows missing controllers, if the machine has none to give to its hosts."""
         self.root("grep -qw memory /sys/fs/cgroup/cgroup.controllers || "

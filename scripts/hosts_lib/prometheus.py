@@ -29,6 +29,18 @@ def scraped(cluster):
     cluster.log("Prometheus reads all masters and agents")
 
 
+def restricted(cluster):
+    """Fails if Prometheus or its host may do more than read metrics and targets."""
+    host = cluster.hosts["p1"]
+    if found := host.root("find /etc/argosy /etc/prometheus -name '*operator*'"):
+        raise Failed(f"the host of Prometheus has the identity of an operator: {found}")
+    for command, wanted in (("agent list", 0), ("acl show", 4), ("weight set rehearsal 2", 4)):
+        done = host.host.ssh(f"{cluster.prometheus} argosy {command} --timeout 60s", capture_output=True, text=True)
+        if done.returncode != wanted:
+            raise Failed(f"as Prometheus, argosy {command} ended with {done.returncode}, and not {wanted}: {done.stderr}")
+    cluster.log("the identity of Prometheus may read metrics and targets, and change nothing")
+
+
 def firing(cluster):
     """Returns the names of the alerts that fire."""
     return {labels["alertname"] for labels, _ in query(cluster, FIRING)}

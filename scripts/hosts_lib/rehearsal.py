@@ -15,7 +15,7 @@ from hosts_lib.cluster import MASTERS, SPARE
 from hosts_lib.load import WITNESS, Load, Services, check_followed, follow_logs, prepare, start_service
 from hosts_lib.machine import Failed
 from hosts_lib.play import Play
-from hosts_lib.prometheus import fired, firing, scraped
+from hosts_lib.prometheus import fired, firing, restricted, scraped
 
 # The time for which a rack is cut off.
 CUT_S = int(os.environ.get("ARGOSY_CUT_S", "120"))
@@ -37,8 +37,10 @@ def deploy(cluster):
     interrupted.interrupt()
     cluster.log(f"site.yml was interrupted after {interrupted.seconds:.0f} s, while it installed packages")
     cluster.play("site")
+    cluster.identify()
     cluster.unchanged("site")
     cluster.play("verify")
+    restricted(cluster)
     Services.start(cluster)
 
 
@@ -161,6 +163,7 @@ def certificates(cluster):
         cluster.authority = former.with_name(f"ca-{number}")
         both = json.dumps({"tls_trusted_ca_files": [f"{former}/ca.crt"]})
         cluster.play("renew_certificates", "--extra-vars", both)
+        cluster.identify()
         cluster.play("renew_certificates")
     check_followed(cluster)
     services.check("a replaced CA")

@@ -1,4 +1,4 @@
-//! `acl set|show|check|test`: the rules of access and their groups.
+//! `acl set|add|show|check|test`: the rules of access and their groups.
 
 use std::fs;
 use std::io::Read as _;
@@ -26,6 +26,15 @@ pub(crate) enum AclCommand {
 
 {}", syntax()))]
     Set(AclSet),
+    /// Add the rules and groups in a file to those in force
+    #[command(after_help = "Examples:
+  argosy acl add prometheus.acl
+  argosy acl add prometheus.acl --dry-run
+
+The file is as of argosy acl set. What is in force already is not repeated, so the command may be
+repeated. A change by another command between its read and its write is lost: change rules from one
+place.")]
+    Add(AclSet),
     /// Show the rules and groups in force, in the form that acl set reads
     #[command(after_help = "Examples:
   argosy acl show > rules.acl
@@ -122,7 +131,7 @@ pub(crate) struct AclTest {
 }
 
 impl ObjectCommand for AclCommand {
-    const ABOUT: &str = "Rules of access: set, show, check, test";
+    const ABOUT: &str = "Rules of access: set, add, show, check, test";
     const EXAMPLES: &str = "Examples:
   argosy acl show
   argosy acl set rules.acl";
@@ -130,6 +139,7 @@ impl ObjectCommand for AclCommand {
     fn run(&self) -> VerbResult {
         match self {
             Self::Set(arguments) => calls(set(arguments)),
+            Self::Add(arguments) => calls(add(arguments)),
             Self::Show(arguments) => calls(show(arguments)),
             Self::Check(arguments) => check(arguments),
             Self::Test(arguments) => test(arguments),
@@ -139,7 +149,7 @@ impl ObjectCommand for AclCommand {
     fn output(&self) -> Option<OutputArguments> {
         match self {
             Self::Show(arguments) => Some(arguments.show),
-            Self::Set(_) | Self::Check(_) | Self::Test(_) => None,
+            Self::Set(_) | Self::Add(_) | Self::Check(_) | Self::Test(_) => None,
         }
     }
 }
@@ -223,14 +233,53 @@ fn summary(policy: &Policy) -> String {
 
 async fn set(arguments: &AclSet) -> VerbResult {
     let policy = read(&arguments.file)?;
-    let (wrong, hints) = defects(&policy);
+    let operator = ClusterClient::open(&arguments.reach)?;
+    replace(&operator, arguments, &policy).await
+}
+
+async fn add(arguments: &AclSet) -> VerbResult {
+    let additions = read(&arguments.file)?;
+    let operator = ClusterClient::open(&arguments.reach)?;
+    let present = policy_in_force(&operator).await?;
+    let policy = with(present.clone(), additions);
+    if policy == present {
+        note("all of it is in force already");
+        return Ok(DONE);
+    }
+    replace(&operator, arguments, &policy).await
+}
+
+/// Adds the rules and the members of groups that a policy does not have.
+fn with(mut policy: Policy, additions: Policy) -> Policy {
+    for rule in additions.rules {
+        if !policy.rules.contains(&rule) {
+            policy.rules.push(rule);
+        }
+    }
+    for (name, members) in additions.groups {
+        policy.groups.entry(name).or_default().extend(members);
+    }
+    policy
+}
+
+async fn policy_in_force(operator: &ClusterClient) -> Result<Policy, Failure> {
+    let found = operator.policy().await?;
+    let set = v1::SetPolicy {
+        rules: found.rules,
+        groups: found.groups,
+    };
+    convert::policy_from(&set).map_err(|error| Failure::of(&error))
+}
+
+/// Replaces the policy of the cluster, unless it is useless or would only be shown.
+async fn replace(operator: &ClusterClient, arguments: &AclSet, policy: &Policy) -> VerbResult {
+    let (wrong, hints) = defects(policy);
     hints.iter().for_each(|hint| note(hint));
     if let Some(wrong) = wrong {
         return Err(Failure::failed(wrong));
     }
-    let operator = ClusterClient::open(&arguments.reach)?;
     if arguments.write.dry_run {
-        note(&format!("would set {}", summary(&policy)));
+        note(&format!("would set {}", summary(policy)));
         return Ok(DONE);
     }
     let set = v1::SetPolicy {
@@ -241,7 +290,7 @@ async fn set(arguments: &AclSet) -> VerbResult {
     operator
         .write(request_id, Operation::SetPolicy(set))
         .await?;
-    note(&format!("set {}", summary(&policy)));
+    note(&format!("set {}", summary(policy)));
     Ok(DONE)
 }
 
@@ -283,12 +332,7 @@ fn test(arguments: &AclTest) -> VerbResult {
 
 async fn test_cluster(arguments: &AclTest, name: &str, expectations: &[Expectation]) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach)?;
-    let found = operator.policy().await?;
-    let set = v1::SetPolicy {
-        rules: found.rules,
-        groups: found.groups,
-    };
-    let policy = convert::policy_from(&set).map_err(|error| Failure::of(&error))?;
+    let policy = policy_in_force(&operator).await?;
     compare(name, expectations, &policy)
 }
 
@@ -333,6 +377,19 @@ mod tests {
         assert_eq!(hints, ["its group has no members: allow group:ops exec *"]);
         let (wrong, _) = defects("group admin =");
         assert!(wrong.unwrap().contains("lock out"));
+    }
+
+    #[test]
+    fn additions_to_a_policy_are_made_once() {
+        let policy = |text: &str| text.parse::<Policy>().unwrap();
+        let present = policy("group admin = operator/*\nallow agent/* connect-agent *");
+        let additions = "group admin = operator/ci\ngroup viewer = framework/board\n\
+            allow framework/prometheus view-metrics *\nallow agent/* connect-agent *";
+        let added = with(present, policy(additions));
+        let wanted = "group admin = operator/* operator/ci\ngroup viewer = framework/board\n\
+            allow agent/* connect-agent *\nallow framework/prometheus view-metrics *\n";
+        assert_eq!(added, policy(wanted));
+        assert_eq!(with(added.clone(), policy(additions)), added);
     }
 
     #[test]

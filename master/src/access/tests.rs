@@ -89,6 +89,21 @@ fn initially_operators_are_admins_and_agents_may_only_connect() {
 }
 
 #[test]
+fn the_rules_of_prometheus_allow_metrics_and_targets_and_nothing_else() {
+    let rules = policy(include_str!("../../../deploy/prometheus/prometheus.acl"));
+    let (agent, place) = (Object::agent(AgentId(7)), role("eng"));
+    for action in Action::ALL {
+        let (action, on_role) = (action.as_str(), &Object::role(&place));
+        for object in [&Object::CLUSTER, &agent, on_role] {
+            let is_allowed = may(&rules, "framework/prometheus", action, object);
+            let wanted = ["view-metrics", "view-cluster", "view-agent", "view-task"];
+            assert_eq!(is_allowed, wanted.contains(&action), "{action}");
+            assert!(!may(&rules, "framework/other", action, object), "{action}");
+        }
+    }
+}
+
+#[test]
 fn a_rule_applies_to_its_own_facet_and_to_whole_components() {
     let policy = policy(
         "allow anonymous view-metrics *
