@@ -1,9 +1,13 @@
 """Wrong inventories and snapshots, which playbooks must refuse with one clear message."""
 
+import base64
+import shlex
 import struct
 
+from hosts_lib.backups import back_up
 from hosts_lib.cluster import MASTERS
-from hosts_lib.machine import call
+from hosts_lib.load import Services
+from hosts_lib.machine import Failed, call
 from hosts_lib.play import controller_argosy
 
 
@@ -45,6 +49,37 @@ def closed_port(cluster):
         cluster.refused(f"does not reach {host.host.address}:5052: no answer within 3 s", "site")
     finally:
         host.root("nft delete table inet closed")
+
+
+# Makes a snapshot of a cluster of one master in a network of its own.
+OTHER_CLUSTER = """
+ip link set lo up
+work=$(mktemp -d)
+argosy master start --insecure-plaintext --listen 127.0.0.1:5050 --peers 127.0.0.1 --data-dir "$work/master" 2> "$work/log" &
+trap 'kill $!; wait; rm -rf "$work"' EXIT
+argosy wait cluster --for healthy --masters 127.0.0.1:5050 --timeout 60s >&2
+argosy snapshot save --masters 127.0.0.1:5050 "$work/snapshot" >&2
+base64 "$work/snapshot"
+"""
+
+
+def foreign(cluster):
+    """Restores a snapshot of another cluster, which the agents do not follow, and then the right one."""
+    services = Services(cluster)
+    snapshot = back_up(cluster)
+    other = snapshot.with_name("other")
+    other.write_bytes(base64.b64decode(cluster.hosts["p1"].root(f"unshare --net sh -ec {shlex.quote(OTHER_CLUSTER)}")))
+    confirmation = ("--extra-vars", "adopt_cluster=test")
+    cluster.rebuild(*MASTERS)
+    cluster.play("restore", "--extra-vars", f"restore_file={other}", "--extra-vars", "restore_cluster=test")
+    cluster.refused("the agent belongs to another one", "adopt_agents", *confirmation)
+    if (now := services.find()) != services.before:
+        raise Failed(f"with a snapshot of another cluster, services have other processes: {services.before} before, {now} after")
+    cluster.rebuild(*MASTERS)
+    cluster.play("restore", "--extra-vars", f"restore_file={snapshot}", "--extra-vars", "restore_cluster=test")
+    cluster.play("adopt_agents", *confirmation)
+    services.check("a snapshot of another cluster")
+    cluster.play("verify")
 
 
 def bad_snapshots(cluster, snapshot):

@@ -109,8 +109,9 @@ class Cluster:
 
     def check_version(self, wanted):
         for name in [*MASTERS, *AGENTS, "p1"]:
-            if self.version(name) != wanted:
-                raise Failed(f"host {name} has version {self.version(name)}, and not {wanted}")
+            found = self.hosts[name].root("dpkg-query --show --showformat='${db:Status-Status} ${Version}' argosy")
+            if found != f"installed {wanted}":
+                raise Failed(f"the package of host {name} is: {found}, and not: installed {wanted}")
 
     def rebuild(self, *names):
         """Replaces hosts by new ones with the same names and addresses."""

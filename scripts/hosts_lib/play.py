@@ -54,6 +54,14 @@ class Play:
                 raise Failed(f"{self.title} has not printed {pattern}:\n{self.tail()}")
             time.sleep(0.05)
 
+    def reaches(self, number):
+        """Waits until the playbook begins its task of this number, from 1. Returns whether it has so many."""
+        while self.output().count("\nTASK [") < number:
+            if self.process.poll() is not None or time.monotonic() > self.begun + PLAY_S:
+                return False
+            time.sleep(0.05)
+        return True
+
     def interrupt(self):
         """Ends the playbook as Ctrl-C does."""
         if self.process.poll() is None:

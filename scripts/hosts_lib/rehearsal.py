@@ -10,7 +10,7 @@ import os
 import time
 
 from hosts_lib.backups import back_up, backup
-from hosts_lib.bad_input import bad_snapshots, refusals
+from hosts_lib.bad_input import bad_snapshots, foreign, refusals
 from hosts_lib.cluster import MASTERS, SPARE
 from hosts_lib.load import WITNESS, Load, Services, check_followed, follow_logs, prepare, start_service
 from hosts_lib.machine import Failed
@@ -21,6 +21,8 @@ from hosts_lib.prometheus import fired, firing, restricted, scraped
 CUT_S = int(os.environ.get("ARGOSY_CUT_S", "120"))
 # The longest pause of writes during a rolling upgrade.
 PAUSE_S = float(os.environ.get("ARGOSY_PAUSE_S", "1"))
+# The tasks between two interruptions of a playbook. With 1, the step takes hours.
+INTERRUPT_EVERY = int(os.environ.get("ARGOSY_INTERRUPT_EVERY", "12"))
 # A gate of a playbook that must fail.
 SHORT_GATE = ("--extra-vars", "common_gate_timeout=20s")
 
@@ -98,28 +100,57 @@ def resume(cluster):
 
 
 def trouble(cluster):
-    """Upgrades an agent with a full disk, and one whose host loses its power during the upgrade."""
+    """Upgrades an agent with a full disk, and a master and an agent whose hosts lose their power during their upgrade."""
     services = Services(cluster, ["a1", "a3"])
     version = cluster.choose("+2")
+    lose_power(cluster, "m1", version)
+    cluster.healthy()
     agent = cluster.hosts["a2"]
     # A layer of /usr/bin with less space than the executable needs.
     agent.root("mkdir -p /mnt/full && mount -t tmpfs -o size=40M tmpfs /mnt/full && mkdir /mnt/full/upper /mnt/full/work && "
                "mount -t overlay -o lowerdir=/usr/bin,upperdir=/mnt/full/upper,workdir=/mnt/full/work overlay /usr/bin")
     cluster.refused("No space left on device", "upgrade")
     agent.root("umount --lazy /usr/bin && umount --lazy /mnt/full && rmdir /mnt/full")
-    play = Play(cluster, "upgrade")
-    play.until(r"TASK \[agent : Restart the agent\][^\n]*\nchanged: \[a1\]")
-    while cluster.version("a2") != version and play.process.poll() is None:
-        time.sleep(0.1)
-    cluster.run.host("a2").power_off()
-    cluster.failed("a2", play)
-    cluster.run.up(["a2"])
+    lose_power(cluster, "a2", version)
     cluster.play("upgrade")
     cluster.check_version(version)
     services.check("an upgrade with trouble")
     agent.root(f"true > {WITNESS}/services")
     cluster.operate("wait task service-a2 --for ended --timeout 60s", "the service of a2 has ended with its host")
     Services.start(cluster, ["a2"])
+
+
+def lose_power(cluster, name, version):
+    """Ends a host like a power cut while it installs a package, which is not configured then. The host boots again."""
+    play = Play(cluster, "upgrade", *SHORT_GATE)
+    while cluster.version(name) != version:
+        if play.process.poll() is not None:
+            raise Failed(f"{play.title} has ended before {name} had version {version}:\n{play.tail()}")
+        time.sleep(0.05)
+    cluster.run.host(name).power_off()
+    if play.wait():
+        raise Failed(f"{play.title} has passed although {name} has lost its power")
+    cluster.run.up([name])
+    status = cluster.hosts[name].root("dpkg-query --show --showformat='${db:Status-Status}' argosy")
+    cluster.log(f"{name} has lost its power during its upgrade; its package is {status}")
+
+
+def interruptions(cluster):
+    """Interrupts upgrade.yml and renew_certificates.yml at one task after the other, each time in a run of its own."""
+    services = Services(cluster)
+    version = cluster.choose("+3")
+    with Load(cluster, "interrupted playbooks"):
+        for book in (("upgrade",), ("renew_certificates", "--extra-vars", "tls_renew_all=true")):
+            at = 1
+            while (play := Play(cluster, *book)).reaches(at):
+                play.interrupt()
+                at += INTERRUPT_EVERY
+            cluster.finish(play)
+            cluster.log(f"{play.title} was interrupted {(at - 1) // INTERRUPT_EVERY} times before")
+    cluster.check_version(version)
+    services.check("interrupted playbooks")
+    scraped(cluster)
+    cluster.play("verify")
 
 
 def replace(cluster):
@@ -283,7 +314,7 @@ def uninstall(cluster):
 # The steps of `scripts/test-deploy long`.
 STEPS = [deploy, refusals, restart, upgrade, replace, members, certificates, cut, chaos, majority, restore, drain, uninstall]
 # Steps that have not passed yet, for `scripts/test-deploy step`.
-UNTRIED = [downgrade, resume, trouble, backup]
+UNTRIED = [downgrade, resume, trouble, interruptions, backup, foreign]
 
 
 def rehearse(cluster, names=()):
