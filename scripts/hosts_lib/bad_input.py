@@ -8,7 +8,6 @@ from hosts_lib.backups import back_up
 from hosts_lib.cluster import MASTERS
 from hosts_lib.load import Services
 from hosts_lib.machine import Failed, call
-from hosts_lib.play import controller_argosy
 
 
 def refusals(cluster):
@@ -35,7 +34,7 @@ def wrong_authority(cluster):
     own = cluster.authority
     cluster.authority = cluster.run.directory / "ca-wrong"
     if not cluster.authority.exists():
-        call(controller_argosy(), "ca", "init", "--cluster", "test", "--ca", cluster.authority)
+        call(cluster.program, "ca", "init", "--cluster", "test", "--ca", cluster.authority)
     cluster.refused("trusts another CA than the one", "site")
     cluster.authority = own
 

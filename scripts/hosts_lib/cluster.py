@@ -4,7 +4,7 @@ import json
 
 from hosts_lib.machine import Failed, call
 from hosts_lib.package import Installed, newer
-from hosts_lib.play import Play, controller_argosy
+from hosts_lib.play import Play
 
 MASTERS = ["m1", "m2", "m3"]
 AGENTS = ["a1", "a2", "a3"]
@@ -20,6 +20,9 @@ class Cluster:
     def __init__(self, run, package, log):
         self.run, self.package, self.log = run, package, log
         self.built = package
+        # That of the package, as on a real controller. It is copied to hosts without a package, so it must be small.
+        call("dpkg-deb", "--extract", package, run.directory / "controller")
+        self.program = run.directory / "controller/usr/bin/argosy"
         self.hosts = {host.name: Installed(host, log) for host in run.hosts}
         self.masters = [self.hosts[name] for name in MASTERS]
         self.agents = [self.hosts[name] for name in AGENTS]
@@ -63,10 +66,10 @@ class Cluster:
         directory = self.run.directory / "operator"
         certificate = directory / "operator-rehearsal.crt"
         if certificate.exists():
-            call(controller_argosy(), "ca", "renew", certificate, "--ca", self.authority)
+            call(self.program, "ca", "renew", certificate, "--ca", self.authority)
         else:
             directory.mkdir(exist_ok=True)
-            call(controller_argosy(), "ca", "issue", "operator/rehearsal", "--ca", self.authority, "--dir", directory)
+            call(self.program, "ca", "issue", "operator/rehearsal", "--ca", self.authority, "--dir", directory)
         for kind in ("key", "crt"):
             self.hosts["p1"].put(directory / f"operator-rehearsal.{kind}", f"/root/operator.{kind}")
 

@@ -14,11 +14,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PLAY_S = 900
 
 
-def controller_argosy():
-    """Returns the executable of the controller, which has the certificate authority."""
-    return os.environ.get("ARGOSY_BIN", f"{os.environ['CARGO_TARGET_DIR']}/release/argosy")
-
-
 class Play:
     """A playbook that was started. Its output is in a file of the run."""
 
@@ -30,7 +25,7 @@ class Play:
         environment = {
             **os.environ, "ANSIBLE_CONFIG": str(collection / "ansible.cfg"), "ANSIBLE_HOME": str(run.directory / "ansible"),
             "ANSIBLE_NOCOLOR": "1", "ARGOSY_DEB": str(cluster.package), "ARGOSY_TEST_CA": str(cluster.authority),
-            "ARGOSY_BIN": controller_argosy(),
+            "ARGOSY_BIN": str(cluster.program),
         }
         command = [ROOT / "scripts/test-hosts", "--name", run.name, "exec", cache / "ansible/lint/bin/ansible-playbook",
                    "--inventory", run.directory / "inventory.ini", "--inventory", collection / "inventories/test",
