@@ -7,6 +7,7 @@ mod tests;
 
 mod config;
 mod leader_watch;
+mod renewal;
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -210,6 +211,7 @@ impl Connector {
         let mut search = self.search();
         let mut epoch = self.inner.leader_watch.epoch();
         let mut was_sent = false;
+        let mut has_renewed = false;
         loop {
             // A leader that was reported in the meantime is called before masters that were not
             // called yet.
@@ -236,10 +238,17 @@ impl Connector {
                 RepeatPolicy::Always => left.min(self.limit(&address, &search)),
                 RepeatPolicy::OnlyUnsent => left,
             };
+            let may_renew = !has_renewed && self.is_open(&address);
             match self.attempt(&address, limit, (repeat, epoch), &ask).await {
                 Ok(answer) => return Ok(answer),
                 Err((AttemptError::Refused(refusal), _)) => {
-                    return Err(CallError::Refused(refusal));
+                    let is_renewed = may_renew && self.renew_connections(refusal.code);
+                    // The call may have been processed: an answer can be refused, too.
+                    if !is_renewed || repeat == RepeatPolicy::OnlyUnsent {
+                        return Err(CallError::Refused(refusal));
+                    }
+                    has_renewed = true;
+                    search.call_next(address);
                 }
                 Err((AttemptError::TryNext { cause, sent }, hint)) => {
                     tracing::debug!(address, %cause, hint, "trying another master");

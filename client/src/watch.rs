@@ -225,7 +225,10 @@ impl Watch {
         let Some(OpenStream { address, .. }) = self.stream.take() else {
             return Ok(());
         };
-        let cause = self.cause(status, SILENCE)?;
+        let cause = match self.connector.renew_connections(status.code()) {
+            true => MasterFailure::Unavailable(status.message().to_owned()),
+            false => self.cause(status, SILENCE)?,
+        };
         tracing::debug!(address, %cause, "resuming a watch at another master");
         self.note_failure(&address, &cause);
         let mut search = self.taken_search();
@@ -298,6 +301,7 @@ impl Watch {
             } else {
                 ANSWER_TIMEOUT
             });
+            let is_open = self.connector.is_open(&address);
             let status = match self.attempt(&address, limit).await {
                 Ok(Ok(events)) => {
                     // Not noted as an answer: all watches of this client would go to this master.
@@ -312,7 +316,10 @@ impl Watch {
                     continue;
                 }
             };
-            let cause = self.cause(&status, limit)?;
+            let cause = match is_open && self.connector.renew_connections(status.code()) {
+                true => MasterFailure::Unavailable(status.message().to_owned()),
+                false => self.cause(&status, limit)?,
+            };
             self.note_failure(&address, &cause);
             search.failed(&address, cause, None);
         }

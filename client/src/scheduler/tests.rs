@@ -376,6 +376,17 @@ async fn a_silent_stream_is_closed_and_resumed() {
 }
 
 #[tokio::test]
+async fn a_scheduler_resumes_its_stream_if_the_key_of_its_connection_is_revoked() {
+    let world = World::start(1).await;
+    let offer = world.offer("agent-1").await;
+    world.cluster.revoke_key();
+    world.wait_for_line("reconnected in epoch 0").await;
+    let answer = world.driver.accept(&offer, vec![task("a")]).answer().await;
+    assert!(answer.is_done(), "{answer:?}");
+    world.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_scheduler_leaves_a_replaced_leader_despite_its_heartbeats() {
     let world = World::start(3).await;
     let offer = world.offer("agent-1").await;

@@ -201,6 +201,10 @@ async fn events(
             Ok(Ok(None)) => return closed(format!("{address} ended the stream")),
             Ok(Err(status)) => {
                 return match classify(&status, 0) {
+                    // The stream is opened again, over a new connection.
+                    AttemptError::Refused(refusal) if connector.renew_connections(refusal.code) => {
+                        closed(refusal.message)
+                    }
                     AttemptError::Refused(refusal) => Input::Refused { link, refusal },
                     AttemptError::TryNext { cause, .. } => closed(format!("{address} {cause}")),
                 };

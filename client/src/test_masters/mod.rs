@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use cluster::FakeState;
 pub use cluster::{CallFault, ReceivedInput};
@@ -127,6 +128,15 @@ impl FakeCluster {
     /// Breaks every stream; the leader stays.
     pub fn drop_streams(&self) {
         self.state().link = None;
+    }
+
+    /// Ends the stream as a leader does when the key of the scheduler's connection is revoked.
+    pub fn revoke_key(&self) {
+        if let Some(link) = self.state().link.take() {
+            let refused = Status::unauthenticated("the key of this certificate was revoked");
+            // The scheduler may have closed the stream.
+            let _ = link.try_send(Err(refused));
+        }
     }
 
     /// Stops sending heartbeats, but leaves the streams open.

@@ -1,6 +1,8 @@
 //! Tests of positions, and of the search for a master: with masters that do not answer or whose
 //! streams fail.
 
+use argosy_proto::transport::Dialer;
+use argosy_state::access::{TokenId, TokenSecret};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tonic::body::Body;
@@ -122,6 +124,32 @@ impl Decoder for NoEvents {
     }
 }
 
+fn open_stream(address: &str) -> OpenStream {
+    OpenStream {
+        address: address.to_owned(),
+        events: Streaming::new_empty(NoEvents, Body::empty()),
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_resumed_if_its_key_was_revoked_and_ends_with_its_token() {
+    let token = TokenSecret {
+        id: TokenId(7),
+        secret: [5; 32],
+    };
+    for (dialer, ends) in [
+        (Dialer::tcp(), false),
+        (Dialer::tcp().with_token(&token), true),
+    ] {
+        let config = ConnectorConfig { dialer, seed: 3 };
+        let connector = Connector::new("a:1".parse().unwrap(), config);
+        let mut watch = Watch::new(connector, SILENCE, v1::WatchRequest::default());
+        watch.stream = Some(open_stream("a:1"));
+        let refused = Status::unauthenticated("it was revoked");
+        assert_eq!(watch.lost(&refused).is_err(), ends);
+    }
+}
+
 #[tokio::test]
 async fn a_master_whose_stream_has_failed_is_tried_last() {
     let masters: Masters = "a:1,b:1,c:1".parse().unwrap();
@@ -135,10 +163,7 @@ async fn a_master_whose_stream_has_failed_is_tried_last() {
         let mut watch = watch(&masters, seed, SILENCE);
         let addresses = masters.addresses().iter();
         addresses.for_each(|address| watch.connector.note_response(address));
-        watch.stream = Some(OpenStream {
-            address: "b:1".to_owned(),
-            events: Streaming::new_empty(NoEvents, Body::empty()),
-        });
+        watch.stream = Some(open_stream("b:1"));
         watch.lost(&status).unwrap();
         let mut search = watch.search.take().unwrap();
         let round = [search.next(), search.next(), search.next()];

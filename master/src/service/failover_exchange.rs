@@ -7,7 +7,7 @@ use std::time::Duration;
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;
 use futures::future::join_all;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 use tracing::debug;
 
 use super::peers::{ConnectionUse, MasterConnections};
@@ -85,7 +85,12 @@ async fn failovers_of(
     request.set_timeout(ANSWER_TIMEOUT);
     let mut client = OperatorClient::new(lease.channel());
     let asked = tokio::time::timeout(ANSWER_TIMEOUT, client.get_cluster(request)).await;
-    let answer = asked.map_err(|_| Status::deadline_exceeded("no answer in time"))??;
+    let asked = asked.map_err(|_| Status::deadline_exceeded("no answer in time"))?;
+    let answer = asked.inspect_err(|status| {
+        if status.code() == Code::Unauthenticated {
+            connections.renew(address);
+        }
+    })?;
     let mut found = answer.into_inner().failovers;
     // A master reports no more, and what else it reports is not kept.
     let excess = found.len().saturating_sub(CAPACITY);

@@ -9,8 +9,7 @@ use argosy_proto::convert::InvalidMessage;
 use argosy_proto::trace;
 use argosy_proto::versions::{self, VersionRange};
 use argosy_state::actor::Actor;
-use argosy_state::buggify;
-use argosy_state::planted_bug;
+use argosy_state::{buggify, planted_bug};
 use axum::http::{HeaderMap, HeaderValue};
 use futures::{Stream, StreamExt, future, stream};
 use tokio::sync::watch;
@@ -114,6 +113,7 @@ impl Services {
                 let answered = remote(lease.channel(), forwarded);
                 let leadership = self.owner.leader_status.clone();
                 let answered = forward_call(lease, leadership, address.clone(), answered);
+                let answered = self.peers.renewing(&address, answered);
                 let response = tokio::time::timeout_at(deadline, answered).await;
                 let mut response = response.unwrap_or_else(|_| {
                     Err(unknown(&format!(
@@ -144,6 +144,7 @@ impl Services {
         };
         let leadership = self.owner.leader_status.clone();
         let opened = forward_call(held, leadership.clone(), address.to_owned(), opened);
+        let opened = self.peers.renewing(address, opened);
         forward_stream(leadership, opened, address).await
     }
 }

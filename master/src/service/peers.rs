@@ -16,6 +16,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use super::forward::name_leader;
+use super::forwarded_caller::is_forwarding_key_refused;
 use crate::owner_handle::unavailable;
 
 /// Timeout of connecting to another master.
@@ -169,6 +170,27 @@ impl MasterConnections {
         Err(status)
     }
 
+    /// Returns the answer to a forwarded call. If the leader has refused the key of this master,
+    /// later calls use other connections.
+    pub(super) async fn renewing<T>(
+        &self,
+        address: &str,
+        answered: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let answer = answered.await;
+        if answer.as_ref().is_err_and(is_forwarding_key_refused) {
+            self.renew(address);
+        }
+        answer
+    }
+
+    /// Uses no open connection to the master at `address` any more: it refuses the key that they
+    /// prove. The certificate may have been renewed since they were opened.
+    pub(super) fn renew(&self, address: &str) {
+        let mut all = self.shared.lock().expect("no holder of the lock panics");
+        all.retain(|(of, _), _| of != address);
+    }
+
     fn channel(&self, address: &str, shape: &ConnectionLimits) -> Result<Channel, Status> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|why| {
             unavailable(&format!(
@@ -272,6 +294,23 @@ mod tests {
         assert!(full.message().contains("6400 calls"), "{full}");
         drop(leases);
         peers.lease("a:1", ConnectionUse::Calls).unwrap();
+    }
+
+    #[tokio::test]
+    async fn renewed_connections_leave_those_to_other_masters() {
+        let peers = MasterConnections::new(Dialer::tcp());
+        let lease = |address, kind| peers.lease(address, kind).unwrap();
+        let _held = lease("b:1", ConnectionUse::Calls);
+        let former = [ConnectionUse::Calls, ConnectionUse::Streams].map(|kind| lease("a:1", kind));
+        peers.renew("a:1");
+        for kind in [ConnectionUse::Calls, ConnectionUse::Streams] {
+            assert_eq!(connections(&peers, "a:1", kind), 0);
+        }
+        assert_eq!(connections(&peers, "b:1", ConnectionUse::Calls), 1);
+        let _next = lease("a:1", ConnectionUse::Calls);
+        assert_eq!(connections(&peers, "a:1", ConnectionUse::Calls), 1);
+        drop(former);
+        assert_eq!(connections(&peers, "a:1", ConnectionUse::Calls), 1);
     }
 
     /// Simulates a partitioned host: the connection stays open, and its peer does not read.

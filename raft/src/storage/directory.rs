@@ -127,8 +127,8 @@ fn remedy(cause: &BoxError) -> &'static str {
     }
 }
 
-/// The lock of a data directory. Dropping it releases the lock, also if a child process that has not
-/// executed its program yet has inherited the file.
+/// The lock of a data directory. Dropping it releases the lock, also if a child process that has
+/// not executed its program yet has inherited the file.
 #[derive(Debug)]
 pub(crate) struct DirectoryLock(File);
 
