@@ -75,6 +75,8 @@ struct BatchSum {
     report: invariants::InvariantReport,
     cpu_ms: u64,
     violating_seeds: Vec<u64>,
+    /// The number of seeds whose masters enforce rules of access from the start.
+    seeds_with_rules: u64,
     /// The reasons why the batch proves too little; empty if it proves enough.
     too_little: Vec<String>,
 }
@@ -82,6 +84,7 @@ struct BatchSum {
 impl BatchSum {
     fn add(&mut self, seed: u64, sums: SeedSums) {
         self.cpu_ms += sums.cpu_ms;
+        self.seeds_with_rules += u64::from(!system::SystemOptions::of(seed).upgrade);
         let BatchRecord {
             seeds,
             seconds,
@@ -109,7 +112,7 @@ impl BatchSum {
     fn finish(&mut self, tier: &str) {
         self.violating_seeds.sort_unstable();
         self.run.violating_seeds = self.violating_seeds.len() as u64;
-        let minimum = minimum::of(tier, self.run.seeds);
+        let minimum = minimum::of(tier, self.run.seeds, self.seeds_with_rules);
         self.too_little = self.report.shortfalls(&minimum);
         self.run.proves_too_little = !self.too_little.is_empty();
     }

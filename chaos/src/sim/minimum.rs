@@ -8,24 +8,28 @@ use std::collections::BTreeMap;
 use crate::invariants::{Comparisons, Minimum, Rule};
 use crate::ledger::{GRAPHS, RAFT, SYSTEM};
 
-/// Returns the minimum of this many seeds. For few seeds it contains only what almost every seed
-/// shows.
-pub(super) fn of(simulation: &str, seeds: u64) -> Minimum {
+/// Returns the minimum of this many seeds, of which `with_rules` have rules of access. For few seeds
+/// it contains only what almost every seed shows.
+pub(super) fn of(simulation: &str, seeds: u64, with_rules: u64) -> Minimum {
     let (operations, comparisons): (u64, fn(Comparisons) -> u64) = match simulation {
         RAFT => (5_000, |least| least.raft),
         GRAPHS => (6_000, |least| least.graphs),
         SYSTEM => (4_000, |least| least.system),
         _ => return Minimum::default(),
     };
-    let least = |per_hundred: u64| per_hundred.saturating_mul(seeds) / 100;
+    let least = |per_hundred: u64, seeds: u64| per_hundred.saturating_mul(seeds) / 100;
+    let showing = |rule| match rule {
+        Rule::AccessEnforcement => with_rules,
+        _ => seeds,
+    };
     let rules = Rule::ALL.iter();
     let rules = rules.map(|rule| (*rule, comparisons(rule.minimum_comparisons())));
     let rules: BTreeMap<Rule, u64> = rules
         .filter(|(_, per_hundred)| *per_hundred > 0)
-        .map(|(rule, per_hundred)| (rule, least(per_hundred)))
+        .map(|(rule, per_hundred)| (rule, least(per_hundred, showing(rule))))
         .collect();
     Minimum {
-        operations: least(operations),
+        operations: least(operations, seeds),
         rules,
         ..Minimum::default()
     }
@@ -34,33 +38,42 @@ pub(super) fn of(simulation: &str, seeds: u64) -> Minimum {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::Rule::{Linearizability, Reboots, SingleStart};
+    use crate::invariants::Rule::{AccessEnforcement, Linearizability, Reboots, SingleStart};
 
     #[test]
     fn the_minimum_evidence_of_a_batch_is_proportional_to_its_seeds() {
-        let hundred = of(SYSTEM, 100);
-        let thousand = of(SYSTEM, 1_000);
+        let hundred = of(SYSTEM, 100, 80);
+        let thousand = of(SYSTEM, 1_000, 800);
         assert_eq!(
             thousand.rules[&SingleStart],
             10 * hundred.rules[&SingleStart]
         );
         assert_eq!(thousand.operations, 10 * hundred.operations);
         assert!(hundred.rules.values().all(|least| *least > 0));
-        let one = of(SYSTEM, 1);
+        let one = of(SYSTEM, 1, 1);
         assert_eq!(
             (one.rules[&SingleStart], one.rules[&Reboots]),
             (5, 0),
             "rare things may be absent"
         );
-        assert_eq!(of(SYSTEM, 0).rules.values().sum::<u64>(), 0);
+        assert_eq!(of(SYSTEM, 0, 0).rules.values().sum::<u64>(), 0);
+    }
+
+    #[test]
+    fn a_seed_without_rules_need_not_show_that_they_are_enforced() {
+        let least = |with_rules| of(SYSTEM, 1, with_rules).rules[&AccessEnforcement];
+        assert_eq!((least(0), least(1)), (0, 20));
     }
 
     #[test]
     fn each_simulation_has_its_own_minimum() {
         for tier in [RAFT, SYSTEM, GRAPHS] {
-            assert!(of(tier, 100).rules.contains_key(&Linearizability), "{tier}");
+            assert!(
+                of(tier, 100, 80).rules.contains_key(&Linearizability),
+                "{tier}"
+            );
         }
-        assert!(!of(RAFT, 100).rules.contains_key(&SingleStart));
-        assert_eq!(of("real", 100), Minimum::default());
+        assert!(!of(RAFT, 100, 0).rules.contains_key(&SingleStart));
+        assert_eq!(of("real", 100, 0), Minimum::default());
     }
 }
