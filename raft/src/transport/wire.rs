@@ -177,10 +177,14 @@ pub(crate) fn append_from(
     // openraft assumes that entries are in order.
     let mut last = prev_log_id;
     for one in &entries {
-        let expected = last.map_or(0, |id| id.index + 1);
-        if one.log_id.index != expected || last.is_some_and(|id| id > one.log_id) {
+        let follows = match last {
+            Some(last) => last.index.checked_add(1) == Some(one.log_id.index) && last <= one.log_id,
+            None => one.log_id.index == 0,
+        };
+        if !follows {
+            let last = last.map_or_else(|| "the start of the log".to_owned(), |id| id.to_string());
             return Err(Status::invalid_argument(format!(
-                "entry {} does not follow {expected}",
+                "entry {} does not follow {last}",
                 one.log_id
             )));
         }
@@ -406,5 +410,13 @@ mod tests {
         assert!(append_from(append(proto::Header::default(), &gap).0).is_err());
         let missing = proto::AppendRequest::default();
         assert!(append_from(missing).is_err());
+    }
+
+    #[test]
+    fn entries_after_the_last_possible_index_are_refused() {
+        let mut after_the_last = request(vec![commands(0, 1)]);
+        after_the_last.prev_log_id = Some(id(2, u64::MAX));
+        let refused = append_from(append(proto::Header::default(), &after_the_last).0).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
     }
 }
