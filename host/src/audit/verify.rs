@@ -118,7 +118,7 @@ impl Verifier {
             (true, _, _) => return Err(BreakReason::BeginsAgain),
         }
         if let Some((former, _)) = self.former
-            && line.serial != former + 1
+            && former.checked_add(1) != Some(line.serial)
         {
             let found = line.serial;
             return Err(BreakReason::Serial { former, found });

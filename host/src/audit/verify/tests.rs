@@ -251,3 +251,35 @@ fn lines_are_read_without_a_verification() {
     .unwrap();
     assert_eq!((lines, broken), (11, vec![(log.path(1), 2)]));
 }
+
+#[test]
+fn no_line_follows_the_last_serial_number() {
+    let mut verifier = Verifier::default();
+    verifier.begin_file(1);
+    let first = AuditLine {
+        serial: u64::MAX,
+        entry: AuditEntry::new(0, AuditEvent::FileBegun),
+        file: Some(FileHead {
+            format: FORMAT,
+            number: 1,
+            oldest: 1,
+            previous: ChainValue::ZERO,
+        }),
+    };
+    let second = AuditLine {
+        serial: 0,
+        entry: AuditEntry::new(1, AuditEvent::Exec),
+        file: None,
+    };
+    let mut chain = ChainValue::ZERO;
+    let mut sealed = |line: &AuditLine| {
+        let body = line.body();
+        chain = chain.next(&body);
+        chain.seal(&body)
+    };
+    let [first, second] = [first, second].map(|line| sealed(&line));
+    assert!(verifier.line(first.as_bytes()).is_ok());
+    let reason = verifier.line(second.as_bytes()).unwrap_err();
+    let (former, found) = (u64::MAX, 0);
+    assert_eq!(reason, BreakReason::Serial { former, found });
+}
