@@ -94,7 +94,11 @@ fn address(part: &str) -> Result<String, InvalidMasters> {
             if host.parse::<std::net::Ipv6Addr>().is_err() {
                 return Err(wrong("only an IPv6 address goes in brackets"));
             }
-            (format!("[{host}]"), after.strip_prefix(':'))
+            let port = after.strip_prefix(':');
+            if port.is_none() && !after.is_empty() {
+                return Err(wrong("only :port follows the ]"));
+            }
+            (format!("[{host}]"), port)
         }
         None if part.matches(':').count() > 1 => {
             return Err(wrong("put an IPv6 address in brackets, as [::1]:5050"));
@@ -140,6 +144,7 @@ mod tests {
             ("::1", "in brackets"),
             ("[::1:5050", "] is missing"),
             ("[a]:1", "only an IPv6"),
+            ("[::1]5050", "only :port follows"),
             (":5050", "a host is"),
             ("a b:1", "a host is"),
             ("a:1,a:1", "listed twice"),
