@@ -12,12 +12,34 @@ use crate::PortPublication;
 /// The supported versions, best first.
 const VERSIONS: [&str; 2] = ["1.1.0", "1.0.0"];
 
-/// An operator's list of plugins, as in its file.
+/// An operator's list of plugins, as in its file. Each plugin has the name of its executable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "StoredConfList")]
 pub struct NetworkConfList {
     pub(super) name: String,
     version: String,
     pub(super) plugins: Vec<Map<String, Value>>,
+}
+
+/// A list in a record, which is not checked.
+#[derive(Deserialize)]
+struct StoredConfList {
+    name: String,
+    version: String,
+    plugins: Vec<Map<String, Value>>,
+}
+
+impl TryFrom<StoredConfList> for NetworkConfList {
+    type Error = String;
+
+    fn try_from(stored: StoredConfList) -> Result<Self, String> {
+        let list = Self {
+            name: stored.name,
+            version: stored.version,
+            plugins: stored.plugins,
+        };
+        list.check().map(|()| list)
+    }
 }
 
 impl NetworkConfList {
@@ -34,7 +56,7 @@ impl NetworkConfList {
         Self::parse(&text).map_err(error)
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct ConfListFile {
@@ -57,27 +79,32 @@ impl NetworkConfList {
         let version = version.ok_or_else(|| {
             format!("its versions are {offered:?}: give cniVersion 1.0.0 or 1.1.0")
         })?;
+        let list = Self {
+            name: written.name,
+            version: version.to_owned(),
+            plugins: written.plugins,
+        };
+        list.check().map(|()| list)
+    }
+
+    /// Checks the names of the list and of its plugins, which become parts of paths.
+    fn check(&self) -> Result<(), String> {
         let is_plain = |name: &str| {
             let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
             name.starts_with(|first: char| first.is_ascii_alphanumeric())
                 && name.bytes().all(allowed)
         };
-        if !is_plain(&written.name) {
+        if !is_plain(&self.name) {
             return Err("its name must be letters, digits, '.', '_' or '-'".to_owned());
         }
-        if written.plugins.is_empty() {
+        if self.plugins.is_empty() {
             return Err("it has no plugin".to_owned());
         }
-        for plugin in &written.plugins {
-            if !kind(plugin).is_some_and(is_plain) {
-                return Err("each plugin needs a type that is the name of an executable".to_owned());
-            }
+        let mut kinds = self.plugins.iter().map(kind);
+        if !kinds.all(|kind| kind.is_some_and(is_plain)) {
+            return Err("each plugin needs a type that is the name of an executable".to_owned());
         }
-        Ok(Self {
-            name: written.name,
-            version: version.to_owned(),
-            plugins: written.plugins,
-        })
+        Ok(())
     }
 
     /// Returns the network's name.
@@ -181,5 +208,17 @@ mod tests {
             let output = NetworkConfList::parse(&wrong).unwrap_err();
             assert!(output.contains(reason), "{output}");
         }
+    }
+    #[test]
+    fn a_damaged_list_in_a_record_is_rejected() {
+        let list = NetworkConfList::parse(LIST).unwrap();
+        let record = serde_json::to_string(&list).unwrap();
+        let read = |text: &str| serde_json::from_str::<NetworkConfList>(text);
+        assert_eq!(read(&record).unwrap(), list);
+        let why = read(&record.replace("\"type\"", "\"typo\"")).unwrap_err();
+        assert!(
+            why.to_string().contains("the name of an executable"),
+            "{why}"
+        );
     }
 }
