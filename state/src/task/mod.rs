@@ -257,7 +257,8 @@ pub struct Task {
     /// The unacknowledged updates, oldest first: at most the newest non-terminal one and the
     /// terminal one.
     pub unacknowledged: Vec<TaskUpdate>,
-    /// The revision at which this record last changed.
+    /// The revision of its newest update, kill or change of limits. Acknowledgements, and updates
+    /// of an agent that have no effect, do not change it.
     pub revision: Revision,
 }
 
