@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use crate::invariants::{Comparisons, Minimum, Rule};
 use crate::ledger::{GRAPHS, RAFT, SYSTEM};
 
-/// Returns the minimum of this many seeds, of which `with_rules` have rules of access. For few seeds
-/// it contains only what almost every seed shows.
+/// Returns the minimum of this many seeds, of which `with_rules` have rules of access. For few
+/// seeds it contains only what almost every seed shows.
 pub(super) fn of(simulation: &str, seeds: u64, with_rules: u64) -> Minimum {
     let (operations, comparisons): (u64, fn(Comparisons) -> u64) = match simulation {
         RAFT => (5_000, |least| least.raft),
