@@ -94,7 +94,8 @@ def lost(cluster, master):
     """Makes backups without their directory, and on a full file system. Each fails, and the next one succeeds."""
     for loss, remedy, message in [
             (f"mv {DIRECTORY} {DIRECTORY}.lost", f"mv {DIRECTORY}.lost {DIRECTORY}", "No such file or directory"),
-            (f"mount -t tmpfs -o size=4k tmpfs {DIRECTORY} && head -c 4096 /dev/zero > {DIRECTORY}/filler", f"umount {DIRECTORY}", "No space left on device")]:
+            (f"mount -t tmpfs -o size=4k tmpfs {DIRECTORY} && head -c 4096 /dev/zero > {DIRECTORY}/filler",
+             f"umount {DIRECTORY}", "No space left on device")]:
         master.root(loss)
         log = run(master, SAVE, passes=False)
         left = master.root(f"ls -A {DIRECTORY} 2> /dev/null | grep -vx filler || true")

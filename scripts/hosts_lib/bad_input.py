@@ -50,7 +50,7 @@ def closed_port(cluster):
         host.root("nft delete table inet closed")
 
 
-# Makes a snapshot of a cluster of one master in a network of its own.
+# Makes a snapshot of a cluster of one master, in a separate network namespace.
 OTHER_CLUSTER = """
 ip link set lo up
 work=$(mktemp -d)

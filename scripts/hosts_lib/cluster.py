@@ -30,7 +30,7 @@ class Cluster:
         masters = ",".join(master.host.address for master in self.masters)
         reach = f"ARGOSY_MASTERS={masters} ARGOSY_TLS_CA=/etc/argosy/tls/ca.crt"
         # Of the host for monitoring: that of this test, and that of Prometheus.
-        self.operator = f"{reach} ARGOSY_TLS_CERT=/root/operator.crt ARGOSY_TLS_KEY=/root/operator.key"
+        self.operator = f"{reach} ARGOSY_TLS_CERT=/var/tmp/operator.crt ARGOSY_TLS_KEY=/var/tmp/operator.key"
         self.prometheus = (f"{reach} ARGOSY_TLS_CERT=/etc/argosy/tls/framework.crt "
                            "ARGOSY_TLS_KEY=/etc/argosy/tls/framework.key")
 
@@ -71,7 +71,7 @@ class Cluster:
             directory.mkdir(exist_ok=True)
             call(self.program, "ca", "issue", "operator/rehearsal", "--ca", self.authority, "--dir", directory)
         for kind in ("key", "crt"):
-            self.hosts["p1"].put(directory / f"operator-rehearsal.{kind}", f"/root/operator.{kind}")
+            self.hosts["p1"].put(directory / f"operator-rehearsal.{kind}", f"/var/tmp/operator.{kind}")
 
     def argosy(self, command):
         """Runs a command as an operator on the host for monitoring, which no step destroys."""

@@ -138,7 +138,7 @@ def lose_power(cluster, name, version):
 
 
 def interruptions(cluster):
-    """Interrupts upgrade.yml and renew_certificates.yml at one task after the other, each time in a run of its own."""
+    """Interrupts upgrade.yml and renew_certificates.yml at one task after the other, and starts them again each time."""
     services = Services(cluster)
     version = cluster.choose("+3")
     with Load(cluster, "interrupted playbooks"):

@@ -33,7 +33,7 @@ super::cases!("crashes":
 /// The passes of a step that are tested: the journal writes all events, each time another one.
 const PASSES_OF_JOURNAL: std::ops::RangeInclusive<u32> = 1..=8;
 
-/// The place of the last order, the kill of the long task.
+/// The index of the last order of [`orders`], the kill of the long task.
 const LAST: usize = 4;
 
 const TASKS: [&str; 3] = ["held", "brief", "long"];
@@ -383,7 +383,7 @@ pub(super) fn audit(host: &TestHost) -> LeakAudit {
 struct AgentRun<'a> {
     orders: &'a [Order],
     ended: &'a mut BTreeSet<String>,
-    /// Whether each order waits for the effect of the one before.
+    /// If true, an order is sent only after the previous one has taken effect.
     is_serial: bool,
 }
 
@@ -394,13 +394,13 @@ impl AgentRun<'_> {
         };
         link.may_hang_up = true;
         link.register(&hello, false).await;
-        let mut given = hello.floor as usize;
+        let mut sent = hello.floor as usize;
         let mut long_is_up = false;
         loop {
-            while given < self.orders.len() && self.may_give(given, long_is_up) {
-                let order = self.orders[given].clone();
-                given += 1;
-                link.order(given as u64, order).await;
+            while sent < self.orders.len() && self.may_send(sent, long_is_up) {
+                let order = self.orders[sent].clone();
+                sent += 1;
+                link.order(sent as u64, order).await;
             }
             if self.ended.len() == TASKS.len() {
                 break;
@@ -421,9 +421,9 @@ impl AgentRun<'_> {
         while link.try_next().await.is_some() {}
     }
 
-    /// Returns whether the order at this place of [`orders`] may follow those before it.
-    fn may_give(&self, place: usize, long_is_up: bool) -> bool {
-        match (place, self.is_serial) {
+    /// Returns whether the order with this index in [`orders`] may be sent now.
+    fn may_send(&self, index: usize, long_is_up: bool) -> bool {
+        match (index, self.is_serial) {
             (LAST, false) => long_is_up,
             (_, false) => true,
             (2, true) => self.ended.contains("brief"),
