@@ -140,6 +140,13 @@ async fn spawn_thread(agent: Agent, stop: CancellationToken) -> Result<(), RunEr
     ended.await.expect("the agent's loop never panics")
 }
 
+/// Ends the broker last: it holds the directory's lock, too.
+async fn close(broker: Option<BrokerClient>) {
+    let Some(broker) = broker else { return };
+    let closed = tokio::task::spawn_blocking(move || broker.close()).await;
+    closed.expect("closing the connection to the broker never panics");
+}
+
 struct Agent {
     core: Core,
     journal: Journal,
@@ -222,7 +229,9 @@ impl Agent {
         self.helpers.abort_all();
         self.containers.stop().await;
         // The last records are on disk before the process ends.
-        self.journal.close().await?;
+        let written = self.journal.close().await;
+        close(self.broker).await;
+        written?;
         stopped
     }
 

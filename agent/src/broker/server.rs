@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use argosy_host::spawner::{self, AllowedPrograms};
+use argosy_host::spawner::{self, AllowedPrograms, Spawner};
 use argosy_isolation::Isolation;
 use argosy_isolation::disk;
 use argosy_isolation::division::{self, HostUser};
@@ -61,7 +61,11 @@ pub fn separate_privileges(
     let broker = division::fork(c"argosy-broker", &all, move || {
         // Before the broker's own filter, which executed programs would inherit.
         let spawner = spawner::start(programs(config, commands), kept);
-        let ended = spawner.and_then(|spawner| serve(&served, config, commands, owner, spawner));
+        let ended = spawner.map(Arc::new).and_then(|spawner| {
+            let ended = serve(&served, config, commands, owner, &spawner);
+            spawner.end();
+            ended
+        });
         at_end();
         match ended {
             Ok(()) => 0,
@@ -104,7 +108,7 @@ fn serve(
     config: &Config,
     commands: &HelperCommands,
     owner: HostUser,
-    spawner: OwnedFd,
+    spawner: &Arc<Spawner>,
 ) -> io::Result<()> {
     let agent = nix::unistd::getppid().as_raw();
     let Some((ControlMessage::MapUsers, _)) = link::receive(&link.control)? else {
@@ -134,8 +138,11 @@ fn serve(
     let result: ReplyResult = Ok(BrokerReply::Opened(host));
     link::send(&link.control, &result, &[])?;
     let watch = std::thread::Builder::new().name("broker".to_owned());
+    let watched = Arc::clone(spawner);
     watch.spawn(move || {
-        spawner::wait(&spawner);
+        if watched.wait() {
+            return;
+        }
         // Without it no program can be executed. A new agent has a new one.
         tracing::error!("the spawner of this agent has ended, and its broker ends with it");
         std::process::exit(1);

@@ -21,7 +21,7 @@ use argosy_state::ids::{GroupId, TaskKey};
 use argosy_state::task::Reason;
 use tokio::sync::oneshot;
 
-use super::connections::{BrokerConnections, TimeoutPolicy, connection_lost};
+use super::connections::{BrokerConnections, BrokerProcess, TimeoutPolicy, connection_lost};
 use super::heartbeat;
 use super::link::{self, BrokerLink, ControlMessage};
 use super::request::{
@@ -75,7 +75,11 @@ impl BrokerClient {
         };
         let (sender, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("broker".to_owned());
-        let connections = Arc::new(BrokerConnections::new(requests));
+        let control = Arc::new(control);
+        let process = broker.as_ref();
+        let process = process.map(|broker| BrokerProcess::of(broker, &control));
+        let process = process.transpose().map_err(words)?;
+        let connections = Arc::new(BrokerConnections::new(requests).to(process));
         let asked = Arc::clone(&connections);
         let watch = move || {
             let pid = broker.as_ref().map(|broker| broker.pid);
@@ -86,22 +90,6 @@ impl BrokerClient {
         };
         thread.spawn(watch).map_err(words)?;
         Ok((Self::Remote(connections), host, ended))
-    }
-
-    /// Whether the broker has ended, as far as requests have shown. Later requests fail for that
-    /// reason alone.
-    pub(crate) fn is_lost(&self) -> bool {
-        match self {
-            Self::Local(_) => false,
-            Self::Remote(connections) => connections.is_lost(),
-        }
-    }
-
-    /// Marks the agent as ending: from now on no request waits for a broker that does not respond.
-    pub(crate) fn end(&self) {
-        if let Self::Remote(connections) = self {
-            connections.end();
-        }
     }
 
     pub(super) fn request(

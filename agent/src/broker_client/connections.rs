@@ -3,9 +3,11 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use argosy_host::process::has_ended;
+use argosy_isolation::division::ForkedChild;
 use argosy_isolation::service::PacketSocket;
 
 use super::link;
@@ -13,6 +15,9 @@ use super::request::{BrokerRequest, OperationResult, ReplyResult};
 
 /// The interval at which a waiting request checks whether to give up.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
+/// The time in which a broker exits once its agent closes the connection, unless it is stopped: it
+/// gives each of its helpers a second.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sockets to a broker, each for one request at a time.
 pub(crate) struct BrokerConnections {
@@ -25,6 +30,23 @@ pub(crate) struct BrokerConnections {
     responds: AtomicBool,
     /// Set when the agent shuts down: requests then fail while the broker does not respond.
     is_ending: AtomicBool,
+    process: Option<BrokerProcess>,
+}
+
+/// The broker's process.
+pub(super) struct BrokerProcess {
+    /// The socket whose close ends it.
+    control: Arc<PacketSocket>,
+    handle: OwnedFd,
+}
+
+impl BrokerProcess {
+    pub(super) fn of(broker: &ForkedChild, control: &Arc<PacketSocket>) -> io::Result<Self> {
+        Ok(Self {
+            control: Arc::clone(control),
+            handle: broker.handle.try_clone()?,
+        })
+    }
 }
 
 struct BrokerSocket {
@@ -60,6 +82,22 @@ impl BrokerConnections {
             is_lost: AtomicBool::new(false),
             responds: AtomicBool::new(true),
             is_ending: AtomicBool::new(false),
+            process: None,
+        }
+    }
+
+    /// Adds the process that [`Self::close`] ends.
+    pub(super) fn to(self, process: Option<BrokerProcess>) -> Self {
+        Self { process, ..self }
+    }
+
+    /// Ends the broker and waits until it has exited, unless it is stopped.
+    pub(super) fn close(&self) {
+        let Some(process) = &self.process else { return };
+        process.control.close();
+        if self.responds.load(Ordering::SeqCst) {
+            // The agent exits in any case.
+            let _ = has_ended(&process.handle, EXIT_TIMEOUT);
         }
     }
 

@@ -1,12 +1,13 @@
 //! The agent's end of its broker: requests of operations that need root, and the connection on
 //! which they travel. `broker` performs them.
 //!
-//! Reading order: `request`, `link`, `connections`, `heartbeat`, `client` with `containers`,
-//! `networks` and `layers`.
+//! Reading order: `request`, `link`, `connections`, `heartbeat`, `client` with `ending`,
+//! `containers`, `networks` and `layers`.
 
 mod client;
 mod connections;
 mod containers;
+mod ending;
 mod heartbeat;
 mod layers;
 pub(crate) mod link;

@@ -16,17 +16,19 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessage, MsgFlags, Shutdown, sendmsg, setsockopt, shutdown, sockopt,
+};
 use nix::sys::time::{TimeVal, TimeValLike};
 use rustix::process::{Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
-use crate::processes::fork::fork;
+use crate::processes::fork::{ForkedChild, fork};
 use crate::processes::packets::{self, ReceiveResult, WaitMode, packet_pair};
 use crate::processes::process::has_ended;
 use crate::sys;
@@ -46,6 +48,8 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The timeout of an order: executing a program takes milliseconds, but a stopped spawner does not
 /// answer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time in which it exits once its owner ends it, unless it is stopped.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The spawner of this process, set before its filter is installed.
 static SPAWNER: OnceLock<OwnedFd> = OnceLock::new();
@@ -181,36 +185,61 @@ impl ProgramCall {
     }
 }
 
+/// The spawner of this process, while it runs.
+#[derive(Debug)]
+pub struct Spawner {
+    /// Hangs up when the spawner has exited.
+    socket: OwnedFd,
+    process: ForkedChild,
+    is_ending: AtomicBool,
+}
+
+impl Spawner {
+    /// Waits until it has exited. Returns whether its owner has ended it.
+    pub fn wait(&self) -> bool {
+        // No data is ever sent there.
+        while matches!(
+            packets::receive_packet::<SpawnerReply>(&self.socket, WaitMode::Block),
+            Ok(ReceiveResult::Nothing)
+        ) {}
+        self.is_ending.load(Ordering::SeqCst)
+    }
+
+    /// Ends it, and waits until it has exited, but not for a stopped one: that exits when it is
+    /// continued. Programs that it has executed continue.
+    pub fn end(&self) {
+        self.is_ending.store(true, Ordering::SeqCst);
+        // Fails only if it has exited.
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        let _ = has_ended(&self.process.handle, END_TIMEOUT);
+    }
+}
+
 /// Creates the spawner of this process, which must have no threads yet. `kept` are descriptors that
-/// program names refer to. Returns a descriptor that hangs up when the spawner has exited.
+/// program names refer to.
 ///
 /// # Errors
 /// If the host refuses it, or this process has a spawner already.
-pub fn start(programs: AllowedPrograms, kept: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+pub fn start(programs: AllowedPrograms, kept: &[BorrowedFd<'_>]) -> io::Result<Spawner> {
     let (ours, theirs) = packet_pair()?;
     let mut all = vec![theirs.as_fd()];
     all.extend_from_slice(kept);
-    fork(NAME, &all, || {
+    let process = fork(NAME, &all, || {
         serve(theirs.as_fd(), &programs);
         0
     })?;
-    let watched = ours.try_clone()?;
+    let socket = ours.try_clone()?;
     // A stopped spawner accepts no more orders once its socket is full.
     let limit = TimeVal::seconds(RESPONSE_TIMEOUT.as_secs().cast_signed());
     setsockopt(&ours, sockopt::SendTimeout, &limit)?;
     SPAWNER
         .set(ours)
         .map_err(|_| io::Error::other("this process has a spawner already"))?;
-    Ok(watched)
-}
-
-/// Waits until the spawner has exited.
-pub fn wait(watched: &OwnedFd) {
-    // No data is ever sent there.
-    while matches!(
-        packets::receive_packet::<SpawnerReply>(watched, WaitMode::Block),
-        Ok(ReceiveResult::Nothing)
-    ) {}
+    Ok(Spawner {
+        socket,
+        process,
+        is_ending: AtomicBool::new(false),
+    })
 }
 
 /// Executes a program by the spawner, in the calling thread's network namespace; `None` if this

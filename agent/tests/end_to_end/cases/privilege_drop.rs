@@ -29,6 +29,7 @@ super::cases!("divided":
     an_unprivileged_agent_adopts_the_tasks_of_an_agent_with_root,
     an_unprivileged_agent_creates_and_removes_tasks_with_images,
     an_agent_and_its_broker_exit_together,
+    a_stopped_agent_exits_after_its_other_processes,
     a_filtered_broker_creates_file_systems_networks_and_executors,
     a_panic_in_the_broker_ends_it_and_its_agent_but_no_task,
     an_unprivileged_agent_identifies_its_callers,
@@ -494,6 +495,34 @@ pub(super) async fn an_agent_and_its_broker_exit_together() {
     let agent = host.divided(master.address);
     drop(master.registered(false).await);
     agent.stop().await;
+}
+
+/// Systemd removes the cgroup of a unit only if it is empty when the agent has exited.
+pub(super) async fn a_stopped_agent_exits_after_its_other_processes() {
+    if let Some(why) = impossible() {
+        return skip(why);
+    }
+    let (host, mut master) = (TestHost::new(), Master::start().await);
+    // Without the order, each time shows it with a probability of about a half.
+    for _ in 0..8 {
+        let agent = host.divided(master.address);
+        // Kept until it has exited: it would open another stream.
+        let link = master.registered(false).await;
+        let broker = agent.broker();
+        let spawner = child_of(broker, "argosy-spawner");
+        let launcher = child_of(spawner, "argosy-launcher");
+        agent.stop().await;
+        drop(link);
+        for (pid, name) in [
+            (broker, "broker"),
+            (spawner, "spawner"),
+            (launcher, "launcher"),
+        ] {
+            let state = field_of(pid, "State:");
+            let has_ended = state.is_none_or(|state| state[0] == "Z");
+            assert!(has_ended, "the {name} outlives its agent");
+        }
+    }
 }
 
 pub(super) async fn a_panic_in_the_broker_ends_it_and_its_agent_but_no_task() {
