@@ -58,7 +58,10 @@ def main(name, target):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        # The system may deliver the signal to a thread that starts a command. Only this one runs
+        # the handler, and not while it waits without a limit.
+        while thread.is_alive():
+            thread.join(0.2)
     with open(target, "w", encoding="utf-8") as out:
         json.dump(report, out)
 
