@@ -54,13 +54,15 @@ class Load:
         if self.report["failed"] or twice or missing or unknown:
             raise Failed(f"under load, during {self.what}: calls failed: {self.report['failed']}; tasks started twice: "
                          f"{twice}, never: {missing}, unknown: {unknown}")
+        pause, end = self.longest_pause()
         self.cluster.log(f"load during {self.what}: {len(self.report['tasks'])} tasks, each started once; "
-                         f"{len(self.report['writes'])} writes, longest pause {self.pause():.2f} s")
+                         f"{len(self.report['writes'])} writes, longest pause {pause:.2f} s until "
+                         f"{time.strftime('%H:%M:%S', time.gmtime(end))}")
 
-    def pause(self):
-        """Returns the longest time between two successful writes, in seconds."""
+    def longest_pause(self):
+        """Returns the longest time between two successful writes, and when it ended, in seconds."""
         times = self.report["writes"]
-        return max((after - before for before, after in zip(times, times[1:])), default=0.0)
+        return max(((after - before, after) for before, after in zip(times, times[1:])), default=(0.0, 0.0))
 
 
 def prepare(agent):
