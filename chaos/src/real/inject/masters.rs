@@ -118,7 +118,7 @@ impl Injector<'_> {
             );
             self.cluster.members[place].stop(EXIT_TIMEOUT).await?;
             self.cluster.watch.forget(place);
-            self.cluster.members[place].start()?;
+            self.cluster.restart(place)?;
             // The next one follows only when this one can replace it.
             self.cluster.await_health(Duration::from_secs(40)).await?;
         }
@@ -282,7 +282,7 @@ impl Injector<'_> {
         let name = self.kill(place, FaultKind::Crash, "to be given a small disk");
         let data = self.cluster.data(place);
         let disk = SmallDisk::mount(&data)?;
-        self.cluster.members[place].start()?;
+        self.cluster.restart(place)?;
         let deadline = Instant::now() + Duration::from_secs(15);
         while self.cluster.unhealthy_reason().await.is_some() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -364,6 +364,7 @@ impl Injector<'_> {
             .join(format!("clock-{place}"));
         let clock = FakeClock::create(&file)?;
         let name = self.kill(place, FaultKind::Crash, "to be given a clock that jumps");
+        self.cluster.watch.restarted(place);
         self.cluster.members[place].start_with(&clock.settings())?;
         self.undo.push(UndoStep::ResetClock(place));
         self.cluster.await_health(Duration::from_secs(30)).await?;
@@ -381,7 +382,7 @@ impl Injector<'_> {
         let name = self.kill(place, FaultKind::WipeDisk, "to join again");
         std::fs::remove_dir_all(self.cluster.data(place))?;
         self.undo.push(UndoStep::AddMaster(place));
-        self.cluster.members[place].start()?;
+        self.cluster.restart(place)?;
         // For this time the group works without it.
         Ok((name, self.between(200, 3_000)))
     }

@@ -294,6 +294,9 @@ async fn one_leadership_stream_serves_a_process_and_resumes_at_another_master() 
         assert!(quiet.is_err(), "it ended: {quiet:?}");
     }
     drop(one);
+    while second.listeners.load(Ordering::Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     assert_eq!(second.listeners.load(Ordering::Relaxed), 1);
     second.announce(6, &second);
     wait_for_end(&mut two).await;
