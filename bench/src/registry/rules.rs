@@ -8,6 +8,8 @@ use crate::writer::done;
 
 /// One of so many rules is about the writer and its action; the others are about other operators.
 const OWN: usize = 100;
+/// No cluster of a measurement has as many agents.
+const ABSENT: usize = 1_000_000_000;
 
 /// Sets this number of rules, in addition to those that let operators and agents in. None of them
 /// denies a measured write.
@@ -40,5 +42,23 @@ fn rule(number: usize) -> String {
         0 => "bench-operator".to_owned(),
         _ => format!("other-{number}"),
     };
-    format!("deny operator/{operator} set-attribute agent:absent-{number}")
+    format!(
+        "deny operator/{operator} set-attribute agent:agent-{}",
+        ABSENT + number
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_state::access::Rule;
+
+    use super::*;
+
+    #[test]
+    fn all_rules_are_valid() {
+        for number in [0, 1, OWN, 8_999] {
+            let rule = rule(number);
+            assert!(rule.parse::<Rule>().is_ok(), "{rule}");
+        }
+    }
 }
