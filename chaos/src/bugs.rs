@@ -173,6 +173,9 @@ const SLOW: &[Bug] = &[
     Bug::LimitsAgain,
     Bug::CompletionForgotten,
     Bug::WatchResumesLate,
+    Bug::StaleRules,
+    Bug::TicketPathIgnored,
+    Bug::RebootForgotten,
 ];
 
 /// Whether a random choice leaves this bug out.

@@ -5,15 +5,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 use std::time::{Duration, UNIX_EPOCH};
 
 use argosy_proto::clock::WallClock;
-use argosy_proto::transport::{Connection, Dialer, IdentifiedConnection, Listener, PeerIdentity};
+use argosy_proto::transport::{
+    Connection, Credential, Dialer, IdentifiedConnection, Listener, PeerIdentity,
+};
+use argosy_state::access::KeyHash;
 use argosy_state::actor::{Principal, PrincipalKind, PrincipalName};
 use futures::stream;
-use tokio::io::DuplexStream;
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 use turmoil::net::{TcpListener, TcpStream};
 
@@ -47,6 +53,81 @@ impl CutLinks {
     }
 }
 
+/// The keys that hosts prove to processes in separate runtimes, as if certificates had them. Cheap
+/// to clone; all clones share them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct HostKeys(Arc<Mutex<HostKeysState>>);
+
+#[derive(Debug, Default)]
+struct HostKeysState {
+    /// The number of renewals, by host.
+    renewals: BTreeMap<String, u64>,
+    /// The number of open connections to each port at one of whose ends this key was proved.
+    open: BTreeMap<(u16, KeyHash), usize>,
+}
+
+impl HostKeys {
+    fn state(&self) -> MutexGuard<'_, HostKeysState> {
+        self.0.lock().expect("no holder of the lock panics")
+    }
+
+    /// Returns the key that new connections of a host prove.
+    fn of(&self, host: &str) -> KeyHash {
+        let renewals = self.state().renewals.get(host).copied().unwrap_or(0);
+        KeyHash(Sha256::digest(format!("{host} {renewals}")).into())
+    }
+
+    /// Gives a host a new key for new connections. Open ones keep the former key, which is
+    /// returned.
+    pub(super) fn renew(&self, host: &str) -> KeyHash {
+        let former = self.of(host);
+        *self.state().renewals.entry(host.to_owned()).or_default() += 1;
+        former
+    }
+
+    /// Returns the number of open connections to this port of any host that prove this key.
+    pub(super) fn open_connections(&self, port: u16, key: KeyHash) -> usize {
+        self.state().open.get(&(port, key)).copied().unwrap_or(0)
+    }
+
+    fn identity_of(&self, host: &str) -> PeerIdentity {
+        let peer = identity_of(host);
+        match peer.principal() {
+            Some(_) => peer.with_credential(Credential::Key(self.of(host))),
+            None => peer,
+        }
+    }
+
+    /// Counts a connection between these hosts until the result is dropped.
+    fn count(&self, port: u16, hosts: [&str; 2]) -> CountedConnection {
+        let ends = hosts.map(|host| (port, self.of(host)));
+        for end in ends {
+            *self.state().open.entry(end).or_default() += 1;
+        }
+        let keys = self.clone();
+        CountedConnection { keys, ends }
+    }
+}
+
+/// A connection that is open.
+struct CountedConnection {
+    keys: HostKeys,
+    ends: [(u16, KeyHash); 2],
+}
+
+impl Drop for CountedConnection {
+    fn drop(&mut self) {
+        let mut state = self.keys.state();
+        for end in &self.ends {
+            let left = state.open.get_mut(end).expect("it was counted");
+            *left -= 1;
+            if *left == 0 {
+                state.open.remove(end);
+            }
+        }
+    }
+}
+
 /// Returns the identity that the simulated network assigns to a host, as if a certificate had
 /// proved it.
 pub(super) fn identity_of(host: &str) -> PeerIdentity {
@@ -68,11 +149,9 @@ pub(super) fn identity_of(host: &str) -> PeerIdentity {
     PeerIdentity::authenticated(Principal { kind, name }, None)
 }
 
-fn identity_at(address: IpAddr) -> PeerIdentity {
-    let host = turmoil::reverse_lookup(address);
-    host.map_or(PeerIdentity::unauthenticated(None), |host| {
-        identity_of(&host)
-    })
+/// Returns the name of the host at this address; empty if there is none.
+fn name_of(address: IpAddr) -> String {
+    turmoil::reverse_lookup(address).unwrap_or_default()
 }
 
 /// Returns the host of `host:port`.
@@ -85,7 +164,11 @@ pub(super) async fn listener(port: u16) -> io::Result<Listener> {
     let listener = TcpListener::bind(("0.0.0.0", port)).await?;
     Ok(Listener::new(stream::unfold(listener, async |listener| {
         let accepted = listener.accept().await;
-        let accepted = accepted.map(|(one, from)| (Connection::new(one), identity_at(from.ip())));
+        let identified = |(one, from): (_, SocketAddr)| {
+            let peer = identity_of(&name_of(from.ip()));
+            (Connection::new(one), peer)
+        };
+        let accepted = accepted.map(identified);
         Some((accepted, listener))
     })))
 }
@@ -123,19 +206,20 @@ pub(super) struct ProcessEndpoint<const PORTS: usize> {
 pub(super) struct HostEndpoint {
     host: String,
     cuts: CutLinks,
+    keys: HostKeys,
     ports: Vec<(u16, mpsc::Sender<io::Result<IdentifiedConnection>>)>,
     dials: mpsc::Receiver<DialRequest>,
 }
 
 struct DialRequest {
     address: String,
-    answer: oneshot::Sender<io::Result<DuplexStream>>,
+    answer: oneshot::Sender<io::Result<ProcessStream>>,
 }
 
 /// Returns both ends, for a host that listens on these ports.
 pub(super) fn endpoints<const PORTS: usize>(
     own: &str,
-    cuts: &CutLinks,
+    (cuts, keys): (&CutLinks, &HostKeys),
     ports: [u16; PORTS],
 ) -> (HostEndpoint, ProcessEndpoint<PORTS>) {
     let mut senders = Vec::new();
@@ -149,9 +233,10 @@ pub(super) fn endpoints<const PORTS: usize>(
     });
     // When full, dialing waits.
     let (asks, dials) = mpsc::channel::<DialRequest>(64);
+    let peers = keys.clone();
     let dialer = Dialer::new(move |address, _| {
         let asks = asks.clone();
-        let peer = identity_of(host_of(&address));
+        let peer = peers.identity_of(host_of(&address));
         async move {
             let (answer, answered) = oneshot::channel();
             let gone = || io::Error::from(io::ErrorKind::NetworkDown);
@@ -164,6 +249,7 @@ pub(super) fn endpoints<const PORTS: usize>(
     let card = HostEndpoint {
         host: own.to_owned(),
         cuts: cuts.clone(),
+        keys: keys.clone(),
         ports: senders,
         dials,
     };
@@ -183,9 +269,13 @@ impl HostEndpoint {
     async fn carry_all(mut self) -> io::Result<()> {
         for (port, process) in self.ports {
             let listener = TcpListener::bind(("0.0.0.0", port)).await?;
+            let (own, keys) = (self.host.clone(), self.keys.clone());
             tokio::spawn(async move {
                 while let Ok((stream, from)) = listener.accept().await {
-                    let connection = (Connection::new(carry(stream)), identity_at(from.ip()));
+                    let host = name_of(from.ip());
+                    let counted = keys.count(port, [&own, &host]);
+                    let connection = Connection::new(carry(stream, Some(counted)));
+                    let connection = (connection, keys.identity_of(&host));
                     if process.send(Ok(connection)).await.is_err() {
                         return;
                     }
@@ -204,7 +294,7 @@ impl HostEndpoint {
                     () = answer.closed() => {}
                     connected = connect(&own, &cuts, address) => {
                         // The caller may have timed out.
-                        let _ = answer.send(connected.map(carry));
+                        let _ = answer.send(connected.map(|stream| carry(stream, None)));
                     }
                 }
             });
@@ -213,14 +303,52 @@ impl HostEndpoint {
     }
 }
 
-/// Returns the process's end of a connection of its host.
-fn carry(mut stream: TcpStream) -> DuplexStream {
+/// A process's end of a connection of its host, which is counted until the process drops it. The
+/// host's end may stay open for longer, until it is written to.
+struct ProcessStream {
+    stream: DuplexStream,
+    _counted: Option<CountedConnection>,
+}
+
+impl AsyncRead for ProcessStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for ProcessStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Returns the process's end of a connection of its host, which may be counted.
+fn carry(mut stream: TcpStream, counted: Option<CountedConnection>) -> ProcessStream {
     let (mut outside, inside) = tokio::io::duplex(PIPE_BYTES);
     tokio::spawn(async move {
         // Any end of the copy closes both sides.
         let _ = tokio::io::copy_bidirectional(&mut stream, &mut outside).await;
     });
-    inside
+    ProcessStream {
+        stream: inside,
+        _counted: counted,
+    }
 }
 
 /// The offsets of the hosts' wall clocks in milliseconds, by name.
@@ -247,5 +375,45 @@ impl WallClocks {
                 false => UNIX_EPOCH + since + off,
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewed_key_proves_the_same_principal() {
+        let keys = HostKeys::default();
+        let (before, other) = (keys.identity_of("host-1"), keys.identity_of("host-2"));
+        let former = keys.renew("host-1");
+        let after = keys.identity_of("host-1");
+        assert_eq!(before.credential(), Some(Credential::Key(former)));
+        assert!(
+            after
+                .credential()
+                .is_some_and(|key| key != Credential::Key(former))
+        );
+        assert_eq!(before.principal(), after.principal());
+        assert_eq!(keys.identity_of("host-2"), other);
+        assert_ne!(before.credential(), other.credential());
+        assert_eq!(keys.identity_of("elsewhere").credential(), None);
+    }
+
+    #[test]
+    fn connections_are_counted_with_the_keys_of_both_ends_until_they_end() {
+        const PORT: u16 = 5052;
+        let keys = HostKeys::default();
+        let first = keys.count(PORT, ["master-1", "master-2"]);
+        let former = keys.renew("master-1");
+        let second = keys.count(PORT, ["master-2", "master-1"]);
+        let kept = keys.of("master-2");
+        assert_eq!(keys.open_connections(PORT, former), 1);
+        assert_eq!(keys.open_connections(PORT, kept), 2);
+        assert_eq!(keys.open_connections(PORT + 1, former), 0);
+        drop(first);
+        assert_eq!(keys.open_connections(PORT, former), 0);
+        drop(second);
+        assert_eq!(keys.open_connections(PORT, kept), 0);
     }
 }

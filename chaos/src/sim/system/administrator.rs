@@ -10,6 +10,7 @@ use std::time::Duration;
 use argosy_client::{CallError, Connector, ConnectorConfig, Masters, OperatorClient};
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation as Write;
+use argosy_state::access::KeyHash;
 
 use super::world::World;
 use crate::history::{Operation, OperationResponse};
@@ -44,6 +45,8 @@ pub(super) struct AccessState {
     pub(super) newest_token: u64,
     /// The log index of the newest acknowledged change.
     pub(super) changed_at: u64,
+    /// The keys whose revocation was acknowledged.
+    pub(super) revoked_keys: BTreeSet<KeyHash>,
 }
 
 /// A right of the operator `prober` that rules deny for a while.
@@ -70,6 +73,8 @@ pub(super) enum AccessChange {
     /// Creates a token, if the newest one is revoked.
     CreateToken,
     RevokeToken,
+    /// Revokes the former key of a member.
+    RevokeKey(KeyHash),
 }
 
 impl AccessChange {
@@ -163,6 +168,12 @@ impl Administrator {
                 self.perform(&taken, revocation(newest)).await;
             }
             AccessChange::CreateToken | AccessChange::RevokeToken => {}
+            AccessChange::RevokeKey(key) => {
+                let key_hash = key.to_string();
+                let revoke = Write::RevokeKey(v1::RevokeKey { key_hash });
+                self.perform(&[], revoke).await;
+                self.world.state().access.revoked_keys.insert(key);
+            }
         }
     }
 

@@ -125,6 +125,7 @@ impl AgentObserver {
 
 impl MessageObserver for AgentObserver {
     fn on_dial(&mut self) {
+        self.world.note_stream(&self.machine.name);
         self.dialed = self.world.dialed();
         self.note_delivered(&self.machine.synced());
     }

@@ -285,6 +285,7 @@ impl Scheduler for SimFramework {
             .or_default()
             .framework = Some(id);
         self.world.notes.count("sessions begun");
+        self.world.note_stream(&self.name);
         if let Some(framework) = self.id {
             let failover_timeout_ms = failover_timeout_ms(&self.world, self.index);
             let fact = FrameworkFact::Subscribed {
@@ -305,6 +306,10 @@ impl Scheduler for SimFramework {
         if !live.is_empty() {
             drop(driver.reconcile(live));
         }
+    }
+
+    fn reconnected(&mut self, _: &SchedulerDriver, _: &Subscription) {
+        self.world.note_stream(&self.name);
     }
 
     fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {

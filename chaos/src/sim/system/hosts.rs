@@ -45,7 +45,7 @@ async fn run_process<const PORTS: usize>(
     ports: [u16; PORTS],
     main: impl FnOnce(Rng, ProcessEndpoint<PORTS>) -> LocalBoxFuture<'static, String> + Send + 'static,
 ) -> turmoil::Result {
-    let (host, endpoint) = network::endpoints(name, &world.cuts, ports);
+    let (host, endpoint) = network::endpoints(name, (&world.cuts, &world.keys), ports);
     let seed = rng.next();
     let main = Box::new(move || main(rng, endpoint));
     let ended = tokio::select! {

@@ -12,7 +12,7 @@ use crate::sim::links::{ExpiryQueue, LinkFault, LinkFaults};
 use crate::sim::run::Simulation;
 
 /// The kinds of faults with their weights.
-static KINDS: [WeightedFault<SystemFault>; 30] = [
+static KINDS: [WeightedFault<SystemFault>; 31] = [
     (SystemFault::MasterCrash, 6),
     (SystemFault::MasterPowerCut, 6),
     (SystemFault::AllMasters, 1),
@@ -43,6 +43,7 @@ static KINDS: [WeightedFault<SystemFault>; 30] = [
     (SystemFault::Rival, 3),
     (SystemFault::CopyDisk, 3),
     (SystemFault::TakeRight, 9),
+    (SystemFault::RenewKey, 6),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +88,8 @@ enum SystemFault {
     CopyDisk,
     /// A rule denies something for a while, or a token is revoked.
     TakeRight,
+    /// A member gets a new key, and its former one is revoked after a while.
+    RenewKey,
 }
 
 /// A fault in force.
@@ -103,6 +106,7 @@ enum SystemActiveFault {
     CopiedDisk(&'static str),
     /// The change that gives the right back.
     RightTaken(AccessChange),
+    FormerKey(FormerKey),
 }
 
 mod access;
@@ -111,6 +115,7 @@ mod membership;
 mod network;
 mod single;
 
+pub(super) use access::FormerKey;
 use single::DiskCopy;
 
 pub(super) struct Nemesis {
@@ -271,6 +276,7 @@ impl Nemesis {
             SystemFault::Rival => self.rival(simulation),
             SystemFault::CopyDisk => self.copy_disk(),
             SystemFault::TakeRight => self.take_right(simulation),
+            SystemFault::RenewKey => self.renew_key(simulation),
         }
     }
 
@@ -438,6 +444,7 @@ impl Nemesis {
             SystemActiveFault::RightTaken(given) => {
                 self.world.state().access.requests.push_back(given);
             }
+            SystemActiveFault::FormerKey(former) => self.revoke(&former),
         }
     }
 }

@@ -335,6 +335,7 @@ impl Scenario {
             SingleFault::IdlePartition => self.partition_agents(simulation, true)?,
             SingleFault::TwoLeaders => self.two_leaders(simulation)?,
             SingleFault::NoQuorum => self.no_quorum(simulation)?,
+            SingleFault::KeyRenewal => self.renew_keys(simulation)?,
         }
         Some(())
     }

@@ -15,7 +15,7 @@ use super::deliveries::{Deliveries, LeaderAtDial};
 use super::machine::SimMachine;
 use super::task_oracle::TaskOracle;
 use crate::rng::Rng;
-use crate::sim::network::{CutLinks, WallClocks};
+use crate::sim::network::{CutLinks, HostKeys, WallClocks};
 use crate::sim::process::StartQueue;
 use crate::sim::run::{SimContext, Simulation};
 
@@ -54,11 +54,14 @@ pub(super) enum SingleFault {
     TwoLeaders,
     /// No master reaches another one: every former leader steps down.
     NoQuorum,
+    /// The keys of all members are renewed, which ends no stream, and the former ones are revoked
+    /// later: all members return with their new keys.
+    KeyRenewal,
 }
 
 impl SingleFault {
     fn of(seed: u64) -> Self {
-        const ALL: [SingleFault; 8] = [
+        const ALL: [SingleFault; 9] = [
             SingleFault::Transfer,
             SingleFault::Freeze,
             SingleFault::CutLeader,
@@ -67,10 +70,11 @@ impl SingleFault {
             SingleFault::IdlePartition,
             SingleFault::TwoLeaders,
             SingleFault::NoQuorum,
+            SingleFault::KeyRenewal,
         ];
-        // Eight seeds have one of each. In the next eight each is combined with another number of
-        // masters.
-        ALL[((seed + seed / 8) % 8) as usize]
+        // Nine seeds have one of each. In the next nine each is combined with another number of
+        // masters, because that has a period of four.
+        ALL[(seed % 9) as usize]
     }
 
     /// Returns the lease of leaders in milliseconds, if it is not the default. A stopped clock
@@ -83,7 +87,8 @@ impl SingleFault {
             | Self::FrameworkLoss
             | Self::AgentPartition
             | Self::IdlePartition
-            | Self::NoQuorum => None,
+            | Self::NoQuorum
+            | Self::KeyRenewal => None,
         }
     }
 }
@@ -97,6 +102,7 @@ pub(super) struct World {
     pub(super) oracle: TaskOracle,
     pub(super) deliveries: Deliveries,
     pub(super) cuts: CutLinks,
+    pub(super) keys: HostKeys,
     pub(super) starts: StartQueue,
     pub(super) clocks: WallClocks,
     /// The stores of all masters that may exist. The first ones are the founders.
@@ -160,6 +166,8 @@ pub(super) struct WorldState {
     pub(super) retired: Option<usize>,
     /// The rules and tokens.
     pub(super) access: AccessState,
+    /// The number of streams to a leader that each agent and framework has begun, by its host.
+    pub(super) streams: BTreeMap<String, u64>,
 }
 
 /// Offers that one session of a framework holds.
@@ -269,6 +277,7 @@ impl World {
             oracle,
             deliveries: Deliveries::default(),
             cuts: CutLinks::default(),
+            keys: HostKeys::default(),
             starts: simulation.processes.starts.clone(),
             clocks: WallClocks::default(),
             state: Arc::new(Mutex::new(kept)),
@@ -290,6 +299,11 @@ impl World {
             mixed.wrapping_mul(31).wrapping_add(u64::from(byte))
         });
         Rng::new(self.seed).fork(text)
+    }
+
+    /// Counts a stream to a leader that this host begins.
+    pub(super) fn note_stream(&self, host: &str) {
+        *self.state().streams.entry(host.to_owned()).or_default() += 1;
     }
 
     /// Ends the recovery of a master that lost its disk once it has the entries of the others.

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::Scenario;
+use super::{CHECK_INTERVAL, Scenario};
 use crate::sim::run::Simulation;
 use crate::sim::system::hosts::AGENT_TIMEOUT_MS;
+use crate::sim::system::nemesis::FormerKey;
+use crate::sim::system::world::{AGENT_API, RAFT};
 
 /// Time by which the absence of agents exceeds the agent timeout.
 const TIMEOUT_MARGIN: Duration = Duration::from_millis(1_500);
@@ -16,6 +18,12 @@ const DISK_DELAY: Duration = Duration::from_millis(120);
 const STEP_DOWN_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The number of restarts of agents between two leaders.
 const RESTARTS: u32 = 12;
+/// Time for which all streams must continue after the keys of all members were renewed.
+const RENEWED_TIME: Duration = Duration::from_secs(3);
+/// Deadline of the acknowledgement of all revocations.
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Deadline of the end of the connections with a revoked key that masters and agents end.
+const CONNECTION_END_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Scenario {
     /// Freezes all masters for longer than the agent timeout, twice: the first time no other master
@@ -88,6 +96,73 @@ impl Scenario {
         }
         self.nemesis.heal(simulation);
         Some(())
+    }
+
+    /// Renews the keys of all members, which ends no stream. Then revokes the former keys: the
+    /// members return with their new ones.
+    pub(super) fn renew_keys(&mut self, simulation: &mut Simulation<'_>) -> Option<()> {
+        // Members that were disconnected until now are back.
+        self.run_for(simulation, RETURN_TIMEOUT)?;
+        let streams = self.world.state().streams.clone();
+        let epoch = self.audit.registry().epoch();
+        let former = self.nemesis.renew_keys();
+        self.run_for(simulation, RENEWED_TIME)?;
+        let renewed = self.world.state().streams.clone();
+        if (self.audit.registry().epoch(), &renewed) != (epoch, &streams) {
+            simulation.notes.violation(format!(
+                "AccessEnforcement: the keys of all members were renewed, and streams ended: {streams:?} before, {renewed:?} after"
+            ));
+        }
+        if !self.world.enforces_access {
+            return Some(());
+        }
+        former.iter().for_each(|key| self.nemesis.revoke(key));
+        let until = simulation.now() + REVOKE_TIMEOUT;
+        while !self.are_revoked(&former) {
+            if simulation.now() > until {
+                simulation.notes.violation(format!(
+                    "Liveness: the former keys of all members are not revoked after {REVOKE_TIMEOUT:?}"
+                ));
+                return None;
+            }
+            self.run_for(simulation, CHECK_INTERVAL)?;
+        }
+        self.run_for(simulation, CONNECTION_END_TIMEOUT)?;
+        self.check_connections_ended(simulation, &former);
+        self.run_for(simulation, RETURN_TIMEOUT)?;
+        let returned = self.world.state().streams.clone();
+        let left = streams.iter().filter(|(host, _)| {
+            let is_member = former.iter().any(|key| key.host == **host);
+            is_member && returned.get(*host) == streams.get(*host)
+        });
+        let mut away: Vec<String> = left.map(|(host, _)| host.clone()).collect();
+        away.extend(self.audit.unhealthy());
+        if !away.is_empty() {
+            simulation.notes.violation(format!(
+                "AccessEnforcement: {RETURN_TIMEOUT:?} after the former keys of all members were revoked, these have not returned with their new ones: {away:?}"
+            ));
+        }
+        simulation.notes.count("renewals of all keys checked");
+        Some(())
+    }
+
+    fn are_revoked(&self, former: &[FormerKey]) -> bool {
+        let state = self.world.state();
+        let mut former = former.iter();
+        former.all(|former| state.access.revoked_keys.contains(&former.key))
+    }
+
+    fn check_connections_ended(&self, simulation: &Simulation<'_>, former: &[FormerKey]) {
+        for FormerKey { host, key } in former {
+            for port in [RAFT, AGENT_API] {
+                let open = self.world.keys.open_connections(port, *key);
+                if open > 0 {
+                    simulation.notes.violation(format!(
+                        "AccessEnforcement: {CONNECTION_END_TIMEOUT:?} after the former key of {host} was revoked, {open} connections to port {port} prove it"
+                    ));
+                }
+            }
+        }
     }
 
     /// Replaces a leader that does not detect this, and lets agents search for a leader repeatedly.
