@@ -53,15 +53,20 @@ def attempt(name, action):
         said = errno.errorcode[error.errno]
     print(name, said, flush=True)
 
+# The kernel may close the sockets of an earlier attempt after their process has.
+def bind(one, port):
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.bind(("", port))
+
 def bound(family, kind, protocol, port):
     with socket.socket(family, kind, protocol) as one:
-        one.bind(("", port))
+        bind(one, port)
     return "bound"
 
 def heard(family, here, protocol, port):
     with socket.socket(family, socket.SOCK_STREAM, protocol) as one:
         if port:
-            one.bind(("", port))
+            bind(one, port)
         one.listen()
         at = one.getsockname()[1]
         with socket.socket(family, socket.SOCK_STREAM) as other:
