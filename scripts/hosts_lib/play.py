@@ -24,7 +24,7 @@ class Play:
         cache = pathlib.Path(os.environ["ARGOSY_CACHE"])
         environment = {
             **os.environ, "ANSIBLE_CONFIG": str(collection / "ansible.cfg"), "ANSIBLE_HOME": str(run.directory / "ansible"),
-            # All hosts share the processors of this machine: more at a time are not faster, and delay the masters.
+            # The masters share the processors of this machine with the modules of all hosts.
             "ANSIBLE_FORKS": "4", "ANSIBLE_NOCOLOR": "1",
             "ARGOSY_DEB": str(cluster.package), "ARGOSY_TEST_CA": str(cluster.authority), "ARGOSY_BIN": str(cluster.program),
         }

@@ -1,10 +1,10 @@
-//! How an agent and its broker end: together.
+//! Shutdown of the broker by its agent.
 
 use super::client::BrokerClient;
 
 impl BrokerClient {
-    /// Whether the broker has ended, as far as requests have shown. Later requests fail for that
-    /// reason alone.
+    /// Returns true once a request has failed because the broker has exited. All later requests
+    /// fail.
     pub(crate) fn is_lost(&self) -> bool {
         match self {
             Self::Local(_) => false,

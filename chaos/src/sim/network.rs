@@ -303,8 +303,8 @@ impl HostEndpoint {
     }
 }
 
-/// A process's end of a connection of its host, which is counted until the process drops it. The
-/// host's end may stay open for longer, until it is written to.
+/// A process's end of a connection of its host. It is counted until the process drops it; the host
+/// may notice that only at its next write.
 struct ProcessStream {
     stream: DuplexStream,
     _counted: Option<CountedConnection>,
