@@ -8,6 +8,7 @@
 
 mod finish_change;
 pub(crate) mod forwarding;
+mod leader;
 mod levels;
 mod live_voters;
 
@@ -112,13 +113,16 @@ impl MemberChanger {
         change: MemberChange,
         forwarded: bool,
     ) -> Result<u64, MembershipError> {
-        let leader = self.status.borrow().leader.clone();
-        let (id, member) = leader.ok_or(MembershipError::NoLeader)?;
-        if id != self.caller.id {
-            if forwarded {
-                return Err(MembershipError::NoLeader);
+        let own = self.caller.id;
+        let (id, leader) = match forwarded {
+            true => self.leader(|id| id == own).await?,
+            false => {
+                let leader = self.status.borrow().leader.clone();
+                leader.ok_or(MembershipError::NoLeader)?
             }
-            return forward(&self.peers, self.caller.cluster_key, &member, &change).await;
+        };
+        if id != own {
+            return forward(&self.peers, self.caller.cluster_key, &leader, &change).await;
         }
         // A transfer changes no member, and must be possible while a change is stuck.
         if let MemberChange::Transfer(to) = change {
@@ -326,15 +330,9 @@ impl MemberChanger {
         if id == self.caller.id {
             // A leader that is removed transfers leadership first, and its successor removes it.
             self.transfer(None).await?;
-            let leader = self.status.borrow().leader.clone();
-            let (_, leader) = leader.ok_or(MembershipError::NoLeader)?;
-            return forward(
-                &self.peers,
-                self.caller.cluster_key,
-                &leader,
-                &MemberChange::Remove(id),
-            )
-            .await;
+            let (_, leader) = self.leader(|leader| leader != id).await?;
+            let again = MemberChange::Remove(id);
+            return forward(&self.peers, self.caller.cluster_key, &leader, &again).await;
         }
         self.commit(ChangeMembers::RemoveVoters(BTreeSet::from([id])))
             .await?;
@@ -370,25 +368,27 @@ impl MemberChanger {
             let reason = "it has not answered lately; the present leader keeps leading";
             return Err(MembershipError::NotTransferred { to, reason });
         }
-        let mut status = self.status.clone();
         self.raft
             .trigger()
             .transfer_leader(to)
             .await
             .map_err(|_ended| MembershipError::Stopped)?;
-        let timeout =
-            Duration::from_millis(4 * self.timing.election_max_ms + self.timing.append_deadline_ms);
         let own = self.caller.id;
-        let changed =
-            status.wait_for(|status| status.leader.as_ref().is_some_and(|(id, _)| *id != own));
-        match tokio::time::timeout(timeout, changed).await {
-            Ok(Ok(status)) => Ok(status.leader.as_ref().map_or(to, |(id, _)| *id)),
-            Ok(Err(_closed)) => Err(MembershipError::Stopped),
-            Err(_elapsed) => {
+        match self.leader(|id| id != own).await {
+            Ok((leader, _)) => Ok(leader),
+            Err(MembershipError::NoLeader) => {
                 let reason = "it did not take over in time; the group elects a leader";
                 Err(MembershipError::NotTransferred { to, reason })
             }
+            Err(error) => Err(error),
         }
+    }
+
+    async fn leader(
+        &self,
+        expected: impl Fn(u64) -> bool,
+    ) -> Result<(u64, Member), MembershipError> {
+        leader::wait_for_leader(self.status.clone(), &self.timing, expected).await
     }
 
     fn members(&self) -> (BTreeSet<u64>, BTreeMap<u64, Member>) {
