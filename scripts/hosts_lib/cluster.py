@@ -64,12 +64,13 @@ class Cluster:
     def identify(self):
         """Gives the host for monitoring a certificate of an operator, of the present CA and always for the same key."""
         directory = self.run.directory / "operator"
-        certificate = directory / "operator-rehearsal.crt"
-        if certificate.exists():
-            call(self.program, "ca", "renew", certificate, "--ca", self.authority)
-        else:
-            directory.mkdir(exist_ok=True)
-            call(self.program, "ca", "issue", "operator/rehearsal", "--ca", self.authority, "--dir", directory)
+        name = "operator/rehearsal"
+        if not directory.exists():
+            directory.mkdir()
+            call(self.program, "ca", "issue", name, "--cluster", "test", "--dir", directory)
+        (directory / "operator-rehearsal.crt").unlink(missing_ok=True)
+        request = directory / "operator-rehearsal.csr"
+        call(self.program, "ca", "sign", name, request, "--cluster", "test", "--ca", self.authority)
         for kind in ("key", "crt"):
             self.hosts["p1"].put(directory / f"operator-rehearsal.{kind}", f"/var/tmp/operator.{kind}")
 
