@@ -20,6 +20,7 @@ class Cluster:
     def __init__(self, run, package, log):
         self.run, self.package, self.log = run, package, log
         self.built = package
+        self.harness = next(package.parent.glob("argosy-chaos_*.deb"))
         # That of the package, as on a real controller. It is copied to hosts without a package, so it must be small.
         call("dpkg-deb", "--extract", package, run.directory / "controller")
         self.program = run.directory / "controller/usr/bin/argosy"

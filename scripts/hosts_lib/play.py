@@ -27,6 +27,7 @@ class Play:
             # The masters share the processors of this machine with the modules of all hosts.
             "ANSIBLE_FORKS": "4", "ANSIBLE_NOCOLOR": "1",
             "ARGOSY_DEB": str(cluster.package), "ARGOSY_TEST_CA": str(cluster.authority), "ARGOSY_BIN": str(cluster.program),
+            "ARGOSY_CHAOS_DEB": str(cluster.harness),
         }
         command = [ROOT / "scripts/test-hosts", "--name", run.name, "exec", cache / "ansible/lint/bin/ansible-playbook",
                    "--inventory", run.directory / "inventory.ini", "--inventory", collection / "inventories/test",

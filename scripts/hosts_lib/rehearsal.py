@@ -236,7 +236,7 @@ def cut(cluster):
 
 
 def chaos(cluster):
-    """Kills each master and each agent once."""
+    """Kills each master and each agent once, and transfers leadership by argosy-chaos."""
     services = Services(cluster)
     with Load(cluster, "chaos.yml"):
         cluster.play("chaos", "--extra-vars", "chaos_cluster=test")
