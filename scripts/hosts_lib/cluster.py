@@ -53,14 +53,17 @@ class Cluster:
 
     def refused(self, message, book, *words):
         """Runs a playbook that must fail with a message, which is not split between lines."""
-        self.failed(message, Play(self, book, *words))
+        self.failed(Play(self, book, *words), message)
 
-    def failed(self, message, play):
+    def failed(self, play, *messages):
+        """Waits for the failure of a playbook with one of these messages."""
         if play.wait():
-            raise Failed(f"{play.title} has passed, and not failed with: {message}")
-        if message not in " ".join(play.output().replace("\\n", " ").split()):
-            raise Failed(f"{play.title} has failed without the message: {message}\n{play.tail()}")
-        self.log(f"{play.title} is refused, {play.seconds:.0f} s: {message}")
+            raise Failed(f"{play.title} has passed, and not failed with: {' or '.join(messages)}")
+        output = " ".join(play.output().replace("\\n", " ").split())
+        found = next((message for message in messages if message in output), None)
+        if not found:
+            raise Failed(f"{play.title} has failed without the message: {' or '.join(messages)}\n{play.tail()}")
+        self.log(f"{play.title} is refused, {play.seconds:.0f} s: {found}")
 
     def identify(self):
         """Gives the host for monitoring a certificate of an operator, of the present CA and always for the same key."""

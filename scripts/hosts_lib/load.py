@@ -66,8 +66,8 @@ class Load:
 
 
 def prepare(agent):
-    """Makes the files to which tasks of any user append a line when they start."""
-    agent.root(f"mkdir -p {WITNESS} && touch {WITNESS}/batch {WITNESS}/services && "
+    """Makes the files to which tasks of any user append a line when they start. They are empty."""
+    agent.root(f"mkdir -p {WITNESS} && true > {WITNESS}/batch && true > {WITNESS}/services && "
                f"chmod 0777 {WITNESS} && chmod 0666 {WITNESS}/batch {WITNESS}/services")
 
 
