@@ -322,7 +322,7 @@ def uninstall(cluster):
 
 # The steps of `scripts/test-deploy long`.
 STEPS = [deploy, refusals, restart, upgrade, replace, members, certificates, cut, chaos, majority, restore, drain, uninstall]
-# Steps for `scripts/test-deploy step` only. Of them, `downgrade` has passed.
+# Steps for `scripts/test-deploy step` only: `long` takes long enough.
 SINGLE = [downgrade, resume, trouble, interruptions, backup, foreign]
 
 
