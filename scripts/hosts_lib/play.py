@@ -60,9 +60,16 @@ class Play:
         return True
 
     def interrupt(self):
-        """Ends the playbook as Ctrl-C does."""
+        """Ends the playbook as Ctrl-C does. If Ansible has not ended after a minute, kills it.
+
+        Ansible may wait for a lock of its log that the interrupted code holds.
+        """
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGINT)
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
         return self.wait()
 
     def wait(self):
