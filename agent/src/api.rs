@@ -27,6 +27,8 @@ use crate::inbox::QueryHandle;
 use crate::runner::Preparations;
 use crate::statistics::Statistics;
 use tickets::TicketCheck;
+#[cfg(feature = "fuzzing")]
+pub(crate) use tickets::ticket_use;
 
 /// The time for which metrics wait for the loop's list of containers; then they are sent without
 /// it.

@@ -20,6 +20,9 @@ pub mod error;
 mod exec;
 mod executors;
 mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gc;
 mod host;
 mod inbox;

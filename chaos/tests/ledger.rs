@@ -1,8 +1,10 @@
 //! Tests of the ledger: its page sums up its lines (UPDATE_EXPECT=1 rewrites it), its lines stay,
-//! each harness has a recent line, and a release is recorded only when every minimum is reached.
+//! each harness has a recent line, a release is recorded only when every minimum is reached, and
+//! the script that runs fuzz targets records them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use argosy_chaos::ledger::{self, FileVersion, GitError, GitRepository};
 
@@ -84,4 +86,35 @@ fn the_ledger_of_every_release_reaches_every_minimum() {
     };
     let early = ledger::early_releases(&releases, ledger_of).unwrap();
     assert!(early.is_empty(), "\n{}\n", early.join("\n"));
+}
+
+#[test]
+fn the_script_of_fuzz_targets_records_their_executions_and_findings() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| directory.path().join(name);
+    for (status, ends_with) in [(0, 0), (77, 1), (3, 1)] {
+        let ended = Command::new(root().join("scripts/fuzz-target"))
+            .arg(root().join("chaos/tests/fake-fuzz-target"))
+            .args(["--runs", "4200"])
+            .env("FAKE_STATUS", status.to_string())
+            .env("ARGOSY_CACHE", place("cache"))
+            .env("CHAOS_LEDGER", place("ledger.jsonl"))
+            .env("CHAOS_FINDINGS", place("findings"))
+            .output()
+            .unwrap();
+        assert_eq!(ended.status.code(), Some(ends_with), "{ended:?}");
+        let is_kept = place("findings/fake-fuzz-target.log").exists();
+        assert_eq!(is_kept, status != 0, "{status}");
+    }
+    let text = fs::read_to_string(place("ledger.jsonl")).unwrap();
+    let page = ledger::render(&ledger::read(&text).unwrap());
+    // That of the target with a finding, too; the one that failed decoded nothing.
+    for row in [
+        "| fake-fuzz-target | 8,400 |",
+        "| violations ever | – | 1 |",
+        "| failed: exit status 3 |",
+    ] {
+        assert!(page.contains(row), "{row}\n{page}");
+    }
+    assert!(!page.contains("interrupted"), "{page}");
 }

@@ -26,6 +26,8 @@ use crate::parsers::ContextName;
 
 pub(crate) use choice::ChosenCluster;
 pub(crate) use file::ContextFile;
+#[cfg(feature = "fuzzing")]
+pub(crate) use file::parse as parse_file;
 
 /// The longest token, in characters.
 const TOKEN: usize = 1_024;

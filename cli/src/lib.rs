@@ -17,6 +17,9 @@ mod dev;
 mod doctor;
 mod exit;
 mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod issuing;
 mod launcher;

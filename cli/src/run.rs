@@ -39,7 +39,7 @@ use crate::random;
 use crate::transport::ClientTransport;
 
 use attached::AttachedRun;
-use file::GroupFile;
+pub(crate) use file::GroupFile;
 use job::Job;
 use scheduler::{JobScheduler, RunEvent};
 

@@ -53,6 +53,9 @@
 pub mod cgroup;
 mod confinement;
 pub mod disk;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod rootfs;
 mod runtime;
 pub mod spec;

@@ -7,6 +7,8 @@ mod caller;
 mod discovery;
 mod events;
 pub(crate) mod exec;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod index;
 mod parameters;
 mod routes;

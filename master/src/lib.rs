@@ -19,6 +19,9 @@ mod config;
 mod encodings;
 mod error;
 mod failovers;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod inbox;
 mod lag;

@@ -5,6 +5,9 @@
 //! time. So the network can be deleted after any crash, and after the operator has changed the
 //! list. The namespace is bound to a file: plugins receive its path, and may store it.
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod list;
 mod lock;
 mod plugin;

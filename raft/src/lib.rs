@@ -11,6 +11,9 @@ mod election;
 mod error;
 mod export;
 mod fatal;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod liveness;
 mod log_size;

@@ -9,7 +9,7 @@ mod tree;
 use tree::{Source, has_word, root, sources, tree};
 
 /// The allowed dependencies between crates. A new one needs a decision.
-const EDGES: [(&str, &[&str]); 19] = [
+const EDGES: [(&str, &[&str]); 20] = [
     ("testing", &[]),
     ("model", &[]),
     (
@@ -94,6 +94,22 @@ const EDGES: [(&str, &[&str]); 19] = [
             "isolation",
             "network",
             "proto",
+            "state",
+            "tls",
+        ],
+    ),
+    (
+        "fuzz",
+        &[
+            "agent",
+            "cli",
+            "content",
+            "host",
+            "isolation",
+            "master",
+            "network",
+            "proto",
+            "raft",
             "state",
             "tls",
         ],
@@ -373,6 +389,41 @@ fn the_cached_rocksdb_library_has_the_locked_version() {
         !version.is_empty() && settings.contains(&format!("/rocksdb-{version}\"")),
         "scripts/env.sh must name the directory rocksdb-{version}: each version is built separately"
     );
+}
+
+/// Returns the versions of each package in a lock file.
+fn locked(lock: &str) -> BTreeMap<&str, BTreeSet<&str>> {
+    let mut versions: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for package in lock.split("[[package]]").skip(1) {
+        let value = |key| {
+            let of_key = |line: &'_ str| line.starts_with(key);
+            let line = package.lines().find(|line| of_key(line)).unwrap();
+            line.split('"').nth(1).unwrap()
+        };
+        versions
+            .entry(value("name"))
+            .or_default()
+            .insert(value("version"));
+    }
+    versions
+}
+
+#[test]
+fn fuzz_targets_are_built_with_the_versions_of_the_product() {
+    let read = |name| fs::read_to_string(root().join(name)).unwrap();
+    let (product, fuzz) = (read("Cargo.lock"), read("fuzz/Cargo.lock"));
+    let product = locked(&product);
+    let mut found = Vec::new();
+    for (package, versions) in locked(&fuzz) {
+        if let Some(known) = product.get(package)
+            && !versions.is_subset(known)
+        {
+            found.push(format!(
+                "fuzz/Cargo.lock: {package} {versions:?}, not {known:?}"
+            ));
+        }
+    }
+    none(&found);
 }
 
 #[test]

@@ -177,5 +177,13 @@ fn use_of(uri: &Uri) -> Option<TicketUse> {
     Some(TicketUse { verb, object })
 }
 
+/// Returns a request without its tickets, and its use of the API, for a fuzz target.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn ticket_use(uri: &Uri) -> (Uri, Option<TicketUse>) {
+    let (uri, _) = without_tickets(uri);
+    let used = use_of(&uri);
+    (uri, used)
+}
+
 #[cfg(test)]
 mod tests;

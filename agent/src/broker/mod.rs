@@ -25,5 +25,16 @@ mod size;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "fuzzing")]
+use std::path::Path;
+
 pub(crate) use self::operations::{PrivilegedOperations, prepare};
 pub use self::server::separate_privileges;
+#[cfg(feature = "fuzzing")]
+use crate::paths::Paths;
+
+/// Returns whether an agent may request work on a path, for a fuzz target.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn accepts_path(paths: &Paths, path: &Path) -> bool {
+    guard::is_measurable(paths, path).is_ok() || guard::is_layer(paths, path).is_ok()
+}

@@ -34,6 +34,8 @@ use crate::inbox::QueryHandle;
 use crate::runner::{ContainerControls, ExecStartError, SlotError};
 pub(crate) use attached::attach;
 use request::ExecOptions;
+#[cfg(feature = "fuzzing")]
+pub(crate) use request::requested_task;
 pub(crate) use request::task_named;
 use session::{ExecCommand, SessionEnd, attend};
 use stream::SessionNotices;

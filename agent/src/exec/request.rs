@@ -157,6 +157,15 @@ fn variable(value: &str) -> Result<(String, String), ExecError> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+/// Returns the task that a query of exec or attach names, for a fuzz target.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn requested_task(is_exec: bool, query: &str) -> Option<TaskKey> {
+    match is_exec {
+        true => ExecOptions::parse(query).map(|options| options.task).ok(),
+        false => AttachOptions::parse(query).map(|options| options.task).ok(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

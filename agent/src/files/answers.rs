@@ -309,3 +309,11 @@ impl FileResponse {
         read.expect("reading never panics")
     }
 }
+
+/// Returns what a query of the three calls names, for a fuzz target.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn requested_files(uri: &axum::http::Uri) -> Option<FileTarget> {
+    let query = parameters(Query::try_from_uri(uri)).ok()?;
+    let path = FilePath::parse(&query.path).ok()?;
+    Some(path.target)
+}

@@ -24,6 +24,8 @@ use tokio::sync::Semaphore;
 use crate::inbox::QueryHandle;
 use crate::paths::Paths;
 use answer_limits::AnswerLimits;
+#[cfg(feature = "fuzzing")]
+pub(crate) use answers::requested_files;
 pub(crate) use answers::{browse, download, read};
 use listing::LISTINGS;
 pub(crate) use path::ticket_object;

@@ -26,6 +26,8 @@ use argosy_proto::remedy;
 
 pub use lock::{DirectoryLock, LockError};
 pub use read::{CorruptRange, JournalContents, read, read_memory, read_synced};
+#[cfg(feature = "fuzzing")]
+pub(crate) use read::{journal_of, parse_journal, reread_record};
 pub use storage::MemoryDisk;
 pub use writer::{Journal, WriterProgress};
 

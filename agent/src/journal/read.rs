@@ -118,7 +118,7 @@ pub fn read_synced(disk: &MemoryDisk) -> Result<JournalContents, JournalError> {
     }
 }
 
-pub(super) fn parse_journal(bytes: &[u8], path: &Path) -> Result<JournalContents, JournalError> {
+pub(crate) fn parse_journal(bytes: &[u8], path: &Path) -> Result<JournalContents, JournalError> {
     let path = path.to_owned();
     match frame::read_head(bytes) {
         HeaderStatus::Valid(head) => contents(bytes, head).map_err(|why| match why {
@@ -237,4 +237,22 @@ fn is_old_launch(record: &JournalRecord) -> bool {
             ..
         }
     )
+}
+
+/// Returns a journal of these payloads, for a fuzz target.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn journal_of(payloads: &[&[u8]]) -> Vec<u8> {
+    let salt = 7;
+    let mut bytes = frame::head(frame::VERSION, salt).to_vec();
+    let payloads = payloads.iter();
+    payloads.for_each(|payload| frame::put(&mut bytes, salt, payload));
+    bytes
+}
+
+/// Returns a record, and the same record after it was encoded and decoded, for a fuzz target.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn reread_record(payload: &[u8]) -> Option<[Option<JournalRecord>; 2]> {
+    let read = record::decode(payload)?;
+    let again = record::decode(&record::encode(&read));
+    Some([Some(read), again])
 }

@@ -2,8 +2,8 @@
 //! that every sum can be audited. It uses no sum that a line states, and computes all of them.
 //!
 //! The file only grows. A wrong line is corrected by another line (`Correction`), never by an edit.
-//! Reading order: this file (the lines), `batch` (their writer), `sums`, `page`, `git`, `age`,
-//! `release`, `command`.
+//! Reading order: this file (the lines), `batch` (their writer), `sums`, `targets`, `page`, `git`,
+//! `age`, `release`, `command`.
 
 mod age;
 mod batch;
@@ -13,6 +13,7 @@ mod page;
 mod release;
 mod renamed_tests;
 mod sums;
+mod targets;
 
 use std::collections::BTreeMap;
 
@@ -41,6 +42,8 @@ pub(crate) const REAL: &str = "real";
 pub(crate) const EVERY_FAULT: &str = "real, every fault once";
 /// Power cuts in a virtual machine.
 pub(crate) const POWER: &str = "power";
+/// Fuzz targets. `scripts/fuzz` writes their lines.
+const FUZZ: &str = "fuzz";
 
 /// The code that a batch tested, and the time.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -77,7 +80,7 @@ pub enum BatchOutcome {
 /// not know.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct BatchRecord {
-    /// The harness: "sim-raft", "sim-system", "sim-graphs", "real", "power".
+    /// The harness: "sim-raft", "sim-system", "sim-graphs", "real", "power", "fuzz".
     pub tier: String,
     /// The commit of the executables.
     #[serde(default)]
@@ -120,6 +123,12 @@ pub struct BatchRecord {
     /// series, without a cut, is `Settled`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub moments: BTreeMap<String, u64>,
+    /// The name of a fuzz target; empty for other harnesses.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub target: String,
+    /// The number of inputs that a fuzz target decoded.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub executions: u64,
     /// Whether the run missed its own minimum. Such a run adds nothing to the sums.
     #[serde(default)]
     pub proves_too_little: bool,

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use super::renamed_tests;
 use super::sums::{HarnessSum, LedgerTotals, totals};
+use super::targets;
 use super::{FoundBug, LedgerLine, RAFT, REAL, SYSTEM};
 use crate::faults::graphs;
 
@@ -16,7 +17,7 @@ struct ReleaseGoal {
     value: fn(&LedgerTotals) -> u64,
 }
 
-const GOALS: [ReleaseGoal; 9] = [
+const GOALS: [ReleaseGoal; 10] = [
     ReleaseGoal {
         name: "simulated hours of the whole system",
         minimum: 100,
@@ -53,6 +54,11 @@ const GOALS: [ReleaseGoal; 9] = [
         value: |sums| sums.all.cuts(),
     },
     ReleaseGoal {
+        name: "fuzz targets that were executed at least 10,000,000 times",
+        minimum: 25,
+        value: |sums| targets::sufficient(&sums.all),
+    },
+    ReleaseGoal {
         name: "seeds of the whole system since the newest fix",
         minimum: 2_000,
         value: |sums| sums.since_fix.of(SYSTEM).seeds,
@@ -84,6 +90,7 @@ pub fn render(lines: &[LedgerLine]) -> String {
     for (tier, sum) in &totals.all.by_tier {
         write_row(&mut page, tier, sum);
     }
+    targets::write(&mut page, &totals.all);
     write_newest(&mut page, &totals);
     write_unfinished(&mut page, &totals);
     write_excluded(&mut page, &totals);
@@ -279,7 +286,7 @@ fn write_cells(page: &mut String, cells: &[String]) {
 }
 
 /// Formats 1234567 as "1,234,567".
-fn number(number: u64) -> String {
+pub(super) fn number(number: u64) -> String {
     let digits = number.to_string();
     let first = digits.len() % 3;
     let mut text = digits[..first].to_owned();
@@ -441,6 +448,7 @@ mod tests {
 {"tier":"real","seed":1,"leader_kills":1000}
 {"tier":"power","seed":1,"power_cuts":300}
 "#;
+        let enough = &[enough, &targets::enough()].concat();
         let short = |text: &str| shortfalls(&read(text).unwrap());
         assert_eq!(short(enough), [""; 0]);
         assert_eq!(

@@ -37,6 +37,7 @@ pub fn early_releases(
 
 #[cfg(test)]
 mod tests {
+    use super::super::targets;
     use super::*;
 
     const ENOUGH: &str = r#"
@@ -57,8 +58,9 @@ mod tests {
             })
             .unwrap()
         };
-        assert_eq!(early(ENOUGH), [""; 0]);
-        let fewer = ENOUGH.replace("\"leader_kills\":1000", "\"leader_kills\":999");
+        let enough = [ENOUGH, &targets::enough()].concat();
+        assert_eq!(early(&enough), [""; 0]);
+        let fewer = enough.replace("\"leader_kills\":1000", "\"leader_kills\":999");
         assert_eq!(
             early(&fewer),
             [

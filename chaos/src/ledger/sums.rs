@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    BatchOutcome, BatchRecord, BatchStart, Correction, EVERY_FAULT, FoundBug, GRAPHS, LedgerLine,
-    REAL, Stamp,
+    BatchOutcome, BatchRecord, BatchStart, Correction, EVERY_FAULT, FUZZ, FoundBug, GRAPHS,
+    LedgerLine, REAL, Stamp,
 };
 use crate::faults::graphs;
 
@@ -35,6 +35,8 @@ pub(super) struct HarnessSums {
     pub(super) too_little: u64,
     /// The numbers of the connectivity graphs that were run.
     pub(super) graphs: BTreeSet<u64>,
+    /// The executions of each fuzz target.
+    pub(super) executions: BTreeMap<String, u64>,
 }
 
 impl HarnessSums {
@@ -75,6 +77,9 @@ impl HarnessSums {
             // Further seeds run the same graphs again.
             let seeds = run.seed..run.seed.saturating_add(run.seeds.min(graphs::CASES));
             self.graphs.extend(seeds.flat_map(graphs::numbers));
+        }
+        if run.tier == FUZZ {
+            *self.executions.entry(run.target.clone()).or_default() += run.executions;
         }
         let has_repairs = run.is_old() && run.tier.starts_with("sim-");
         match has_repairs {

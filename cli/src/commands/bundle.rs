@@ -24,6 +24,8 @@ use crate::probe::{Member, ProbeClient};
 use crate::transport::{AGENT, MASTER};
 use archive::Archive;
 use pages::Page;
+#[cfg(feature = "fuzzing")]
+pub(crate) use scrub::text as scrubbed_text;
 
 /// Maximum size of one page of metrics, or one log file, in bytes. Of a log, the end is kept.
 const PART_BYTES: usize = 16 << 20;

@@ -217,7 +217,7 @@ fn check_private(file: &File, path: &Path) -> Result<(), Failure> {
 }
 
 /// Parses the content of a file. Errors name the line.
-pub(super) fn parse(text: &str) -> Result<Contexts, String> {
+pub(crate) fn parse(text: &str) -> Result<Contexts, String> {
     let raw: RawContexts = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if raw.format != FORMAT {
         let found = raw.format;

@@ -19,9 +19,9 @@ const COMMAND: &str = "command";
 
 /// A parsed file.
 #[derive(Debug)]
-pub(super) struct GroupFile {
-    pub(super) group: String,
-    pub(super) tasks: Vec<Run>,
+pub(crate) struct GroupFile {
+    pub(crate) group: String,
+    pub(crate) tasks: Vec<Run>,
 }
 
 #[derive(Deserialize)]
@@ -33,7 +33,7 @@ struct RawGroupFile {
 
 impl GroupFile {
     /// Parses `text`, which was read from `path`.
-    pub(super) fn read(path: &str, text: &str) -> Result<Self, Failure> {
+    pub(crate) fn read(path: &str, text: &str) -> Result<Self, Failure> {
         let wrong = |what: &str| Failure::usage(format!("{path}: {what}"));
         let advice = "argosy group run --help shows a file";
         let written: RawGroupFile = serde_json::from_str(text)

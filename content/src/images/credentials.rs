@@ -86,12 +86,15 @@ pub(super) fn find(path: &Path, registry: &str) -> Result<Option<AuthHeader>, Pu
     if length as u64 > FILE_BYTES {
         return Err(unusable(format!("it has more than {FILE_BYTES} bytes")));
     }
+    entry_of(&text, registry).map_err(unusable)
+}
+
+/// Returns the credentials for this registry in the text of a file, or the rule that it breaks.
+pub(super) fn entry_of(text: &str, registry: &str) -> Result<Option<AuthHeader>, String> {
     // The parser's message could quote a password.
-    let file: CredentialsFile = serde_json::from_str(&text).map_err(|error| {
+    let file: CredentialsFile = serde_json::from_str(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
-        unusable(format!(
-            "line {line}, column {column}, does not have the form of Docker's config.json"
-        ))
+        format!("line {line}, column {column}, does not have the form of Docker's config.json")
     })?;
     let wanted = host_name(registry);
     let mut entries = file.auths.iter();
@@ -100,9 +103,9 @@ pub(super) fn find(path: &Path, registry: &str) -> Result<Option<AuthHeader>, Pu
     };
     let auth = entry.auth.as_deref().unwrap_or_default();
     let secret = AuthHeader::basic(auth).ok_or_else(|| {
-        unusable(format!(
+        format!(
             "the entry {name:?} has no \"auth\" of user and password in base64: helper programs are not supported"
-        ))
+        )
     })?;
     Ok(Some(secret))
 }

@@ -8,6 +8,9 @@ mod command;
 mod credentials;
 mod digest;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod image;
 mod layer_directories;
 mod layout;

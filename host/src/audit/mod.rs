@@ -26,4 +26,7 @@ pub use entry::{AuditEntry, AuditEvent, AuditLine, FileHead, UnknownEvent};
 pub use log::{AuditLog, AuditNotice, AuditSettings, AuditWriter};
 pub use numbering::{number_of, paths};
 pub use time::rfc3339;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use verify::verified_lines;
 pub use verify::{AuditRead, Break, BreakReason, VerifiedLog, read, verify};

@@ -299,5 +299,35 @@ pub fn read(places: &[PathBuf], mut each: impl FnMut(AuditRead)) -> Result<(), B
     Ok(())
 }
 
+/// Verifies the lines of a file, for a fuzz target: each is a line of the log, or a body that is
+/// sealed first. Returns the number of lines before the first break.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+#[must_use]
+pub fn verified_lines(lines: &[&[u8]]) -> usize {
+    let mut verifier = Verifier::default();
+    verifier.begin_file(1);
+    let mut chain = ChainValue::ZERO;
+    for (at, line) in lines.iter().enumerate() {
+        let sealed = str::from_utf8(line).map(|body| {
+            let body = body.trim_ascii();
+            let next = chain.next(body);
+            (next.seal(body), next)
+        });
+        let read = verifier.line(line).or_else(|reason| match &sealed {
+            Ok((text, _)) => verifier.line(text.as_bytes()),
+            Err(_) => Err(reason),
+        });
+        match read {
+            Ok((_, found)) => chain = found,
+            Err(reason) => {
+                assert!(!reason.to_string().is_empty());
+                return at;
+            }
+        }
+    }
+    lines.len()
+}
+
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,8 @@ use crate::rootfs::mount_calls::{
 use crate::spec::RootFs;
 use crate::spec::profile::IsolationLayers;
 use crate::state_dir::{CommandOutcome, Exit};
+#[cfg(feature = "fuzzing")]
+pub(crate) use accounts::{find, home_of};
 pub(crate) use accounts::{home, user};
 
 /// Up to this number, the names of layers are letters and digits only, so that mount lists in the

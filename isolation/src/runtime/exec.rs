@@ -40,6 +40,8 @@ use crate::runtime::messages::SupervisorRequest;
 use crate::spec::{ContainerUser, LaunchSpec, Program, SpecError, UserSpec};
 use crate::state_dir::CommandOutcome;
 pub(crate) use monitor::{refuse, run_monitor};
+#[cfg(feature = "fuzzing")]
+pub(crate) use probe::evaluate_response;
 pub use probe::{Probe, ProbeKind, ProbeResult, Scheme};
 pub use terminal::{DEFAULT_SIZE, WindowSize};
 pub(crate) use terminal::{open_pair as make_terminal, peer as terminal_peer};

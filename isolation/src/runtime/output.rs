@@ -34,6 +34,8 @@ use crate::spec::{ContainerUser, LaunchSpec};
 use log::OutputLog;
 pub use record::{FileId, OutputRecord, StreamFile, StreamFiles, StreamName};
 use store::OutputStore;
+#[cfg(feature = "fuzzing")]
+pub(crate) use times::decode_times;
 pub use times::{OutputSpan, SPAN_MS, TimesReader, encode_times, times_path};
 
 /// The number of bytes moved at a time: first few, as most commands write little, then as much as a

@@ -61,7 +61,10 @@ fn error(status: &Status) -> Bytes {
 }
 
 /// Builds the request. Parameters that do not control the stream are fields to filter by.
-fn request(headers: &HeaderMap, parameters: QueryParameters) -> Result<v1::WatchRequest, Status> {
+pub(super) fn request(
+    headers: &HeaderMap,
+    parameters: QueryParameters,
+) -> Result<v1::WatchRequest, Status> {
     let mut request = v1::WatchRequest {
         min_revision: parameters.number("min_revision")?.unwrap_or_default(),
         ..Default::default()

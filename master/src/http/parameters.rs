@@ -17,7 +17,7 @@ use crate::service::filter_values;
 pub(super) struct QueryParameters(pub(super) BTreeMap<String, String>);
 
 impl QueryParameters {
-    fn read(parts: &Parts) -> Result<Self, Status> {
+    pub(super) fn read(parts: &Parts) -> Result<Self, Status> {
         let pairs = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
         let Query(pairs) = pairs.map_err(|why| Status::invalid_argument(why.body_text()))?;
         let mut parameters = BTreeMap::new();

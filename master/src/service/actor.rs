@@ -71,7 +71,7 @@ pub(super) fn name_actor(metadata: &mut MetadataMap, actor: &Actor) {
     metadata.insert(FORWARDED_ACTOR, value);
 }
 
-pub(super) fn read(value: &[u8]) -> Result<Actor, Status> {
+pub(crate) fn read(value: &[u8]) -> Result<Actor, Status> {
     if value.len() > Actor::TEXT_BYTES {
         let (length, most) = (value.len(), Actor::TEXT_BYTES);
         return Err(malformed(&format!("it has {length} bytes; at most {most}")));

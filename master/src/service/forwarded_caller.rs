@@ -145,7 +145,7 @@ pub(crate) async fn forwarded_credential(
     found.map(|watched| Some(ForwardedCredential(watched)))
 }
 
-fn read_credential(text: &str) -> Result<Credential, Status> {
+pub(crate) fn read_credential(text: &str) -> Result<Credential, Status> {
     let read = match text.split_once(':') {
         Some(("key", hash)) => hash.parse::<KeyHash>().map(Credential::Key).ok(),
         Some(("token", id)) => {

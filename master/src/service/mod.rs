@@ -61,6 +61,8 @@ use crate::owner_handle::OwnerHandle;
 use crate::principal_limits::JoinRates;
 use crate::secret_keys::SecretKeys;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use actor::read as read_actor;
 pub(crate) use actor::{account, actor_of_peer};
 pub(crate) use agent_api::{AgentEndpoint, client_of_agents, endpoint_of};
 pub(crate) use bearer::{check_credential, identify};
@@ -70,11 +72,15 @@ pub(crate) use feed::Feed;
 #[cfg(test)]
 pub(crate) use feed::Subscription;
 pub(crate) use forward::{ReplyHeaders, check_versions, is_referral};
+#[cfg(feature = "fuzzing")]
+pub(crate) use forwarded_caller::read_credential;
 pub(crate) use forwarded_caller::{
     ForwardedCredential, ended_credential, forwarded_credential, is_forwarded,
 };
 pub(crate) use health::health;
 pub(crate) use lists::{ListKind, routes as list_routes, spawn_reader};
+#[cfg(feature = "fuzzing")]
+pub(crate) use operations::operate;
 pub(crate) use peers::MasterConnections;
 pub(crate) use permits::{denied, here, permit};
 pub(crate) use records::{cluster, one_agent};

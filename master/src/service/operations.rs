@@ -9,7 +9,7 @@ use argosy_state::ids::{AgentId, Role, TaskId, TaskKey};
 use super::{access, secrets};
 
 /// Reads a batch of operators, and computes its fingerprint.
-pub(super) fn operate(batch: v1::WriteBatch) -> Result<Operate, InvalidMessage> {
+pub(crate) fn operate(batch: v1::WriteBatch) -> Result<Operate, InvalidMessage> {
     let operations = batch.operations.into_iter().enumerate().map(|(at, wire)| {
         let field = format!("operations[{at}]");
         wire.operation

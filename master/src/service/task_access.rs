@@ -121,6 +121,15 @@ impl AgentRequest {
         Self { named, actions }
     }
 
+    /// Returns the task that it names, for a fuzz target.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn task(&self) -> Option<&TaskKey> {
+        match &self.named {
+            Named::Task(task) => Some(task),
+            Named::AnyOf(_) | Named::Any | Named::Agent => None,
+        }
+    }
+
     fn decide(
         &self,
         reader: &Reader,

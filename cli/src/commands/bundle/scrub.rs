@@ -14,7 +14,7 @@ use super::lines;
 
 /// Hides what may be secret in text from outside: user information and parameters of URIs, and
 /// values with the name of a secret.
-pub(super) fn text(text: &str) -> String {
+pub(crate) fn text(text: &str) -> String {
     let lines: Vec<_> = text.split('\n').map(lines::scrubbed).collect();
     lines.join("\n")
 }

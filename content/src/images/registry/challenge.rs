@@ -2,7 +2,7 @@
 
 /// An authentication scheme.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Challenge {
+pub(in crate::images) enum Challenge {
     /// A user and password with each request.
     Basic,
     /// A token from another server.
@@ -16,7 +16,9 @@ pub(super) enum Challenge {
 
 /// Returns the scheme that reveals least: a token, if the registry accepts one. `None` if no scheme
 /// is supported.
-pub(super) fn preferred<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Challenge> {
+pub(in crate::images) fn preferred<'a>(
+    headers: impl Iterator<Item = &'a str>,
+) -> Option<Challenge> {
     let mut found = None;
     for (scheme, parameters) in headers.flat_map(challenges) {
         let value = |wanted: &str| {

@@ -4,7 +4,7 @@
 //! and to the token server that it names, and nowhere else. Each server is checked like those of
 //! files, and contacted without TLS only if the operator lists it.
 
-mod challenge;
+pub(super) mod challenge;
 mod insecure;
 mod retry;
 

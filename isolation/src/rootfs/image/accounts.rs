@@ -28,7 +28,7 @@ pub(crate) fn home(root: BorrowedFd<'_>, spec: &UserSpec<'_>) -> Result<String, 
     Ok(home_of(&read(root, "etc/passwd")?, spec))
 }
 
-fn home_of(passwd: &str, spec: &UserSpec<'_>) -> String {
+pub(crate) fn home_of(passwd: &str, spec: &UserSpec<'_>) -> String {
     let account = account(passwd, spec);
     let home = account.map_or("", |account| account.home);
     let is_usable = home.starts_with('/') && !home.contains('\0');
@@ -43,7 +43,11 @@ fn account<'a>(passwd: &'a str, spec: &UserSpec<'_>) -> Option<PasswdEntry<'a>> 
     }
 }
 
-fn find(passwd: &str, group: &str, spec: &UserSpec<'_>) -> Result<ContainerUser, String> {
+pub(crate) fn find(
+    passwd: &str,
+    group: &str,
+    spec: &UserSpec<'_>,
+) -> Result<ContainerUser, String> {
     let number = spec.user.parse::<u32>().ok();
     let account = account(passwd, spec);
     let uid = match (&account, number) {

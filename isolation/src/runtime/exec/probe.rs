@@ -212,7 +212,7 @@ impl Write for DeadlineStream {
 }
 
 /// Evaluates the first line of a response.
-fn evaluate_response(response: &[u8], expected: &BTreeSet<u16>) -> Result<(), String> {
+pub(crate) fn evaluate_response(response: &[u8], expected: &BTreeSet<u16>) -> Result<(), String> {
     match status(response) {
         Some(200..=399) if expected.is_empty() => Ok(()),
         Some(status) if expected.contains(&status) => Ok(()),

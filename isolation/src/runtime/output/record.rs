@@ -129,8 +129,13 @@ impl OutputRecord {
         };
         let mut bytes = Vec::new();
         file.take(MAX_BYTES).read_to_end(&mut bytes)?;
-        let record: Option<Self> = serde_json::from_slice(&bytes).ok();
-        Ok(record.filter(Self::is_valid))
+        Ok(Self::from_bytes(&bytes))
+    }
+
+    /// Returns the record of these bytes, if a supervisor may have written it.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let record: Option<Self> = serde_json::from_slice(bytes).ok();
+        record.filter(Self::is_valid)
     }
 
     /// Whether a supervisor may have written it. Readers open its files, and add to its offsets.

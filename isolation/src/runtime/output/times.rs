@@ -89,6 +89,19 @@ pub fn encode_times(spans: &[(StreamName, OutputSpan)]) -> Vec<u8> {
     bytes
 }
 
+/// Returns the spans at the begin of a record, up to the first invalid entry, for a fuzz target.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn decode_times(bytes: &[u8]) -> Vec<(StreamName, OutputSpan)> {
+    let mut rest = bytes.strip_prefix(&HEADER).unwrap_or_default();
+    let mut codec = EntryCodec::new();
+    let mut spans = Vec::new();
+    while let DecodedEntry::Span(stream, span, length) = codec.decode(rest) {
+        spans.push((stream, span));
+        rest = &rest[length..];
+    }
+    spans
+}
+
 /// The context of an entry: the entries before it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EntryCodec {

@@ -157,6 +157,19 @@ pub(super) fn search(bytes: &[u8], mut at: usize) -> Option<(usize, Vec<u8>, usi
     None
 }
 
+/// Appends a fragment in RocksDB's format.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn put(kind: u8, content: &[u8], out: &mut Vec<u8>) {
+    let checked = [&[kind], content].concat();
+    let masked = crc_fast::crc32_iscsi(&checked)
+        .rotate_right(15)
+        .wrapping_add(MASK);
+    out.extend(masked.to_le_bytes());
+    let length = u16::try_from(content.len()).expect("a fragment is shorter than a block");
+    out.extend(length.to_le_bytes());
+    out.extend(checked);
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -191,14 +204,7 @@ pub(super) mod tests {
         }
 
         fn fragment(&mut self, kind: u8, content: &[u8]) {
-            let checked = [&[kind], content].concat();
-            let masked = crc_fast::crc32_iscsi(&checked)
-                .rotate_right(15)
-                .wrapping_add(MASK);
-            self.0.extend(masked.to_le_bytes());
-            self.0
-                .extend(u16::try_from(content.len()).unwrap().to_le_bytes());
-            self.0.extend(checked);
+            put(kind, content, &mut self.0);
         }
     }
 

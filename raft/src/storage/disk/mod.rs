@@ -209,3 +209,24 @@ pub(crate) async fn run<T: Send + 'static>(
         Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }
+
+/// Checks write-ahead logs for a fuzz target: one in each part, or one whose fragments are the
+/// parts, each with its kind as the first byte. Returns whether they are intact.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn check_logs(is_raw: bool, parts: &[&[u8]]) -> bool {
+    use wal::{WalCheckResult, WalChecker};
+
+    let mut log = Vec::new();
+    let fragments = parts.iter().filter_map(|part| part.split_first());
+    fragments.for_each(|(kind, content)| frames::put(*kind, content, &mut log));
+    let logs = if is_raw { parts } else { &[&log[..]][..] };
+    let mut checker = WalChecker::new(Some(7), Some(1));
+    logs.iter().for_each(|log| checker.read(log));
+    match checker.result() {
+        WalCheckResult::Intact => true,
+        WalCheckResult::Torn(at) | WalCheckResult::Damaged { at, .. } => {
+            assert!(at.offset <= logs[at.file].len(), "a position after the end");
+            false
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! `argosy_fuzz::command_line::group_file`.
+
+#![no_main]
+
+argosy_fuzz::fuzz_target!(argosy_fuzz::command_line::group_file);

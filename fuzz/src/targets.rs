@@ -1,0 +1,58 @@
+//! The list of all targets.
+
+use crate::{archives, certificates, command_line, hosts, peers, registry, requests, wire};
+
+/// A decoder with its properties. Returns whether it accepts the bytes.
+pub type Target = fn(&[u8]) -> bool;
+
+/// All targets by name, in alphabetical order.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("access_policy", registry::access_policy),
+    ("accounts", hosts::accounts),
+    ("agent_facts", wire::agent_facts),
+    ("agent_message", hosts::agent_message),
+    ("apply", registry::apply),
+    ("archive", archives::archive),
+    ("audit_log", hosts::audit_log),
+    ("broker_message", hosts::broker_message),
+    ("certificate", certificates::certificate),
+    ("certificate_texts", certificates::certificate_texts),
+    ("command", registry::command),
+    ("context_file", command_line::context_file),
+    ("docker_credentials", hosts::docker_credentials),
+    ("exec_frames", wire::exec_frames),
+    ("expectations", requests::expectations),
+    ("file_path", requests::file_path),
+    ("flag_value", command_line::flag_value),
+    ("forwarded_query", requests::forwarded_query),
+    ("framework_facts", wire::framework_facts),
+    ("group_file", command_line::group_file),
+    ("hand_off_file", hosts::hand_off_file),
+    ("headers", requests::headers),
+    ("http_query", requests::http_query),
+    ("image_configuration", hosts::image_configuration),
+    ("image_manifest", hosts::image_manifest),
+    ("journal", hosts::journal),
+    ("json_messages", wire::json_messages),
+    ("launch_order", hosts::launch_order),
+    ("layer", archives::layer),
+    ("log_entry", peers::log_entry),
+    ("names", registry::names),
+    ("networks", hosts::networks),
+    ("peer_frames", peers::peer_frames),
+    ("peer_message", peers::peer_message),
+    ("record_key", registry::record_key),
+    ("records", registry::records),
+    ("redacted_uri", requests::redacted_uri),
+    ("registry_texts", hosts::registry_texts),
+    ("resources", registry::resources),
+    ("saved_snapshot", registry::saved_snapshot),
+    ("scrubbed_line", command_line::scrubbed_line),
+    ("secret_keys", requests::secret_keys),
+    ("snapshot", peers::snapshot),
+    ("store_record", peers::store_record),
+    ("task_description", wire::task_description),
+    ("tickets", wire::tickets),
+    ("write_ahead_logs", peers::write_ahead_logs),
+    ("write_batch", requests::write_batch),
+];
