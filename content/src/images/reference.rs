@@ -12,6 +12,8 @@ use super::digest::Digest;
 /// The maximum length of an image name, in bytes.
 const NAME_BYTES: usize = 1_024;
 
+const LOWER_CASE: &str = "the repository must be in lower case";
+
 /// The name of an image.
 ///
 /// ```text
@@ -87,6 +89,13 @@ fn registry(text: &str) -> Result<RegistryReference, String> {
         return Err("leave http:// or https:// away".to_owned());
     }
     let parsed = Reference::from_str(text).map_err(|error| rule(text, &error))?;
+    // The parser accepts capitals before the first slash, without a registry.
+    if parsed
+        .repository()
+        .contains(|letter: char| letter.is_ascii_uppercase())
+    {
+        return Err(LOWER_CASE.to_owned());
+    }
     let digest = parsed.digest().map(str::parse::<Digest>).transpose();
     let digest = digest.map_err(|_| {
         "its digest must be sha256: and 64 lower-case hexadecimal digits".to_owned()
@@ -119,7 +128,7 @@ fn rule(text: &str, error: &ParseError) -> String {
     {
         "its digest must be sha256: and 64 lower-case hexadecimal digits".to_owned()
     } else if path.contains(|letter: char| letter.is_ascii_uppercase()) {
-        "the repository must be in lower case".to_owned()
+        LOWER_CASE.to_owned()
     } else if matches!(error, ParseError::NameTooLong) {
         "the repository has more than 255 characters".to_owned()
     } else {
@@ -222,6 +231,7 @@ mod tests {
             ("https://docker.io/nginx", "https://"),
             ("quay.io/Team/App", "lower case"),
             ("Nginx", "lower case"),
+            ("Team/app", "lower case"),
             ("a b", "space"),
             (short.as_str(), "sha256"),
             (other.as_str(), "sha256"),
