@@ -134,7 +134,9 @@ impl<S: Storage> LineWriter<S> {
     /// Returns the text of the next line, and its chain value.
     fn next_line(&self, entry: AuditEntry, file: Option<FileHead>) -> (String, ChainValue) {
         let line = AuditLine {
-            serial: self.end.serial + 1,
+            // A damaged line may have the largest number. Its repetition is a break, which the
+            // verification finds.
+            serial: self.end.serial.saturating_add(1),
             entry,
             file,
         };
@@ -144,7 +146,7 @@ impl<S: Storage> LineWriter<S> {
     }
 
     fn written(&mut self, line: &str, chain: ChainValue) {
-        self.end.serial += 1;
+        self.end.serial = self.end.serial.saturating_add(1);
         self.end.chain = chain;
         self.end.bytes += line.len() as u64;
         self.unsynced += 1;
@@ -155,13 +157,13 @@ impl<S: Storage> LineWriter<S> {
         if self.end.is_open {
             self.sync()?;
         }
-        let number = self.end.number + 1;
+        let number = self.end.number.saturating_add(1);
         let first = if self.end.oldest == 0 {
             number
         } else {
             self.end.oldest
         };
-        let oldest = first.max((number + 1).saturating_sub(self.bounds.files));
+        let oldest = first.max(number.saturating_add(1).saturating_sub(self.bounds.files));
         let head = FileHead {
             format: FORMAT,
             number,
@@ -298,6 +300,25 @@ pub(super) mod tests {
         use AuditEvent::{Exec, FileBegun, Lost};
         let expected = [(FileBegun, 1), (Exec, 1), (Lost, 6), (Exec, 1), (Exec, 1)];
         assert_eq!(writer.storage.events(), expected);
+    }
+
+    #[test]
+    fn a_log_whose_last_line_has_the_largest_serial_number_is_continued() {
+        for is_open in [true, false] {
+            let mut writer = writer(1 << 20, 3);
+            writer.end = LogEnd {
+                number: 1,
+                is_open,
+                serial: u64::MAX,
+                oldest: 1,
+                ..LogEnd::NONE
+            };
+            writer.storage.files.insert(1, String::new());
+            writer.write(exec()).unwrap();
+            writer.write(exec()).unwrap();
+            let events = writer.storage.events();
+            assert_eq!(events.last(), Some(&(AuditEvent::Exec, 1)), "{is_open}");
+        }
     }
 
     #[test]
