@@ -197,10 +197,8 @@ impl Shared {
     /// whose call it forwards.
     async fn permit(&self, request: &mut Parts) -> Result<[Option<WatchedCredential>; 2], Status> {
         self.identified(request).await?;
-        let peer = request.extensions.get();
-        let own = WatchedCredential::of(&self.owner, peer);
         let is_forwarded = service::is_forwarded(&request.headers);
-        let own = own.map_err(|why| service::ended_credential(why, is_forwarded, peer))?;
+        let own = WatchedCredential::of(&self.owner, request.extensions.get(), is_forwarded)?;
         if let Some(own) = &own {
             request.extensions.insert(own.clone());
         }

@@ -20,7 +20,7 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 use tracing::debug;
 
 use super::actor::actor;
-use super::forwarded_caller::{ForwardedCaller, ForwardedCredential, ended_credential};
+use super::forwarded_caller::{ForwardedCaller, ForwardedCredential};
 use super::peers::{ConnectionLease, ConnectionUse};
 use super::revocation::WatchedCredential;
 use super::status_codes::correct_status;
@@ -65,11 +65,7 @@ impl Services {
             // When it admitted the call, it may not have applied all of the log that it leads.
             let own = extensions.get::<WatchedCredential>();
             let forwarded = extensions.get::<ForwardedCredential>();
-            if let Some(own) = own {
-                let is_forwarded = metadata.contains_key(FORWARDED);
-                own.check()
-                    .map_err(|why| ended_credential(why, is_forwarded, extensions.get()))?;
-            }
+            own.map_or(Ok(()), WatchedCredential::check)?;
             forwarded.map_or(Ok(()), |forwarded| forwarded.0.check())?;
             return Ok((CallRoute::Local, actor));
         }

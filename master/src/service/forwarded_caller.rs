@@ -59,19 +59,10 @@ impl ForwardedCaller {
 /// Marks the refusal of a call because of the key of the master that has forwarded it.
 const FORWARDING_KEY: &str = "argosy-forwarding-key-refused";
 
-/// Returns the status of a call whose peer has a revoked or expired credential. A master that
-/// forwards a call gets UNAVAILABLE instead: it returns the status to its caller, which must not
-/// conclude that its own credential was revoked.
-pub(crate) fn ended_credential(
-    why: Status,
-    is_forwarded: bool,
-    peer: Option<&PeerIdentity>,
-) -> Status {
-    let principal = peer.and_then(PeerIdentity::principal);
-    let is_master = principal.is_some_and(|one| one.kind == PrincipalKind::Master);
-    if !is_forwarded || !is_master {
-        return why;
-    }
+/// Returns the status of a forwarded call whose forwarding master has a revoked or expired
+/// credential. That master returns the status to its caller, which must not conclude that its own
+/// credential was revoked.
+pub(super) fn forwarding_key_refused() -> Status {
     let text = "the key of the master that forwards calls was revoked: call another master";
     let mut status = unavailable(text);
     let marked = MetadataValue::from_static("1");
@@ -199,21 +190,6 @@ mod tests {
         let mut metadata = MetadataMap::new();
         ForwardedCaller::new(Actor::Unauthenticated, &Extensions::new()).name(&mut metadata);
         assert!(metadata.get(FORWARDED_CREDENTIAL).is_none());
-    }
-
-    #[test]
-    fn a_forwarding_master_is_distinguished_from_its_caller() {
-        let refused = || Status::unauthenticated("the key was revoked");
-        let peer = |name: &str| PeerIdentity::authenticated(name.parse().unwrap(), None);
-        let (master, operator) = (peer("master/m1"), peer("operator/alice"));
-        let found = ended_credential(refused(), true, Some(&master));
-        assert_eq!(found.code(), Code::Unavailable);
-        assert!(is_forwarding_key_refused(&found));
-        for (is_forwarded, peer) in [(false, &master), (true, &operator)] {
-            let found = ended_credential(refused(), is_forwarded, Some(peer));
-            assert_eq!(found.code(), Code::Unauthenticated);
-            assert!(!is_forwarding_key_refused(&found));
-        }
     }
 
     #[test]

@@ -74,9 +74,7 @@ pub(crate) use feed::Subscription;
 pub(crate) use forward::{ReplyHeaders, check_versions, is_referral};
 #[cfg(feature = "fuzzing")]
 pub(crate) use forwarded_caller::read_credential;
-pub(crate) use forwarded_caller::{
-    ForwardedCredential, ended_credential, forwarded_credential, is_forwarded,
-};
+pub(crate) use forwarded_caller::{ForwardedCredential, forwarded_credential, is_forwarded};
 pub(crate) use health::health;
 pub(crate) use lists::{ListKind, routes as list_routes, spawn_reader};
 #[cfg(feature = "fuzzing")]

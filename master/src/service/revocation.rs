@@ -7,7 +7,7 @@ use std::time::Duration;
 use argosy_proto::clock::WallClock;
 use argosy_proto::transport::{Credential, PeerIdentity};
 use argosy_state::access::AccessFacts;
-use argosy_state::actor::Principal;
+use argosy_state::actor::{Principal, PrincipalKind};
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use super::bearer::check_credential;
+use super::forwarded_caller::forwarding_key_refused;
 use crate::owner_handle::OwnerHandle;
 
 /// A credential whose end is awaited.
@@ -26,37 +27,37 @@ pub(crate) struct WatchedCredential {
     principal: Option<Principal>,
     credential: Credential,
     clock: WallClock,
+    /// Whether it is that of a master that forwards the call of another caller.
+    forwards: bool,
 }
 
 impl WatchedCredential {
-    /// Returns the credential of a peer, if it can be revoked.
+    /// Returns the credential of a peer, if it can be revoked. `is_forwarded`: the peer names
+    /// another caller.
     ///
     /// # Errors
-    /// UNAUTHENTICATED if it is revoked, or expired.
+    /// If it is revoked or expired: UNAVAILABLE for a master that forwards a call, otherwise
+    /// UNAUTHENTICATED.
     pub(crate) fn of(
         owner: &OwnerHandle,
         peer: Option<&PeerIdentity>,
+        is_forwarded: bool,
     ) -> Result<Option<Self>, Status> {
-        let Some(peer) = peer else {
-            return Ok(None);
-        };
-        Self::new(owner.access.clone(), owner.node.wall_clock().clone(), peer)
-    }
-
-    /// Returns the credential of a peer, if it can be revoked, as these facts change.
-    ///
-    /// # Errors
-    /// UNAUTHENTICATED if it is revoked, or expired.
-    pub(crate) fn new(
-        access: watch::Receiver<AccessFacts>,
-        clock: WallClock,
-        peer: &PeerIdentity,
-    ) -> Result<Option<Self>, Status> {
-        let Some(credential) = peer.credential() else {
+        let Some((peer, credential)) = peer.and_then(|peer| Some((peer, peer.credential()?)))
+        else {
             return Ok(None);
         };
         let principal = peer.principal().cloned();
-        Self::checked(access, clock, principal, credential).map(Some)
+        let is_master = |one: &Principal| one.kind == PrincipalKind::Master;
+        let watched = Self {
+            access: owner.access.clone(),
+            clock: owner.node.wall_clock().clone(),
+            forwards: is_forwarded && principal.as_ref().is_some_and(is_master),
+            principal,
+            credential,
+        };
+        watched.check()?;
+        Ok(Some(watched))
     }
 
     /// Returns this credential of a principal, as these facts change.
@@ -74,6 +75,7 @@ impl WatchedCredential {
             principal,
             credential,
             clock,
+            forwards: false,
         };
         watched.check()?;
         Ok(watched)
@@ -82,11 +84,15 @@ impl WatchedCredential {
     /// Checks it again.
     ///
     /// # Errors
-    /// UNAUTHENTICATED if it is revoked, or expired.
+    /// As those of [`WatchedCredential::of`].
     pub(crate) fn check(&self) -> Result<(), Status> {
         let principal = self.principal.as_ref();
         let now_ms = self.clock.now_ms();
-        check_credential(&self.access.borrow(), principal, self.credential, now_ms)
+        let checked = check_credential(&self.access.borrow(), principal, self.credential, now_ms);
+        match self.forwards {
+            true => checked.map_err(|_| forwarding_key_refused()),
+            false => checked,
+        }
     }
 
     /// Checks it again if facts of access have changed.

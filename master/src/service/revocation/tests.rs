@@ -3,7 +3,9 @@
 use argosy_state::access::{KeyHash, RevokedKey};
 use argosy_state::actor::Actor;
 use futures::{FutureExt as _, StreamExt as _};
+use tonic::Code;
 
+use super::super::forwarded_caller::is_forwarding_key_refused;
 use super::*;
 
 const KEY: KeyHash = KeyHash([7; 32]);
@@ -52,6 +54,7 @@ fn watched() -> (watch::Sender<AccessFacts>, WatchedCredential) {
         principal: Some("operator/olga".parse().unwrap()),
         credential: Credential::Key(KEY),
         clock: WallClock::system(),
+        forwards: false,
     };
     (facts, credential)
 }
@@ -77,6 +80,27 @@ async fn a_download_of_a_known_size_ends_when_its_caller_is_revoked() {
     let end = next(&mut body).now_or_never().expect("it ends at once");
     end.unwrap().unwrap_err();
     assert!(next(&mut body).await.is_none());
+}
+
+#[tokio::test]
+async fn a_call_whose_forwarding_master_is_revoked_ends_as_unavailable() {
+    for forwards in [true, false] {
+        let (facts, mut credential) = watched();
+        credential.forwards = forwards;
+        let answer = Response::builder().header("content-type", "application/grpc");
+        let answer = answer.body(Body::new(Download { sent: false })).unwrap();
+        let mut body = until_revoked(answer, Some(credential)).into_body();
+        revoke(&facts);
+        let end = next(&mut body).await.unwrap().unwrap();
+        let status = Status::from_header_map(end.trailers_ref().unwrap()).unwrap();
+        assert_eq!(is_forwarding_key_refused(&status), forwards, "{status}");
+        let code = if forwards {
+            Code::Unavailable
+        } else {
+            Code::Unauthenticated
+        };
+        assert_eq!(status.code(), code, "{status}");
+    }
 }
 
 /// Time within which an answer must end after its caller is revoked.
