@@ -43,15 +43,27 @@ impl WatchedCredential {
         peer: Option<&PeerIdentity>,
         is_forwarded: bool,
     ) -> Result<Option<Self>, Status> {
-        let Some((peer, credential)) = peer.and_then(|peer| Some((peer, peer.credential()?)))
-        else {
+        let Some(peer) = peer else {
+            return Ok(None);
+        };
+        let (access, clock) = (owner.access.clone(), owner.node.wall_clock().clone());
+        Self::of_peer(access, clock, peer, is_forwarded)
+    }
+
+    fn of_peer(
+        access: watch::Receiver<AccessFacts>,
+        clock: WallClock,
+        peer: &PeerIdentity,
+        is_forwarded: bool,
+    ) -> Result<Option<Self>, Status> {
+        let Some(credential) = peer.credential() else {
             return Ok(None);
         };
         let principal = peer.principal().cloned();
         let is_master = |one: &Principal| one.kind == PrincipalKind::Master;
         let watched = Self {
-            access: owner.access.clone(),
-            clock: owner.node.wall_clock().clone(),
+            access,
+            clock,
             forwards: is_forwarded && principal.as_ref().is_some_and(is_master),
             principal,
             credential,

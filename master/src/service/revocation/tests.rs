@@ -83,23 +83,32 @@ async fn a_download_of_a_known_size_ends_when_its_caller_is_revoked() {
 }
 
 #[tokio::test]
-async fn a_call_whose_forwarding_master_is_revoked_ends_as_unavailable() {
-    for forwards in [true, false] {
-        let (facts, mut credential) = watched();
-        credential.forwards = forwards;
+async fn a_call_ends_as_unavailable_only_if_its_forwarding_master_is_revoked() {
+    for (peer, is_forwarded, code) in [
+        ("master/m1", true, Code::Unavailable),
+        ("master/m1", false, Code::Unauthenticated),
+        ("operator/olga", true, Code::Unauthenticated),
+    ] {
+        let (facts, _) = watched();
+        let peer = PeerIdentity::authenticated(peer.parse().unwrap(), None)
+            .with_credential(Credential::Key(KEY));
+        let watch = || {
+            let (access, clock) = (facts.subscribe(), WallClock::system());
+            WatchedCredential::of_peer(access, clock, &peer, is_forwarded)
+        };
+        let credential = watch().unwrap();
         let answer = Response::builder().header("content-type", "application/grpc");
         let answer = answer.body(Body::new(Download { sent: false })).unwrap();
-        let mut body = until_revoked(answer, Some(credential)).into_body();
+        let mut body = until_revoked(answer, credential).into_body();
         revoke(&facts);
         let end = next(&mut body).await.unwrap().unwrap();
-        let status = Status::from_header_map(end.trailers_ref().unwrap()).unwrap();
-        assert_eq!(is_forwarding_key_refused(&status), forwards, "{status}");
-        let code = if forwards {
-            Code::Unavailable
-        } else {
-            Code::Unauthenticated
-        };
-        assert_eq!(status.code(), code, "{status}");
+        let ended = Status::from_header_map(end.trailers_ref().unwrap()).unwrap();
+        // The next call is refused when it begins.
+        for status in [ended, watch().err().unwrap()] {
+            assert_eq!(status.code(), code, "{status}");
+            let is_marked = is_forwarding_key_refused(&status);
+            assert_eq!(is_marked, code == Code::Unavailable, "{status}");
+        }
     }
 }
 

@@ -224,13 +224,15 @@ async fn streams_of_a_key_end_when_it_is_revoked() {
         }
         // A follower may apply the revocation later than the leader, which ended the stream.
         let mut client = OperatorClient::new(cluster.channel(agent, place));
-        loop {
-            let called = client.get_cluster(v1::GetClusterRequest::default()).await;
-            if End::of_result(called) == End::Unproven {
-                break;
+        let refused = async {
+            while End::of_result(client.get_cluster(v1::GetClusterRequest::default()).await)
+                != End::Unproven
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        };
+        let refused = tokio::time::timeout(TIMEOUT, refused).await;
+        refused.expect("the follower refuses the key");
     }
     drop(population);
     cluster.end().await;
