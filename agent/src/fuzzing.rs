@@ -26,7 +26,7 @@ pub enum TaskRequest {
     Files,
     /// A command in its container.
     Exec,
-    /// The input and output of its own command.
+    /// The input and output of the task's command.
     Attach,
 }
 
@@ -155,7 +155,8 @@ fn json<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     Some(read)
 }
 
-/// Whether a broker works on a path, which then is below a directory of the agent.
+/// Returns whether the broker accepts a path, and checks that an accepted one is below the data
+/// directory.
 fn accepted_path(text: &str) -> bool {
     let root = Path::new("/var/lib/argosy");
     let path = root.join(text);

@@ -1,4 +1,4 @@
-//! What users write for the command line: values of flags and files.
+//! Targets for decoders of the command line: values of flags, and files.
 
 use argosy_cli::fuzzing;
 

@@ -1,4 +1,4 @@
-//! What agents read: journals, orders, hand-off files, images, networks and audit logs.
+//! Targets for decoders of agents: journals, orders, hand-off files, images, networks, audit logs.
 
 use argosy_content::images::{Digest, ImageReference};
 use argosy_network::{Subnet, Subnet6};

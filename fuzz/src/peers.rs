@@ -1,4 +1,4 @@
-//! What masters store and send to each other.
+//! Targets for decoders of the Raft group: stored records, snapshots and messages between masters.
 
 use argosy_raft::fuzzing;
 

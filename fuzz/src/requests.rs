@@ -65,13 +65,20 @@ pub fn headers(bytes: &[u8]) -> bool {
     match kind {
         b't' => TraceContext::parse(value).is_some_and(|context| {
             let again = TraceContext::parse(&context.to_string());
-            again == Some(context)
+            assert_eq!(again, Some(context));
+            true
         }),
         b'v' => match value.parse::<VersionRange>() {
-            Ok(range) => range.header().parse() == Ok(range),
+            Ok(range) => {
+                assert_eq!(range.header().parse(), Ok(range));
+                true
+            }
             Err(_) => false,
         },
-        b'h' => host_name(value).is_ok_and(|name| host_name(&name) == Ok(name)),
+        b'h' => host_name(value).is_ok_and(|name| {
+            assert_eq!(host_name(&name), Ok(name));
+            true
+        }),
         b'i' => text::<CertificateIdentity>(value),
         b'c' => text::<ClusterName>(value),
         _ => false,

@@ -55,7 +55,7 @@ pub(super) const SEEDS: &[(&str, &str)] = &[
     ),
     (
         "docker_credentials",
-        "{\"auths\":{\"https://index.docker.io/v1/\":{\"auth\":\"aHViOmE=\"},\"localhost:5000\":{\"auth\":\"bG9jYWw6Yg==\"}}}",
+        "{\"auths\":{\"docker.io\":{\"auth\":\"aHViOmE=\"},\"registry.example:5000\":{\"auth\":\"bG9jYWw6Yg==\"}}}",
     ),
     (
         "docker_credentials",
