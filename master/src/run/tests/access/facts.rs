@@ -1,5 +1,7 @@
 //! Facts of access as JSON, from a leader and through a follower.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use argosy_proto::http_client::HttpClient;
 use argosy_proto::transport::ExpectedPeer;
 use axum::body::Body;
@@ -14,19 +16,25 @@ use super::*;
 struct Admin((HttpClient, String));
 
 impl Admin {
-    /// Sends a request until a master can answer it: a busy host may change leaders. Returns the
-    /// status and the body.
+    /// Sends a request until a master processes it: a busy host may change leaders, and the rate
+    /// that this test sets limits its own requests, without a burst after a change of leader.
+    /// Returns the status and the body.
+    ///
+    /// All attempts have one id: a change whose answer was lost is not made twice.
     async fn send(&self, method: Method, path: &str, body: &Value) -> (u16, Value) {
+        static REQUESTS: AtomicU64 = AtomicU64::new(0);
         let Self((client, address)) = self;
         let (expected, deadline) = (ExpectedPeer::MASTER, Instant::now() + TIMEOUT);
+        let request_id = REQUESTS.fetch_add(1, Ordering::Relaxed).to_string();
         loop {
             let request = Request::builder().method(&method).uri(path);
             let request = request.header("content-type", "application/json");
+            let request = request.header("argosy-request-id", &request_id);
             let request = request.body(Body::from(body.to_string())).unwrap();
             let sent = client.send(address, &expected, request);
             let answer = timeout(TIMEOUT, sent).await.unwrap().unwrap();
             let status = answer.status().as_u16();
-            if status != 503 || Instant::now() > deadline {
+            if ![429, 503].contains(&status) || Instant::now() > deadline {
                 let bytes = axum::body::to_bytes(answer.into_body(), 1 << 20).await;
                 return (status, serde_json::from_slice(&bytes.unwrap()).unwrap());
             }
