@@ -92,7 +92,7 @@ impl SingleMaster {
         let bootstrap = peers.is_empty();
         let config = MasterConfig {
             bootstrap,
-            timing: Timing::testing(),
+            timing: Timing::wan(),
             ..MasterConfig::new(Default::default(), address.clone(), address.clone())
         };
         let node_config = NodeConfig {

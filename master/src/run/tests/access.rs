@@ -12,10 +12,13 @@ mod tickets;
 mod tokens;
 mod views;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use argosy_proto::v1::operator_client::OperatorClient;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use argosy_proto::{convert, v1};
 use argosy_state::testing::{framework_info, spec};
+use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
 use super::actors::{AgentEnds, TestCluster, link, protocol};
@@ -47,6 +50,8 @@ const SESSION: u64 = 71;
 enum End {
     /// Whatever the answer, it was not about rights.
     Served,
+    /// No leader was there to decide: the call has to be repeated.
+    Undecided,
     /// The object looks like one that does not exist.
     Hidden,
     Denied,
@@ -81,8 +86,24 @@ impl End {
                 assert_eq!(reason, "access-denied", "{status}");
                 Self::Denied
             }
+            Code::Unavailable => Self::Undecided,
             _ => Self::Served,
         }
+    }
+}
+
+/// Makes a call until its end is decided: a busy host may change leaders. A call that may be made is
+/// also served if no agent answers it.
+async fn decided(expected: End, mut call: impl AsyncFnMut() -> End) -> End {
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        match tokio::time::timeout(TIMEOUT, call()).await.unwrap() {
+            End::Undecided if expected == End::Served => return End::Served,
+            End::Undecided => {}
+            end => return end,
+        }
+        assert!(Instant::now() < deadline, "no leader decides");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -103,21 +124,33 @@ async fn set_policy(cluster: &TestCluster, place: usize, policy: &str) -> u64 {
         .unwrap()
 }
 
-/// Performs one operation; returns the log index after it.
+/// Performs one operation; returns the log index after it. It is repeated, with one id, if the
+/// outcome is unknown because leaders have changed.
 async fn write(
     cluster: &TestCluster,
     (principal, place): (&str, usize),
     operation: v1::write_operation::Operation,
 ) -> Result<u64, Status> {
+    static REQUESTS: AtomicU64 = AtomicU64::new(0);
+    let request_id = REQUESTS.fetch_add(1, Ordering::Relaxed).to_string();
     let batch = v1::WriteBatch {
         operations: vec![v1::WriteOperation {
             operation: Some(operation),
         }],
+        request_id,
         ..Default::default()
     };
     let mut client = OperatorClient::new(cluster.channel(principal, place));
-    let written = tokio::time::timeout(TIMEOUT, client.write_one(batch)).await;
-    let reply = written.unwrap()?.into_inner();
+    let deadline = Instant::now() + TIMEOUT;
+    let reply = loop {
+        let written = tokio::time::timeout(TIMEOUT, client.write_one(batch.clone())).await;
+        match written.unwrap() {
+            Err(why) if why.code() == Code::Unavailable && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            written => break written?.into_inner(),
+        }
+    };
     let outcome = &reply.outcomes[0];
     assert!(outcome.done, "{}", outcome.message);
     Ok(reply.revision.unwrap().index)

@@ -150,7 +150,7 @@ impl TestCluster {
             let own = proof.of(&format!("master/m{place}"));
             let mut config = MasterConfig {
                 peers: (0..MASTERS).map(raft).collect(),
-                timing: Timing::testing(),
+                timing: Timing::wan(),
                 seed: place as u64,
                 audit_file_mib: 1,
                 secret_keys: Some(Arc::new(secret_keys())),

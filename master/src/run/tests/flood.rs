@@ -18,8 +18,8 @@ use super::*;
 use crate::leader::{Decline, Hello, SchedulerHello};
 use crate::links::{self, LinkId, LinkStream};
 
-/// After this time without a message an agent drops its link.
-const HEARTBEAT: Duration = Duration::from_secs(3);
+/// Clients that read without a pause. A heartbeat does not wait until each of them was served.
+const READERS: usize = 40;
 
 /// An agent and a framework without connections: their links end here.
 struct TestLinks {
@@ -140,7 +140,8 @@ impl TestLinks {
     }
 
     /// Sends one heartbeat of the agent, declines the offer and waits for it again.
-    async fn beat(&mut self, serial: u64) {
+    async fn beat(&mut self, serial: u64, served: &AtomicUsize) {
+        let before = served.load(Ordering::Relaxed);
         let ping = Input::AgentPing {
             link: self.agent,
             serial,
@@ -154,8 +155,10 @@ impl TestLinks {
                 }
             }
         };
-        let answered = tokio::time::timeout(HEARTBEAT, answered).await;
-        answered.expect("heartbeats are answered in time");
+        let answered = tokio::time::timeout(TIMEOUT, answered).await;
+        answered.expect("heartbeats are answered");
+        let meanwhile = served.load(Ordering::Relaxed) - before;
+        assert!(meanwhile < READERS, "it waited for {meanwhile} reads");
         let decline = Decline {
             framework: self.framework,
             session: 7,
@@ -271,7 +274,7 @@ async fn heartbeats_and_offers_continue_under_a_flood_of_reads() {
     }
     let (good, refused) = (Arc::default(), Arc::default());
     let mut readers = JoinSet::new();
-    for _ in 0..40 {
+    for _ in 0..READERS {
         let counts = (Arc::clone(&good), Arc::clone(&refused));
         readers.spawn(read_on(address.clone(), counts.0, counts.1));
     }
@@ -286,7 +289,7 @@ async fn heartbeats_and_offers_continue_under_a_flood_of_reads() {
         || serial < 50
     {
         serial += 1;
-        links.beat(serial).await;
+        links.beat(serial, &good).await;
         let held = alone.handle.reads.held_bytes();
         assert!(held <= budget, "{held}");
         assert!(!poller.is_finished(), "{:?}", poller.await);

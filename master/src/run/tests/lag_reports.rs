@@ -166,8 +166,15 @@ async fn lagging_leader_logs_and_transfers_leadership() {
         begun.elapsed() > MAX_LAG,
         "it transferred leadership for another reason"
     );
+    // The former leader logs the outcome after the next one has begun.
+    let deadline = Instant::now() + TIMEOUT;
     for words in [reported, "transferring leadership", handed_over] {
-        assert!(has(words), "{words}: {:?}", log.0.lock().unwrap());
+        while !has(words) {
+            let lines = log.0.lock().unwrap();
+            assert!(Instant::now() < deadline, "{words}: {lines:?}");
+            drop(lines);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
     // It becomes a follower, although it is slow.
     let deadline = Instant::now() + TIMEOUT;

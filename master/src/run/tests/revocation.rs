@@ -16,8 +16,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// A number of changes after a revocation, of which a master that still receives them gets some.
 const CHANGES: usize = 20;
 
-/// Revokes the key of a principal through the master at `place`.
-async fn revoke(cluster: &TestCluster, principal: &str, place: usize) {
+/// Revokes the key of a principal through the master at `place`, or another one if that loses its
+/// office before it answers.
+async fn revoke(cluster: &TestCluster, principal: &str, mut place: usize) {
     let revoke = v1::RevokeKey {
         key_hash: key_of(principal).to_string(),
     };
@@ -27,9 +28,20 @@ async fn revoke(cluster: &TestCluster, principal: &str, place: usize) {
         }],
         ..Default::default()
     };
-    let mut client = OperatorClient::new(cluster.channel("operator/root", place));
-    let written = timeout(TIMEOUT, client.write_one(batch)).await;
-    let reply = written.unwrap().unwrap().into_inner();
+    let deadline = Instant::now() + TIMEOUT;
+    let reply = loop {
+        let mut client = OperatorClient::new(cluster.channel("operator/root", place));
+        let written = timeout(TIMEOUT, client.write_one(batch.clone())).await;
+        match written.unwrap() {
+            Ok(reply) => break reply.into_inner(),
+            Err(why) => {
+                assert_eq!(why.code(), Code::Unavailable, "{why}");
+                assert!(Instant::now() < deadline, "{why}");
+                place = (place + 1) % 3;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
     assert!(reply.outcomes[0].done, "{:?}", reply.outcomes);
 }
 

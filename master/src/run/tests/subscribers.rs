@@ -401,9 +401,11 @@ async fn a_slow_reader_is_disconnected_while_others_continue() {
     );
     // It resumes, and nothing is missing: neither what it had taken, nor what waited.
     assert!(revision >= sent, "{revision} {sent}");
-    let mut resumed = subscribe(&services, changes_after(Some(revision)))
-        .await
-        .unwrap();
+    let resume = v1::WatchRequest {
+        from_revision: Some(revision),
+        ..request()
+    };
+    let mut resumed = subscribe(&services, resume).await.unwrap();
     let (mut attributes, mut agents) = (0, std::collections::BTreeSet::new());
     while attributes < 120 {
         let resumed = change(&mut resumed).await.unwrap();

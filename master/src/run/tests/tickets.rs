@@ -7,6 +7,8 @@ use argosy_proto::v1;
 use argosy_proto::v1::operator_server::Operator as _;
 use argosy_proto::v1::to_agent::Message;
 use futures::StreamExt;
+use std::slice;
+
 use tonic::{Code, Request, Status};
 
 use super::hellos::hello;
@@ -16,8 +18,13 @@ use crate::links;
 
 const AGENT: &str = "agent/host-1";
 
-/// Registers an agent at a leader. Returns its id and its keys.
-async fn register(leader: &SingleMaster, nonce: u64, peer: &str) -> (AgentId, Vec<TicketKey>) {
+/// Registers an agent at a leader. Returns its id and its keys; nothing if the leader lost its
+/// office.
+async fn try_register(
+    leader: &SingleMaster,
+    nonce: u64,
+    peer: &str,
+) -> Option<(AgentId, Vec<TicketKey>)> {
     let link = leader.handle.new_link();
     let (sender, mut to_agent) = links::link::<v1::ToAgent>();
     let opened = OwnerMessage::AgentLink(link, sender);
@@ -26,10 +33,20 @@ async fn register(leader: &SingleMaster, nonce: u64, peer: &str) -> (AgentId, Ve
     leader.handle.send(hello).await.unwrap();
     loop {
         let message = tokio::time::timeout(TIMEOUT, to_agent.next()).await;
-        if let Some(Message::Registered(answer)) = message.unwrap().unwrap().message {
+        if let Some(Message::Registered(answer)) = message.unwrap()?.message {
             let keys = answer.ticket_keys.iter();
             let keys = keys.map(|key| TicketKey::received(key.number, &key.secret).unwrap());
-            return (answer.agent_id.parse().unwrap(), keys.collect());
+            return Some((answer.agent_id.parse().unwrap(), keys.collect()));
+        }
+    }
+}
+
+/// Registers an agent at the leader of these masters.
+async fn register(masters: &[SingleMaster], nonce: u64, peer: &str) -> (AgentId, Vec<TicketKey>) {
+    loop {
+        let leader = &masters[leader_of(masters).await];
+        if let Some(registered) = try_register(leader, nonce, peer).await {
+            return registered;
         }
     }
 }
@@ -101,18 +118,17 @@ async fn check(masters: &[SingleMaster], agent: AgentId, keys: &[TicketKey]) {
 async fn tickets_of_every_master_are_valid_before_and_after_a_failover() {
     let mut masters = SingleMaster::start_three().await;
     let leader = leader_of(&masters).await;
-    let (agent, keys) = register(&masters[leader], 1, AGENT).await;
+    let (agent, keys) = register(&masters, 1, AGENT).await;
     assert_eq!(keys.len(), 3);
-    let (other, others) = register(&masters[leader], 2, "agent/host-2").await;
+    let (other, others) = register(&masters, 2, "agent/host-2").await;
     assert_ne!((agent, &keys), (other, &others));
     check(&masters, agent, &keys).await;
 
     masters.remove(leader).end().await;
-    let leader = leader_of(&masters).await;
     check(&masters, agent, &keys).await;
     // The agent gets the same keys from the next leader, because tickets of the former ones may
     // still be valid. So they stay valid, also if the agent has restarted.
-    assert_eq!(register(&masters[leader], 1, AGENT).await, (agent, keys));
+    assert_eq!(register(&masters, 1, AGENT).await, (agent, keys));
     for master in masters {
         master.end().await;
     }
@@ -123,9 +139,9 @@ async fn only_permitted_callers_get_tickets_and_only_authenticated_agents_keys()
     let alone = SingleMaster::start().await;
     alone.active_leader().await;
     for (nonce, peer) in [(1, "unauthenticated"), (2, "operator/alice")] {
-        assert_eq!(register(&alone, nonce, peer).await.1, []);
+        assert_eq!(register(slice::from_ref(&alone), nonce, peer).await.1, []);
     }
-    let (agent, _) = register(&alone, 3, AGENT).await;
+    let (agent, _) = register(slice::from_ref(&alone), 3, AGENT).await;
     for (caller, agent, code) in [
         ("operator/alice", agent, Code::Ok),
         ("operator/alice", AgentId(99), Code::NotFound),

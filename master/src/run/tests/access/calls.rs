@@ -420,9 +420,11 @@ async fn every_call_is_served_to_the_callers_that_may_make_it_and_to_no_other() 
     for (call, letters) in EXPECTED {
         for (caller, letter) in CALLERS.into_iter().zip(letters.chars()) {
             for place in [leader, follower] {
-                let asked = ended(cluster.channel(caller, place), call);
-                let found = tokio::time::timeout(TIMEOUT, asked).await.unwrap();
-                let found = found.unwrap_or_else(|| panic!("{call} is not made here"));
+                let found = decided(End::of(letter), async || {
+                    let found = ended(cluster.channel(caller, place), call).await;
+                    found.unwrap_or_else(|| panic!("{call} is not made here"))
+                });
+                let found = found.await;
                 if found != End::of(letter) {
                     let master = if place == leader {
                         "leader"
