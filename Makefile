@@ -40,7 +40,7 @@ test: setup ## run the whole gate; includes verify
 	$(STAGE) summary
 	printf 'all 8 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
-test-long: setup ## run 2,000 launches and kills, the arm64 seccomp filter, all escape techniques and attacks from outside in a virtual machine, all fuzz targets, then chaos for CHAOS_HOURS [8], recorded in the ledger; may be interrupted and restarted
+test-long: setup ## run 2,000 launches and kills, the arm64 seccomp filter, all escape techniques and attacks from outside in a virtual machine, containers with the address sanitizer, all fuzz targets, then chaos for CHAOS_HOURS [8], recorded in the ledger; may be interrupted and restarted
 	@$(ENV)
 	# A failing part does not stop the others; the target fails at the end.
 	failed=()
@@ -57,6 +57,7 @@ test-long: setup ## run 2,000 launches and kills, the arm64 seccomp filter, all 
 	part scripts/test-vm cases --clock instructions --limit 1800 outside
 	part scripts/chaos-planted --timeout 900
 	[ "$$(id -u)" != 0 ] || part scripts/chaos-planted --place processes
+	[ "$$(id -u)" != 0 ] || part scripts/sanitize
 	part cargo test --locked --manifest-path fuzz/Cargo.toml
 	part scripts/fuzz --seconds 60
 	part cargo build --locked --release --package argosy-cli --package argosy-chaos

@@ -123,20 +123,31 @@ fn all() -> Vec<TestCase> {
 /// With this argument each filter must match a test: for test names in scripts.
 const EACH_MATCHES: &str = "--each-matches";
 
+/// The names after this argument filter the tests that are not run.
+const SKIP: &str = "--skip";
+
 /// The command line that `cargo test` expects of a test program: names filter, `--list` lists.
 fn run(arguments: &[String]) -> ExitCode {
-    let filters: Vec<_> = arguments
-        .iter()
-        .filter(|argument| !argument.starts_with('-'))
-        .collect();
-    let wanted = |case: &&TestCase| {
-        filters.is_empty() || filters.iter().any(|filter| case.0.contains(*filter))
+    let mut parts = arguments.splitn(2, |argument| argument == SKIP);
+    let mut names = || {
+        let part = parts.next().unwrap_or_default().iter();
+        part.filter(|argument| !argument.starts_with('-')).collect()
     };
+    let (filters, omitted): (Vec<_>, Vec<_>) = (names(), names());
+    let is_in =
+        |names: &[&String], case: &TestCase| names.iter().any(|name| case.0.contains(*name));
+    let wanted =
+        |case: &&TestCase| (filters.is_empty() || is_in(&filters, case)) && !is_in(&omitted, case);
     let all = all();
     let cases: Vec<_> = all.iter().filter(wanted).collect();
     let is_strict = arguments.iter().any(|argument| argument == EACH_MATCHES);
     let is_vain = |filter: &&&String| !all.iter().any(|case| case.0.contains(**filter));
-    if let Some(filter) = filters.iter().find(is_vain).filter(|_| is_strict) {
+    if let Some(filter) = filters
+        .iter()
+        .chain(&omitted)
+        .find(is_vain)
+        .filter(|_| is_strict)
+    {
         println!("no test has a name with {filter}");
         return ExitCode::FAILURE;
     }

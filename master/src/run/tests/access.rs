@@ -92,8 +92,8 @@ impl End {
     }
 }
 
-/// Makes a call until its end is decided: a busy host may change leaders. A call that may be made is
-/// also served if no agent answers it.
+/// Makes a call until its end is decided: a busy host may change leaders. A call that may be made
+/// is also served if no agent answers it.
 async fn decided(expected: End, mut call: impl AsyncFnMut() -> End) -> End {
     let deadline = Instant::now() + TIMEOUT;
     loop {
