@@ -1,5 +1,7 @@
 //! Conversion of resources.
 
+use std::collections::BTreeMap;
+
 use argosy_state::ids::Role;
 use argosy_state::limits;
 use argosy_state::resources::{
@@ -55,7 +57,8 @@ pub fn resource(resource: &Resource) -> v1::Resource {
 /// Reads a bundle of resources; `field` is its path.
 ///
 /// # Errors
-/// Names the entry that is negative, out of range, without a value, or overlaps another.
+/// Names the entry that is negative, out of range, without a value, or overlaps another; or the
+/// name whose entries are out of range together.
 pub fn resources_from(field: &str, wire: &[v1::Resource]) -> Result<Resources, InvalidMessage> {
     let mut all = Resources::none();
     for (at, part) in wire.iter().enumerate() {
@@ -71,12 +74,17 @@ pub fn resources_from(field: &str, wire: &[v1::Resource]) -> Result<Resources, I
             InvalidMessage::new(format!("{field}[{at}]"), text)
         })?;
     }
-    let largest = all.iter().max_by_key(|entry| entry.value.scalar_milli());
-    if let Some(entry) = largest.filter(|one| one.value.scalar_milli() > limits::SCALAR_MILLI) {
+    // Tasks, agents and frameworks count the amounts of one name together, whatever their volumes
+    // and reservations. Within this bound, no such count overflows.
+    let mut sums = BTreeMap::<&str, i64>::new();
+    for entry in &all {
+        let sum = sums.entry(&entry.identity.name).or_default();
+        *sum = sum.saturating_add(entry.value.scalar_milli());
+    }
+    let largest = sums.into_iter().max_by_key(|(_, sum)| *sum);
+    if let Some((name, sum)) = largest.filter(|(_, sum)| *sum > limits::SCALAR_MILLI) {
         let text = format!(
-            "{} of {} thousandths: ask for at most {} units of one name",
-            entry.identity.name,
-            entry.value.scalar_milli(),
+            "{name} of {sum} thousandths: ask for at most {} units of one name",
             limits::SCALAR_MILLI / 1_000
         );
         return Err(InvalidMessage::new(field, text));
@@ -155,6 +163,24 @@ mod tests {
             .parse()
             .unwrap();
         assert_eq!(resources_from("r", &resources(&bundle)), Ok(bundle));
+    }
+
+    #[test]
+    fn entries_of_one_name_are_bounded_together() {
+        let volume = |number| v1::Resource {
+            name: "cpus".into(),
+            value: Some(v1::resource::Value::ScalarMilli(limits::SCALAR_MILLI / 2)),
+            volume: Some(v1::Volume {
+                id: format!("v{number}"),
+                container_path: "/v".into(),
+            }),
+            ..Default::default()
+        };
+        let all: Vec<v1::Resource> = (0..3).map(volume).collect();
+        let two = resources_from("total", &all[..2]).unwrap();
+        assert_eq!(two.scalar_milli("cpus"), limits::SCALAR_MILLI);
+        let error = resources_from("total", &all).unwrap_err();
+        assert!(error.to_string().contains("units of one name"), "{error}");
     }
 
     #[test]
