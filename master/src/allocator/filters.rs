@@ -5,7 +5,7 @@
 //! scanned; a sorted list for each agent, which is searched; and deadlines in batches. A client's
 //! bits are authoritative; entries without a bit are leftovers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_state::ids::Timestamp;
 use argosy_state::resources::Resources;
@@ -60,7 +60,8 @@ struct ClientFilters {
 pub(super) struct Filters {
     agents: Vec<AgentFilters>,
     clients: Vec<ClientFilters>,
-    expiries: BTreeMap<(Timestamp, u32), Vec<u32>>,
+    /// The agents of the entries, by their end and their client.
+    expiries: BTreeMap<(Timestamp, u32), BTreeSet<u32>>,
     entries: usize,
     limit: usize,
     nothing: Bits,
@@ -115,7 +116,7 @@ impl Filters {
         grow(&mut self.agents, agent);
         grow(&mut self.clients, client);
         let batch = self.expiries.entry((filter.until, client)).or_default();
-        batch.push(agent);
+        batch.insert(agent);
         let on_agent = &mut self.agents[agent as usize];
         let bundle = on_agent.bundle(filter.declined, filter.visibility);
         let entry = FilterEntry {
@@ -123,21 +124,25 @@ impl Filters {
             bundle,
             until: filter.until,
         };
-        match on_agent.position(client) {
-            Ok(at) => {
-                let former = std::mem::replace(&mut on_agent.entries[at], entry);
-                on_agent.release_bundle(former.bundle);
-            }
+        let former = match on_agent.position(client) {
+            Ok(at) => Some(std::mem::replace(&mut on_agent.entries[at], entry)),
             Err(at) => {
                 on_agent.entries.insert(at, entry);
                 self.entries += 1;
+                None
             }
+        };
+        if let Some(former) = &former {
+            on_agent.release_bundle(former.bundle);
         }
         // Clients that declined the same may already see the agent again.
         let hides = on_agent.bundles[bundle as usize].hides;
         let of_client = &mut self.clients[client as usize];
         of_client.declined.set(agent, true);
         of_client.hidden.set(agent, hides);
+        if let Some(former) = former.filter(|former| former.until != filter.until) {
+            self.unschedule(&former, agent);
+        }
         dropped
     }
 
@@ -175,6 +180,7 @@ impl Filters {
             return;
         };
         for entry in std::mem::take(on_agent).entries {
+            self.unschedule(&entry, agent);
             self.entries -= 1;
             self.clients[entry.client as usize].clear(agent);
         }
@@ -201,9 +207,9 @@ impl Filters {
             .is_some_and(|at| at <= now)
             .then(|| self.expiries.pop_first())
             .flatten();
-        let ((until, client), agents) = due?;
+        let ((_, client), agents) = due?;
         for agent in &agents {
-            self.remove_expired(client, *agent, until);
+            self.remove_expired(client, *agent);
         }
         Some((client, agents.len()))
     }
@@ -214,17 +220,25 @@ impl Filters {
         self.entries
     }
 
-    fn remove_expired(&mut self, client: u32, agent: u32, until: Timestamp) {
+    /// Removes the end of an entry that is replaced or removed before it.
+    fn unschedule(&mut self, entry: &FilterEntry, agent: u32) {
+        let key = (entry.until, entry.client);
+        let Some(batch) = self.expiries.get_mut(&key) else {
+            return;
+        };
+        batch.remove(&agent);
+        if batch.is_empty() {
+            self.expiries.remove(&key);
+        }
+    }
+
+    fn remove_expired(&mut self, client: u32, agent: u32) {
         let Some(on_agent) = self.agents.get_mut(agent as usize) else {
             return;
         };
         let Ok(at) = on_agent.position(client) else {
             return;
         };
-        // A later decline has moved the end.
-        if on_agent.entries[at].until != until {
-            return;
-        }
         let entry = on_agent.entries.remove(at);
         on_agent.release_bundle(entry.bundle);
         self.entries -= 1;
@@ -233,13 +247,13 @@ impl Filters {
 
     fn drop_first(&mut self) -> Option<u32> {
         let mut first = self.expiries.first_entry()?;
-        let (until, client) = *first.key();
-        let agent = first.get_mut().pop();
+        let (_, client) = *first.key();
+        let agent = first.get_mut().pop_first();
         if first.get().is_empty() {
             first.remove();
         }
         if let Some(agent) = agent {
-            self.remove_expired(client, agent, until);
+            self.remove_expired(client, agent);
         }
         Some(client)
     }
@@ -348,11 +362,22 @@ mod tests {
         add(&mut filters, 1, 0, "cpus:2", 20);
         assert_eq!(filters.next_expiry(), Some(Timestamp(10)));
         assert_eq!(filters.expire(Timestamp(9)), None);
-        assert_eq!(filters.expire(Timestamp(10)), Some((1, 2)));
+        assert_eq!(filters.expire(Timestamp(10)), Some((1, 1)));
         assert!(filters.hides(1, 0) && !filters.hides(1, 1));
         assert_eq!(filters.expire(Timestamp(20)), Some((1, 1)));
         assert!(!filters.hides(1, 0));
         assert_eq!((filters.len(), filters.next_expiry()), (0, None));
+    }
+
+    #[test]
+    fn a_replaced_filter_leaves_nothing() {
+        let mut filters = Filters::new(100);
+        for until in 1..=1_000 {
+            add(&mut filters, 1, 0, "cpus:2", until);
+        }
+        let ends: usize = filters.expiries.values().map(BTreeSet::len).sum();
+        assert_eq!((filters.len(), ends), (1, 1));
+        assert_eq!(filters.next_expiry(), Some(Timestamp(1_000)));
     }
 
     #[test]
@@ -386,6 +411,6 @@ mod tests {
         add(&mut filters, 2, 0, "cpus:2", 30);
         filters.drop_agent(0);
         assert!(!filters.hides(1, 0) && !filters.hides(2, 0) && filters.len() == 0);
-        assert!(filters.expire(Timestamp(30)).is_some());
+        assert_eq!(filters.next_expiry(), None);
     }
 }
