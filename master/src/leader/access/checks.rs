@@ -30,7 +30,12 @@ impl Checks<'_> {
     pub(super) fn input(&mut self, input: &mut Input) -> Result<(), Refused> {
         let update = Action::UpdateFramework;
         match input {
-            Input::AgentHello { actor, hello, .. } => self.agent(actor, hello.agent),
+            Input::AgentHello { actor, hello, .. } => {
+                // An agent that does not name its id is known by its nonce.
+                let known = || self.registry.agent_by_nonce(hello.nonce);
+                let agent = hello.agent.or_else(known);
+                self.agent(actor, agent)
+            }
             Input::Subscribe {
                 actor,
                 subscription,
@@ -103,6 +108,21 @@ impl Checks<'_> {
         let action = Action::RegisterFramework;
         let denied = self.permits.denial(decision, actor, action, &object);
         denied.map_err(refused)
+    }
+
+    /// Checks whether a scheduler may keep the stream of a registered framework: for the roles that
+    /// it has now.
+    pub(super) fn stream(&mut self, actor: &Actor, framework: &Framework) -> Result<(), Refused> {
+        self.roles(actor, &framework.info.roles)?;
+        match is_owner(framework, actor) {
+            true => Ok(()),
+            false => {
+                let checked = self.framework(actor, framework.id, Action::UpdateFramework);
+                // It has seen the framework, so it may learn that it exists.
+                let id = framework.id;
+                checked.map_err(|_| (DENIED, format!("{actor} may no longer update {id}")))
+            }
+        }
     }
 
     /// Checks a subscription, and sets its principal: the proven one for a new framework, and the

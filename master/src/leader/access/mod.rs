@@ -170,8 +170,12 @@ impl Leader {
             }
         } else if let Some(state) = self.framework_links.get(&link) {
             let checks = &mut self.enforcement.checks(registry);
-            let roles = &state.subscription.info.roles;
-            let Err((code, text)) = checks.roles(&state.actor, roles) else {
+            let framework = state.framework.and_then(|id| registry.framework(id));
+            let checked = match framework {
+                Some(framework) => checks.stream(&state.actor, framework),
+                None => checks.roles(&state.actor, &state.subscription.info.roles),
+            };
+            let Err((code, text)) = checked else {
                 return;
             };
             if let Some(id) = state.framework {

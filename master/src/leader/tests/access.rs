@@ -10,7 +10,7 @@ use argosy_state::task::{HostPath, TaskState};
 use argosy_state::testing::{framework_info, key, spec};
 
 use super::fixture::{AGENT, FRAMEWORK, World, new_framework};
-use crate::leader::Input;
+use crate::leader::{Hello, Input};
 use crate::links::LinkId;
 
 /// The rights of `framework/web` in the role of all frameworks here.
@@ -283,5 +283,73 @@ fn links_end_when_the_rules_no_longer_allow_them() {
             .any(|line| line.starts_with(link) && line.contains("access-denied"));
         let end = lines.contains(&format!("{link} closed"));
         assert!(reason && end, "{lines:?}");
+    }
+}
+
+/// An agent that returns without its id would otherwise be taken for a new one.
+#[test]
+fn an_agent_that_does_not_name_its_id_is_known_by_its_nonce() {
+    let mut world = World::enforcing(WEB);
+    world.enforce(&format!("{WEB}\ndeny everyone connect-agent agent:agent-1"));
+    world.feed(Input::Tick);
+    world.act_as("agent/host-1");
+    let entries = world.entries();
+    let named = world.hello_of(AGENT);
+    let unnamed = Hello {
+        agent: None,
+        tried: vec![named.confirmed],
+        ..named
+    };
+    world.clear_lines();
+    let link = world.link();
+    world.hello(link, unnamed);
+    let lines = world.take_lines();
+    assert!(lines[0].contains("access-denied"), "{lines:?}");
+    assert_eq!(world.entries(), entries);
+}
+
+#[test]
+fn streams_end_by_the_roles_that_their_framework_has_now() {
+    const BOTH: &str = "group framework:* = framework/web
+        group framework:b = framework/web
+        allow agent/* connect-agent *";
+    let is_closed = |world: &mut World| {
+        world.clear_lines();
+        world.set_policy(WEB);
+        world.feed(Input::Tick);
+        let lines = world.take_lines();
+        lines.iter().any(|line| line.contains("access-denied"))
+    };
+    let with_roles = |roles: &[&str]| {
+        let mut info = framework_info("web");
+        info.principal = "framework/web".to_owned();
+        info.roles = roles.iter().map(|role| Role::new(role).unwrap()).collect();
+        CallAction::Update(info)
+    };
+    let mut world = World::enforcing(BOTH);
+    world.call(with_roles(&["*", "b"]));
+    assert!(is_closed(&mut world), "it has offers in b");
+
+    let mut world = World::enforcing(BOTH);
+    world.call(with_roles(&["*", "b"]));
+    world.framework_returns(FRAMEWORK, &[]);
+    world.call(with_roles(&["*"]));
+    assert!(!is_closed(&mut world), "it has left b");
+}
+
+#[test]
+fn the_stream_of_another_principal_ends_with_its_right_to_the_framework() {
+    let register = format!("{WEB}\nallow framework/other register-framework *");
+    let update = "allow framework/other update-framework framework:framework-1";
+    let mut world = World::enforcing(&format!("{register}\n{update}"));
+    world.act_as("framework/other");
+    world.framework_returns(FRAMEWORK, &[]);
+    for (policy, is_closed) in [(format!("{register}\n{update}"), false), (register, true)] {
+        world.clear_lines();
+        world.set_policy(&policy);
+        world.feed(Input::Tick);
+        let lines = world.take_lines();
+        let found = lines.iter().any(|line| line.contains("access-denied"));
+        assert_eq!(found, is_closed, "{lines:?}");
     }
 }
