@@ -81,7 +81,7 @@ impl Inbox {
     /// have as many. Returns false once there is no sender. It loses nothing if it is cancelled.
     pub(crate) async fn receive(&mut self, batch: &mut Vec<OwnerMessage>, most: usize) -> bool {
         loop {
-            self.calls.take(batch, most / 2);
+            let dropped = self.calls.take(batch, most / 2);
             while batch.len() < most {
                 match self.links.try_recv() {
                     Ok(message) => batch.push(message),
@@ -91,6 +91,11 @@ impl Inbox {
             }
             if !batch.is_empty() {
                 return true;
+            }
+            if dropped > 0 {
+                // Others may wait behind them.
+                tokio::task::yield_now().await;
+                continue;
             }
             tokio::select! {
                 received = self.links.recv_many(batch, most / 2) => return received > 0,

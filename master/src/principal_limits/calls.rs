@@ -221,8 +221,8 @@ impl<M: QueuedMessage> CallQueue<M> {
     }
 
     /// Moves at most `most` messages to `batch`, in the order in which they are served. Calls whose
-    /// callers have disconnected are dropped.
-    pub(crate) fn take(&self, batch: &mut Vec<M>, most: usize) {
+    /// callers have disconnected are dropped; returns their number.
+    pub(crate) fn take(&self, batch: &mut Vec<M>, most: usize) -> usize {
         let mut dropped = Vec::new();
         let mut state = self.lock();
         for _ in 0..most {
@@ -239,6 +239,7 @@ impl<M: QueuedMessage> CallQueue<M> {
             }
         }
         drop(state);
+        dropped.len()
     }
 
     /// Waits until a call is added. It may return without one.

@@ -1,5 +1,7 @@
 //! Tests of the queue without an owner.
 
+use std::time::Duration;
+
 use argosy_state::access::Subject;
 use tokio::sync::mpsc;
 
@@ -86,6 +88,27 @@ async fn calls_without_callers_are_dropped() {
     let mut batch = Vec::new();
     queue.take(&mut batch, 128);
     assert_eq!(numbers(&batch), [1, 3]);
+}
+
+/// The owner of an idle leader would otherwise take the next ones at its next tick.
+#[tokio::test(start_paused = true)]
+async fn a_call_behind_calls_without_callers_is_served_at_once() {
+    let calls = OwnerCalls::new();
+    let (_links, received) = mpsc::channel(8);
+    let mut inbox = Inbox {
+        links: received,
+        calls: calls.clone(),
+    };
+    let one = account("one");
+    for number in 0..1_000 {
+        drop(call(&calls, &one, number).unwrap());
+    }
+    let _answer = call(&calls, &one, 5_000).unwrap();
+    let mut batch = Vec::new();
+    let received = inbox.receive(&mut batch, 256);
+    let received = tokio::time::timeout(Duration::from_secs(1), received).await;
+    assert!(received.unwrap());
+    assert_eq!(numbers(&batch), [5_000]);
 }
 
 #[tokio::test]
