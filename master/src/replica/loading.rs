@@ -91,6 +91,8 @@ impl Replica {
         self.failovers.record_epoch(self.registry.cluster().into());
         self.published.changes.restart(self.registry.applied());
         self.published.applied.send_replace(self.registry.applied());
+        // Its epoch may be later, with the same leader.
+        self.publish_leader_status();
         // Raft stops with the process, and so do its waiters.
         let _ = loaded.done.send(());
     }

@@ -3,7 +3,9 @@
 
 use std::time::Instant;
 
+use argosy_raft::RegistryRecords;
 use argosy_state::testing::registration;
+use futures::future::join_all;
 use tokio::sync::oneshot;
 
 use super::*;
@@ -38,7 +40,7 @@ async fn leader_with_a_blocked_loop_transfers_leadership() {
 }
 
 /// Returns the registry in the store, once it includes all of the log.
-async fn stored(alone: &SingleMaster) -> (u64, argosy_raft::RegistryRecords) {
+async fn stored(alone: &SingleMaster) -> (u64, RegistryRecords) {
     let asked = Instant::now();
     loop {
         let progress = alone.node.progress();
@@ -87,4 +89,49 @@ async fn loop_continues_while_a_large_snapshot_is_read() {
     let again = leadership.wait_for(|leadership| leadership.is_local && leadership.epoch > epoch.0);
     tokio::time::timeout(TIMEOUT, again).await.unwrap().unwrap();
     alone.end().await;
+}
+
+/// Gives a master a snapshot of this registry.
+async fn load(master: &SingleMaster, (last_index, records): (u64, RegistryRecords)) {
+    let (done, loaded) = oneshot::channel();
+    let request = OwnerRequest::Load {
+        last_index,
+        records,
+        done,
+    };
+    master.requests.send(request).await.unwrap();
+    loaded.await.unwrap();
+}
+
+/// A follower may miss epochs of the leader that it knows.
+#[tokio::test]
+async fn the_epoch_of_an_installed_snapshot_is_published() {
+    let mut masters = SingleMaster::start_three().await;
+    let follower = masters.remove(0);
+    // Nothing else is applied from now on.
+    join_all(masters.into_iter().map(SingleMaster::end)).await;
+    let mut known = follower.handle.leader_status.clone();
+    let alone = known.wait_for(|known| !known.is_local);
+    let before = tokio::time::timeout(TIMEOUT, alone)
+        .await
+        .unwrap()
+        .unwrap()
+        .epoch;
+
+    let other = SingleMaster::start().await;
+    let mut epoch = other.active_leader().await.epoch;
+    while epoch <= before {
+        load(&other, stored(&other).await).await;
+        let mut leadership = other.handle.leader_status.clone();
+        let next = leadership.wait_for(|known| known.is_local && known.epoch > epoch);
+        epoch = tokio::time::timeout(TIMEOUT, next)
+            .await
+            .unwrap()
+            .unwrap()
+            .epoch;
+    }
+    load(&follower, stored(&other).await).await;
+    assert_eq!(follower.handle.leader_status.borrow().epoch, epoch);
+    other.end().await;
+    follower.end().await;
 }
