@@ -54,7 +54,19 @@ struct SnapshotFileInner {
     length: u64,
     body: SnapshotBody,
     /// The file while it has no final name; deleted with the last handle.
-    unfinished: Mutex<Option<PathBuf>>,
+    unfinished: Mutex<Option<UnfinishedFile>>,
+}
+
+/// The path of a file without a final name. Dropping it deletes the file, also if the work on it is
+/// cancelled.
+pub(crate) struct UnfinishedFile(PathBuf);
+
+impl Drop for UnfinishedFile {
+    fn drop(&mut self) {
+        // It does not exist any more once it has its final name; a file that remains is deleted at
+        // the next start.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 enum SnapshotBody {
@@ -117,7 +129,7 @@ impl SnapshotFile {
     /// Takes ownership of the file if all of it is valid.
     fn verified(
         body: SnapshotBody,
-        unfinished: Option<PathBuf>,
+        unfinished: Option<UnfinishedFile>,
     ) -> Result<SnapshotFile, SnapshotError> {
         // Created first, so that the file is deleted if it is rejected.
         let mut inner = SnapshotFileInner {
@@ -153,19 +165,6 @@ impl SnapshotFile {
     }
 }
 
-impl Drop for SnapshotFileInner {
-    fn drop(&mut self) {
-        let unfinished = self
-            .unfinished
-            .get_mut()
-            .expect("no holder of the lock panics");
-        if let Some(path) = unfinished.take() {
-            // A file that remains is deleted at the next start.
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
 /// A reader from the start of a file, independent of its cursor, which handles share.
 struct SnapshotFileReader<'a> {
     file: &'a File,
@@ -184,7 +183,7 @@ impl io::Read for SnapshotFileReader<'_> {
 pub(crate) enum SnapshotSink {
     File {
         out: BufWriter<File>,
-        path: PathBuf,
+        path: UnfinishedFile,
         /// Bytes written since the last sync.
         unsynced: usize,
     },
@@ -225,17 +224,8 @@ impl SnapshotSink {
             }
             SnapshotSink::File { out, path, .. } => {
                 let synced = out.into_inner().map_err(io::IntoInnerError::into_error);
-                let synced = synced.and_then(|file| file.sync_all().map(|()| file));
-                match synced {
-                    Ok(file) => {
-                        SnapshotFile::verified(SnapshotBody::File(Arc::new(file)), Some(path))
-                    }
-                    Err(error) => {
-                        // A file that remains is deleted at the next start.
-                        let _ = fs::remove_file(path);
-                        Err(error.into())
-                    }
-                }
+                let file = synced.and_then(|file| file.sync_all().map(|()| file))?;
+                SnapshotFile::verified(SnapshotBody::File(Arc::new(file)), Some(path))
             }
         }
     }
@@ -243,13 +233,6 @@ impl SnapshotSink {
     /// Returns whether writing to it may wait for a device.
     pub(crate) fn may_block(&self) -> bool {
         matches!(self, SnapshotSink::File { .. })
-    }
-
-    fn discard(self) {
-        if let SnapshotSink::File { path, .. } = self {
-            // A file that remains is deleted at the next start.
-            let _ = fs::remove_file(path);
-        }
     }
 }
 
@@ -279,14 +262,6 @@ impl SnapshotWriter {
             .ok_or(SnapshotError::Damaged("it is truncated"))?;
         let may_block = sink.may_block();
         disk::run(may_block, move || sink.finish()).await
-    }
-}
-
-impl Drop for SnapshotWriter {
-    fn drop(&mut self) {
-        if let Some(sink) = self.0.take() {
-            sink.discard();
-        }
     }
 }
 
@@ -370,7 +345,7 @@ impl SnapshotStore {
                 let unsynced = 0;
                 Ok(SnapshotSink::File {
                     out,
-                    path,
+                    path: UnfinishedFile(path),
                     unsynced,
                 })
             }
@@ -406,7 +381,7 @@ impl SnapshotStore {
                     .lock()
                     .expect("no holder of the lock panics");
                 if let Some(from) = unfinished.as_ref() {
-                    fs::rename(from, directory.join(&name))?;
+                    fs::rename(&from.0, directory.join(&name))?;
                     *unfinished = None;
                     sync_directory(directory)?;
                 }

@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use bytes::Bytes;
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
+use tokio::time::{Instant, timeout};
 
 use super::harness::{
     KEEP_ENTRIES, OpenedStore, entries, entry, fixtures, id, kill, open, record_fatal, start,
@@ -242,6 +245,29 @@ async fn a_snapshot_corrupted_in_transfer_is_rejected_without_leftovers() {
         drop(writer);
         assert!(files(&to.location).is_empty());
         leader.close().await;
+        follower.close().await;
+    }
+}
+
+/// The leader may be lost while a block is written.
+#[tokio::test]
+async fn a_snapshot_whose_block_is_cancelled_leaves_no_file() {
+    for environment in fixtures() {
+        let follower = open(&environment.location).await;
+        let mut writer = follower.store.receive_image().unwrap();
+        let block = Bytes::from(vec![0; 9 << 20]);
+        // The write begins, and is cancelled at its first wait.
+        let _ = timeout(Duration::ZERO, writer.write(block)).await;
+        drop(writer);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !files(&environment.location).is_empty() {
+            assert!(
+                Instant::now() < deadline,
+                "{:?}",
+                files(&environment.location)
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         follower.close().await;
     }
 }
