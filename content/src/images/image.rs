@@ -1,5 +1,6 @@
 //! An image on disk, and its configuration.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -9,6 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::error::PullErrorKind;
+
+/// Maximum length of all strings in a configuration, in bytes. With the usual stack of 8 MiB, the
+/// kernel accepts twice as much for a command line and its environment (execve(2)).
+const TEXT_BYTES: usize = 1 << 20;
 
 /// An image on disk, leased to one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,14 +57,18 @@ impl ImageConfig {
             rule,
         };
         let mut env: Vec<(String, String)> = Vec::new();
-        for entry in config.env().iter().flatten() {
+        let mut names = HashSet::new();
+        // The last entry of a name has its value.
+        for entry in config.env().iter().flatten().rev() {
             let Some((name, value)) = entry.split_once('=').filter(|(name, _)| !name.is_empty())
             else {
                 return Err(malformed(format!("{entry:?} in Env is not NAME=VALUE")));
             };
-            env.retain(|(known, _)| known != name);
-            env.push((name.to_owned(), value.to_owned()));
+            if names.insert(name) {
+                env.push((name.to_owned(), value.to_owned()));
+            }
         }
+        env.reverse();
         let stop_signal = match config.stop_signal().as_deref().unwrap_or_default() {
             "" => None,
             text => Some(
@@ -79,13 +88,22 @@ impl ImageConfig {
         Ok(read)
     }
 
-    /// Checks that the kernel accepts its strings.
+    /// Checks that the kernel accepts its strings, and that their length is bounded.
     pub(super) fn validate(&self, what: &str) -> Result<(), PullErrorKind> {
+        let malformed = |rule: String| PullErrorKind::Malformed {
+            what: what.to_owned(),
+            rule,
+        };
         if self.texts().any(|text| text.contains('\0')) {
-            return Err(PullErrorKind::Malformed {
-                what: what.to_owned(),
-                rule: "a string in it has a NUL byte".to_owned(),
-            });
+            return Err(malformed("a string in it has a NUL byte".to_owned()));
+        }
+        // Each is passed to the kernel with a byte that ends it.
+        let bytes: usize = self.texts().map(|text| text.len() + 1).sum();
+        if bytes > TEXT_BYTES {
+            let rule = format!(
+                "its command line, environment, directory and user have {bytes} bytes; at most {TEXT_BYTES}"
+            );
+            return Err(malformed(rule));
         }
         Ok(())
     }
@@ -168,6 +186,7 @@ mod tests {
             (json!({"StopSignal": "65"}), "is not a signal"),
             (json!({"Cmd": ["a\0b"]}), "NUL byte"),
             (json!({"User": "\0"}), "NUL byte"),
+            (json!({"Cmd": vec!["x"; TEXT_BYTES / 2]}), "at most 1048576"),
         ] {
             let error = read(config.clone()).unwrap_err();
             assert!(error.contains(wanted), "{config}: {error}");
