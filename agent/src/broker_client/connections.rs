@@ -10,7 +10,7 @@ use argosy_host::process::has_ended;
 use argosy_isolation::division::ForkedChild;
 use argosy_isolation::service::PacketSocket;
 
-use super::link;
+use super::link::{self, PreparedMessage};
 use super::request::{BrokerRequest, OperationResult, ReplyResult};
 
 /// The interval at which a waiting request checks whether to give up.
@@ -124,10 +124,13 @@ impl BrokerConnections {
         descriptors: &[BorrowedFd<'_>],
         timeout: TimeoutPolicy,
     ) -> OperationResult {
+        // The broker does not get a request that is too long, and serves the next one.
+        let request = link::prepare(request);
+        let request = request.map_err(|why| format!("the broker gets no such request: {why}"))?;
         let Some(mut socket) = self.take(timeout) else {
             return Err(unresponsive());
         };
-        let answered = self.exchange(&mut socket, request, descriptors, timeout);
+        let answered = self.exchange(&mut socket, &request, descriptors, timeout);
         if answered.is_err() {
             self.is_lost.store(true, Ordering::SeqCst);
         }
@@ -161,7 +164,7 @@ impl BrokerConnections {
     fn exchange(
         &self,
         socket: &mut BrokerSocket,
-        request: &BrokerRequest,
+        request: &PreparedMessage<'_, BrokerRequest>,
         descriptors: &[BorrowedFd<'_>],
         timeout: TimeoutPolicy,
     ) -> io::Result<Option<(ReplyResult, Vec<OwnedFd>)>> {
@@ -178,7 +181,7 @@ impl BrokerConnections {
         if socket.has_pending_reply && receive(socket)?.is_none() {
             return Ok(None);
         }
-        link::send(&socket.packets, request, descriptors)?;
+        request.send(&socket.packets, descriptors)?;
         socket.has_pending_reply = true;
         receive(socket)
     }
@@ -216,6 +219,7 @@ pub(super) fn connection_lost() -> String {
 mod tests {
     use super::super::request::BrokerReply;
     use super::*;
+    use crate::core::ContainerName;
 
     #[test]
     fn abandoned_replies_do_not_answer_later_requests() {
@@ -262,6 +266,26 @@ mod tests {
                 assert_eq!(asked.join().unwrap().unwrap_err(), unresponsive());
             }
         });
+    }
+
+    #[test]
+    fn a_request_that_is_too_long_fails_alone() {
+        let (ours, theirs) = PacketSocket::pair().unwrap();
+        let connections = BrokerConnections::new(vec![ours]);
+        let name: ContainerName = "1-2-3".parse().unwrap();
+        let long = BrokerRequest::RetainUsers(vec![name; 1 << 20]);
+        let failed = connections.request(&long, &[], TimeoutPolicy::Wait);
+        let why = failed.unwrap_err();
+        assert!(why.contains("is too long"), "{why}");
+        assert!(!connections.is_lost());
+        let result: ReplyResult = Ok(BrokerReply::Number(1));
+        let serving = std::thread::spawn(move || {
+            link::receive::<BrokerRequest>(&theirs).unwrap().unwrap();
+            link::send(&theirs, &result, &[]).unwrap();
+        });
+        let asked = connections.request(&BrokerRequest::CountLaunchers, &[], TimeoutPolicy::Wait);
+        assert!(matches!(asked.unwrap().0, BrokerReply::Number(1)));
+        serving.join().unwrap();
     }
 
     #[test]

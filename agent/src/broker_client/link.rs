@@ -64,15 +64,17 @@ pub(crate) fn pair() -> io::Result<(BrokerLink, BrokerLink)> {
     Ok((agent, broker))
 }
 
-/// Sends a message with its descriptors, of which there are two at most.
-pub(crate) fn send<T: Serialize>(
-    packets: &PacketSocket,
-    message: &T,
-    descriptors: &[BorrowedFd<'_>],
-) -> io::Result<()> {
+/// A message that can be sent.
+pub(crate) enum PreparedMessage<'a, T> {
+    Inline(&'a T),
+    InFile(File),
+}
+
+/// Prepares a message. An error concerns this message only, not the connection.
+pub(crate) fn prepare<T: Serialize>(message: &T) -> io::Result<PreparedMessage<'_, T>> {
     let bytes = serde_json::to_vec(message)?;
     if bytes.len() <= PACKET_BYTES {
-        return packets.send(&Envelope::Inline(message), descriptors);
+        return Ok(PreparedMessage::Inline(message));
     }
     if bytes.len() as u64 > MESSAGE_BYTES {
         return Err(io::Error::other(format!(
@@ -83,9 +85,34 @@ pub(crate) fn send<T: Serialize>(
     let mut file = File::from(memfd_create("argosy", MemfdFlags::CLOEXEC)?);
     file.write_all(&bytes)?;
     file.rewind()?;
-    let mut all = vec![file.as_fd()];
-    all.extend_from_slice(descriptors);
-    packets.send(&Envelope::<()>::InFile, &all)
+    Ok(PreparedMessage::InFile(file))
+}
+
+impl<T: Serialize> PreparedMessage<'_, T> {
+    /// Sends it with its descriptors, of which there are two at most.
+    pub(crate) fn send(
+        &self,
+        packets: &PacketSocket,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        match self {
+            Self::Inline(message) => packets.send(&Envelope::Inline(message), descriptors),
+            Self::InFile(file) => {
+                let mut all = vec![file.as_fd()];
+                all.extend_from_slice(descriptors);
+                packets.send(&Envelope::<()>::InFile, &all)
+            }
+        }
+    }
+}
+
+/// Sends a message with its descriptors, of which there are two at most.
+pub(crate) fn send<T: Serialize>(
+    packets: &PacketSocket,
+    message: &T,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    prepare(message)?.send(packets, descriptors)
 }
 
 /// Receives the next message; `None` once the peer has closed the connection.
