@@ -294,6 +294,7 @@ impl Core {
         let state = self.instances.get(&instance);
         let failing = state.and_then(|state| state.failure.clone());
         let failing = failing.or_else(|| self.disk_failure(instance, &exit));
+        let failing = failing.or_else(|| self.missed_deadline(instance, &exit));
         let killed = self.is_unwanted(instance);
         let mut end = outcome_of(exit, killed, failing.as_ref());
         planted_bug!(SignalAsCode if self.is_adopted(instance) => end.turn_signal_into_code());

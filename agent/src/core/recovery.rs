@@ -11,7 +11,7 @@ use argosy_state::task::{Code, Explanation, Reason, TaskState};
 use super::effect::ContainerEffect;
 use super::facts::{AgentIdentity, AgentState, ContainerName, Instance, JournalRecord};
 use super::groups::group_name;
-use super::input::RecoveredContainer;
+use super::input::{CommandExit, RecoveredContainer, StopCause};
 use super::lifecycle::{FailureCause, InstancePhase, InstanceState};
 use super::outcome::{TaskEnd, unknown_end};
 use super::{Core, DeferredStep, SyncMode};
@@ -222,6 +222,24 @@ impl Core {
     pub(super) fn is_of_earlier_boot(&self, instance: Instance) -> bool {
         let task = self.facts.tasks.get(&instance);
         task.is_some_and(|task| task.run < self.facts.identity.boot_run)
+    }
+
+    /// Returns the reason for which the previous run ended a container, if its completion deadline
+    /// has passed. The journal has the other ones: an order to kill, and a failed health check.
+    pub(super) fn missed_deadline(
+        &self,
+        instance: Instance,
+        exit: &CommandExit,
+    ) -> Option<FailureCause> {
+        let state = self.instances.get(&instance)?;
+        let is_of_this_boot = !self.is_of_earlier_boot(instance);
+        if exit.stop != Some(StopCause::Ordered) || !state.is_recovering() || !is_of_this_boot {
+            return None;
+        }
+        let task = self.facts.tasks.get(&instance)?;
+        let limit_ms = task.launch.spec.max_completion_ms;
+        let deadline = task.started?.at.plus_ms(limit_ms);
+        (limit_ms > 0 && deadline <= self.now).then_some(FailureCause::DeadlineExceeded)
     }
 
     /// Whether its container was started by an earlier run of this agent.

@@ -4,7 +4,7 @@ use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
 
 use super::world::{CoreFixture, ended, instance};
-use crate::core::{CommandStatus, RecoveredContainer, StartedFact};
+use crate::core::{CommandExit, CommandStatus, RecoveredContainer, StartedFact, StopCause};
 use crate::wire;
 
 const RUNNING: RecoveredContainer = RecoveredContainer::Running(StartedFact {
@@ -216,6 +216,45 @@ fn downtime_counts_against_the_completion_deadline() {
         "{:?}",
         world.effects
     );
+}
+
+/// A task may exit with 0 in its grace period, while the agent restarts.
+#[test]
+fn a_task_that_was_ended_at_its_completion_deadline_has_failed_after_a_restart() {
+    let exited = |stop| {
+        RecoveredContainer::Exited(CommandExit {
+            stop,
+            ..ended(CommandStatus::Code(0))
+        })
+    };
+    for (is_late, stop, expected) in [
+        (
+            true,
+            Some(StopCause::Ordered),
+            v1::Reason::MaxCompletionTime,
+        ),
+        (true, None, v1::Reason::CommandExited),
+        (false, Some(StopCause::Ordered), v1::Reason::CommandExited),
+    ] {
+        let mut world = CoreFixture::registered();
+        let mut wanted = super::world::spec("web");
+        wanted.max_completion_ms = 500;
+        world.launch_spec(1, wanted);
+        world.sync();
+        world.started(1);
+        world.report();
+        world.wait(if is_late { 500 } else { 400 });
+        let is_killed = world.effects.contains(&"kill 1 in 3000".to_owned());
+        assert_eq!(is_killed, is_late, "{:?}", world.effects);
+        let now = world.now;
+        let mut world = world.restart("boot-1");
+        world.now = now;
+        world.sync();
+        world.found(1, exited(stop));
+        world.register(true);
+        world.report();
+        assert_eq!(reason(&world), expected, "{is_late} {stop:?}");
+    }
 }
 
 #[test]
