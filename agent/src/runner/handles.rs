@@ -77,7 +77,7 @@ impl ContainerControls {
     }
 
     /// Starts another command in a container. The session's first notice reports whether it has
-    /// started.
+    /// started. A call that is cancelled before the request is sent starts none.
     pub(crate) async fn exec(
         &self,
         instance: Instance,
@@ -85,7 +85,10 @@ impl ContainerControls {
     ) -> Result<ExecSession, ExecStartError> {
         let control = self.get(instance).ok_or(ExecStartError::NotRunning)?;
         let (answer, entered) = oneshot::channel();
-        control.change(|wishes| wishes.execs.push(PendingExec { request, answer }));
+        control.change(|wishes| {
+            wishes.drop_abandoned();
+            wishes.execs.push(PendingExec { request, answer });
+        });
         Ok(entered.await.map_err(|_| ExecStartError::NotRunning)??)
     }
 
@@ -97,7 +100,10 @@ impl ContainerControls {
     ) -> Result<Attachment, AttachError> {
         let control = self.get(instance).ok_or(AttachError::NotRunning)?;
         let (answer, attached) = oneshot::channel();
-        control.change(|wishes| wishes.attachments.push(PendingAttach { stdin, answer }));
+        control.change(|wishes| {
+            wishes.drop_abandoned();
+            wishes.attachments.push(PendingAttach { stdin, answer });
+        });
         Ok(attached.await.map_err(|_| AttachError::NotRunning)??)
     }
 
@@ -140,6 +146,15 @@ pub(super) struct PendingRequests {
     is_closed: bool,
 }
 
+impl PendingRequests {
+    /// Drops requests whose callers no longer wait: they were refused, perhaps repeatedly, while
+    /// the container could not start.
+    fn drop_abandoned(&mut self) {
+        self.execs.retain(|one| !one.answer.is_closed());
+        self.attachments.retain(|one| !one.answer.is_closed());
+    }
+}
+
 /// A request to start a command, and the channel for its result.
 #[derive(Debug)]
 pub(super) struct PendingExec {
@@ -178,7 +193,9 @@ impl ContainerControl {
     }
 
     pub(super) fn take(&self) -> PendingRequests {
-        std::mem::take(&mut lock(&self.requests))
+        let mut taken = std::mem::take(&mut *lock(&self.requests));
+        taken.drop_abandoned();
+        taken
     }
 
     /// Records that the container has ended normally, and its supervisor has exited.
@@ -210,4 +227,40 @@ impl ContainerControl {
 /// Locks a value. No panic leaves data under these locks half-changed.
 fn lock<T>(guarded: &Mutex<T>) -> MutexGuard<'_, T> {
     guarded.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use argosy_isolation::{ExecAction, Program};
+    use argosy_state::ids::{AgentId, OrderIndex};
+
+    use super::*;
+
+    /// The container cannot start yet.
+    #[tokio::test]
+    async fn a_command_whose_caller_no_longer_waits_is_not_started() {
+        let controls = ContainerControls::default();
+        let instance = Instance {
+            agent: AgentId(1),
+            order: OrderIndex(1),
+        };
+        let control = controls.add(instance);
+        for _ in 0..3 {
+            let request = ExecRequest::new(ExecAction::Command(Program::Shell("date".to_owned())));
+            let asked = controls.exec(instance, request);
+            tokio::time::timeout(Duration::ZERO, asked)
+                .await
+                .unwrap_err();
+            let asked = controls.attach(instance, false);
+            tokio::time::timeout(Duration::ZERO, asked)
+                .await
+                .unwrap_err();
+            let waiting = lock(&control.requests);
+            assert!(waiting.execs.len() <= 1 && waiting.attachments.len() <= 1);
+        }
+        let taken = control.take();
+        assert!(taken.execs.is_empty() && taken.attachments.is_empty());
+    }
 }
