@@ -251,7 +251,7 @@ impl OwnerHandle {
             .node
             .confirm_read()
             .await
-            .map_err(|why| unavailable(&why.to_string()))?;
+            .map_err(|why| unprocessed(&why.to_string()))?;
         self.wait_applied(index).await?;
         Ok(index)
     }
@@ -319,6 +319,15 @@ pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(10);
 pub(crate) fn unavailable(why: &str) -> Status {
     use tonic_types::{ErrorDetails, StatusExt};
     let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(100)));
+    Status::with_error_details(tonic::Code::Unavailable, why.to_owned(), details)
+}
+
+/// Returns UNAVAILABLE with a retry hint and the code for a call that had no effect, because what
+/// it needs was not confirmed: the caller may try another master.
+pub(crate) fn unprocessed(why: &str) -> Status {
+    use tonic_types::{ErrorDetails, StatusExt};
+    let mut details = ErrorDetails::with_error_info("no-leader", "argosy", []);
+    details.set_retry_info(Some(Duration::from_millis(100)));
     Status::with_error_details(tonic::Code::Unavailable, why.to_owned(), details)
 }
 

@@ -13,7 +13,7 @@ use tonic::Status;
 
 use super::refused;
 use crate::access::UNPROVEN;
-use crate::owner_handle::{OwnerHandle, unavailable};
+use crate::owner_handle::{OwnerHandle, unprocessed};
 
 const SCHEME: &str = "Bearer ";
 
@@ -71,7 +71,7 @@ pub(crate) async fn identify(owner: &OwnerHandle, request: &mut Parts) -> Result
 /// Returns the status of a call whose token is unknown here, while no majority confirms that this
 /// master knows the newest tokens.
 pub(super) fn unconfirmed() -> Status {
-    unavailable("the token is unknown here, and no majority of masters confirms that: try again")
+    unprocessed("the token is unknown here, and no majority of masters confirms that: try again")
 }
 
 /// The reason why a token proves nothing. An unknown one looks like one with another secret.

@@ -89,6 +89,16 @@ async fn an_unknown_token_is_refused_only_if_a_majority_confirms_that() {
     {
         assert!(Instant::now() < deadline, "it is still refused");
     }
+    // The caller learns that the call had no effect, and may try another master (simulation seed
+    // 18: an operator's client called only a removed master).
+    let request = v1::RemoveMasterRequest {
+        node_id: "master-99".to_owned(),
+    };
+    let mut client = OperatorClient::new(cluster.channel("", follower));
+    let why = client.remove_master(with_token(request)).await.unwrap_err();
+    assert_eq!(why.code(), Code::Unavailable, "{why}");
+    let reason = tonic_types::StatusExt::get_details_error_info(&why).unwrap();
+    assert_eq!(reason.reason, "no-leader");
     cluster.end().await;
 }
 
