@@ -1,6 +1,7 @@
 //! The child processes of an agent, from `/proc`.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::host::LAUNCHER;
 
@@ -23,12 +24,19 @@ pub(crate) fn child_with(parent: u32, word: &str) -> u32 {
     panic!("{parent} has no child with {word:?}: {lines:?}")
 }
 
-/// Returns a child of a process, by the end of its name.
+/// Returns a child of a process, by the end of its name. A process that has just been started gets
+/// its name a little later.
 pub(crate) fn child_of(agent: u32, called: &str) -> u32 {
-    let children = children_of(agent).into_iter();
-    let named = children.filter(|(_, name)| name.ends_with(called));
-    let first = named.map(|(pid, _)| pid).min();
-    first.expect("an agent has such a process")
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let children = children_of(agent).into_iter();
+        let named = children.filter(|(_, name)| name.ends_with(called));
+        if let Some(first) = named.map(|(pid, _)| pid).min() {
+            return first;
+        }
+        assert!(Instant::now() < deadline, "{agent} has no {called}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Returns the children of a process, and their names.
