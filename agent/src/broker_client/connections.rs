@@ -124,9 +124,10 @@ impl BrokerConnections {
         descriptors: &[BorrowedFd<'_>],
         timeout: TimeoutPolicy,
     ) -> OperationResult {
-        // The broker does not get a request that is too long, and serves the next one.
+        // A request that is too long is not sent, and the broker serves the next one.
         let request = link::prepare(request);
-        let request = request.map_err(|why| format!("the broker gets no such request: {why}"))?;
+        let request =
+            request.map_err(|why| format!("the request cannot be sent to the broker: {why}"))?;
         let Some(mut socket) = self.take(timeout) else {
             return Err(unresponsive());
         };

@@ -24,8 +24,8 @@ pub(crate) fn child_with(parent: u32, word: &str) -> u32 {
     panic!("{parent} has no child with {word:?}: {lines:?}")
 }
 
-/// Returns a child of a process, by the end of its name. A process that has just been started gets
-/// its name a little later.
+/// Returns a child of a process, by the end of its name. Waits for it: a new process has the name
+/// of its parent until it sets its own.
 pub(crate) fn child_of(agent: u32, called: &str) -> u32 {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {

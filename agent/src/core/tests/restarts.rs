@@ -197,8 +197,8 @@ fn orphans_of_the_previous_run_are_killed() {
     world.expect(&["destroy 1-1-1"]);
 }
 
-#[test]
-fn downtime_counts_against_the_completion_deadline() {
+/// Returns a world in which order 1 runs, and must end within 500 ms.
+fn running_with_deadline() -> CoreFixture {
     let mut world = CoreFixture::registered();
     let mut wanted = super::world::spec("web");
     wanted.max_completion_ms = 500;
@@ -206,7 +206,12 @@ fn downtime_counts_against_the_completion_deadline() {
     world.sync();
     world.started(1);
     world.report();
-    let mut world = world.restart("boot-1");
+    world
+}
+
+#[test]
+fn downtime_counts_against_the_completion_deadline() {
+    let mut world = running_with_deadline().restart("boot-1");
     world.discard_effects();
     world.now = 5_000;
     world.found(1, RUNNING);
@@ -236,13 +241,7 @@ fn a_task_that_was_ended_at_its_completion_deadline_has_failed_after_a_restart()
         (true, None, v1::Reason::CommandExited),
         (false, Some(StopCause::Ordered), v1::Reason::CommandExited),
     ] {
-        let mut world = CoreFixture::registered();
-        let mut wanted = super::world::spec("web");
-        wanted.max_completion_ms = 500;
-        world.launch_spec(1, wanted);
-        world.sync();
-        world.started(1);
-        world.report();
+        let mut world = running_with_deadline();
         world.wait(if is_late { 500 } else { 400 });
         let is_killed = world.effects.contains(&"kill 1 in 3000".to_owned());
         assert_eq!(is_killed, is_late, "{:?}", world.effects);

@@ -157,8 +157,8 @@ impl TestLinks {
         };
         let answered = tokio::time::timeout(TIMEOUT, answered).await;
         answered.expect("heartbeats are answered");
-        let meanwhile = served.load(Ordering::Relaxed) - before;
-        assert!(meanwhile < READERS, "it waited for {meanwhile} reads");
+        let reads = served.load(Ordering::Relaxed) - before;
+        assert!(reads < READERS, "{reads} reads were served before it");
         let decline = Decline {
             framework: self.framework,
             session: 7,

@@ -16,8 +16,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// A number of changes after a revocation, of which a master that still receives them gets some.
 const CHANGES: usize = 20;
 
-/// Revokes the key of a principal through the master at `place`, or another one if that loses its
-/// office before it answers.
+/// Revokes the key of a principal through the master at `place`, or through another one if that
+/// loses leadership before it answers.
 async fn revoke(cluster: &TestCluster, principal: &str, mut place: usize) {
     let revoke = v1::RevokeKey {
         key_hash: key_of(principal).to_string(),

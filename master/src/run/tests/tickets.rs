@@ -1,14 +1,14 @@
 //! Tickets of a group of three: those of each master are valid at the agent, before and after a
 //! change of leader.
 
+use std::slice;
+
 use argosy_proto::ticket::{Ticket, TicketKey, TicketScope};
 use argosy_proto::transport::PeerIdentity;
 use argosy_proto::v1;
 use argosy_proto::v1::operator_server::Operator as _;
 use argosy_proto::v1::to_agent::Message;
 use futures::StreamExt;
-use std::slice;
-
 use tonic::{Code, Request, Status};
 
 use super::hellos::hello;
@@ -18,8 +18,8 @@ use crate::links;
 
 const AGENT: &str = "agent/host-1";
 
-/// Registers an agent at a leader. Returns its id and its keys; nothing if the leader lost its
-/// office.
+/// Registers an agent at a leader. Returns its id and its keys, or `None` if the leader lost
+/// leadership before it answered.
 async fn try_register(
     leader: &SingleMaster,
     nonce: u64,
