@@ -49,6 +49,7 @@ test-long: setup ## run 2,000 launches and kills, the arm64 seccomp filter, all 
 	part env ARGOSY_LONG=1 cargo test --locked --release --package argosy-state --test properties --test reference_model --test release --test speed --test memory
 	part cargo test --locked --package argosy-state --features testing --test reference_model
 	part env ARGOSY_LONG=1 cargo test --locked --release --package argosy-model
+	part env ARGOSY_LONG=1 cargo test --locked --package argosy-raft --features shuttle --lib schedules
 	# Masters of release 0.1.0, built from its commit, in one group with those of this tree.
 	part env ARGOSY_LONG=1 cargo test --locked --release --package argosy-cli --test process upgrade -- --test-threads=1
 	part scripts/test-arm64

@@ -7,6 +7,7 @@
 //! of a master on disk). No two modules depend on each other.
 
 mod bootstrap;
+mod concurrency;
 mod election;
 mod error;
 mod export;

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use argosy_state::buggify;
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::concurrency::{self, AtomicU64};
 use crate::error::ProposeError;
 use crate::log_size::LogGrowth;
 use crate::state_machine::Consensus;
@@ -100,8 +101,6 @@ impl ProposalQueue {
                 leading_term,
                 clears: forgotten,
                 next: None,
-                unapplied: VecDeque::new(),
-                committed: histogram!("argosy_raft_proposal_duration_seconds"),
             },
         )
     }
@@ -196,6 +195,16 @@ pub(crate) struct Proposer {
     clears: Arc<AtomicU64>,
     /// The first command of the next entry: it did not fit into the last one.
     next: Option<QueuedProposal>,
+}
+
+/// The writer of entries: consensus, or a model of it in a test.
+trait EntryWriter {
+    /// Proposes one entry as the leader of this term, and waits until it is committed or rejected.
+    async fn write(&mut self, term: u64, batch: Batch, queued_at: Instant) -> ProposalOutcome;
+}
+
+struct RaftEntryWriter<'a> {
+    raft: &'a Consensus,
     unapplied: VecDeque<WriteResultReceiver>,
     /// Times from the queueing of the first command of an entry to its commit.
     committed: Histogram,
@@ -204,13 +213,18 @@ pub(crate) struct Proposer {
 impl Proposer {
     /// Proposes until the node stops.
     pub(crate) async fn run(mut self, raft: Consensus, growth: LogGrowth, stop: CancellationToken) {
+        let mut writer = RaftEntryWriter {
+            raft: &raft,
+            unapplied: VecDeque::new(),
+            committed: histogram!("argosy_raft_proposal_duration_seconds"),
+        };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.propose_all(&raft, &growth) => {}
+            () = self.propose_all(&mut writer, &growth) => {}
         }
     }
 
-    async fn propose_all(&mut self, raft: &Consensus, growth: &LogGrowth) {
+    async fn propose_all(&mut self, writer: &mut impl EntryWriter, growth: &LogGrowth) {
         loop {
             let first = match self.next.take() {
                 Some(held) => held,
@@ -229,14 +243,14 @@ impl Proposer {
             growth.add(batch.bytes() as u64);
             loop {
                 let term = planted_bug!(StaleEpochCommits, period.term, self.period().term);
-                match self.commit(raft, term, batch.clone(), queued_at).await {
+                match writer.write(term, batch.clone(), queued_at).await {
                     ProposalOutcome::Done => break,
                     ProposalOutcome::Stopped => return,
                     // No voter has answered a new leader yet, or a transfer is under way. If this
                     // node keeps leading, the owner has no reason to forget the commands, so they
                     // must not be lost.
                     ProposalOutcome::Rejected if self.is_current(period) => {
-                        tokio::time::sleep(RETRY_PAUSE).await
+                        concurrency::pause(RETRY_PAUSE).await
                     }
                     ProposalOutcome::Rejected => break,
                 }
@@ -282,17 +296,13 @@ impl Proposer {
         }
         batch
     }
+}
 
-    /// Proposes one entry and waits until it is committed or rejected.
-    async fn commit(
-        &mut self,
-        raft: &Consensus,
-        term: u64,
-        batch: Batch,
-        queued_at: Instant,
-    ) -> ProposalOutcome {
+impl EntryWriter for RaftEntryWriter<'_> {
+    async fn write(&mut self, term: u64, batch: Batch, queued_at: Instant) -> ProposalOutcome {
         let (responder, committed, mut answer) = ProgressResponder::new();
-        let write = raft
+        let write = self
+            .raft
             .write(batch)
             .with_leader(CommittedLeaderId { term })
             .responder(responder);
@@ -332,6 +342,8 @@ impl Proposer {
     }
 }
 
+#[cfg(all(test, feature = "shuttle"))]
+mod schedules;
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use argosy_proto::clock::WallClock;
 use openraft::ServerState;
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::concurrency::AtomicU64;
 use crate::election::leader_contact::LeaderContact;
 use crate::metrics::ElectionCounts;
 use crate::state_machine::Consensus;

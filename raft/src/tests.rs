@@ -10,5 +10,7 @@ mod images;
 mod power_cuts;
 mod process;
 mod reads;
+#[cfg(feature = "shuttle")]
+mod schedules;
 mod suite;
 mod unwritten;

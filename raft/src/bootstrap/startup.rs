@@ -2,7 +2,6 @@
 //! tasks.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, Weak};
 
 use argosy_proto::clock::WallClock;
@@ -16,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::run::{self, GroupFormation, InitialIdentity};
+use crate::concurrency::AtomicU64;
 use crate::election::detector::LeaderDetector;
 use crate::election::failover::PresenceWatch;
 use crate::election::leader_contact::LeaderContact;

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, ControlFlow, RangeBounds};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use argosy_state::planted_bug;
 use futures::{Stream, stream};
@@ -25,6 +25,7 @@ use super::entry::{self, EntryError, EntryHash};
 use super::record::{self, LogIdRecord, PurgedRecord, VoteRecord};
 use super::unwritten::WriteBuffer;
 use super::writer::DiskWriter;
+use crate::concurrency::{Mutex, MutexGuard};
 use crate::fatal::{FatalError, FatalHandler};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
@@ -430,17 +431,22 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         let truncations = self.state().truncations.unwrap_or(0) + 1;
         recorded_state::count(&mut changes, truncations);
+        let last = {
+            // Before the write: a read that misses a deleted entry finds that it overlapped with
+            // this, and does not take it for damage.
+            let mut state = self.state();
+            state.tail.drop_from(first);
+            state.truncations = Some(truncations);
+            state.last = if boundary { state.purged } else { kept };
+            state.link = link;
+            if state.last.is_none() {
+                state.first = 0;
+            }
+            state.last
+        };
         self.0.writer.write(changes, Durability::Buffered).await?;
-        let mut state = self.state();
-        state.tail.drop_from(first);
-        state.truncations = Some(truncations);
-        state.last = if boundary { state.purged } else { kept };
         if let Some(high_water) = self.0.disk.high_water() {
-            high_water.record_truncation(state.last.as_ref(), truncations);
-        }
-        state.link = link;
-        if state.last.is_none() {
-            state.first = 0;
+            high_water.record_truncation(last.as_ref(), truncations);
         }
         Ok(())
     }
@@ -471,18 +477,21 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             link: base.as_bytes().to_vec(),
         };
         changes.put(KeySpace::Meta, PURGED, record::seal(&record));
+        {
+            // Before the write, as in `truncate_after`.
+            let mut state = self.state();
+            state.tail.drop_through(purged.index);
+            state.purged = Some(purged);
+            state.first = purged.index + 1;
+            state.base = base;
+            if !held {
+                state.last = Some(purged);
+                state.link = base;
+            }
+        }
         // There is one write-ahead log: after a power cut, a purge never exists without the applied
         // records that precede it.
         self.0.writer.write(changes, Durability::Buffered).await?;
-        let mut state = self.state();
-        state.tail.drop_through(purged.index);
-        state.purged = Some(purged);
-        state.first = purged.index + 1;
-        state.base = base;
-        if !held {
-            state.last = Some(purged);
-            state.link = base;
-        }
         Ok(())
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_state::planted_bug;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::disk::{ChangeBatch, Durability, KeySpace};
 use super::registry::{APPLIED, seal_applied};
 use super::writer::{DiskWriter, WriteCallback};
+use crate::concurrency::{Mutex, MutexGuard};
 use crate::types::{LogId, RecordWrite, SnapshotMeta, StoredMembership};
 
 /// The maximum size of the records that may wait, in bytes.

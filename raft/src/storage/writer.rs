@@ -6,14 +6,14 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
 use metrics::{Histogram, histogram};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::disk::{ChangeBatch, Disk, Durability};
+use crate::concurrency::{self, JoinHandle, Mutex};
 use crate::fatal::{FatalError, FatalHandler};
 
 /// The maximum number of queued writes. When the queue is full, the sender waits: consensus or
@@ -94,7 +94,7 @@ impl DiskWriter {
         };
         let (jobs, inbox) = mpsc::channel(QUEUE);
         let worker = if threaded {
-            let thread = std::thread::Builder::new().name("raft-writer".to_owned());
+            let thread = concurrency::Builder::new().name("raft-writer".to_owned());
             Worker::Thread(thread.spawn(move || hand.work(inbox))?)
         } else {
             Worker::Task(tokio::spawn(hand.work_as_task(inbox)))
@@ -164,7 +164,7 @@ impl DiskWriter {
         match self.0.take() {
             Some(Worker::Thread(thread)) => {
                 // The thread has printed its panic, if any.
-                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+                let _ = concurrency::run_blocking(move || thread.join()).await;
             }
             Some(Worker::Task(task)) => {
                 // The task has printed its panic, if any.
@@ -202,7 +202,7 @@ impl Drop for Inner {
 
 impl WriteAccess {
     fn work(mut self, mut inbox: mpsc::Receiver<WriteJob>) {
-        while let Some(job) = inbox.blocking_recv() {
+        while let Some(job) = concurrency::receive(&mut inbox) {
             if self.write_batch(job, &mut inbox).is_break() {
                 return;
             }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use super::{
     ChangeBatch, Disk, DiskRead, Durability, KeyChange, KeySpace, PinnedView, ScanVisitor,
     ViewWork, system_entropy,
 };
+use crate::concurrency::{Mutex, MutexGuard};
 use crate::storage::record::{self, DirectoryIdentity, VoteRecord};
 use crate::storage::snapshot::KeyValue;
 use crate::storage::{entry, install, log, registry, store};
@@ -304,8 +305,9 @@ impl Disk for MemoryDisk {
         "the memory store".to_owned()
     }
 
+    /// Tests of schedules need the threads of a real disk.
     fn may_block(&self) -> bool {
-        false
+        cfg!(feature = "shuttle")
     }
 
     fn write(&self, changes: ChangeBatch, durability: Durability) -> io::Result<()> {

@@ -43,6 +43,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::usage::StoreUsage;
+use crate::concurrency;
 use crate::fatal::FatalHandler;
 use high_water::{HighWater, StoreState};
 
@@ -204,10 +205,7 @@ pub(crate) async fn run<T: Send + 'static>(
     if !may_block {
         return work();
     }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
-    }
+    concurrency::run_blocking(work).await
 }
 
 /// Checks write-ahead logs for a fuzz target: one in each part, or one whose fragments are the
