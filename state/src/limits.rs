@@ -24,6 +24,10 @@ pub const DISCOVERY_PORTS: usize = 64;
 pub const DISCOVERY_LABELS: usize = 64;
 /// The bytes of those labels, names and values together. Longer ones are refused.
 pub const DISCOVERY_LABEL_BYTES: usize = 4 * 1024;
+/// The number of host paths of one task, which are compared in pairs. More are refused.
+pub const HOST_PATHS: usize = 64;
+/// The longest URI of a task, in bytes. Longer ones are refused.
+pub const URI_BYTES: usize = 8 * 1024;
 /// The number of volumes of one task. More are refused.
 pub const VOLUMES: usize = 64;
 /// The longest path of a volume, in bytes. Longer ones are refused.

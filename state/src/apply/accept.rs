@@ -10,7 +10,8 @@ use super::agents::check_resources;
 use super::overlay::{AvailableResources, Overlay};
 use super::tasks::TaskChange;
 use super::{
-    checks, command_line, confinement, container, discovery, executors, groups, secrets, volumes,
+    checks, command_line, confinement, container, discovery, executors, groups, secrets, uris,
+    volumes,
 };
 use crate::Registry;
 use crate::agent::AgentMode;
@@ -394,6 +395,7 @@ fn check_parts(spec: &TaskSpec, level: Level) -> Result<(), (String, String)> {
     confinement::check(spec, level).map_err(named)?;
     checks::check(spec)?;
     volumes::check(spec, level)?;
+    uris::check(spec, level)?;
     discovery::check(spec)?;
     executors::check(spec).map_err(named)
 }

@@ -13,6 +13,16 @@ type FieldError = (String, String);
 /// The directories that belong to the kernel or to the agent in every container.
 pub(super) const RESERVED: [&str; 5] = ["/dev", "/proc", "/sys", "/sandbox", "/group"];
 
+/// Validates the number of host paths, before any of them is compared.
+pub(super) fn check_number(spec: &TaskSpec) -> Result<(), FieldError> {
+    let (number, most) = (spec.host_paths.len(), limits::HOST_PATHS);
+    if number > most {
+        let text = format!("{number} are asked for; at most {most}");
+        return Err(("host_paths".to_owned(), text));
+    }
+    Ok(())
+}
+
 /// Validates the host paths of a description.
 pub(super) fn check(spec: &TaskSpec) -> Result<(), FieldError> {
     let paths = &spec.host_paths;
@@ -70,6 +80,7 @@ fn misplaced(path: &HostPath) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::level::Level;
     use crate::testing;
 
     fn path(host: &str, container: &str) -> HostPath {
@@ -113,6 +124,21 @@ mod tests {
             let wanted = Some("host_paths[1].container_path");
             assert_eq!(found.as_deref(), wanted, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn number_of_host_paths_is_bounded_before_they_are_compared() {
+        let same = |count: usize| vec![path("/srv/data", "data"); count];
+        let of_task = |count| TaskSpec {
+            host_paths: same(count),
+            ..testing::spec("t", "cpus:1")
+        };
+        let check = |count, level| super::super::volumes::check(&of_task(count), level);
+        assert_eq!(check(64, Level::NEWEST), Ok(()));
+        let (field, text) = check(2_000, Level::NEWEST).unwrap_err();
+        assert_eq!(field, "host_paths");
+        assert_eq!(text, "2000 are asked for; at most 64");
+        assert_eq!(check(65, Level::RELEASE_0_1), Ok(()), "as release 0.1.0");
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod secrets;
 mod stopped;
 mod sweeps;
 mod tasks;
+mod uris;
 mod volumes;
 
 pub use accept::check_descriptions;

@@ -27,6 +27,9 @@ pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), FieldError> {
         return Err(("volumes".to_owned(), text));
     }
     let knows_places = level >= Level::RELEASE_0_2;
+    if knows_places {
+        host_paths::check_number(spec)?;
+    }
     let placed: Vec<&str> = match knows_places {
         true => spec.host_paths.iter().map(HostPath::mount_path).collect(),
         false => spec

@@ -439,6 +439,16 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "state/src/limits.rs",
+        "HOST_PATHS: usize = 64",
+        "| host paths of a task | 64 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "URI_BYTES: usize = 8 * 1024",
+        "| a URI of a task; its `output_file` | 8 KiB; 200 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
         "VOLUMES: usize = 64",
         "| volumes of a task; the path of one | 64; 1,024 bytes |",
     ),
