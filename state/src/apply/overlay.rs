@@ -7,8 +7,10 @@ use std::collections::BTreeSet;
 
 use super::bounds::TaskBytes;
 use super::executors::{AddedExecutors, LaunchResources};
+use super::tasks::beginning;
 use crate::command::Rejection;
 use crate::ids::{FrameworkId, GroupId, TaskId};
+use crate::limits;
 use crate::resources::Resources;
 use crate::task::TaskSpec;
 
@@ -56,12 +58,15 @@ impl AvailableResources {
     }
 }
 
+/// Both texts are cut: each refused operation of a call has them, and resources may have thousands
+/// of ranges. What is stored of a refusal is shorter.
 fn too_large(requested: &Resources, left: &Resources) -> Rejection {
+    let shown = |resources: &Resources| beginning(resources, limits::MESSAGE_BYTES);
     Rejection::TooLarge {
-        asked: requested.to_string(),
+        asked: shown(requested),
         left: match left.is_empty() {
             true => "nothing".to_owned(),
-            false => left.to_string(),
+            false => shown(left),
         },
     }
 }

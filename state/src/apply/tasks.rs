@@ -1,5 +1,7 @@
 //! Lifecycle of a task: updates, kills, acknowledgements, and the move to the history.
 
+use std::fmt::{self, Write as _};
+
 use super::CommandContext;
 use super::limits_change::finish_limits_change;
 use crate::Registry;
@@ -126,6 +128,26 @@ pub(super) fn cut(text: &str, bytes: usize) -> String {
         .find(|end| text.is_char_boundary(*end))
         .unwrap_or(0);
     text[..end].to_owned()
+}
+
+/// Returns the longest prefix of the text of `value` that takes at most `bytes`. The rest is not
+/// formatted.
+pub(super) fn beginning(value: &impl fmt::Display, bytes: usize) -> String {
+    struct Beginning(String, usize);
+    impl fmt::Write for Beginning {
+        fn write_str(&mut self, part: &str) -> fmt::Result {
+            let left = self.1 - self.0.len();
+            self.0.push_str(&cut(part, left));
+            match part.len() <= left {
+                true => Ok(()),
+                false => Err(fmt::Error),
+            }
+        }
+    }
+    let mut text = Beginning(String::new(), bytes);
+    // An error only ends it.
+    let _ = write!(text, "{value}");
+    text.0
 }
 
 pub(super) fn too_many(field: &str, count: usize) -> Rejection {

@@ -104,10 +104,15 @@ impl Value {
     pub(super) fn contains(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Scalar(a), Self::Scalar(b)) => a >= b,
-            (Self::Ranges(a), Self::Ranges(b)) => b.iter().all(|part| {
-                a.iter()
-                    .any(|whole| whole.begin <= part.begin && part.end <= whole.end)
-            }),
+            (Self::Ranges(a), Self::Ranges(b)) => {
+                let mut whole = a.as_slice();
+                b.iter().all(|part| {
+                    whole = from(whole, part.begin);
+                    whole
+                        .first()
+                        .is_some_and(|whole| whole.begin <= part.begin && part.end <= whole.end)
+                })
+            }
             (Self::Set(a), Self::Set(b)) => b.is_subset(a),
             (Self::Scalar(_) | Self::Ranges(_) | Self::Set(_), _) => false,
         }
@@ -131,15 +136,20 @@ fn join(mut ranges: Vec<Range>) -> Option<Vec<Range>> {
     Some(joined)
 }
 
-/// Returns `whole` without `parts`; both are in normal form.
-fn cut(whole: &[Range], parts: &[Range]) -> Vec<Range> {
+/// Returns the rest of ranges in normal form, without those that end before `begin`.
+fn from(ranges: &[Range], begin: u64) -> &[Range] {
+    let before = ranges.iter().take_while(|range| range.end < begin).count();
+    &ranges[before..]
+}
+
+/// Returns `whole` without `parts`; both are in normal form. Takes linear time: a framework decides
+/// how many there are.
+fn cut(whole: &[Range], mut parts: &[Range]) -> Vec<Range> {
     let mut rest = Vec::with_capacity(whole.len());
     for range in whole {
         let mut begin = Some(range.begin);
-        for part in parts
-            .iter()
-            .filter(|part| part.begin <= range.end && range.begin <= part.end)
-        {
+        parts = from(parts, range.begin);
+        for part in parts.iter().take_while(|part| part.begin <= range.end) {
             let Some(from) = begin else { break };
             if part.begin > from {
                 rest.push(Range {
@@ -157,4 +167,39 @@ fn cut(whole: &[Range], parts: &[Range]) -> Vec<Range> {
         }
     }
     rest
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Returns the normal form of these numbers.
+    fn ranges(numbers: &BTreeSet<u64>) -> Vec<Range> {
+        let single = |number: &u64| Range {
+            begin: *number,
+            end: *number,
+        };
+        join(numbers.iter().map(single).collect()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_are_those_of_their_numbers(
+            mut whole in prop::collection::btree_set(0_u64..24, 0..24),
+            parts in prop::collection::btree_set(0_u64..24, 0..24),
+            has_last in any::<bool>(),
+        ) {
+            if has_last {
+                whole.insert(u64::MAX);
+            }
+            let (a, b) = (Value::Ranges(ranges(&whole)), Value::Ranges(ranges(&parts)));
+            prop_assert_eq!(a.contains(&b), parts.is_subset(&whole));
+            let rest = Value::Ranges(ranges(&(&whole - &parts)));
+            prop_assert_eq!(a.minus_saturating(&b).unwrap_or(Value::Ranges(Vec::new())), rest);
+        }
+    }
 }
