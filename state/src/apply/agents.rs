@@ -495,6 +495,6 @@ mod tests {
             assert!(text.contains("floor"), "{text}");
         }
         assert_eq!(world.registry.agent(id).unwrap().orders, OrderIndex(30));
-        assert_eq!(world.reloaded().digest(), world.registry.digest());
+        assert!(world.reloaded() == world.registry, "its orders are stored");
     }
 }

@@ -399,6 +399,9 @@ impl Registry {
             Some(former) => {
                 self.index.agent(&former, Sign::Remove).expect(TOTALS_FIT);
                 self.note_agent(agent.id, Some((&former, &agent)));
+                if former.orders != agent.orders || former.used_offers != agent.used_offers {
+                    self.note_counters(agent.id);
+                }
             }
             None => {
                 self.note_agent(agent.id, None);
