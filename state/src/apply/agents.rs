@@ -119,7 +119,7 @@ impl Registry {
             revision,
         };
         self.check_agent_bytes(&agent)?;
-        self.check_resource_kinds(&agent.report.info)?;
+        self.check_resource_kinds(&agent.report.info, None)?;
         self.cluster.last_agent = id.0;
         self.changed.insert(RecordKey::Cluster);
         self.put_agent(agent);
@@ -183,7 +183,7 @@ impl Registry {
             agent.principal = principal;
         }
         self.check_agent_bytes(&agent)?;
-        self.check_resource_kinds(&agent.report.info)?;
+        self.check_resource_kinds(&agent.report.info, Some(&former.info))?;
         if back {
             agent.reachability = Reachability::Reachable { since: context.at };
             self.remove_sweep(SweepTarget::Agent(id));

@@ -50,6 +50,13 @@ impl TaskBytes {
     }
 }
 
+/// Returns the names of the resources that fair sharing counts.
+fn countable(info: &AgentInfo) -> impl Iterator<Item = &str> {
+    let resources = info.resources.iter();
+    let resources = resources.filter(|resource| matches!(resource.value, Value::Scalar(_)));
+    resources.map(|resource| &*resource.identity.name)
+}
+
 impl Registry {
     /// Returns whether the whole registry is bounded, as it is since level 3.
     pub(super) fn is_bounded(&self) -> bool {
@@ -126,18 +133,28 @@ impl Registry {
         Ok(())
     }
 
-    /// Validates the kinds of resources that an agent adds. Fair sharing counts each kind.
-    pub(super) fn check_resource_kinds(&self, info: &AgentInfo) -> Result<(), Rejection> {
+    /// Validates the kinds of resources that an agent adds to those of `former`, its present
+    /// description. Fair sharing counts each kind. An agent may return with the kinds that it had:
+    /// others may have used up the bound while it was unreachable.
+    pub(super) fn check_resource_kinds(
+        &self,
+        info: &AgentInfo,
+        former: Option<&AgentInfo>,
+    ) -> Result<(), Rejection> {
         if self.cluster.level < Level::RELEASE_0_2 {
             return Ok(());
         }
-        let known = self.index.total.iter();
-        let brought = info.resources.iter();
-        let brought = brought.filter(|resource| matches!(resource.value, Value::Scalar(_)));
-        let kinds: BTreeSet<&str> = known
-            .chain(brought)
-            .map(|resource| &*resource.identity.name)
-            .collect();
+        let had =
+            |name: &str| former.is_some_and(|former| countable(former).any(|kind| kind == name));
+        if former.is_some() && countable(info).all(had) {
+            return Ok(());
+        }
+        let known = self
+            .index
+            .total
+            .iter()
+            .map(|resource| &*resource.identity.name);
+        let kinds: BTreeSet<&str> = known.chain(countable(info)).collect();
         if kinds.len() > limits::RESOURCE_KINDS {
             return Err(Rejection::Full(format!(
                 "the agents would have {} kinds of countable resources; at most {}: use names that other agents use",

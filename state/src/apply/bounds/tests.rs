@@ -9,8 +9,8 @@ use crate::access::{AccessOperation, KeyHash};
 use crate::actor::Actor;
 use crate::command::{
     Acknowledge, AgentUpdate, ApplyOutcome, CallAction, Command, CommandReply, FrameworkDecision,
-    LogEntry, Operate, OperatorOperation, Position, ProposedCommand, Rejection, Subscribe,
-    UpdateTasks,
+    LogEntry, Operate, OperatorOperation, Position, ProposedCommand, RegisterAgent, Rejection,
+    Subscribe, UpdateTasks,
 };
 use crate::framework::{AnswerOutcome, CallAnswer};
 use crate::ids::{AgentId, FrameworkId, Revision, Role, TaskKey};
@@ -326,6 +326,29 @@ fn kinds_of_resources_are_bounded() {
     );
     let most = registration(99, &kinds(20..limits::RESOURCE_KINDS - 1));
     assert!(world.apply(Command::RegisterAgent(most)).outcome.is_ok());
+}
+
+/// Other agents may have used up the kinds while it was unreachable.
+#[test]
+fn an_agent_returns_with_the_kinds_that_it_had() {
+    let mut world = World::new();
+    let first = registration(98, "cpus:8;own:1");
+    let id = match world.apply(Command::RegisterAgent(first.clone())).outcome {
+        Ok(CommandReply::Agent(id)) => id,
+        other => panic!("{other:?}"),
+    };
+    world.mark_unreachable(id);
+    let names = (1..limits::RESOURCE_KINDS).map(|number| format!(";kind-{number}:1"));
+    world.register(&format!("cpus:8{}", names.collect::<String>()));
+    let again = |resources: &str| {
+        Command::RegisterAgent(RegisterAgent {
+            agent: Some(id),
+            ..registration(98, resources)
+        })
+    };
+    full(&world.apply(again("cpus:8;own:1;more:1")).outcome);
+    let outcome = world.apply(again("cpus:8;own:1")).outcome;
+    assert_eq!(outcome, Ok(CommandReply::Agent(id)));
 }
 
 #[test]
