@@ -220,6 +220,40 @@ fn a_token_gives_no_name_of_an_agent_with_another_certificate() {
     assert_eq!(operate(&mut world, vec![join("agent/a8")], 0), [Ok(())]);
 }
 
+/// Of several agents with the name the first one is named. Those that are gone do not count.
+#[test]
+fn a_token_gives_the_name_of_agents_that_are_gone() {
+    let mut world = World::new();
+    let create = AccessOperation::CreateToken(NewToken {
+        id: TokenId(1),
+        purpose: TokenPurpose::Join {
+            kind: PrincipalKind::Agent,
+            uses_left: 1,
+        },
+        hash: [1; 32],
+        lifetime_ms: None,
+        description: String::new(),
+    });
+    operate(&mut world, vec![create], 0);
+    assert_eq!(register(&mut world, "agent/a7", None, 7), Ok(1));
+    assert_eq!(register(&mut world, "agent/a70", None, 8), Ok(2));
+    assert_eq!(register(&mut world, "agent/a7", None, 9), Ok(3));
+    let join = || AccessOperation::UseJoinToken {
+        token: TokenId(1),
+        principal: "agent/a7".parse().unwrap(),
+        key: KeyHash([1; 32]),
+    };
+    for named in [1, 3] {
+        let outcomes = operate(&mut world, vec![join()], 0);
+        assert_eq!(outcomes, [Err(bound(named, "agent/a7"))]);
+        world.mark_unreachable(AgentId(named));
+        let gone = OperatorOperation::MarkGone(AgentId(named));
+        assert!(world.operate(gone).is_ok());
+    }
+    assert_eq!(operate(&mut world, vec![join()], 0), [Ok(())]);
+    assert!(world.reloaded() == world.registry);
+}
+
 #[test]
 fn no_token_proves_a_member_of_the_cluster() {
     let mut world = World::new();

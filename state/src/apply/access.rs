@@ -9,7 +9,6 @@ use crate::access::{
     TokenPurpose,
 };
 use crate::actor::{Actor, Principal, PrincipalKind};
-use crate::agent::AgentMode;
 use crate::command::Rejection;
 use crate::event::{AccessChange, Event};
 use crate::limits;
@@ -208,12 +207,8 @@ impl Registry {
     /// Checks that a principal without a bound key may get one. A token must not give the name of
     /// an agent with another certificate to the key of another host.
     fn check_unbound(&self, principal: &Principal) -> Result<(), Rejection> {
-        let mut agents = self.agents.values();
-        let registered = agents.find(|agent| {
-            agent.principal.as_ref() == Some(principal) && agent.mode() != AgentMode::Gone
-        });
-        if let Some(agent) = registered {
-            return Err(Rejection::AgentBound(agent.id, principal.clone()));
+        if let Some(agent) = self.agent_of_principal(principal) {
+            return Err(Rejection::AgentBound(agent, principal.clone()));
         }
         if self.access.bindings.len() >= limits::KEY_BINDINGS {
             return Err(Rejection::Full(format!(

@@ -433,6 +433,7 @@ impl Registry {
             ("roles", kept.roles == fresh.roles),
             ("modes", kept.modes == fresh.modes),
             ("nonces", kept.nonces == fresh.nonces),
+            ("bound agents", kept.bound == fresh.bound),
             ("sessions", kept.sessions == fresh.sessions),
             ("deadlines", kept.deadlines == fresh.deadlines),
             ("finished tasks", kept.history == fresh.history),

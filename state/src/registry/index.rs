@@ -10,6 +10,7 @@ use super::layout::FormerTaskRecords;
 use super::roles::{self, RoleUsage};
 use super::usage::{self, ByteUsage};
 use super::{Registry, record_key::RecordKey};
+use crate::actor::Principal;
 use crate::agent::{Agent, AgentMode, Order};
 use crate::collections::persistent::{Map, Set, Table};
 use crate::digest::{DigestKind, Digests, task_mark};
@@ -69,6 +70,8 @@ pub(crate) struct Indexes {
     pub(crate) frameworks: Table<FrameworkId, FrameworkIndex>,
     pub(crate) roles: Table<Role, RoleUsage>,
     pub(crate) nonces: Map<u64, AgentId>,
+    /// The agents that are not gone, by the principal to which they are bound.
+    pub(crate) bound: Set<(Principal, AgentId)>,
     /// The current and past sessions of live frameworks, by principal.
     pub(crate) sessions: Set<(String, u64, FrameworkId)>,
     pub(crate) deadlines: DeadlineIndex,
@@ -236,6 +239,9 @@ impl Indexes {
             Sign::Remove => drop(self.nonces.remove(&agent.nonce)),
         }
         let mode = agent.mode();
+        if let (Some(principal), true) = (&agent.principal, mode != AgentMode::Gone) {
+            sign.set(&mut self.bound, (principal.clone(), agent.id));
+        }
         let count = self.modes.entry(mode).or_default();
         sign.count(count);
         if *count == 0 {

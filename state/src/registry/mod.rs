@@ -21,6 +21,7 @@ pub(crate) mod usage;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::access::{AccessFacts, TicketSecrets};
+use crate::actor::Principal;
 use crate::agent::{Agent, AgentMode};
 use crate::collections::persistent::{Map, Table};
 use crate::command::{ClusterFacts, StoredRejection, SweepTarget};
@@ -238,6 +239,13 @@ impl Registry {
     #[must_use]
     pub fn agent_by_nonce(&self, nonce: u64) -> Option<AgentId> {
         self.index.nonces.get(&nonce).copied()
+    }
+
+    /// Returns the first agent that is bound to this principal and not gone.
+    pub(crate) fn agent_of_principal(&self, principal: &Principal) -> Option<AgentId> {
+        let first = (principal.clone(), AgentId(0));
+        let (of, id) = self.index.bound.range(first..).next()?;
+        (of == principal).then_some(*id)
     }
 
     /// Returns a framework.
