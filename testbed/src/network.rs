@@ -4,6 +4,7 @@
 //! touched, and every run may use the same addresses. Names contain the run's id. Everything with
 //! such a name is removed with the run.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
@@ -49,6 +50,8 @@ pub struct Network {
     prefix: String,
     hosts: Vec<NetworkHost>,
     disturbances: NetworkDisturbances,
+    /// The hosts with a limited sending rate.
+    limited: BTreeSet<HostIndex>,
 }
 
 impl Network {
@@ -70,6 +73,7 @@ impl Network {
             prefix: prefix.to_owned(),
             hosts: Vec::new(),
             disturbances: NetworkDisturbances::default(),
+            limited: BTreeSet::new(),
         })
     }
 
@@ -127,7 +131,7 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError`]
-    pub fn limit_rate(&self, place: HostIndex, rate: Option<&str>) -> Result<(), NetworkError> {
+    pub fn limit_rate(&mut self, place: HostIndex, rate: Option<&str>) -> Result<(), NetworkError> {
         let namespace = &self.hosts[place].namespace;
         let words: Vec<&str> = match rate {
             Some(rate) => vec![
@@ -136,7 +140,17 @@ impl Network {
             ],
             None => vec!["qdisc", "del", "dev", "eth0", "root"],
         };
-        Ok(execute_inside(namespace, "tc", &words, "")?)
+        execute_inside(namespace, "tc", &words, "")?;
+        match rate {
+            Some(_) => self.limited.insert(place),
+            None => self.limited.remove(&place),
+        };
+        Ok(())
+    }
+
+    /// Returns whether the sending rate of a host is limited.
+    pub fn is_rate_limited(&self, place: HostIndex) -> bool {
+        self.limited.contains(&place)
     }
 }
 

@@ -21,6 +21,8 @@ const REGISTERS: u64 = 4;
 /// Operations after which other registers are used. The history of one register stays short enough
 /// to check.
 const OPERATIONS_EACH: u64 = 600;
+/// The operations of one generation of registers.
+const GENERATION: u64 = OPERATIONS_EACH * REGISTERS;
 /// Timeout of an operation.
 const DEADLINE: Duration = Duration::from_secs(4);
 /// Maximum pause of a client between two operations.
@@ -57,6 +59,7 @@ impl Registers {
                 },
                 rng: rng.fork(0x7265_6700 + number),
                 counters: Arc::clone(&counted),
+                outdated: Vec::new(),
             };
             clients.spawn(worker.run());
         }
@@ -82,14 +85,36 @@ struct RegisterWorker {
     registers: RegisterClient,
     rng: Rng,
     counters: Arc<OperationCounters>,
+    /// Registers of earlier generations that this client has yet to remove: an agent has a bounded
+    /// number of attributes.
+    outdated: Vec<String>,
+}
+
+/// Returns the name of a register.
+fn register_name(register: u64, generation: u64) -> String {
+    format!("r{register}-{generation}")
+}
+
+/// Returns the registers that no client uses any more when operation `number` begins, once for each:
+/// those of the generation before the former one. Its last operations have timed out.
+fn outdated_at(number: u64) -> Vec<String> {
+    match (number / GENERATION).checked_sub(2) {
+        Some(outdated) if number.is_multiple_of(GENERATION) => (0..REGISTERS)
+            .map(|register| register_name(register, outdated))
+            .collect(),
+        _ => Vec::new(),
+    }
 }
 
 impl RegisterWorker {
     async fn run(mut self) {
         loop {
             let number = self.counters.started.fetch_add(1, Ordering::Relaxed);
-            let generation = number / (OPERATIONS_EACH * REGISTERS);
-            let register = format!("r{}-{generation}", self.rng.below(REGISTERS));
+            self.outdated.extend(outdated_at(number));
+            if self.registers.remove(&self.outdated).await {
+                self.outdated.clear();
+            }
+            let register = register_name(self.rng.below(REGISTERS), number / GENERATION);
             let process = ProcessName::new(&format!("{}.{}", self.name, self.incarnation));
             let result = if self.rng.percent(50) {
                 let request = self.registers.operator.new_request_id();
@@ -140,6 +165,27 @@ impl RegisterWorker {
                 // It may still take effect, so the client continues under another name.
                 self.incarnation += 1;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use argosy_state::limits;
+
+    use super::*;
+
+    #[test]
+    fn registers_never_exceed_the_attributes_of_an_agent() {
+        let mut present = BTreeSet::new();
+        for number in 0..GENERATION * 300 {
+            for outdated in outdated_at(number) {
+                assert!(present.remove(&outdated), "{outdated}");
+            }
+            present.insert(register_name(number % REGISTERS, number / GENERATION));
+            assert!(present.len() <= limits::ATTRIBUTES / 4, "{present:?}");
         }
     }
 }

@@ -96,19 +96,41 @@ impl RegisterClient {
             Err(error) => RegisterResult::Failed { call, error },
         }
     }
+
+    /// Removes registers that no client uses any more. It is not recorded. Returns whether it was
+    /// answered; it may be repeated.
+    pub(crate) async fn remove(&self, registers: &[String]) -> bool {
+        if registers.is_empty() {
+            return true;
+        }
+        let operations = registers.iter().map(|register| {
+            // An attribute with an empty value is removed.
+            set_operation(&self.agent, register, String::new())
+        });
+        let batch = v1::WriteBatch {
+            request_id: self.operator.new_request_id(),
+            operations: operations.collect(),
+            ..Default::default()
+        };
+        self.operator.write(batch).await.is_ok()
+    }
 }
 
 fn set_attribute(agent: &str, name: &str, value: String, request_id: String) -> v1::WriteBatch {
+    v1::WriteBatch {
+        request_id,
+        operations: vec![set_operation(agent, name, value)],
+        ..Default::default()
+    }
+}
+
+fn set_operation(agent: &str, name: &str, value: String) -> v1::WriteOperation {
     let set = v1::SetAttribute {
         agent_id: agent.to_owned(),
         name: name.to_owned(),
         value,
     };
-    v1::WriteBatch {
-        request_id,
-        operations: vec![v1::WriteOperation {
-            operation: Some(v1::write_operation::Operation::SetAttribute(set)),
-        }],
-        ..Default::default()
+    v1::WriteOperation {
+        operation: Some(v1::write_operation::Operation::SetAttribute(set)),
     }
 }

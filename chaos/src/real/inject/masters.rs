@@ -225,6 +225,10 @@ impl Injector<'_> {
         let leader = self.leader().await?;
         let rate = format!("{}kbit", self.rng.between(300, 2_000));
         let name = self.name(leader);
+        // A host has one limit, and the end of either fault would remove it.
+        if self.cluster.network.is_rate_limited(leader) {
+            bail!("{name} has a slow link already");
+        }
         self.note(FaultKind::SlowLink, &name, rate.clone());
         self.cluster.network.limit_rate(leader, Some(&rate))?;
         self.undo.push(UndoStep::RemoveRateLimit(leader));
