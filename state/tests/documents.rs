@@ -7,6 +7,8 @@ mod access_limits;
 mod host_limits;
 #[path = "documents/limits.rs"]
 mod limits;
+#[path = "documents/task_limits.rs"]
+mod task_limits;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use argosy_state::command::Rejection;
 use access_limits::ACCESS_LIMITS;
 use host_limits::HOST_LIMITS;
 use limits::LIMITS;
+use task_limits::TASK_LIMITS;
 
 fn root() -> PathBuf {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -279,7 +282,7 @@ fn every_bound_of_the_registry_is_in_the_protocol() {
         .filter_map(|line| line.strip_prefix("pub const ")?.split(':').next());
     let stated = |name: &str| {
         let of = |source: &str| source.starts_with(&format!("{name}: "));
-        let limits = LIMITS.iter().chain(ACCESS_LIMITS);
+        let limits = LIMITS.iter().chain(ACCESS_LIMITS).chain(TASK_LIMITS);
         limits
             .filter(|(file, ..)| *file == "state/src/limits.rs")
             .any(|(_, source, _)| of(source))
@@ -311,7 +314,7 @@ fn the_protocol_page_states_the_limits_of_the_sources() {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let page = words(&read("docs/protocol.md"));
     let mut wrong = Vec::new();
-    for (file, source, output) in [LIMITS, ACCESS_LIMITS, HOST_LIMITS].concat() {
+    for (file, source, output) in [LIMITS, ACCESS_LIMITS, HOST_LIMITS, TASK_LIMITS].concat() {
         if !read(file).contains(source) {
             wrong.push(format!("{file} has no {source}"));
         }
