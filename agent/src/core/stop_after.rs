@@ -37,7 +37,11 @@ impl Core {
                 continue;
             };
             let stop_after_ms = task.launch.spec.stop_after_ms;
-            if state.phase == InstancePhase::Running && stop_after_ms > 0 {
+            let may_run = matches!(
+                state.phase,
+                InstancePhase::Starting | InstancePhase::Running
+            );
+            if may_run && stop_after_ms > 0 {
                 self.effects.push(ContainerEffect::Renew {
                     instance: *instance,
                     stop_at: acked_at.plus_ms(stop_after_ms),

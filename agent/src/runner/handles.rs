@@ -192,6 +192,12 @@ impl ContainerControl {
         self.change(|wishes| wishes.stop_at = Some(stop_at));
     }
 
+    /// Returns the time at which a task that is being launched stops itself: `first`, or the time
+    /// to which a leader's answer has moved it since the start was requested.
+    pub(super) fn newest_stop_at(&self, first: Option<Timestamp>) -> Option<Timestamp> {
+        lock(&self.requests).stop_at.or(first)
+    }
+
     pub(super) fn take(&self) -> PendingRequests {
         let mut taken = std::mem::take(&mut *lock(&self.requests));
         taken.drop_abandoned();
@@ -262,5 +268,15 @@ mod tests {
         }
         let taken = control.take();
         assert!(taken.execs.is_empty() && taken.attachments.is_empty());
+    }
+
+    #[test]
+    fn a_launch_has_the_newest_deadline_that_its_watch_gets_too() {
+        let control = ContainerControl::default();
+        let first = Some(Timestamp(5));
+        assert_eq!(control.newest_stop_at(first), first);
+        control.renew(Timestamp(9));
+        assert_eq!(control.newest_stop_at(first), Some(Timestamp(9)));
+        assert_eq!(control.take().stop_at, Some(Timestamp(9)));
     }
 }

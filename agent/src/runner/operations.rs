@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::description::PreparedLaunch;
+use super::handles::ContainerControl;
 use super::launch_failures::{self, LaunchStep};
 use super::requests::ContainerStart;
 use super::starting::start_cancelled;
@@ -136,6 +137,7 @@ impl RunnerState {
         &self,
         start: &ContainerStart,
         (prepared, plugged): (Option<PreparedLaunch>, Option<CniResult>),
+        control: &ContainerControl,
         cancelled: &CancellationToken,
     ) -> Result<argosy_isolation::Container, CreateError> {
         if cancelled.is_cancelled() {
@@ -150,7 +152,8 @@ impl RunnerState {
             namespace,
         } = prepared;
         // A leader may have answered since it was prepared.
-        if let (Some(stop_after), Some(at)) = (&mut spec.stop_after, start.stop_at) {
+        let stop_at = control.newest_stop_at(start.stop_at);
+        if let (Some(stop_after), Some(at)) = (&mut spec.stop_after, stop_at) {
             stop_after.deadline = BootTime(at.0);
         }
         crash_point!("launch.prepared");

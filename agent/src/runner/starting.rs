@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::description::{self, PreparedLaunch};
+use super::handles::ContainerControl;
 use super::launch_failures::{self, LaunchStep};
 use super::requests::ContainerStart;
 use super::{Runner, RunnerState, cni, container_task, task_secrets};
@@ -146,7 +147,7 @@ impl Runner {
             let started = Instant::now();
             let made = shared
                 .clone()
-                .create(start, preparation, cancelled.clone())
+                .create(start, preparation, control.clone(), cancelled.clone())
                 .await;
             metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "start")
                 .record(started.elapsed().as_secs_f64());
@@ -189,6 +190,7 @@ impl RunnerState {
         self: Arc<Self>,
         mut start: ContainerStart,
         preparation: Option<PreparedStart>,
+        control: Arc<ContainerControl>,
         cancelled: CancellationToken,
     ) -> Result<Container, CreateError> {
         let prepared = match preparation {
@@ -204,7 +206,7 @@ impl RunnerState {
             slot = self.slots.acquire() => slot,
         };
         let worker = Arc::clone(&self);
-        let launch = move || worker.launch(&start, (prepared, plugged), &cancelled);
+        let launch = move || worker.launch(&start, (prepared, plugged), &control, &cancelled);
         let launch = trace::inherited(launch);
         let made = tokio::task::spawn_blocking(launch).await;
         made.expect("making a container never panics")
