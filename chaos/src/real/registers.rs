@@ -95,8 +95,8 @@ fn register_name(register: u64, generation: u64) -> String {
     format!("r{register}-{generation}")
 }
 
-/// Returns the registers that no client uses any more when operation `number` begins, once for each:
-/// those of the generation before the former one. Its last operations have timed out.
+/// Returns the registers that no client uses any more when operation `number` begins, once for
+/// each: those of the generation before the former one. Its last operations have timed out.
 fn outdated_at(number: u64) -> Vec<String> {
     match (number / GENERATION).checked_sub(2) {
         Some(outdated) if number.is_multiple_of(GENERATION) => (0..REGISTERS)

@@ -140,6 +140,19 @@ impl RunReport {
         if self.uses_tls { "TLS" } else { "plaintext" }
     }
 
+    /// Returns a sentence for each kind of operation of which more than half failed: a workload
+    /// that is refused shows nothing, although each refusal is an answer.
+    pub(crate) fn mostly_failed(&self) -> Vec<String> {
+        let failed = self.operations.iter();
+        let failed = failed.filter(|(_, counts)| counts.failed > counts.ok);
+        failed
+            .map(|(kind, counts)| {
+                let all = counts.ok + counts.failed;
+                format!("{} of {all} {kind} operations failed", counts.failed)
+            })
+            .collect()
+    }
+
     /// Returns the number of answered operations.
     #[must_use]
     pub fn answered(&self) -> u64 {
@@ -276,6 +289,24 @@ pub(crate) fn quantile(sorted: &[u64], percent: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn operations_that_mostly_fail_are_too_little_evidence() {
+        let counts = |ok, failed| OperationCounts {
+            ok,
+            failed,
+            unknown: 0,
+        };
+        let operations = [("read", counts(9, 0)), ("write", counts(5, 5))];
+        let operations = operations.map(|(kind, counts)| (kind.to_owned(), counts));
+        let mut report = RunReport {
+            operations: operations.into(),
+            ..RunReport::default()
+        };
+        assert_eq!(report.mostly_failed(), [""; 0]);
+        report.operations.insert("write".to_owned(), counts(5, 6));
+        assert_eq!(report.mostly_failed(), ["6 of 11 write operations failed"]);
+    }
 
     #[test]
     fn a_violation_takes_precedence_over_too_little_evidence() {

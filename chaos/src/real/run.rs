@@ -353,6 +353,7 @@ fn too_little(arguments: &RunArguments, wanted: &[FaultName], report: &mut RunRe
         let text = format!("{answered} operations were answered, of at least {least}");
         report.too_little.push(text);
     }
+    report.too_little.extend(report.mostly_failed());
     let least = arguments.least_leader_changes.unwrap_or(seconds / 60);
     if report.leader_changes() < least {
         let changes = report.leader_changes();
