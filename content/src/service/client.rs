@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use argosy_host::packets::is_too_long;
 use argosy_isolation::service::{self, Packet, PacketSocket};
 use argosy_state::task::Explanation;
 use tokio::sync::mpsc;
@@ -25,6 +26,9 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The number of attempts for a request whose service is lost.
 const MAX_ATTEMPTS: u32 = 3;
+/// The error of a request that cannot be sent.
+const TOO_LONG: &str =
+    "the request is longer than a message to the content service: use a shorter URI or reference";
 /// The variables that it inherits: locations of certificate authorities, and resolver settings.
 pub const ENVIRONMENT: [&str; 4] = [
     "SSL_CERT_FILE",
@@ -246,8 +250,13 @@ impl ContentService {
                 },
                 sent = &mut sending, if !is_sent => {
                     is_sent = true;
-                    if sent.expect("sending never panics").is_err() {
-                        connection.disconnect();
+                    match sent.expect("sending never panics") {
+                        Ok(()) => {}
+                        Err(error) if is_too_long(&error) => {
+                            asked.mark_answered();
+                            return Err(RequestError::Failed(TOO_LONG.into()));
+                        }
+                        Err(_) => connection.disconnect(),
                     }
                 }
                 () = tokio::time::sleep(CHECK_INTERVAL) => connection.check_reply(),

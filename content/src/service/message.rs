@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use argosy_host::packets::limit_text;
 use argosy_state::task::{Cause, Explanation};
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +75,8 @@ pub(super) enum ServiceReply {
     Failed { id: u64, why: ErrorExplanation },
 }
 
-/// The cause of a failure, in the form of a message.
+/// The cause of a failure, in the form of a message. Servers choose the length of its texts, which
+/// are cut.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ErrorExplanation {
     /// Codes with their arguments.
@@ -87,8 +89,12 @@ impl From<Explanation> for ErrorExplanation {
         let Explanation { causes, detail } = explanation;
         let causes = causes.into_iter();
         Self {
-            causes: causes.map(|cause| (cause.code, cause.arguments)).collect(),
-            detail,
+            causes: causes
+                .map(|Cause { code, arguments }| {
+                    (code, arguments.into_iter().map(limit_text).collect())
+                })
+                .collect(),
+            detail: limit_text(detail),
         }
     }
 }

@@ -226,12 +226,16 @@ impl ServiceState {
         };
         let packets = Arc::clone(&self.packets);
         // Waits until the queue has space, which it has as soon as the agent reads.
-        let telling = tokio::task::spawn_blocking(move || match done {
-            Ok(Some(file)) => packets.send(&ServiceReply::Done { id }, &[file.as_fd()]),
-            Ok(None) => packets.send(&ServiceReply::Done { id }, &[]),
-            Err(why) => {
+        let telling = tokio::task::spawn_blocking(move || {
+            let fail = |why: Explanation| {
                 let why = why.into();
                 packets.send(&ServiceReply::Failed { id, why }, &[])
+            };
+            match done {
+                Ok(Some(file)) => packets.send(&ServiceReply::Done { id }, &[file.as_fd()]),
+                Ok(None) => packets.send(&ServiceReply::Done { id }, &[]),
+                // Escapes make a text up to six times as long.
+                Err(why) => fail(why).or_else(|_| fail("the error is too long".into())),
             }
         });
         // Without the agent this process exits.

@@ -66,6 +66,12 @@ const CASES: &[TestCase] = &[
     ("an_image_of_a_registry_is_pulled", || {
         pulled().boxed_local()
     }),
+    ("a_long_uri_fails_only_its_own_fetch", || {
+        long_uri().boxed_local()
+    }),
+    ("a_long_text_of_a_registry_fails_only_its_own_pull", || {
+        long_media_type().boxed_local()
+    }),
     ("a_service_ends_with_its_agent", || ended().boxed_local()),
 ];
 
@@ -544,6 +550,57 @@ async fn pulled() {
         .image;
     let failed = tokio::time::timeout(Duration::from_millis(500), failed).await;
     assert!(failed.is_err(), "a registry that breaks off is asked again");
+}
+
+async fn long_uri() {
+    let (address, stalled) = stalling();
+    let directory = tempfile::tempdir().unwrap();
+    let service = service_by(command());
+    let fetcher = Arc::new(fetcher(&service));
+    let (place, by) = (directory.path().to_owned(), Arc::clone(&fetcher));
+    let fetching =
+        tokio::spawn(async move { fetch(&by, &place, format!("http://{address}/f"), "").await });
+    until("it is asked", || stalled.load(Ordering::SeqCst) > 0).await;
+    let pid = service.pid();
+    let url = format!("http://{address}/f?{}", "x".repeat(140 << 10));
+    let place = tempfile::tempdir().unwrap();
+    let why = fetch(&fetcher, place.path(), url, "").await.unwrap_err();
+    assert!(why.contains("use a shorter URI"), "{why}");
+    assert_eq!(service.pid(), pid);
+    assert!(!fetching.is_finished(), "it continues");
+    fetching.abort();
+}
+
+/// Quotations of 150 KiB, and of 300 KiB once control characters are escaped: more than a socket
+/// sends at a time.
+async fn long_media_type() {
+    for character in ["x", "\\u0001"] {
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let media_type = character.repeat(150 << 10);
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{media_type}","config":{{}},"layers":[]}}"#
+        );
+        let (address, _) = serve(move |_, stream, _| whole(&stream, kind, manifest.as_bytes()));
+        let directory = tempfile::tempdir().unwrap();
+        let service = service_of(command(), vec![address.to_string().parse().unwrap()]);
+        let images = ImageManager::open(
+            directory.path(),
+            ImageSettings::default(),
+            (Arc::new(CountingUnpacker), Arc::new(LocalLayerDirs)),
+            service.clone(),
+        )
+        .unwrap();
+        let name: ImageReference = format!("{address}/site:1").parse().unwrap();
+        let error = images
+            .obtain(name, PullPolicy::Always, "1-1-1".to_owned())
+            .image
+            .await
+            .unwrap_err();
+        let why = argosy_content::error_chain(&error);
+        assert!(why.contains("media type"), "{why:.300}");
+        let pid = service.pid().expect("it continues");
+        assert!(is_there(pid));
+    }
 }
 
 async fn ended() {

@@ -18,6 +18,9 @@ use crate::sys;
 pub const PACKET_LIMIT_BYTES: usize = 128 * 1024;
 /// The maximum number of descriptors of a message: the three streams of an exec command.
 const DESCRIPTORS: usize = 3;
+/// The maximum length of free text in a message, in bytes: file names, and quotations of tasks and
+/// servers.
+const TEXT_LIMIT_BYTES: usize = 4096;
 
 /// The result of a read from a packet socket.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,9 +67,10 @@ impl WaitMode {
 /// It uses a system call that cannot pass descriptors: the unpack process may make no other.
 ///
 /// # Errors
-/// If the message has no JSON form, the socket is full or the peer has closed it.
+/// If the message has no JSON form or [is too long](is_too_long), the socket is full or the peer
+/// has closed it.
 pub fn send_packet<T: Serialize>(socket: impl AsFd, message: &T, wait: WaitMode) -> io::Result<()> {
-    let bytes = serde_json::to_vec(message)?;
+    let bytes = encode(message)?;
     let flags = wait.flags() | MsgFlags::MSG_NOSIGNAL;
     send(socket.as_fd().as_raw_fd(), &bytes, flags)?;
     Ok(())
@@ -82,7 +86,7 @@ pub fn send_packet_with<T: Serialize>(
     descriptors: &[BorrowedFd<'_>],
     wait: WaitMode,
 ) -> io::Result<()> {
-    let bytes = serde_json::to_vec(message)?;
+    let bytes = encode(message)?;
     let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&numbers)];
     let flags = wait.flags() | MsgFlags::MSG_NOSIGNAL;
@@ -91,11 +95,33 @@ pub fn send_packet_with<T: Serialize>(
     Ok(())
 }
 
+fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
+    let bytes = serde_json::to_vec(message)?;
+    if bytes.len() > PACKET_LIMIT_BYTES {
+        return Err(Errno::EMSGSIZE.into());
+    }
+    Ok(bytes)
+}
+
+/// Whether a message was not sent because of its length. The connection is still usable.
+#[must_use]
+pub fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
+}
+
+/// Cuts free text, so that a message that contains it can be sent.
+#[must_use]
+pub fn limit_text(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(TEXT_LIMIT_BYTES));
+    text
+}
+
 /// Receives one message. An invalid message is an error, never a panic. Descriptors that come with
 /// it are closed.
 ///
 /// # Errors
-/// If the message is invalid or too long, or the socket cannot be read.
+/// If the message is invalid or too long, which removes it from the socket, or the socket cannot be
+/// read.
 pub fn receive_packet<T: DeserializeOwned>(
     socket: impl AsFd,
     wait: WaitMode,
@@ -123,6 +149,8 @@ pub fn receive_packet_with<T: DeserializeOwned>(
         match recv(socket.as_raw_fd(), &mut [], flags) {
             Ok(0) => return Ok(ReceiveResult::Closed),
             Ok(length) if length > PACKET_LIMIT_BYTES => {
+                // A read that is too short discards the rest, and the descriptors.
+                recv(socket.as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT)?;
                 return Err(io::Error::other(format!("a message of {length} bytes")));
             }
             Ok(length) => break length,
@@ -215,6 +243,43 @@ mod tests {
         let flags = MsgFlags::empty();
         sendmsg::<()>(ours.as_raw_fd(), &[garbage], &[], flags, None).unwrap();
         assert!(receive_packet::<TestMessage>(&theirs, WaitMode::Block).is_err());
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_not_sent() {
+        let (ours, theirs) = packet_pair().unwrap();
+        let longest = "x".repeat(PACKET_LIMIT_BYTES - 2);
+        for text in [format!("{longest}x"), "x".repeat(1 << 20)] {
+            let plain = send_packet(&ours, &text, WaitMode::Return).unwrap_err();
+            let with = send_packet_with(&ours, &text, &[], WaitMode::Return).unwrap_err();
+            assert!(is_too_long(&plain) && is_too_long(&with));
+        }
+        send_packet(&ours, &longest, WaitMode::Return).unwrap();
+        assert_eq!(
+            receive_packet(&theirs, WaitMode::Return).unwrap(),
+            ReceiveResult::Message(longest)
+        );
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_reported_once() {
+        let (ours, theirs) = packet_pair().unwrap();
+        let bytes = vec![b' '; PACKET_LIMIT_BYTES + 1];
+        let parts = [IoSlice::new(&bytes)];
+        sendmsg::<()>(ours.as_raw_fd(), &parts, &[], MsgFlags::empty(), None).unwrap();
+        send_packet(&ours, &TestMessage::Plain, WaitMode::Return).unwrap();
+        assert!(receive_packet::<TestMessage>(&theirs, WaitMode::Return).is_err());
+        assert_eq!(
+            receive_packet(&theirs, WaitMode::Return).unwrap(),
+            ReceiveResult::Message(TestMessage::Plain)
+        );
+    }
+
+    #[test]
+    fn text_is_cut_between_characters() {
+        assert_eq!(limit_text("short".to_owned()), "short");
+        let cut = limit_text(format!("x{}", "é".repeat(TEXT_LIMIT_BYTES)));
+        assert_eq!(cut.len(), TEXT_LIMIT_BYTES - 1);
     }
 
     #[test]
