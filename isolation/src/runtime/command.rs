@@ -19,6 +19,10 @@ use crate::spec::{LaunchSpec, Program, RootFs};
 /// The search path of commands whose environment has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The maximum length of a program's name in messages: with a whole script, they would have no room
+/// for the cause.
+const NAME_BYTES: usize = 1024;
+
 /// The reason why a command cannot be executed, as text.
 pub(crate) type ExecuteError = String;
 
@@ -26,6 +30,7 @@ pub(crate) type ExecuteError = String;
 /// adds no errors.
 pub(crate) struct PreparedCommand<'a> {
     spec: &'a LaunchSpec,
+    /// For messages.
     name: String,
     candidates: Vec<CString>,
     pointers: ExecPointers,
@@ -56,7 +61,7 @@ impl<'a> PreparedCommand<'a> {
                     .map(|(name, value)| plain(&format!("{name}={value}")))
                     .collect(),
             ),
-            name: shown,
+            name: shown[..shown.floor_char_boundary(NAME_BYTES)].to_owned(),
             spec,
         }
     }

@@ -11,8 +11,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use argosy_host::packets::{
-    ReceiveResult, WaitMode, error_chain, receive_packet, receive_packet_with, send_packet,
-    send_packet_with,
+    ReceiveResult, WaitMode, error_chain, limit_text, receive_packet, receive_packet_with,
+    send_packet, send_packet_with,
 };
 use argosy_host::process::{kill_descendants, send_signal_to_group};
 use argosy_host::sys;
@@ -58,7 +58,8 @@ pub(crate) struct InitContext<'a> {
     pub(crate) stderr: &'a OwnedFd,
 }
 
-/// Runs in the new process; returns its exit code. The command's status is sent over the channel.
+/// Runs in the new process; returns its exit code, which is not used. The command's status is sent
+/// over the channel.
 pub(crate) fn run(inherited: &InitContext<'_>, clones: Option<&ClonedMounts>) -> i32 {
     let channel = inherited.channel;
     // Fills in what is known only inside: the image's user.
@@ -77,11 +78,12 @@ pub(crate) fn run(inherited: &InitContext<'_>, clones: Option<&ClonedMounts>) ->
             init.run();
         }
         Ok(None) => {}
-        Err(reason) => drop(send_packet(
-            channel,
-            &InitReport::Failed { reason },
-            WaitMode::Block,
-        )),
+        Err(reason) => {
+            // Images and tasks choose the length of names in it.
+            let reason = limit_text(reason);
+            // A missing supervisor needs no report.
+            let _ = send_packet(channel, &InitReport::Failed { reason }, WaitMode::Block);
+        }
     }
     if !spec.namespaces.pid {
         kill_descendants();

@@ -95,6 +95,25 @@ fn refusals() {
         );
         assert!(!spec.cgroup.unwrap().exists());
     }
+    // The reason would exceed the limit of messages.
+    let script = "echo \"\u{1}\"\n".repeat(13_000);
+    let mut spec = world.spec("");
+    spec.program = Program::Arguments(vec![script]);
+    let exit = world.run(&spec);
+    assert_eq!(exit.outcome, CommandOutcome::NotStarted, "{}", exit.reason);
+    assert!(
+        exit.reason.contains("File name too long"),
+        "{}",
+        exit.reason
+    );
+    let mut spec = world.spec("true");
+    spec.working_dir = Some(format!("/{}", "d/".repeat(400_000)).into());
+    let exit = world.run(&spec);
+    assert_eq!(exit.outcome, CommandOutcome::NotStarted, "{}", exit.reason);
+    assert!(
+        exit.reason
+            .starts_with("cannot enter the working directory /d/")
+    );
     let spec = world.spec("no-such-thing");
     assert_eq!(
         world.run(&spec).outcome,

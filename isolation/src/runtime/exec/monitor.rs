@@ -9,7 +9,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use argosy_host::packets::{
-    ReceiveResult, WaitMode, packet_pair, receive_packet, send_packet, send_packet_with,
+    ReceiveResult, WaitMode, limit_text, packet_pair, receive_packet, send_packet, send_packet_with,
 };
 use argosy_host::process::{kill_descendants, send_signal_to_group};
 use argosy_host::sys;
@@ -32,7 +32,10 @@ pub(crate) fn refuse(session: &OwnedFd, reason: String) {
     // A client that has disconnected needs no answer.
     let _ = send_packet(
         session,
-        &MonitorMessage::Refused { reason },
+        &MonitorMessage::Refused {
+            // Clients and images choose the length of names in it.
+            reason: limit_text(reason),
+        },
         WaitMode::Return,
     );
 }
@@ -69,7 +72,9 @@ fn serve(spec: &LaunchSpec, filter: &SeccompFilter, session: &OwnedFd) -> Result
     let made = sys::clone_process(0, None, || {
         let reported = match execute(&request.work, &command, &streams.inner, &its_report) {
             Ok(reported) => reported,
-            Err(reason) => MonitorMessage::Refused { reason },
+            Err(reason) => MonitorMessage::Refused {
+                reason: limit_text(reason),
+            },
         };
         // If the monitor has exited, the session is closed as well.
         let _ = send_packet(&its_report, &reported, WaitMode::Return);

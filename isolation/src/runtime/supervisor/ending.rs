@@ -123,18 +123,15 @@ impl Supervisor<'_> {
                 .memory_peak_bytes
                 .or_else(|| reported.and_then(|usage| usage.peak_memory_bytes)),
         };
-        // Init's exit status stands for the command's only if init could not report: it was killed
-        // with the command.
-        let status = self.exit_status.map(|(status, _)| status);
-        let status = status
-            .or(own.map(|own| own.status))
-            .unwrap_or(libc::SIGKILL);
+        let ending = Ending {
+            refused: self.refusal.is_some(),
+            executed: self.executed,
+            reported: self.exit_status.map(|(status, _)| status),
+            own: own.map_or(libc::SIGKILL, |own| own.status),
+        };
+        let outcome = ending.outcome();
         let stop = self.termination.stop();
         let memory_shortage = oom_kill(&last, usage.peak_memory_bytes);
-        let outcome = match &self.refusal {
-            Some(_) => CommandOutcome::NotStarted,
-            None => CommandOutcome::of_status(status),
-        };
         Exit {
             outcome,
             reason: match &self.refusal {
@@ -206,6 +203,39 @@ impl Supervisor<'_> {
     }
 }
 
+/// The facts that determine the command's outcome.
+#[derive(Clone, Copy)]
+struct Ending {
+    /// Whether init reported that the command cannot be started.
+    refused: bool,
+    /// Whether init reported that the command was started.
+    executed: bool,
+    /// The command's status, if init reported it.
+    reported: Option<i32>,
+    /// Init's own status.
+    own: i32,
+}
+
+impl Ending {
+    fn outcome(self) -> CommandOutcome {
+        if self.refused {
+            return CommandOutcome::NotStarted;
+        }
+        if let Some(status) = self.reported {
+            return CommandOutcome::of_status(status);
+        }
+        match CommandOutcome::of_status(self.own) {
+            // Init was killed with the command.
+            killed @ CommandOutcome::Signaled(_) => killed,
+            // An init that exits does not know the command's status, and kills the command.
+            CommandOutcome::Exited(_) | CommandOutcome::NotStarted if self.executed => {
+                CommandOutcome::Signaled(libc::SIGKILL)
+            }
+            CommandOutcome::Exited(_) | CommandOutcome::NotStarted => CommandOutcome::NotStarted,
+        }
+    }
+}
+
 /// Returns the figures if processes were OOM killed.
 fn oom_kill(last: &LastUsage, used_bytes: Option<u64>) -> Option<OomKill> {
     let killed = last.out_of_memory_kills.filter(|kills| *kills > 0)?;
@@ -254,6 +284,29 @@ mod tests {
         out_of_memory_events: Some(1),
         out_of_memory_kills: Some(2),
     };
+
+    #[test]
+    fn the_status_of_init_is_never_that_of_a_command_that_it_did_not_report() {
+        let ending = Ending {
+            refused: false,
+            executed: false,
+            reported: None,
+            own: 0,
+        };
+        assert_eq!(ending.outcome(), CommandOutcome::NotStarted);
+        let ran = Ending {
+            executed: true,
+            ..ending
+        };
+        assert_eq!(ran.outcome(), CommandOutcome::Signaled(9));
+        let killed = Ending { own: 15, ..ending };
+        assert_eq!(killed.outcome(), CommandOutcome::Signaled(15));
+        let reported = Ending {
+            reported: Some(7 << 8),
+            ..ran
+        };
+        assert_eq!(reported.outcome(), CommandOutcome::Exited(7));
+    }
 
     #[test]
     fn exit_reasons_are_formatted_as_sentences() {
