@@ -272,8 +272,9 @@ impl Cni {
     ) -> Result<Value, CniError> {
         let executable = self.executable(plugin)?;
         let place = self.namespace(container);
-        // After a boot or a crash the namespace may be gone: plugins must handle that.
-        let namespace = if place.exists() {
+        // After a boot or a crash the namespace may be gone: plugins must handle that. But a file
+        // that is none is an error for them.
+        let namespace = if namespace::is_bound(&place) {
             place
         } else {
             PathBuf::new()

@@ -12,6 +12,7 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
 use super::link::{DeviceSettings, NetlinkSocket, NetworkDevice, PeerAddresses, VethPair};
 use super::{NetworkError, network_error};
@@ -133,6 +134,7 @@ pub(super) fn create_isolated() -> Result<OwnedFd, NetworkError> {
 pub(super) fn bind(place: &Path) -> Result<(), NetworkError> {
     let bind = || -> Result<(), NetworkError> {
         File::create(place).map_err(network_error(format!("make {}", place.display())))?;
+        crash_point!("cni.namespace-file-made");
         enter_new()?;
         let bind = MsFlags::MS_BIND;
         mount(Some(CURRENT), place, None::<&str>, bind, None::<&str>).map_err(network_error(
@@ -141,6 +143,11 @@ pub(super) fn bind(place: &Path) -> Result<(), NetworkError> {
     };
     std::thread::scope(|scope| scope.spawn(bind).join())
         .expect("making a namespace does not panic: each failure is returned")
+}
+
+/// Whether a namespace is bound to this file.
+pub(super) fn is_bound(place: &Path) -> bool {
+    statfs(place).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
 }
 
 /// Moves the calling thread into a new namespace with the settings that commands need.

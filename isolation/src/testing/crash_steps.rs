@@ -88,6 +88,7 @@ pub const STEPS: &[&str] = &[
     "quota.limited",
     "quota.lifted",
     "cni.recorded",
+    "cni.namespace-file-made",
     "cni.namespace-bound",
     "cni.plugin-added",
     "cni.result-kept",

@@ -24,12 +24,17 @@ pub(crate) const CASES: &[TestCase] = &[
     ("a_network_rejected_by_a_plugin_is_rolled_back", refused),
     ("a_hung_plugin_is_killed", hung_plugin),
     ("a_crash_leaves_no_networks_of_plugins", crash),
+    (
+        "plugins_receive_no_file_that_is_no_namespace",
+        crash_before_bind,
+    ),
     ("the_next_agent_waits_for_the_plugin_of_a_killed_one", waits),
     ("the_next_agent_kills_a_hung_plugin", ends),
     ("the_plugins_of_debian_connect_a_container", debians),
 ];
 
-/// Records its input, and answers with an address; fails for what a file `refuse` names.
+/// Records its input, and answers with an address; fails for what a file `refuse` names. Like the
+/// upstream plugins, it fails for a file that is no namespace.
 const PLUGIN: &str = r#"#!/bin/sh
 here=$(dirname "$0")
 read=$(cat)
@@ -37,6 +42,10 @@ echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME netns=$CNI_NETNS" >> "$here/call
 echo "$read" >> "$here/inputs"
 if [ "$(cat "$here/refuse" 2>/dev/null)" = "$CNI_COMMAND" ]; then
   echo '{"cniVersion":"1.1.0","code":11,"msg":"not now","details":"the pool is dry"}'
+  exit 1
+fi
+if [ -n "$CNI_NETNS" ] && [ "$(stat -f -c %t "$CNI_NETNS")" != 6e736673 ]; then
+  echo '{"cniVersion":"1.1.0","code":100,"msg":"unknown FS magic"}'
   exit 1
 fi
 [ -e "$here/hang" ] && exec sleep 1000
@@ -205,6 +214,23 @@ fn crash() {
         );
         assert!(plugins.cni.namespaces.join("kept").exists());
         plugins.cni.sweep(&BTreeSet::new()).unwrap();
+        nothing_is_left(&plugins.cni);
+    });
+}
+
+fn crash_before_bind() {
+    on_a_host(|_| {
+        let world = RootFixture::new();
+        let plugins = Plugins::new(&world);
+        let id = ContainerId::new("c-1").unwrap();
+        plugins.cni.add(&id, &plugins.list, &[]).unwrap();
+        nix::mount::umount(&plugins.cni.namespaces.join("c-1")).unwrap();
+        plugins.cni.sweep(&BTreeSet::new()).unwrap();
+        let last = plugins.calls().pop().unwrap();
+        assert!(
+            last.starts_with("DEL") && last.ends_with("netns="),
+            "{last}"
+        );
         nothing_is_left(&plugins.cni);
     });
 }

@@ -185,6 +185,7 @@ const OF_NETWORKS: &[&str] = &[
 /// The steps of networks by plugins.
 const OF_PLUGINS: &[(&str, &[CrashScenario])] = &[
     ("cni.recorded", &[Plugged]),
+    ("cni.namespace-file-made", &[Plugged]),
     ("cni.namespace-bound", &[Plugged]),
     ("cni.plugin-added", &[Plugged]),
     ("cni.result-kept", &[Plugged]),
@@ -193,10 +194,12 @@ const OF_PLUGINS: &[(&str, &[CrashScenario])] = &[
     ("cni.record-removed", &[Plugged]),
 ];
 
-/// Allocates by creating a file, and releases by removing it.
+/// Allocates by creating a file, and releases by removing it. Like the upstream plugins, it fails
+/// for a file that is no namespace.
 const PLUGIN: &str = r#"#!/bin/sh
 held=$(dirname "$0")/../held/$CNI_CONTAINERID
 cat > /dev/null
+[ -z "$CNI_NETNS" ] || [ "$(stat -f -c %t "$CNI_NETNS")" = 6e736673 ] || exit 1
 case $CNI_COMMAND in
   ADD) echo "$CNI_NETNS" > "$held"; echo '{"cniVersion":"1.0.0","ips":[{"address":"10.99.0.7/24"}]}' ;;
   DEL) rm -f "$held" ;;
