@@ -96,7 +96,7 @@ struct CniRecord {
     version: u32,
     list: NetworkConfList,
     ports: Vec<PortPublication>,
-    /// The last plugin's result; `None` until then.
+    /// The result of the last plugin that was added; `None` before the first.
     result: Option<Value>,
 }
 
@@ -183,9 +183,10 @@ impl Cni {
             let answer = self.call("ADD", container, plugin, &input)?;
             crash_point!("cni.plugin-added");
             record.result = Some(answer);
+            // Plugins release by this what they have added, also if a later one fails.
+            self.write(container, record)?;
+            crash_point!("cni.result-kept");
         }
-        self.write(container, record)?;
-        crash_point!("cni.result-kept");
         let namespace = File::open(&place).map_err(record_error("open", &place))?;
         Ok(CniResult {
             namespace: namespace.into(),

@@ -22,6 +22,10 @@ pub(crate) const CASES: &[TestCase] = &[
         plugin_input,
     ),
     ("a_network_rejected_by_a_plugin_is_rolled_back", refused),
+    (
+        "plugins_that_were_added_are_deleted_with_their_result",
+        refused_midway,
+    ),
     ("a_hung_plugin_is_killed", hung_plugin),
     ("a_crash_leaves_no_networks_of_plugins", crash),
     (
@@ -40,7 +44,9 @@ here=$(dirname "$0")
 read=$(cat)
 echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME netns=$CNI_NETNS" >> "$here/calls"
 echo "$read" >> "$here/inputs"
-if [ "$(cat "$here/refuse" 2>/dev/null)" = "$CNI_COMMAND" ]; then
+now=$CNI_COMMAND
+case $read in *prevResult*) now="$now after another" ;; esac
+if [ "$(cat "$here/refuse" 2>/dev/null)" = "$now" ]; then
   echo '{"cniVersion":"1.1.0","code":11,"msg":"not now","details":"the pool is dry"}'
   exit 1
 fi
@@ -168,6 +174,22 @@ fn refused() {
         fs::remove_file(plugins.directory.join("first")).unwrap();
         let error = plugins.cni.add(&id, &plugins.list, &[]).unwrap_err();
         assert!(matches!(error, CniError::Missing { .. }), "{error}");
+        nothing_is_left(&plugins.cni);
+    });
+}
+
+fn refused_midway() {
+    on_a_host(|_| {
+        let world = RootFixture::new();
+        let plugins = Plugins::new(&world);
+        let id = ContainerId::new("c-1").unwrap();
+        fs::write(plugins.directory.join("refuse"), "ADD after another").unwrap();
+        plugins.cni.add(&id, &plugins.list, &[]).unwrap_err();
+        assert_eq!(plugins.verbs(), ["ADD", "ADD", "DEL", "DEL"]);
+        let inputs = fs::read_to_string(plugins.directory.join("inputs")).unwrap();
+        for input in inputs.lines().skip(2) {
+            assert!(input.contains(r#""news":{"x":1}"#), "{input}");
+        }
         nothing_is_left(&plugins.cni);
     });
 }
