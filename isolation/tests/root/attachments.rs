@@ -1,5 +1,6 @@
 //! Tests of attached clients: their output and input, and that the command never waits for them.
 
+use std::fs;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
@@ -36,6 +37,10 @@ pub(crate) const CASES: &[TestCase] = &[
     (
         "a_terminal_that_was_temporarily_closed_by_all_processes_keeps_working",
         reopened,
+    ),
+    (
+        "the_end_of_input_arrives_when_a_full_terminal_has_space",
+        full_terminal,
     ),
 ];
 
@@ -265,4 +270,39 @@ fn reopened() {
         CommandOutcome::Exited(0)
     );
     assert_eq!(stdout(&spec), "again\r\n");
+}
+
+/// Returns false if the terminal is full: it has not taken the input for half a second.
+fn is_consumed(attachment: &mut Attachment) -> bool {
+    loop {
+        let mut watched = [PollFd::new(attachment.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut watched, PollTimeout::from(500_u16)).unwrap() == 0 {
+            return false;
+        }
+        if next(attachment) == AttachmentNotice::InputConsumed {
+            return true;
+        }
+    }
+}
+
+fn full_terminal() {
+    let mut world = RootFixture::new();
+    let line = "until [ -e go ]; do sleep 0.02; done; cat > /dev/null; exit 7";
+    let spec = with_terminal(profiled(&mut world, line));
+    let (mut container, _) = world.start(&spec);
+    let [mut first, second] = [true, true].map(|stdin| attached(&container, stdin));
+    first.input(&[b'\n'; 4096]).unwrap();
+    while is_consumed(&mut first) {
+        first.input(&[b'\n'; 4096]).unwrap();
+    }
+    second.end_input().unwrap();
+    // The rest of its input is lost with it.
+    drop(first);
+    eventually("the supervisor has noticed that", || {
+        let mut third = container.attach(true).unwrap();
+        matches!(next(&mut third), AttachmentNotice::Refused { .. })
+    });
+    fs::write(spec.sandbox.join("go"), "").unwrap();
+    let exit = container.wait(TIMEOUT).unwrap();
+    assert_eq!(exit.outcome, CommandOutcome::Exited(7));
 }

@@ -148,14 +148,15 @@ impl AttachedClients {
         }
     }
 
-    /// Returns the descriptors to poll: each client, then the input if data waits for it.
+    /// Returns the descriptors to poll: each client, then the input if data or the end of input
+    /// waits for it.
     pub(super) fn poll_fds(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         let clients = self.clients.iter().map(|client| {
             let mut events = PollFlags::POLLIN;
             events.set(PollFlags::POLLOUT, client.has_pending());
             (client.session.as_fd(), events)
         });
-        let waits = self.clients.iter().any(|client| !client.pending.is_empty());
+        let waits = self.is_ending || self.clients.iter().any(|client| !client.pending.is_empty());
         let input = self.input.iter().filter(move |_| waits);
         clients.chain(input.map(|input| (input.file.as_fd(), PollFlags::POLLOUT)))
     }
@@ -238,7 +239,7 @@ impl AttachedClients {
                 terminal: Some(_),
             }) => {
                 match nix::unistd::write(file, &[END_OF_INPUT]) {
-                    // Retried in the next turn.
+                    // Retried when the terminal has space.
                     Err(Errno::EAGAIN | Errno::EINTR) => {}
                     // A program may read on at a terminal after an end of file, as nested shells
                     // do.
