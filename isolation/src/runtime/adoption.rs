@@ -137,7 +137,9 @@ fn gone(reason: &str) -> Adoption {
 }
 
 fn dial(files: &StateDirectory) -> Result<OwnedFd, Errno> {
-    let flags = SockFlag::SOCK_CLOEXEC;
+    // A blocking connection would wait without a limit if earlier attempts have filled the queue of
+    // a stopped supervisor.
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let connection = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
     with_short_path(files.directory(), "control", |path| {
         connect(connection.as_raw_fd(), &UnixAddr::new(path)?)

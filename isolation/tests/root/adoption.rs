@@ -1,12 +1,16 @@
 //! Tests of adoption: agents that die and restart.
 
 use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 
 use argosy_host::ProcessId;
 use argosy_isolation::{
     Adoption, Cgroup, CommandOutcome, Container, Exit, Handle, LaunchError, LaunchSpec, adopt,
 };
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::unistd::Pid;
 
 use crate::fixture::{Agent, RootFixture, TIMEOUT, TestCase, eventually, plain, stdout};
@@ -22,6 +26,10 @@ pub(crate) const CASES: &[TestCase] = &[
         long_path,
     ),
     ("a_second_adoption_works_after_the_first", adopted_twice),
+    (
+        "an_adoption_of_a_stopped_supervisor_times_out",
+        stopped_supervisor,
+    ),
     ("a_reused_pid_is_not_adopted", recycled),
     ("a_container_of_an_earlier_boot_is_gone", other_boot),
     ("a_process_outside_its_group_is_not_adopted", other_group),
@@ -201,6 +209,44 @@ fn recycled() {
         container.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Signaled(9)
     );
+}
+
+fn stopped_supervisor() {
+    let mut world = RootFixture::new();
+    let spec = world.spec(SLEEP);
+    let (container, handle) = world.start(&spec);
+    drop(container);
+    let path = spec.directory.join("control");
+    eventually("the supervisor listens", || path.exists());
+    let supervisor = Pid::from_raw(handle.supervisor.pid);
+    kill(supervisor, Signal::SIGSTOP).unwrap();
+    // Earlier attempts have filled the queue of the socket.
+    let queued: Vec<_> = std::iter::from_fn(|| queue(&path)).collect();
+    assert!(!queued.is_empty());
+    let directory = spec.directory.clone();
+    let (sender, result) = std::sync::mpsc::channel();
+    let adopting = std::thread::spawn(move || sender.send(adopt(&directory)).unwrap());
+    let adopted = result.recv_timeout(TIMEOUT / 3);
+    kill(supervisor, Signal::SIGCONT).unwrap();
+    drop(queued);
+    adopting.join().unwrap();
+    let error = adopted.expect("it ends in time").unwrap_err();
+    assert!(error.to_string().contains("does not answer"), "{error}");
+    let mut container = running(&spec);
+    container.kill(0).unwrap();
+    container.wait(TIMEOUT).unwrap();
+}
+
+/// Connects to a socket; `None` if its queue is full.
+fn queue(path: &Path) -> Option<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let connection = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).unwrap();
+    let address = UnixAddr::new(path).unwrap();
+    match connect(connection.as_raw_fd(), &address) {
+        Ok(()) => Some(connection),
+        Err(Errno::EAGAIN) => None,
+        Err(errno) => panic!("{errno}"),
+    }
 }
 
 fn other_boot() {
