@@ -7,9 +7,9 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 use crate::processes::process::has_ended;
 use crate::processes::spawner::{self, ProgramCall, SpawnedProgram, StandardStreams};
@@ -17,8 +17,10 @@ use crate::sys;
 
 /// The time in which a killed child must end before another thread waits for it.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
-/// The maximum output of a program, in bytes; the rest is not read.
+/// The maximum output of a program, in bytes.
 const TEXT_LIMIT_BYTES: u64 = 1024 * 1024;
+/// The interval at which that is checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The result of a program that ended.
 pub struct ProgramOutput {
@@ -77,6 +79,43 @@ impl ChildProcess {
         }
     }
 
+    /// Waits for the end of a process that writes to these [memory files](memory_file). They do not
+    /// grow after that, even if a child of the process still writes.
+    ///
+    /// # Errors
+    /// As [`ChildProcess::wait`], or if the process has written more than 1 MiB: kill it.
+    pub fn wait_for_output(
+        &mut self,
+        limit: Duration,
+        outputs: &[&File],
+    ) -> io::Result<Option<ExitStatus>> {
+        let ended = self.wait_while_writing(limit, outputs);
+        for output in outputs {
+            fcntl_add_seals(output, SealFlags::GROW)?;
+        }
+        ended
+    }
+
+    fn wait_while_writing(
+        &mut self,
+        limit: Duration,
+        outputs: &[&File],
+    ) -> io::Result<Option<ExitStatus>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let ended = self.wait(left.min(CHECK_INTERVAL))?;
+            for output in outputs {
+                if output.metadata()?.len() > TEXT_LIMIT_BYTES {
+                    return Err(io::Error::other("it has written more than 1 MiB"));
+                }
+            }
+            if ended.is_some() || left.is_zero() {
+                return Ok(ended);
+            }
+        }
+    }
+
     /// Kills and reaps the process: in the background if the kernel does not end it soon.
     pub fn kill(mut self) {
         match &mut self.0 {
@@ -113,7 +152,7 @@ pub fn run(command: &Command, input: &str, limit: Duration) -> io::Result<Progra
         error: Some(complaint.try_clone()?.into()),
     };
     let mut child = ChildProcess::execute(&ProgramCall::of(command), streams)?;
-    match child.wait(limit) {
+    match child.wait_for_output(limit, &[&complaint]) {
         Ok(Some(status)) => Ok(ProgramOutput {
             status,
             stderr: read_all(&mut complaint)?,
@@ -144,7 +183,8 @@ pub fn null() -> io::Result<OwnedFd> {
 /// # Errors
 /// If the host refuses it.
 pub fn memory_file() -> io::Result<File> {
-    Ok(memfd_create("argosy", MemfdFlags::CLOEXEC)?.into())
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    Ok(memfd_create("argosy", flags)?.into())
 }
 
 /// Returns the content of such a file.
@@ -177,6 +217,39 @@ mod tests {
         // More than a pipe holds, and no process reads it.
         let ran = run(&shell("exit 0"), &"x".repeat(1 << 20), limit).unwrap();
         assert!(ran.status.success());
+    }
+
+    #[test]
+    fn a_program_that_writes_more_than_the_limit_is_killed() {
+        let line = "head -c 3000000 /dev/zero >&2; exec sleep 1000";
+        let error = run(&shell(line), "", Duration::from_secs(60))
+            .err()
+            .unwrap();
+        assert_eq!(error.to_string(), "it has written more than 1 MiB");
+        // A file may be written from its beginning again, as a shell does for `> /dev/stderr`.
+        let ran = run(&shell("echo a > /dev/stderr"), "", Duration::from_secs(60)).unwrap();
+        assert_eq!(ran.stderr, "a\n");
+    }
+
+    #[test]
+    fn a_child_that_a_program_leaves_behind_cannot_write_without_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let [go, status] = ["go", "status"].map(|name| directory.path().join(name));
+        let line = format!(
+            "(until [ -e {} ]; do sleep 0.01; done; head -c 9000 /dev/zero >&2; echo $? > {}) &",
+            go.display(),
+            status.display()
+        );
+        let limit = Duration::from_secs(60);
+        assert!(run(&shell(&line), "", limit).unwrap().status.success());
+        std::fs::write(go, "").unwrap();
+        let deadline = Instant::now() + limit;
+        let ended = || std::fs::read_to_string(&status).is_ok_and(|text| text.ends_with('\n'));
+        while !ended() {
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(std::fs::read_to_string(&status).unwrap(), "1\n");
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl PluginCall<'_> {
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let execution = ProgramCall::of(&command).without_our_environment();
         let mut child = ChildProcess::execute(&execution, streams).map_err(words)?;
-        let status = match child.wait(self.timeout) {
+        let status = match child.wait_for_output(self.timeout, &[&answered, &complained]) {
             Ok(Some(status)) => status,
             Ok(None) => {
                 child.kill();
