@@ -1,6 +1,7 @@
 //! One pull: from an image name to layers in the store.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use argosy_host::crash_point;
 use futures::future::try_join_all;
@@ -15,8 +16,13 @@ use super::unpacker::Unpacker;
 use super::{ImageSettings, PullProgress};
 use crate::singleflight::{Singleflight, Waiter};
 
-/// The number of layers, of all images, that are downloaded or unpacked concurrently; others wait.
-const LAYERS_AT_ONCE: usize = 4;
+/// The number of layers that are downloaded concurrently from one registry; others wait. Each
+/// registry has its own share, so that one that sends a byte a minute does not take all.
+const DOWNLOADS_AT_ONCE: usize = 4;
+/// The number of layers, of all images, that are unpacked concurrently; others wait.
+const UNPACKED_AT_ONCE: usize = 4;
+
+const NEVER_CLOSED: &str = "no limit is ever closed";
 
 /// The result of a layer's download.
 type LayerResult = Result<(), Arc<PullErrorKind>>;
@@ -30,8 +36,11 @@ pub(super) struct Puller {
     platform: Platform,
     /// By diff id and blob: a layer that claims a diff id for another blob is not shared.
     layers: Arc<Singleflight<(Digest, Digest), LayerResult, u64>>,
-    /// The limit of [`LAYERS_AT_ONCE`].
-    permits: Arc<Semaphore>,
+    /// By registry: the limit of [`DOWNLOADS_AT_ONCE`], as long as a download uses it. A lock,
+    /// because all pulls share it.
+    downloads: Arc<Mutex<BTreeMap<String, Weak<Semaphore>>>>,
+    /// The limit of [`UNPACKED_AT_ONCE`].
+    unpacking: Arc<Semaphore>,
 }
 
 /// A pulled image, pinned until this is dropped.
@@ -53,7 +62,8 @@ impl Puller {
             settings,
             platform: Platform::of_this_host(),
             layers: Singleflight::new(),
-            permits: Arc::new(Semaphore::new(LAYERS_AT_ONCE)),
+            downloads: Arc::default(),
+            unpacking: Arc::new(Semaphore::new(UNPACKED_AT_ONCE)),
         }
     }
 
@@ -136,6 +146,21 @@ impl Puller {
         })
     }
 
+    /// Returns the limit of downloads from a registry.
+    fn downloads_from(&self, registry: &str) -> Arc<Semaphore> {
+        let mut all = self
+            .downloads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(used) = all.get(registry).and_then(Weak::upgrade) {
+            return used;
+        }
+        all.retain(|_, limit| limit.strong_count() > 0);
+        let limit = Arc::new(Semaphore::new(DOWNLOADS_AT_ONCE));
+        all.insert(registry.to_owned(), Arc::downgrade(&limit));
+        limit
+    }
+
     /// Downloads and unpacks a missing layer.
     async fn download_layer(
         &self,
@@ -143,8 +168,8 @@ impl Puller {
         layer: &LayerDescriptor,
         progress: &watch::Sender<u64>,
     ) -> Result<(), PullErrorKind> {
-        let turn = self.permits.acquire().await;
-        let _turn = turn.expect("turns are given as long as there is a store");
+        let downloads = self.downloads_from(source.registry());
+        let downloading = downloads.acquire().await.expect(NEVER_CLOSED);
         if self.store.has_layer(layer.diff_id) {
             // It was downloaded with another compression.
             progress.send_replace(layer.blob.size);
@@ -153,6 +178,8 @@ impl Puller {
         let draft = self.store.blob_draft();
         let blob = source.blob(&layer.blob, draft, progress).await?;
         crash_point!("pull.blob-brought");
+        drop(downloading);
+        let _unpacking = self.unpacking.acquire().await.expect(NEVER_CLOSED);
         let store = Arc::clone(&self.store);
         let (draft, root) = blocking(move || store.layer_draft()).await?;
         crash_point!("pull.layer-drafted");

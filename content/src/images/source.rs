@@ -86,6 +86,15 @@ pub(super) enum DirectSource {
 }
 
 impl ImageSource {
+    /// Returns the host and port of its registry; empty for a layout.
+    pub(super) fn registry(&self) -> &str {
+        match self {
+            Self::Service { reference, .. }
+            | Self::Direct(DirectSource::Registry { reference, .. }) => &reference.registry,
+            Self::Direct(DirectSource::Layout { .. }) => "",
+        }
+    }
+
     /// Returns the parts of the image, for this host and within this size limit in bytes.
     pub(super) async fn plan(
         &self,

@@ -342,6 +342,29 @@ async fn a_stalled_registry_times_out() {
 }
 
 #[tokio::test]
+async fn a_slow_registry_does_not_delay_others() {
+    let slow = TestRegistry::start().await;
+    let world = ImagesFixture::listing(&[slow.address()]).await;
+    let names: Vec<_> = (0..6).map(|number| format!("file{number}")).collect();
+    let layers: Vec<_> = names.iter().map(|name| (name.as_str(), "text")).collect();
+    let made = TestImage::new(&layers);
+    slow.offer("web:1", &made);
+    for layer in &made.layers {
+        slow.plan(blob_path(layer), [InjectedFault::StallAfter(100)]);
+    }
+    let name = format!("{}/web:1", slow.address()).parse().unwrap();
+    let stalled = world
+        .images
+        .obtain(name, PullPolicy::IfAbsent, container(1));
+    let stalled = tokio::spawn(stalled.image);
+    eventually(|| slow.in_progress() == 4).await;
+    world.registry.offer("web:1", &web());
+    world.obtain(&world.name("web:1"), 2).await.unwrap();
+    assert_eq!(slow.requests("/blobs/").len(), 1 + 4, "others wait");
+    stalled.abort();
+}
+
+#[tokio::test]
 async fn shared_layers_and_concurrent_pulls_are_downloaded_once() {
     let world = ImagesFixture::new().await;
     let one = TestImage::new(&[("base", "shared"), ("page", "one")]);
