@@ -1,4 +1,7 @@
 //! The record that a network namespace forwarded nothing before an agent enabled it.
+//!
+//! It is a file, since the names of many devices do not fit into a link. It is written completely,
+//! then renamed.
 
 use std::fs;
 use std::io;
@@ -7,10 +10,11 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
+use argosy_host::atomic_file::{self, WriteOptions};
 use argosy_host::sys;
 use nix::errno::Errno;
 
-use super::{Ipam, record_error, remove, replace};
+use super::{Ipam, draft_of, record_error, remove};
 use crate::NetworkError;
 
 /// The identity of a network namespace.
@@ -61,16 +65,27 @@ impl Ipam {
     /// Records that the host, with these devices, forwarded nothing before an agent enabled it.
     /// Replaces an earlier record.
     pub(crate) fn record_denied(&self, devices: &[String]) -> Result<(), NetworkError> {
-        replace(&self.denied_path()?, &format!("off {}", devices.join(" ")))
+        let path = self.denied_path()?;
+        let text = format!("off {}", devices.join(" "));
+        // The directory is empty after a boot.
+        let options = WriteOptions::CACHED;
+        atomic_file::replace(&path, &draft_of(&path), text.as_bytes(), options)
+            .map_err(record_error("write", &path))
     }
 
     /// Returns the devices of that record; `None` if there is no record.
     pub(crate) fn recorded_denied(&self) -> Result<Option<ForwardingRecord>, NetworkError> {
         let path = self.denied_path()?;
-        match fs::read_link(&path) {
-            Ok(noted) => Ok(Some(ForwardingRecord::parse(&noted.to_string_lossy()))),
+        let noted = match fs::read_link(&path) {
+            // An earlier build wrote the text as the target of a link.
+            Ok(target) => Ok(target.to_string_lossy().into_owned()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => fs::read_to_string(&path),
+            Err(error) => Err(error),
+        };
+        match noted {
+            Ok(text) => Ok(Some(ForwardingRecord::parse(&text))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(record_error("read the link", &path)(error)),
+            Err(error) => Err(record_error("read", &path)(error)),
         }
     }
 
@@ -119,8 +134,18 @@ mod tests {
             records.recorded_denied().unwrap(),
             Some(ForwardingRecord::Unknown)
         );
-        for devices in [&["eth0", "eth1"][..], &[]] {
-            let devices: Vec<_> = devices.iter().map(|name| (*name).to_owned()).collect();
+        records.clear_denied().unwrap();
+        symlink("off eth0 eth1", records.denied_path().unwrap()).unwrap();
+        assert_eq!(
+            records.recorded_denied().unwrap(),
+            Some(ForwardingRecord::Devices(vec![
+                "eth0".to_owned(),
+                "eth1".to_owned()
+            ])),
+            "of an earlier build"
+        );
+        let many = (0..1_000).map(|number| format!("veth{number}.7")).collect();
+        for devices in [many, vec!["eth0".to_owned(), "eth1".to_owned()], Vec::new()] {
             records.record_denied(&devices).unwrap();
             let noted = records.recorded_denied().unwrap();
             assert_eq!(noted, Some(ForwardingRecord::Devices(devices)));
