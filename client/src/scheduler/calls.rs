@@ -140,6 +140,15 @@ impl OpenCalls {
             .flatten()
     }
 
+    /// Returns the newest description of the framework whose call is not answered.
+    pub(crate) fn newest_info(&self) -> Option<&v1::FrameworkInfo> {
+        let mut newest_first = self.pending.values().rev();
+        newest_first.find_map(|call| match &call.request {
+            CallRequest::UpdateFramework(request) => request.info.as_ref(),
+            _ => None,
+        })
+    }
+
     /// Returns the calls that may be sent now, marked as sent. `teardown_may_go`: a teardown has
     /// nothing else to wait for.
     pub(crate) fn send(

@@ -101,10 +101,8 @@ impl Session {
                 let ids: Vec<_> = ids.collect();
                 self.decline(ids, Some(0), "accept-refused".into(), String::new());
             }
-            CallRequest::UpdateFramework(_) => {
-                if let Some(former) = self.former_info.take().filter(|_| !is_done) {
-                    self.identity.info = former;
-                }
+            CallRequest::UpdateFramework(request) if is_done => {
+                self.identity.info = request.info.unwrap_or_default();
             }
             CallRequest::Teardown(_) if is_done => self.end(Ok(())),
             CallRequest::Accept(_)
@@ -112,6 +110,7 @@ impl Session {
             | CallRequest::UpdateLimits(_)
             | CallRequest::Suppress(_)
             | CallRequest::Revive(_)
+            | CallRequest::UpdateFramework(_)
             | CallRequest::Teardown(_) => {}
         }
     }

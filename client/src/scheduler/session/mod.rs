@@ -109,6 +109,7 @@ pub(crate) enum Effect {
 /// The identity of the session.
 #[derive(Debug, Clone)]
 pub(crate) struct SessionIdentity {
+    /// The last description of the framework that the masters have confirmed.
     pub(crate) info: v1::FrameworkInfo,
     pub(crate) framework_id: Option<String>,
     pub(crate) session: u64,
@@ -129,7 +130,6 @@ struct PendingReconcile {
 
 pub(crate) struct Session {
     identity: SessionIdentity,
-    former_info: Option<v1::FrameworkInfo>,
     cluster_id: String,
     link: u64,
     is_subscribed: bool,
@@ -154,7 +154,6 @@ impl Session {
     pub(crate) fn new(identity: SessionIdentity) -> Self {
         Self {
             identity,
-            former_info: None,
             cluster_id: String::new(),
             link: 0,
             is_subscribed: false,

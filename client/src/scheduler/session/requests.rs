@@ -190,8 +190,6 @@ impl Session {
     }
 
     fn update_framework(&mut self, key: CallKey, info: v1::FrameworkInfo) {
-        // Set immediately, or a resumed stream would undo the change.
-        self.former_info = Some(std::mem::replace(&mut self.identity.info, info.clone()));
         let request = v1::UpdateFrameworkRequest {
             call: None,
             info: Some(announcing(&info)),

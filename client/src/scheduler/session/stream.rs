@@ -38,9 +38,11 @@ impl Session {
                 reason: "too many offers were held to present them all again".into(),
             });
         }
+        // A change that is not answered is announced, or the subscription would undo it.
+        let info = self.calls.newest_info().unwrap_or(&self.identity.info);
         let request = v1::SubscribeRequest {
             protocol: Some(VersionRange::OWN.first_message()),
-            info: Some(announcing(&self.identity.info)),
+            info: Some(announcing(info)),
             framework_id: self.identity.framework_id.clone().unwrap_or_default(),
             session: self.identity.session,
             held,

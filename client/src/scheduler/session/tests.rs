@@ -8,6 +8,7 @@ use super::*;
 use crate::leader::NoMaster;
 use crate::scheduler::driver::{Accept, OfferOperation};
 
+mod framework_info;
 mod predecessors;
 
 struct World {
@@ -228,24 +229,6 @@ fn unknown_and_repeated_offers_are_not_sent() {
         );
     }
     assert_eq!(sent(&world.accept("1.1")), [1], "it is still good");
-}
-
-#[test]
-fn changed_framework_info_is_used_at_the_next_subscription_unless_rejected() {
-    let mut world = World::subscribed();
-    let name = |effects: &[Effect]| match effects.last() {
-        Some(Effect::Subscribe { request, .. }) => request.info.clone().unwrap().name,
-        other => panic!("no subscription but {other:?}"),
-    };
-    let second = v1::FrameworkInfo {
-        name: "second".into(),
-        ..Default::default()
-    };
-    world.ask(|key| Command::UpdateFramework(key, second));
-    assert_eq!(name(&world.close()), "second", "it may have been applied");
-    world.resume(&[]);
-    world.refused(1, "invalid");
-    assert_eq!(name(&world.close()), "first");
 }
 
 #[test]

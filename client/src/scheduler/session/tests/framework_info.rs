@@ -1,0 +1,52 @@
+//! Tests of the description that a subscription announces while changes of it are open.
+
+use super::*;
+
+fn named(name: &str) -> v1::FrameworkInfo {
+    v1::FrameworkInfo {
+        name: name.into(),
+        ..Default::default()
+    }
+}
+
+/// Breaks the stream, and returns the name that the next subscription announces.
+fn announced(world: &mut World) -> String {
+    let effects = world.close();
+    let Some(Effect::Subscribe { request, .. }) = effects.last() else {
+        panic!("no subscription but {effects:?}");
+    };
+    let name = request.info.clone().unwrap().name;
+    world.resume(&[]);
+    name
+}
+
+#[test]
+fn changed_framework_info_is_used_at_the_next_subscription_unless_rejected() {
+    let mut world = World::subscribed();
+    world.ask(|key| Command::UpdateFramework(key, named("second")));
+    assert_eq!(announced(&mut world), "second", "it may have been applied");
+    world.refused(1, "invalid");
+    assert_eq!(announced(&mut world), "first");
+}
+
+#[test]
+fn a_rejected_change_of_framework_info_leaves_other_changes_in_force() {
+    for (is_first_rejected, last) in [(true, "third"), (false, "second")] {
+        let mut world = World::subscribed();
+        for name in ["second", "third"] {
+            world.ask(|key| Command::UpdateFramework(key, named(name)));
+        }
+        if is_first_rejected {
+            world.refused(1, "invalid");
+        } else {
+            world.done(1);
+        }
+        assert_eq!(announced(&mut world), "third", "it may have been applied");
+        if is_first_rejected {
+            world.done(2);
+        } else {
+            world.refused(2, "invalid");
+        }
+        assert_eq!(announced(&mut world), last);
+    }
+}
