@@ -142,7 +142,7 @@ impl Rim {
             let input = tokio::select! {
                 biased;
                 () = stop.cancelled(), if self.drain_until.is_none() => Input::Command(Command::Stop),
-                () = tokio::time::sleep_until(drain_until), if self.drain_until.is_some() => return Ok(()),
+                () = tokio::time::sleep_until(drain_until), if self.drain_until.is_some() => Input::DrainTimedOut,
                 () = self.driver.notified() => {
                     if let Some(result) = self.take_commands(scheduler) {
                         return result;

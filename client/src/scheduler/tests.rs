@@ -165,6 +165,13 @@ impl World {
             .collect()
     }
 
+    async fn wait_for_call(&self) {
+        let is_call = |received: &ReceivedInput| matches!(received, ReceivedInput::Called { .. });
+        self.cluster
+            .wait("a call", |all| all.iter().any(is_call))
+            .await;
+    }
+
     fn subscriptions(&self) -> Vec<Vec<(String, Vec<u8>)>> {
         let held = |received| match received {
             ReceivedInput::Subscribed { held, .. } => Some(held),
@@ -569,4 +576,22 @@ async fn heartbeats_are_sent_on_request_while_the_stream_is_read() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     world.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_was_sent_is_lost_if_the_time_of_a_stop_is_over() {
+    let world = World::start(1).await;
+    let offer = world.offer("agent-1").await;
+    world.cluster.fault(CallFault::LostReply, 100_000);
+    let call = world.driver.accept(&offer, vec![task("a")]);
+    let question = world.driver.reconcile(vec!["a".into()]);
+    world.wait_for_call().await;
+    let log = Arc::clone(&world.log);
+    world.stop().await.unwrap();
+    for call in [call, question] {
+        let line = format!("answered {} lost run-ended", call.key);
+        let answer = call.answer().await;
+        assert!(matches!(answer.outcome, CallOutcome::Lost(_)), "{answer:?}");
+        assert!(log.lock().unwrap().contains(&line), "{log:?}");
+    }
 }

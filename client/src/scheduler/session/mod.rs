@@ -55,6 +55,8 @@ pub(crate) enum Input {
         result: Result<CallReply, CallError>,
     },
     Acknowledged(Result<(), CallError>),
+    /// The time of a stop is over; some requests may not be answered.
+    DrainTimedOut,
     Reconciled {
         serial: u64,
         result: Result<v1::ReconcileReply, CallError>,
@@ -207,6 +209,7 @@ impl Session {
                 Ok(()) | Err(CallError::Refused(_)) => self.updates.sent(),
                 Err(CallError::NoMaster(_) | CallError::Unanswered { .. }) => self.updates.unsent(),
             },
+            Input::DrainTimedOut => self.end(Ok(())),
             Input::Reconciled { serial, result } => self.reconciled(serial, result),
         }
         self.send();
@@ -238,11 +241,14 @@ impl Session {
             Ok(()) => "the run ended before the answer".to_owned(),
             Err(error) => error.to_string(),
         };
-        for call in self.calls.drain() {
-            let task_ids = task_ids(&call.request);
+        let calls = self.calls.drain().into_iter();
+        let calls = calls.map(|call| (call.key, task_ids(&call.request)));
+        let questions = self.reconciles.drain(..);
+        let questions = questions.map(|question| (question.key, Vec::new()));
+        for (key, task_ids) in calls.chain(questions).collect::<Vec<_>>() {
             // The call may have taken effect: only a repeat would show it, and there will be none.
             self.answer(
-                call.key,
+                key,
                 task_ids,
                 CallOutcome::Lost(local("run-ended", why.clone())),
             );
