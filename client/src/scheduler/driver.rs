@@ -91,7 +91,7 @@ impl CallHandle {
         let over = |_| CallResult {
             call: key,
             task_ids: Vec::new(),
-            outcome: CallOutcome::NotSent("the run ended before the answer".into()),
+            outcome: CallOutcome::NotSent("the run has ended".into()),
         };
         self.answer.await.unwrap_or_else(over)
     }
@@ -306,7 +306,7 @@ impl SchedulerDriver {
         queue.last_key += 1;
         let key = CallKey(queue.last_key);
         if queue.is_closed {
-            // The sender is dropped: the answer is that the run has ended.
+            // The sender is dropped: the answer is that the call was not sent.
             return CallHandle { key, answer };
         }
         let command = if queue.waiting.len() < OPEN_CALLS {
@@ -346,12 +346,22 @@ impl SchedulerDriver {
         }
     }
 
-    /// Stops accepting requests; waiting callers receive the answer that the run has ended.
-    pub(crate) fn close(&self) {
+    /// Stops accepting requests. Waiting callers receive this outcome.
+    pub(crate) fn close(&self, outcome: &CallOutcome) {
         let mut queue = self.lock();
         queue.is_closed = true;
         queue.commands.clear();
-        queue.waiting.clear();
+        let waiting = std::mem::take(&mut queue.waiting);
+        drop(queue);
+        for (key, sender) in waiting {
+            let answer = CallResult {
+                call: CallKey(key),
+                task_ids: Vec::new(),
+                outcome: outcome.clone(),
+            };
+            // There may be no waiter.
+            let _ = sender.send(answer);
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, CommandQueue> {

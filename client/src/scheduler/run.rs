@@ -12,9 +12,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::driver::{Command, SchedulerDriver};
-use super::session::{Effect, Input, Notification, Session, SessionIdentity};
+use super::session::{self, Effect, Input, Notification, Session, SessionIdentity};
 use super::wire::{FIRST_EVENT, call, numbered, read};
-use super::{Scheduler, SchedulerConfig, SchedulerError};
+use super::{CallOutcome, Scheduler, SchedulerConfig, SchedulerError};
 use crate::connector::{Connector, DEFAULT_DEADLINE};
 use crate::failure::CallError;
 
@@ -27,7 +27,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// A scheduler that is ready to run.
 pub struct SchedulerRunner {
     config: SchedulerConfig,
-    driver: SchedulerDriver,
+    driver: ClosedOnDrop,
 }
 
 impl SchedulerRunner {
@@ -36,14 +36,14 @@ impl SchedulerRunner {
     pub fn new(config: SchedulerConfig) -> Self {
         Self {
             config,
-            driver: SchedulerDriver::new(),
+            driver: ClosedOnDrop(SchedulerDriver::new()),
         }
     }
 
     /// Returns a handle for other tasks.
     #[must_use]
     pub fn driver(&self) -> SchedulerDriver {
-        self.driver.clone()
+        self.driver.0.clone()
     }
 
     /// Runs until [`SchedulerDriver::stop`], [`SchedulerDriver::teardown`], `stop` or an error.
@@ -56,12 +56,24 @@ impl SchedulerRunner {
         scheduler: &mut impl Scheduler,
         stop: CancellationToken,
     ) -> Result<(), SchedulerError> {
-        let driver = self.driver.clone();
-        let result = Rim::new(self.config, self.driver)
+        let result = Rim::new(self.config, self.driver.0.clone())
             .run(scheduler, stop)
             .await;
-        driver.close();
+        // The end of the session has answered all calls that were sent.
+        let why = "the run ended before the answer".to_owned();
+        self.driver.0.close(&CallOutcome::NotSent(why));
         result
+    }
+}
+
+/// A driver whose open calls are answered also if the run is dropped, or a callback panics.
+struct ClosedOnDrop(SchedulerDriver);
+
+impl Drop for ClosedOnDrop {
+    fn drop(&mut self) {
+        let why = "the run was abandoned before the answer".to_owned();
+        self.0
+            .close(&CallOutcome::Lost(session::local("run-ended", why)));
     }
 }
 

@@ -595,3 +595,20 @@ async fn a_call_that_was_sent_is_lost_if_the_time_of_a_stop_is_over() {
         assert!(log.lock().unwrap().contains(&line), "{log:?}");
     }
 }
+
+#[tokio::test]
+async fn calls_of_a_dropped_run_are_lost_and_later_ones_not_sent() {
+    let world = World::start(1).await;
+    world.cluster.fault(CallFault::LostReply, 100_000);
+    let call = world.driver.revive(Vec::new());
+    world.wait_for_call().await;
+    world.run.abort();
+    let answer = tokio::time::timeout(Duration::from_secs(20), call.answer());
+    let answer = answer.await.expect("an answer");
+    assert!(matches!(answer.outcome, CallOutcome::Lost(_)), "{answer:?}");
+    let answer = world.driver.revive(Vec::new()).answer().await;
+    assert!(
+        matches!(answer.outcome, CallOutcome::NotSent(_)),
+        "{answer:?}"
+    );
+}

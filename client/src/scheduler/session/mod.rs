@@ -333,7 +333,7 @@ fn with_surplus(
     (task_ids, outcome)
 }
 
-fn local(reason: &str, message: String) -> MasterRejection {
+pub(super) fn local(reason: &str, message: String) -> MasterRejection {
     MasterRejection {
         code: tonic::Code::FailedPrecondition,
         reason: reason.to_owned(),
