@@ -1,5 +1,7 @@
 //! An attached run: from the first contact with the masters to the end of the task.
 
+mod ending;
+
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -16,11 +18,11 @@ use super::preparing::Preparing;
 use super::scheduler::RunEvent;
 use super::signals::Signals;
 use super::stdin::AttachedInput;
-use super::{RunOptions, Session, print_note, session_failure};
-use crate::exit::{DONE, Failure, FailureCode, VerbResult};
+use super::{RunOptions, Session, print_note};
+use crate::exit::{Failure, FailureCode, VerbResult};
 use crate::files::{FileChunk, FileLocation, FileReader, ReadError};
 use crate::operator::{ClusterClient, EndedObjects as Listed, is_terminal};
-use crate::output::{self, PrefixedOutput, StandardStream, note, span_ms};
+use crate::output::{PrefixedOutput, StandardStream, note, span_ms};
 
 /// Time for which a task waits before the reason is shown.
 const REASON_DELAY: Duration = Duration::from_secs(5);
@@ -30,10 +32,6 @@ const REASON_INTERVAL: Duration = Duration::from_secs(5);
 const CONTACT_LOSS: Duration = Duration::from_secs(3);
 /// Number of rejected launches after which the run fails.
 const TRIES: usize = 20;
-/// Timeout of the removal of the framework.
-const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Exit code after Ctrl-C.
-const INTERRUPTED: u8 = 130;
 
 /// The state of one `run`.
 pub(super) struct AttachedRun {
@@ -419,82 +417,6 @@ impl AttachedRun {
         self.print(&format!("waiting {waited}: {reason}"));
         for line in lines.iter().filter(|_| !self.options.quiet) {
             note(&format!("  {line}"));
-        }
-    }
-
-    /// Handles Ctrl-C: cancels while waiting, ends the task while it runs, exits at the third.
-    async fn interrupted(&mut self) -> Option<u8> {
-        self.interrupts += 1;
-        let name = self.job.name().to_owned();
-        // The end of this task ends its group.
-        let first = self.members.first().to_owned();
-        if self.agent_id.is_none() {
-            self.remove().await;
-            note(&format!("{name:<12} cancelled; nothing was started"));
-            return Some(INTERRUPTED);
-        }
-        match self.interrupts {
-            1 => {
-                drop(self.session.driver.kill(&first, None));
-                let grace = span_ms(self.options.grace.as_millis() as u64);
-                note(&format!(
-                    "{name:<12} asked to end, killed after {grace}; Ctrl-C again kills it now"
-                ));
-                None
-            }
-            2 => {
-                for task in self.job.tasks() {
-                    drop(self.session.driver.kill(&task.task_id, Some(0)));
-                }
-                note(&format!(
-                    "{name:<12} is being killed; Ctrl-C again exits without waiting"
-                ));
-                None
-            }
-            _ => {
-                note(&format!(
-                    "{name:<12} abandoned; the masters remove it 10 s after this program has exited"
-                ));
-                Some(INTERRUPTED)
-            }
-        }
-    }
-
-    /// Detaches: prints the ids and exits. The framework stays until its last task has ended.
-    async fn detach(&mut self) -> VerbResult {
-        self.session.driver.stop();
-        // The session ends by itself once everything is acknowledged; a slow end changes nothing.
-        let _ = tokio::time::timeout(REMOVE_TIMEOUT, &mut self.session.ended).await;
-        let id = |name: &str| format!("{}/{name}", self.framework_id);
-        let tasks = self.job.tasks().iter();
-        let lines: String = tasks.map(|task| id(&task.task_id) + "\n").collect();
-        output::print(&lines)?;
-        let first = id(self.members.first());
-        let kill = match self.job.group() {
-            "" => format!("argosy task kill {first}"),
-            group => format!("argosy group kill {}", id(group)),
-        };
-        self.print(&format!(
-            "keeps running; argosy logs -f {first} follows it, {kill} ends it"
-        ));
-        Ok(DONE)
-    }
-
-    /// Removes the framework. Only the history of a finished `run` remains.
-    async fn remove(&mut self) {
-        drop(self.session.driver.teardown());
-        // If there is no leader now, the masters remove it later: its failover timeout is zero.
-        let _ = tokio::time::timeout(REMOVE_TIMEOUT, &mut self.session.ended).await;
-    }
-
-    async fn session_ended(self) -> VerbResult {
-        match self.session.ended.await {
-            Ok(Err(error)) => Err(session_failure(&error, self.job.name())),
-            Ok(Ok(())) => Err(Failure::failed(format!(
-                "{} ended without an answer",
-                self.job.name()
-            ))),
-            Err(error) => Err(Failure::failed(format!("the session failed: {error}"))),
         }
     }
 }
