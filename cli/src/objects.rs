@@ -97,7 +97,7 @@ pub(crate) fn calls(command: impl Future<Output = VerbResult>) -> VerbResult {
 }
 
 /// Creates a runtime in which one thread may wait for a slow terminal while the other keeps the
-/// session.
+/// session. Tasks that can all wait at the same time do so in `block_in_place`.
 pub(crate) fn two_threads() -> anyhow::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(2)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use argosy_client::resources::to_wire;
 use argosy_proto::v1;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet, block_in_place};
 use tokio::time::Interval;
 
 use super::job::Job;
@@ -289,9 +289,10 @@ impl AttachedRun {
             let mut labelled = PrefixedOutput::new(stream, file, label.clone());
             self.tails.spawn(async move {
                 let mut files = FileReader::new(masters);
-                let mut sink = |piece: FileChunk<'_>| labelled.pass(piece);
+                // A paused reader blocks this thread. The others take over its tasks.
+                let mut sink = |piece: FileChunk<'_>| block_in_place(|| labelled.pass(piece));
                 let followed = files.follow(&location, 0, &over, &mut sink).await;
-                labelled.finish(followed)
+                block_in_place(|| labelled.finish(followed))
             });
         }
     }

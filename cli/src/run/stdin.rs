@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _};
 
 use argosy_proto::exec::{AttachOffsets, ExecResult};
+use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::exec::attached::{self, ClientSessionEnd, StreamMode};
@@ -32,7 +33,7 @@ impl AttachedInput {
             return self.follow(&mut files).await;
         };
         for (file, end) in [("stdout", begins.stdout), ("stderr", begins.stderr)] {
-            let mut sink = |piece: FileChunk<'_>| write_chunk(file, piece);
+            let mut sink = |piece: FileChunk<'_>| block_in_place(|| write_chunk(file, piece));
             let location = self.location(file);
             files.read_part(&location, 0, end, &mut sink).await?;
         }
@@ -70,7 +71,7 @@ impl AttachedInput {
 
     async fn follow(&self, files: &mut FileReader) -> Result<(), ReadError> {
         for file in ["stdout", "stderr"] {
-            let mut sink = |piece: FileChunk<'_>| write_chunk(file, piece);
+            let mut sink = |piece: FileChunk<'_>| block_in_place(|| write_chunk(file, piece));
             files
                 .follow(&self.location(file), 0, &self.ended, &mut sink)
                 .await?;

@@ -18,6 +18,7 @@ mod lists;
 mod logs;
 mod official_images;
 mod outside;
+mod paused_reader;
 mod preparation;
 mod privilege_drop;
 mod registry;

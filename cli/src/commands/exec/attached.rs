@@ -1,7 +1,6 @@
 //! The session of a running command: its output is written, input and signals are forwarded to it.
 //!
-//! A separate task receives output and may wait on its thread for a slow reader; everything else
-//! continues.
+//! A separate task receives output and may wait for a slow reader; everything else continues.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use futures::stream::{FuturesUnordered, SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::block_in_place;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -174,9 +174,9 @@ async fn receive(mut frames: SplitStream<Socket>, window: Arc<Semaphore>) -> Cli
     }
 }
 
+/// Writes without blocking the other tasks of this thread.
 fn write(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
-    to.write_all(bytes)?;
-    to.flush()
+    block_in_place(|| to.write_all(bytes).and_then(|()| to.flush()))
 }
 
 /// Reads standard input chunk by chunk. An empty chunk is the end of input; a closed channel means

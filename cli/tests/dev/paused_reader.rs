@@ -1,0 +1,43 @@
+//! `argosy run` while its output is not read.
+
+use std::os::fd::AsFd;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use argosy_testbed::processes::end;
+use nix::sys::signal::Signal;
+use rustix::io::ioctl_fionread;
+
+use crate::cluster::{DevCluster, STEP_TIMEOUT, wait_for};
+
+/// Longer than the time after which masters remove a framework that sends no heartbeats.
+const SILENCE: Duration = Duration::from_secs(25);
+/// Fills both streams.
+const FILL: &str = "head -c 1000000 /dev/zero >&2 & head -c 1000000 /dev/zero; wait;";
+
+/// Starts a run whose output is not read, and returns it when both pipes are full.
+fn start_unread(cluster: &DevCluster, name: &str, rest: &str) -> Child {
+    let script = format!("{FILL} {rest}");
+    let words = ["run", "--name", name, "--", "sh", "-c", &script];
+    let mut command = cluster.argosy(&words);
+    let running = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let running = running.spawn().unwrap();
+    let is_full = |pipe: &dyn AsFd| ioctl_fionread(pipe.as_fd()).unwrap() > 60_000;
+    wait_for("the pipes to be full", || {
+        is_full(running.stdout.as_ref().unwrap()) && is_full(running.stderr.as_ref().unwrap())
+    });
+    running
+}
+
+#[test]
+fn a_task_continues_while_its_output_is_not_read() {
+    let cluster = DevCluster::start(41, "1x1", &[]);
+    let mut running = start_unread(&cluster, "unread", "exec sleep 1000");
+    let until = Instant::now() + SILENCE;
+    while Instant::now() < until {
+        let tasks = cluster.run(&["ps"]).1;
+        assert!(tasks.contains("running"), "{tasks}");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    end(&mut running, Signal::SIGKILL, STEP_TIMEOUT).unwrap();
+}
