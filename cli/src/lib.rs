@@ -58,7 +58,7 @@ use argosy_proto::trace::{self, TraceContext};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use exit::{Failure, VerbResult};
-use objects::{AgentCommand, MasterCommand, ObjectCommand, calls, two_threads};
+use objects::{AgentCommand, MasterCommand, ObjectCommand, calls, in_a_task};
 use verbs::{DebugCommand, Verb};
 
 /// Runs the whole program: reads the command line, executes it, returns the exit code.
@@ -150,7 +150,7 @@ fn run_verb(verb: &Verb) -> VerbResult {
         Verb::Limit(command) => command.run(),
         Verb::Context(command) => command.run(),
         Verb::Dev(arguments) => calls(dev::run(arguments)),
-        Verb::Run(arguments) => two_threads()?.block_on(run::run(arguments)),
+        Verb::Run(arguments) => in_a_task(run::run(arguments)),
         Verb::Ps(arguments) => calls(objects::ps(arguments)),
         Verb::Top(arguments) => top::run(arguments),
         Verb::Logs(arguments) => calls(commands::logs::show(arguments)),
@@ -171,14 +171,6 @@ fn run_verb(verb: &Verb) -> VerbResult {
             Err(Failure::usage("only an agent starts its helper processes"))
         }
     }
-}
-
-fn in_a_task(verb: impl Future<Output = VerbResult>) -> VerbResult {
-    let runtime = two_threads()?;
-    let ended = runtime.block_on(verb);
-    // A thread may block without end on a terminal that accepts no output.
-    runtime.shutdown_background();
-    ended
 }
 
 /// Returns whether errors are printed as JSON.

@@ -96,6 +96,15 @@ pub(crate) fn calls(command: impl Future<Output = VerbResult>) -> VerbResult {
     runtime.block_on(command)
 }
 
+/// Executes a command that shows the output of a task.
+pub(crate) fn in_a_task(command: impl Future<Output = VerbResult>) -> VerbResult {
+    let runtime = two_threads()?;
+    let ended = runtime.block_on(command);
+    // A thread may block without end on a terminal that accepts no output.
+    runtime.shutdown_background();
+    ended
+}
+
 /// Creates a runtime in which one thread may wait for a slow terminal while the other keeps the
 /// session. Tasks that can all wait at the same time do so in `block_in_place`.
 pub(crate) fn two_threads() -> anyhow::Result<Runtime> {

@@ -3,8 +3,8 @@
 //!
 //! The parts: `job`, `checks` and `file` (the request), `members` (the progress of each task),
 //! `scheduler`, `pending_reason` (why a task waits), `preparing` (until it starts), `attached` and
-//! `stdin` (while the job runs), `outcome` (the result). The client library handles a change of
-//! leader.
+//! `stdin` (while the job runs), `notes` (lines about it), `outcome` (the result). The client
+//! library handles a change of leader.
 
 mod attached;
 mod checks;
@@ -12,6 +12,7 @@ mod command_line;
 mod file;
 mod job;
 mod members;
+mod notes;
 mod outcome;
 mod pending_reason;
 mod preparing;
@@ -34,7 +35,6 @@ use crate::args::{GroupRun, Run};
 use crate::contexts::ChosenCluster;
 use crate::exit::{Failure, FailureCode, VerbResult};
 use crate::operator::{self, ClusterClient};
-use crate::output::note;
 use crate::random;
 use crate::transport::ClientTransport;
 
@@ -177,12 +177,5 @@ fn session_failure(error: &SchedulerError, name: &str) -> Failure {
         SchedulerError::Superseded(why) => {
             Failure::new(FailureCode::Failed, format!("{name} was taken over: {why}"))
         }
-    }
-}
-
-/// Prints a line about the task unless `--quiet` is set.
-fn print_note(options: &RunOptions, name: &str, text: &str) {
-    if !options.quiet {
-        note(&format!("{name:<12} {text}"));
     }
 }

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::tasks::POLL_INTERVAL;
-use super::{ObjectCommand, calls, two_threads};
+use super::{ObjectCommand, calls, in_a_task};
 use crate::args::{ConnectionArguments, GroupRun, ListView, OutputArguments, WriteArguments};
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::operator::{ClusterClient, EndedObjects, GroupTracker, ListedGroup, is_terminal};
@@ -96,7 +96,7 @@ impl ObjectCommand for GroupCommand {
 
     fn run(&self) -> VerbResult {
         match self {
-            Self::Run(arguments) => two_threads()?.block_on(run::run_group(arguments)),
+            Self::Run(arguments) => in_a_task(run::run_group(arguments)),
             Self::List(arguments) => calls(list(arguments)),
             Self::Kill(arguments) => calls(kill(arguments)),
         }

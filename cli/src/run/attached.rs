@@ -12,17 +12,19 @@ use tokio::time::Interval;
 
 use super::job::Job;
 use super::members::JobTasks;
+use super::notes::RunNotes;
 use super::outcome::{self, RunTimes};
 use super::pending_reason::{self, PendingContext, PendingReason};
 use super::preparing::Preparing;
 use super::scheduler::RunEvent;
 use super::signals::Signals;
 use super::stdin::AttachedInput;
-use super::{RunOptions, Session, print_note};
+use super::{RunOptions, Session};
 use crate::exit::{Failure, FailureCode, VerbResult};
 use crate::files::{FileChunk, FileLocation, FileReader, ReadError};
 use crate::operator::{ClusterClient, EndedObjects as Listed, is_terminal};
-use crate::output::{PrefixedOutput, StandardStream, note, span_ms};
+use crate::output::{PrefixedOutput, StandardStream, span_ms};
+use ending::INTERRUPTED;
 
 /// Time for which a task waits before the reason is shown.
 const REASON_DELAY: Duration = Duration::from_secs(5);
@@ -40,6 +42,7 @@ pub(super) struct AttachedRun {
     session: Session,
     operator: ClusterClient,
     options: RunOptions,
+    notes: RunNotes,
     framework_id: String,
     times: RunTimes,
     agent_id: Option<String>,
@@ -76,6 +79,7 @@ impl AttachedRun {
             session,
             operator: client,
             options,
+            notes: RunNotes::start(),
             framework_id: String::new(),
             times: RunTimes::default(),
             agent_id: None,
@@ -93,12 +97,17 @@ impl AttachedRun {
     /// Runs until the task has ended, or until waiting is pointless.
     pub(super) async fn finish(mut self) -> VerbResult {
         let mut signals = Signals::new()?;
+        let ended = self.follow(&mut signals).await;
+        self.finish_output(&mut signals, ended).await
+    }
+
+    async fn follow(&mut self, signals: &mut Signals) -> VerbResult {
         let mut ticks = tokio::time::interval(Duration::from_millis(250));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ask_at = Instant::now() + REASON_DELAY;
         loop {
-            let ended = match self.wait(&mut signals, &mut ticks).await {
-                LoopEvent::Event(Some(event)) => self.handle(event).await?,
+            let ended = match self.wait(signals, &mut ticks).await {
+                LoopEvent::Event(Some(event)) => self.handle(event, signals).await?,
                 LoopEvent::Event(None) => return self.session_ended().await,
                 LoopEvent::Interrupted => self.interrupted().await,
                 LoopEvent::ReaderGone => {
@@ -151,17 +160,20 @@ impl AttachedRun {
             | ReadError::Busy { .. }
             | ReadError::Broken(_) => {
                 // Also with `--quiet`, because missing output would go unnoticed.
-                note(&format!(
-                    "{:<12} output is incomplete: {error}",
-                    self.job.name()
-                ));
+                let name = self.job.name();
+                self.notes
+                    .print(format!("{name:<12} output is incomplete: {error}"));
                 false
             }
         }
     }
 
     /// Handles an event. Returns the exit code if it was the last one.
-    async fn handle(&mut self, event: RunEvent) -> Result<Option<u8>, Failure> {
+    async fn handle(
+        &mut self,
+        event: RunEvent,
+        signals: &mut Signals,
+    ) -> Result<Option<u8>, Failure> {
         let now = self.session.started.elapsed();
         match event {
             RunEvent::Registered { framework_id } => {
@@ -192,7 +204,7 @@ impl AttachedRun {
                 }
                 self.last_refusal = Some(message);
             }
-            RunEvent::Status(status) => return Ok(self.status(*status).await),
+            RunEvent::Status(status) => return Ok(self.status(*status, signals).await),
             RunEvent::Disconnected { why } => {
                 tracing::debug!(why, "the masters are unreachable");
                 self.silent_since.get_or_insert_with(Instant::now);
@@ -212,7 +224,7 @@ impl AttachedRun {
         Ok(None)
     }
 
-    async fn status(&mut self, status: v1::TaskStatus) -> Option<u8> {
+    async fn status(&mut self, status: v1::TaskStatus, signals: &mut Signals) -> Option<u8> {
         let member = self.members.named(&status.task_id)?;
         let is_new = member.started.is_none();
         if !status.agent_id.is_empty() {
@@ -232,29 +244,26 @@ impl AttachedRun {
                 }
                 true => format!("{agent} is unreachable; the task has stopped itself there"),
             };
-            print_note(&self.options, &status.task_id, &text);
+            self.print_about(&status.task_id, &text);
         }
         if !has_ended {
             use v1::Reason as R;
             if let R::HealthCheckStatusUpdated | R::ReadinessCheckStatusUpdated = status.reason() {
-                print_note(&self.options, &status.task_id, &status.message);
+                self.print_about(&status.task_id, &status.message);
             }
             return None;
         }
         let is_last = self.members.record_end(status.clone());
-        if is_last {
-            while let Some(tail) = self.tails.join_next().await {
-                if let Ok(Err(error)) = tail {
-                    self.tail_ended(&error);
-                }
-            }
-        }
+        let is_interrupted = is_last && !self.rest_is_written(signals).await;
         self.print_end(&status);
         if !is_last {
             return None;
         }
         self.remove().await;
-        Some(self.members.exit_code())
+        Some(match is_interrupted {
+            true => INTERRUPTED,
+            false => self.members.exit_code(),
+        })
     }
 
     fn started(&mut self, task: &str) {
@@ -268,7 +277,7 @@ impl AttachedRun {
         let (label, over) = (member.label.clone(), member.ended.clone());
         let agent_id = self.agent_id.clone().unwrap_or_default();
         let text = outcome::start_text(&self.times, &agent_id);
-        print_note(&self.options, task, &text);
+        self.print_about(task, &text);
         let masters = self.operator.http_masters();
         if self.options.interactive {
             let typing = AttachedInput {
@@ -299,7 +308,14 @@ impl AttachedRun {
 
     /// Prints a line about the whole job.
     fn print(&self, text: &str) {
-        print_note(&self.options, self.job.name(), text);
+        self.print_about(self.job.name(), text);
+    }
+
+    /// Prints a line about a task or the job unless `--quiet` is set.
+    fn print_about(&self, name: &str, text: &str) {
+        if !self.options.quiet {
+            self.notes.print(format!("{name:<12} {text}"));
+        }
     }
 
     fn print_end(&mut self, status: &v1::TaskStatus) {
@@ -310,10 +326,11 @@ impl AttachedRun {
         let ran = started.map(|started| now.saturating_sub(started));
         let text = outcome::end_text(status, ran);
         if started.is_some() {
-            print_note(&self.options, task, &text);
+            self.print_about(task, &text);
         } else {
             // Also with `--quiet`, because there is no output that would show it.
-            note(&format!("{task:<12} never started: {text}"));
+            self.notes
+                .print(format!("{task:<12} never started: {text}"));
         }
     }
 
@@ -417,7 +434,7 @@ impl AttachedRun {
         let waited = span_ms(self.session.started.elapsed().as_millis() as u64);
         self.print(&format!("waiting {waited}: {reason}"));
         for line in lines.iter().filter(|_| !self.options.quiet) {
-            note(&format!("  {line}"));
+            self.notes.print(format!("  {line}"));
         }
     }
 }

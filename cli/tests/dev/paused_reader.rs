@@ -5,7 +5,8 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use argosy_testbed::processes::end;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustix::io::ioctl_fionread;
 
 use crate::cluster::{DevCluster, STEP_TIMEOUT, wait_for};
@@ -40,4 +41,24 @@ fn a_task_continues_while_its_output_is_not_read() {
         std::thread::sleep(Duration::from_millis(500));
     }
     end(&mut running, Signal::SIGKILL, STEP_TIMEOUT).unwrap();
+}
+
+#[test]
+fn signals_end_a_run_whose_output_is_not_read() {
+    let cluster = DevCluster::start(42, "1x1", &[]);
+    let mut running = start_unread(&cluster, "first", "exit 0");
+    wait_for("the end of the task", || {
+        cluster.run(&["ps", "--all"]).1.contains("finished")
+    });
+    let status = end(&mut running, Signal::SIGTERM, STEP_TIMEOUT).unwrap();
+    assert_eq!(status.code(), Some(130));
+
+    // The first signal ends a running task, the second one the run.
+    let mut running = start_unread(&cluster, "second", "exec sleep 1000");
+    kill(Pid::from_raw(running.id() as i32), Signal::SIGTERM).unwrap();
+    wait_for("the end of the task", || {
+        cluster.run(&["ps", "--all"]).1.contains("killed")
+    });
+    let status = end(&mut running, Signal::SIGTERM, STEP_TIMEOUT).unwrap();
+    assert_eq!(status.code(), Some(130));
 }

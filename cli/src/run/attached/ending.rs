@@ -1,18 +1,59 @@
 //! The ends of an attached run: a signal, detaching, the removal of its framework.
 
+use std::pin::pin;
 use std::time::Duration;
 
+use tokio::time::{sleep, timeout};
+
 use super::super::session_failure;
+use super::super::signals::Signals;
 use super::AttachedRun;
 use crate::exit::{DONE, Failure, VerbResult};
-use crate::output::{self, note, span_ms};
+use crate::output::{self, span_ms};
 
 /// Timeout of the removal of the framework.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Exit code after Ctrl-C.
-const INTERRUPTED: u8 = 130;
+pub(super) const INTERRUPTED: u8 = 130;
+/// Time for output that may be blocked, at the end of the run.
+const BLOCKED_OUTPUT: Duration = Duration::from_secs(1);
 
 impl AttachedRun {
+    /// Waits for the rest of the output of tasks that have ended, and returns whether it was
+    /// written. After a signal, output that is blocked is abandoned.
+    pub(super) async fn rest_is_written(&mut self, signals: &mut Signals) -> bool {
+        let mut rest = pin!(self.write_rest());
+        tokio::select! {
+            () = &mut rest => true,
+            () = signals.next() => timeout(BLOCKED_OUTPUT, rest).await.is_ok(),
+        }
+    }
+
+    async fn write_rest(&mut self) {
+        while let Some(tail) = self.tails.join_next().await {
+            if let Ok(Err(error)) = tail {
+                self.tail_ended(&error);
+            }
+        }
+    }
+
+    /// Ends the output, and the run with this result. Output that is blocked is abandoned after a
+    /// signal.
+    pub(super) async fn finish_output(
+        mut self,
+        signals: &mut Signals,
+        ended: VerbResult,
+    ) -> VerbResult {
+        // A tail may have changed the mode of the terminal, and restores it.
+        let stopped = timeout(BLOCKED_OUTPUT, self.tails.shutdown()).await;
+        let is_abandoned = stopped.is_err() || matches!(ended, Ok(INTERRUPTED));
+        tokio::select! {
+            () = self.notes.finish() => ended,
+            () = sleep(BLOCKED_OUTPUT), if is_abandoned => ended,
+            () = signals.next() => Ok(INTERRUPTED),
+        }
+    }
+
     /// Handles Ctrl-C: cancels while waiting, ends the task while it runs, exits at the third.
     pub(super) async fn interrupted(&mut self) -> Option<u8> {
         self.interrupts += 1;
@@ -21,14 +62,15 @@ impl AttachedRun {
         let first = self.members.first().to_owned();
         if self.agent_id.is_none() {
             self.remove().await;
-            note(&format!("{name:<12} cancelled; nothing was started"));
+            self.notes
+                .print(format!("{name:<12} cancelled; nothing was started"));
             return Some(INTERRUPTED);
         }
         match self.interrupts {
             1 => {
                 drop(self.session.driver.kill(&first, None));
                 let grace = span_ms(self.options.grace.as_millis() as u64);
-                note(&format!(
+                self.notes.print(format!(
                     "{name:<12} asked to end, killed after {grace}; Ctrl-C again kills it now"
                 ));
                 None
@@ -37,13 +79,13 @@ impl AttachedRun {
                 for task in self.job.tasks() {
                     drop(self.session.driver.kill(&task.task_id, Some(0)));
                 }
-                note(&format!(
+                self.notes.print(format!(
                     "{name:<12} is being killed; Ctrl-C again exits without waiting"
                 ));
                 None
             }
             _ => {
-                note(&format!(
+                self.notes.print(format!(
                     "{name:<12} abandoned; the masters remove it 10 s after this program has exited"
                 ));
                 Some(INTERRUPTED)
@@ -55,7 +97,7 @@ impl AttachedRun {
     pub(super) async fn detach(&mut self) -> VerbResult {
         self.session.driver.stop();
         // The session ends by itself once everything is acknowledged; a slow end changes nothing.
-        let _ = tokio::time::timeout(REMOVE_TIMEOUT, &mut self.session.ended).await;
+        let _ = timeout(REMOVE_TIMEOUT, &mut self.session.ended).await;
         let id = |name: &str| format!("{}/{name}", self.framework_id);
         let tasks = self.job.tasks().iter();
         let lines: String = tasks.map(|task| id(&task.task_id) + "\n").collect();
@@ -75,11 +117,11 @@ impl AttachedRun {
     pub(super) async fn remove(&mut self) {
         drop(self.session.driver.teardown());
         // If there is no leader now, the masters remove it later: its failover timeout is zero.
-        let _ = tokio::time::timeout(REMOVE_TIMEOUT, &mut self.session.ended).await;
+        let _ = timeout(REMOVE_TIMEOUT, &mut self.session.ended).await;
     }
 
-    pub(super) async fn session_ended(self) -> VerbResult {
-        match self.session.ended.await {
+    pub(super) async fn session_ended(&mut self) -> VerbResult {
+        match (&mut self.session.ended).await {
             Ok(Err(error)) => Err(session_failure(&error, self.job.name())),
             Ok(Ok(())) => Err(Failure::failed(format!(
                 "{} ended without an answer",
