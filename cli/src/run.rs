@@ -20,6 +20,8 @@ mod scheduler;
 mod shortage;
 mod signals;
 mod stdin;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant};
 

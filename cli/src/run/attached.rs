@@ -46,6 +46,8 @@ pub(super) struct AttachedRun {
     framework_id: String,
     times: RunTimes,
     agent_id: Option<String>,
+    /// Whether a launch was sent that is not known to be rejected.
+    may_have_launched: bool,
     last_refusal: Option<String>,
     refusals: usize,
     interrupts: u8,
@@ -83,6 +85,7 @@ impl AttachedRun {
             framework_id: String::new(),
             times: RunTimes::default(),
             agent_id: None,
+            may_have_launched: false,
             last_refusal: None,
             refusals: 0,
             interrupts: 0,
@@ -109,7 +112,7 @@ impl AttachedRun {
             let ended = match self.wait(signals, &mut ticks).await {
                 LoopEvent::Event(Some(event)) => self.handle(event, signals).await?,
                 LoopEvent::Event(None) => return self.session_ended().await,
-                LoopEvent::Interrupted => self.interrupted().await,
+                LoopEvent::Interrupted => self.interrupted().await?,
                 LoopEvent::ReaderGone => {
                     drop(self.session.driver.kill(self.members.first(), None));
                     None
@@ -175,7 +178,9 @@ impl AttachedRun {
         signals: &mut Signals,
     ) -> Result<Option<u8>, Failure> {
         let now = self.session.started.elapsed();
+        self.record_launch(&event);
         match event {
+            RunEvent::Launching => {}
             RunEvent::Registered { framework_id } => {
                 self.framework_id = framework_id;
                 self.times.registered = Some(now);
@@ -222,6 +227,18 @@ impl AttachedRun {
             }
         }
         Ok(None)
+    }
+
+    fn record_launch(&mut self, event: &RunEvent) {
+        match event {
+            RunEvent::Launching => self.may_have_launched = true,
+            RunEvent::Refused { .. } => self.may_have_launched = false,
+            RunEvent::Registered { .. }
+            | RunEvent::Launched { .. }
+            | RunEvent::Status(_)
+            | RunEvent::Disconnected { .. }
+            | RunEvent::Reconnected => {}
+        }
     }
 
     async fn status(&mut self, status: v1::TaskStatus, signals: &mut Signals) -> Option<u8> {
@@ -361,7 +378,7 @@ impl AttachedRun {
             .filter(|limit| is_known && waited >= *limit)
         {
             let found = self.reason().await;
-            self.remove().await;
+            self.cancel().await?;
             return Err(outcome::not_placed(self.job.name(), limit, found));
         }
         if Instant::now() >= *ask_at && self.reason_request.is_none() && is_known {

@@ -96,6 +96,16 @@ pub(super) fn not_placed(
     )
 }
 
+/// Returns the failure that no master has answered the launch or the removal of the framework.
+pub(super) fn launch_unknown(name: &str, framework_id: &str) -> Failure {
+    let message = format!(
+        "{name} may have been started: no master has confirmed the removal of {framework_id}"
+    );
+    Failure::new(FailureCode::Unavailable, message).advise(format!(
+        "argosy framework teardown {framework_id} removes it and its tasks"
+    ))
+}
+
 /// Returns the task's own code; 128 + n on signal n; 125 if it never started.
 pub(super) fn exit_code(status: &v1::TaskStatus, has_started: bool) -> u8 {
     if !has_started {

@@ -21,6 +21,8 @@ const SHORT_FILTER_MS: u64 = 1_000;
 pub(crate) enum RunEvent {
     /// The framework is registered.
     Registered { framework_id: String },
+    /// A launch is sent.
+    Launching,
     /// The launch is committed.
     Launched { agent_id: String },
     /// The launch was rejected; another offer is awaited.
@@ -132,6 +134,7 @@ impl Scheduler for JobScheduler {
                     call: call.key,
                     agent_id: offer.agent_id,
                 };
+                self.send(RunEvent::Launching);
             } else {
                 let text = format!("{} does not fit", self.job.wanted());
                 driver.decline_because(

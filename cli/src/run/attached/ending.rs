@@ -3,10 +3,11 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use argosy_client::scheduler::SchedulerError;
 use tokio::time::{sleep, timeout};
 
-use super::super::session_failure;
 use super::super::signals::Signals;
+use super::super::{outcome, session_failure};
 use super::AttachedRun;
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::output::{self, span_ms};
@@ -55,18 +56,18 @@ impl AttachedRun {
     }
 
     /// Handles Ctrl-C: cancels while waiting, ends the task while it runs, exits at the third.
-    pub(super) async fn interrupted(&mut self) -> Option<u8> {
+    pub(super) async fn interrupted(&mut self) -> Result<Option<u8>, Failure> {
         self.interrupts += 1;
         let name = self.job.name().to_owned();
         // The end of this task ends its group.
         let first = self.members.first().to_owned();
         if self.agent_id.is_none() {
-            self.remove().await;
+            self.cancel().await?;
             self.notes
                 .print(format!("{name:<12} cancelled; nothing was started"));
-            return Some(INTERRUPTED);
+            return Ok(Some(INTERRUPTED));
         }
-        match self.interrupts {
+        Ok(match self.interrupts {
             1 => {
                 drop(self.session.driver.kill(&first, None));
                 let grace = span_ms(self.options.grace.as_millis() as u64);
@@ -90,7 +91,7 @@ impl AttachedRun {
                 ));
                 Some(INTERRUPTED)
             }
-        }
+        })
     }
 
     /// Detaches: prints the ids and exits. The framework stays until its last task has ended.
@@ -113,11 +114,26 @@ impl AttachedRun {
         Ok(DONE)
     }
 
-    /// Removes the framework. Only the history of a finished `run` remains.
-    pub(super) async fn remove(&mut self) {
+    /// Removes the framework before its task has started. Fails if the task may start nevertheless.
+    pub(super) async fn cancel(&mut self) -> Result<(), Failure> {
+        let is_removed = self.remove().await;
+        while let Ok(event) = self.session.events.try_recv() {
+            self.record_launch(&event);
+        }
+        if self.may_have_launched && !is_removed {
+            let name = self.job.name();
+            return Err(outcome::launch_unknown(name, &self.framework_id));
+        }
+        Ok(())
+    }
+
+    /// Removes the framework, and returns whether it is certainly removed. Only the history of a
+    /// finished `run` remains.
+    pub(super) async fn remove(&mut self) -> bool {
         drop(self.session.driver.teardown());
-        // If there is no leader now, the masters remove it later: its failover timeout is zero.
-        let _ = timeout(REMOVE_TIMEOUT, &mut self.session.ended).await;
+        // If there is no leader now, the masters remove it later, unless it was to be detached.
+        let ended = timeout(REMOVE_TIMEOUT, &mut self.session.ended).await;
+        matches!(ended, Ok(Ok(Ok(()) | Err(SchedulerError::Removed(_)))))
     }
 
     pub(super) async fn session_ended(&mut self) -> VerbResult {
