@@ -15,7 +15,20 @@ pub(crate) mod wait;
 
 use std::io::{BufRead, IsTerminal, Write};
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::exit::Failure;
+
+/// Returns the signal that asks this program to exit.
+pub(crate) async fn interruption() -> Result<i32, Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::of(&error));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => Ok(SignalKind::interrupt().as_raw_value()),
+        _ = terminate.recv() => Ok(SignalKind::terminate().as_raw_value()),
+    }
+}
 
 /// Asks for confirmation before a destructive change: interactively on a terminal, by `--yes` in a
 /// script.

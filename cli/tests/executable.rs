@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use argosy_host::audit::{AuditEntry, AuditEvent, AuditLog, AuditSettings};
-use argosy_testbed::processes::remove_flag_variables;
+use argosy_testbed::processes::{end, remove_flag_variables};
+use nix::sys::signal::Signal;
 
 fn argosy(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_argosy"));
@@ -355,4 +356,39 @@ fn the_commands_of_the_page_about_the_audit_log_work() {
         let (code, _, stderr) = split(command.output().unwrap());
         assert_eq!(code, 0, "{block}: {stderr}");
     }
+}
+
+/// Returns an address whose connections are accepted, and never answered.
+fn mute_listener() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+#[test]
+fn an_interrupted_snapshot_leaves_no_file() {
+    let (_listener, masters) = mute_listener();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("argosy.snapshot");
+    let words = [
+        "snapshot",
+        "save",
+        "--timeout",
+        "60s",
+        "--masters",
+        &masters,
+    ];
+    let mut saving = argosy(&words).arg(&file).spawn().unwrap();
+    let files = || std::fs::read_dir(directory.path()).unwrap().count();
+    while files() == 0 {
+        assert!(saving.try_wait().unwrap().is_none(), "it has ended");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let ended = end(
+        &mut saving,
+        Signal::SIGTERM,
+        std::time::Duration::from_secs(20),
+    );
+    assert_eq!(ended.unwrap().code(), Some(143));
+    assert_eq!(files(), 0);
 }

@@ -13,9 +13,8 @@ mod upload;
 
 use std::io;
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::exec::{READER_GONE, by_signal};
+use super::interruption;
 use crate::args::Cp;
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::files::ReadError;
@@ -69,17 +68,6 @@ enum CopyError {
 impl From<Failure> for CopyError {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
-    }
-}
-
-/// Returns the signal that asks this program to exit.
-async fn interruption() -> Result<i32, Failure> {
-    let listen = |kind| signal(kind).map_err(|error| Failure::of(&error));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => Ok(SignalKind::interrupt().as_raw_value()),
-        _ = terminate.recv() => Ok(SignalKind::terminate().as_raw_value()),
     }
 }
 

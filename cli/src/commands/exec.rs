@@ -79,7 +79,7 @@ pub(crate) async fn run(arguments: &Exec) -> VerbResult {
 }
 
 /// Returns the exit code for a signal, as shells do.
-pub(super) fn by_signal(signal: i32) -> u8 {
+pub(crate) fn by_signal(signal: i32) -> u8 {
     128u8.saturating_add(u8::try_from(signal).unwrap_or(127))
 }
 

@@ -11,9 +11,13 @@ use argosy_master::{SecretKeys, SnapshotEncryptor};
 use argosy_raft::LockedDirectory;
 use argosy_state::ids::ClusterId;
 use clap::{Args, Subcommand};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use super::{ObjectCommand, calls};
 use crate::args::{ConnectionArguments, OutputArguments};
+use crate::commands::exec::by_signal;
+use crate::commands::interruption;
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::operator::ClusterClient;
 use crate::output::{self, StatusLine, StatusMode, note};
@@ -146,6 +150,17 @@ impl DraftFile {
     }
 }
 
+impl DraftFile {
+    /// Gives the file its name. Fails if there is a file of that name by now.
+    fn publish(&self, path: &Path) -> io::Result<()> {
+        match renameat_with(CWD, &self.0, CWD, path, RenameFlags::NOREPLACE) {
+            // A file system without such renames, as NFS. The draft's name is removed on drop.
+            Err(Errno::INVAL) => fs::hard_link(&self.0, path),
+            renamed => Ok(renamed?),
+        }
+    }
+}
+
 impl Drop for DraftFile {
     fn drop(&mut self) {
         // After the rename there is none.
@@ -165,8 +180,7 @@ impl<'a> Destination<'a> {
             return Ok(Self::StandardOutput);
         }
         if fs::symlink_metadata(path).is_ok() {
-            let text = format!("{} exists, and is not replaced", path.display());
-            return Err(Failure::usage(text).advise("choose another name, or remove that file"));
+            return Err(exists(path));
         }
         Ok(Self::File(path))
     }
@@ -183,7 +197,22 @@ impl<'a> Destination<'a> {
     }
 }
 
+fn exists(path: &Path) -> Failure {
+    let text = format!("{} exists, and is not replaced", path.display());
+    Failure::usage(text).advise("choose another name, or remove that file")
+}
+
 async fn save(arguments: &SnapshotSave) -> VerbResult {
+    tokio::select! {
+        // The signals are awaited before there is a draft, which is removed when the copy is
+        // dropped.
+        biased;
+        signal = interruption() => Ok(by_signal(signal?)),
+        saved = save_copy(arguments) => saved,
+    }
+}
+
+async fn save_copy(arguments: &SnapshotSave) -> VerbResult {
     let destination = Destination::of(&arguments.file)?;
     let keys = arguments.key.keys()?;
     let directory = destination.directory();
@@ -209,9 +238,14 @@ async fn save(arguments: &SnapshotSave) -> VerbResult {
     let ReadSnapshot { summary, .. } = snapshot_file::read(&draft.0, keys.as_ref())?;
     match destination {
         Destination::File(path) => {
-            fs::rename(&draft.0, path)
-                .and_then(|()| sync_directory(&directory))
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            match draft.publish(path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    return Err(exists(path));
+                }
+                published => published
+                    .and_then(|()| sync_directory(&directory))
+                    .with_context(|| format!("cannot write {}", path.display()))?,
+            }
             let file = path.display().to_string();
             show(&arguments.show, &SnapshotSummary { file, ..summary })
         }
@@ -287,4 +321,29 @@ fn restore(arguments: &SnapshotRestore) -> VerbResult {
             ..summary
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_draft_replaces_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let names = || {
+            let entries = fs::read_dir(directory.path()).unwrap().flatten();
+            let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+            names.sort();
+            names
+        };
+        let (first, second) = (directory.path().join("a"), directory.path().join("b"));
+        fs::write(&first, "older").unwrap();
+        let (draft, _) = DraftFile::create(directory.path()).unwrap();
+        let refused = draft.publish(&first).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        draft.publish(&second).unwrap();
+        drop(draft);
+        assert_eq!(fs::read(&first).unwrap(), b"older");
+        assert_eq!(names(), ["a", "b"]);
+    }
 }
