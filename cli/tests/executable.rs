@@ -392,3 +392,14 @@ fn an_interrupted_snapshot_leaves_no_file() {
     assert_eq!(ended.unwrap().code(), Some(143));
     assert_eq!(files(), 0);
 }
+
+#[test]
+fn an_unanswered_token_is_to_be_revoked() {
+    let (_listener, masters) = mute_listener();
+    let words = ["token", "create", "--principal", "operator/ci"];
+    let reach = ["--masters", &masters, "--timeout", "300ms"];
+    let (code, stdout, stderr) = run(&[&words[..], &reach].concat());
+    assert_eq!((code, stdout.as_str()), (5, ""), "{stderr}");
+    assert!(stderr.contains("argosy token revoke "), "{stderr}");
+    assert!(!stderr.contains("--request-id"), "{stderr}");
+}

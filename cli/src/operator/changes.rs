@@ -4,7 +4,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
 
 use super::ClusterClient;
-use super::failures::{change_failure, refused, write_failure};
+use super::failures::{change_failure, next_step, refused, write_failure};
 use crate::exit::Failure;
 use crate::random;
 
@@ -32,11 +32,12 @@ impl ClusterClient {
             Some(id) => id.clone(),
             None => random::request_id()?,
         };
+        let next_step = next_step(&operations, &request_id);
         let of = |operation| v1::WriteOperation {
             operation: Some(operation),
         };
         let batch = v1::WriteBatch {
-            request_id: request_id.clone(),
+            request_id,
             principal: PRINCIPAL.to_owned(),
             operations: operations.into_iter().map(of).collect(),
         };
@@ -44,7 +45,7 @@ impl ClusterClient {
             .client
             .write(batch)
             .await
-            .map_err(|error| write_failure(error, &request_id))?;
+            .map_err(|error| write_failure(error, next_step))?;
         match reply.outcomes.into_iter().find(|outcome| !outcome.done) {
             Some(outcome) => Err(refused(&outcome.code, outcome.message)),
             None => Ok(()),

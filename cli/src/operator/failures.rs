@@ -1,6 +1,7 @@
 //! Failures of calls to the masters, as text with a next step each.
 
 use argosy_client::{CallError, MasterRejection, NoMaster};
+use argosy_proto::v1::write_operation::Operation;
 
 use crate::exit::{Failure, FailureCode};
 
@@ -72,20 +73,40 @@ fn no_master(causes: String) -> Failure {
     }
 }
 
-pub(super) fn write_failure(error: CallError, request_id: &str) -> Failure {
+/// Converts a failed change. If its outcome is unknown, the advice is this next step.
+pub(super) fn write_failure(error: CallError, next_step: String) -> Failure {
     match error {
-        CallError::Unanswered { after_ms, .. } => {
-            let again = repeat_line(&std::env::args().collect::<Vec<_>>(), request_id);
-            Failure::new(
-                FailureCode::Unavailable,
-                format!(
-                    "no answer in {}; the change may still happen",
-                    crate::output::span_ms(after_ms)
-                ),
-            )
-            .advise(format!("outcome unknown, repeat safely: {again}"))
-        }
+        CallError::Unanswered { after_ms, .. } => Failure::new(
+            FailureCode::Unavailable,
+            format!(
+                "no answer in {}; the change may still happen",
+                crate::output::span_ms(after_ms)
+            ),
+        )
+        .advise(next_step),
         other => read_failure(other),
+    }
+}
+
+/// Returns what to do if the outcome of these changes is unknown.
+pub(super) fn next_step(operations: &[Operation], request_id: &str) -> String {
+    let args: Vec<_> = std::env::args().collect();
+    match operations {
+        // A repeat would create another token, whose secret is not that of this one.
+        [Operation::CreateToken(create)] => {
+            let id = &create.token_id;
+            format!(
+                "outcome unknown: argosy token revoke {id} revokes it if it exists; then create another"
+            )
+        }
+        // One of several: the command has no request id, and repeats those that are left.
+        [Operation::ResealSecret(_)] => {
+            format!("outcome unknown, repeat safely: {}", quoted(&args))
+        }
+        _ => format!(
+            "outcome unknown, repeat safely: {}",
+            repeat_line(&args, request_id)
+        ),
     }
 }
 
@@ -105,11 +126,17 @@ pub(super) fn change_failure(error: CallError) -> Failure {
 
 /// Returns the command line that repeats this very change.
 fn repeat_line(args: &[String], request_id: &str) -> String {
-    let mut line = vec!["argosy".to_owned()];
-    line.extend(args.iter().skip(1).map(|word| quote(word)));
-    if !args.iter().any(|word| word.starts_with("--request-id")) {
-        line.push(format!("--request-id {request_id}"));
+    let line = quoted(args);
+    match args.iter().any(|word| word.starts_with("--request-id")) {
+        true => line,
+        false => format!("{line} --request-id {request_id}"),
     }
+}
+
+/// Returns the command line of this program for a shell.
+fn quoted(args: &[String]) -> String {
+    let words = args.iter().skip(1).map(|word| quote(word));
+    let line: Vec<_> = std::iter::once("argosy".to_owned()).chain(words).collect();
     line.join(" ")
 }
 
@@ -159,6 +186,8 @@ pub(crate) fn refusal_failure(code: tonic::Code, message: String) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use argosy_proto::v1;
+
     use super::*;
 
     #[test]
@@ -254,6 +283,15 @@ mod tests {
             repeat_line(&args, "7"),
             "argosy task kill web --request-id=7"
         );
+    }
+
+    #[test]
+    fn a_command_without_a_request_id_is_repeated_as_it_is() {
+        let name = "eng/db".to_owned();
+        let again = [Operation::ResealSecret(v1::ResealSecret { name })];
+        let text = next_step(&again, "01ab");
+        assert!(text.contains("repeat safely: argosy"), "{text}");
+        assert!(!text.contains("--request-id"), "{text}");
     }
 
     #[test]
