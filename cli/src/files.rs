@@ -253,7 +253,7 @@ impl FileReader {
             }
             FileChunk::Time(_) => sink(piece),
         };
-        let mut busy = BusyWait::default();
+        let (mut attempts, mut busy) = (self.attempts(), BusyWait::default());
         while offset < end {
             let before = offset;
             let read = self.read_once(location, &mut offset, FollowMode::Stop, &mut bounded);
@@ -263,6 +263,10 @@ impl FileReader {
                 Err(ReadError::Busy { text, pause }) => {
                     let pause = busy.refused(&text, pause)?;
                     self.use_next_master_after(pause).await;
+                }
+                Err(ReadError::Broken(_)) if attempts > 1 => {
+                    attempts -= 1;
+                    self.use_next_master().await;
                 }
                 Err(error) => return Err(error),
             }

@@ -105,6 +105,23 @@ async fn a_follow_resumes_at_its_offset_after_a_broken_connection() {
 }
 
 #[tokio::test]
+async fn a_part_is_read_on_through_the_next_master() {
+    let (first, _) = master(vec![answer("tick", 10, false, 12)]).await;
+    let (second, _) = master(vec![answer("\ntock\nto", 8, false, 12)]).await;
+    let mut files = FileReader::plaintext(vec![first.to_string(), second.to_string()]);
+    let mut text = Vec::new();
+    let mut sink = |piece: FileChunk<'_>| {
+        text.extend_from_slice(bytes_of(piece));
+        Ok(())
+    };
+    files
+        .read_part(&location(), 0, 10, &mut sink)
+        .await
+        .unwrap();
+    assert_eq!(text, b"tick\ntock\n");
+}
+
+#[tokio::test]
 async fn a_follow_reports_rotated_bytes_and_continues() {
     let (address, requests) = master(vec![
         answer_from(4, "four", false, 8),

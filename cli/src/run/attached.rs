@@ -303,6 +303,7 @@ impl AttachedRun {
                 framework_id: self.framework_id.clone(),
                 task_id: task.to_owned(),
                 tty: self.options.tty,
+                notes: self.notes.sender(),
                 ended: over,
             };
             self.tails.spawn(typing.run());

@@ -29,6 +29,11 @@ impl RunNotes {
         Self { lines, writer }
     }
 
+    /// Returns a sender of lines for another task.
+    pub(super) fn sender(&self) -> mpsc::Sender<String> {
+        self.lines.clone()
+    }
+
     /// Prints a line.
     pub(super) fn print(&self, line: String) {
         // Full: see the channel's capacity.
