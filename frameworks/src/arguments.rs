@@ -10,7 +10,7 @@ use argosy_client::{ConnectorConfig, Dialer, Masters, SchedulerConfig, TokenSecr
 use argosy_proto::http_client::HttpClient;
 use argosy_tls::application::Application;
 use argosy_tls::credentials::{CredentialFiles, OwnFiles, read_key};
-use argosy_tls::store::CredentialStore;
+use argosy_tls::store::{CredentialStore, follow_files};
 use argosy_tls::{PlaintextPolicy, Time, dialer};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +70,9 @@ impl TlsArguments {
     ///
     /// # Errors
     /// The files cannot be used.
+    ///
+    /// # Panics
+    /// Outside of a runtime, if TLS is used.
     pub fn connector(&self) -> anyhow::Result<ConnectorConfig> {
         let config = ConnectorConfig {
             dialer: self.dialer(Application::Http2)?,
@@ -91,6 +94,9 @@ impl TlsArguments {
     ///
     /// # Errors
     /// The files cannot be used.
+    ///
+    /// # Panics
+    /// Outside of a runtime, if TLS is used.
     pub fn agents(&self) -> anyhow::Result<HttpClient> {
         Ok(HttpClient::new(
             self.dialer(Application::Http1)?,
@@ -99,15 +105,9 @@ impl TlsArguments {
     }
 
     fn dialer(&self, application: Application) -> anyhow::Result<Dialer> {
-        let Some(ca) = &self.tls_ca else {
+        let Some(credentials) = self.credentials()? else {
             return Ok(Dialer::tcp());
         };
-        let own = self.tls_cert.clone().zip(self.tls_key.clone());
-        let files = CredentialFiles {
-            own: own.map(|(certificate, key)| OwnFiles { certificate, key }),
-            ca: ca.clone(),
-        };
-        let credentials = Arc::new(CredentialStore::load(files, Time::now())?);
         let plaintext = PlaintextPolicy::Rejected;
         Ok(dialer::dial(
             Dialer::tcp(),
@@ -115,6 +115,22 @@ impl TlsArguments {
             application,
             plaintext,
         ))
+    }
+
+    /// Reads the files of TLS, if it is used. New connections use changed files.
+    fn credentials(&self) -> anyhow::Result<Option<Arc<CredentialStore>>> {
+        let Some(ca) = &self.tls_ca else {
+            return Ok(None);
+        };
+        let own = self.tls_cert.clone().zip(self.tls_key.clone());
+        let files = CredentialFiles {
+            own: own.map(|(certificate, key)| OwnFiles { certificate, key }),
+            ca: ca.clone(),
+        };
+        let credentials = Arc::new(CredentialStore::load(files, Time::now())?);
+        // Ends with the program: the files are read for as long as it runs.
+        tokio::spawn(follow_files(credentials.clone()));
+        Ok(Some(credentials))
     }
 }
 
@@ -124,6 +140,9 @@ impl ClusterArguments {
     ///
     /// # Errors
     /// The files of TLS cannot be used.
+    ///
+    /// # Panics
+    /// Outside of a runtime, if TLS is used.
     pub fn config(&self, name: &str, failover_timeout_ms: u64) -> anyhow::Result<SchedulerConfig> {
         let mut config = SchedulerConfig::new(self.masters.clone(), name);
         config.connector = self.tls.connector()?;
@@ -158,4 +177,45 @@ pub fn teardown_on_signal(driver: SchedulerDriver) -> anyhow::Result<Cancellatio
         token.cancel();
     });
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use argosy_tls::authority::{Validity, new_authority};
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    /// The timeout of the wait for changed files, above the interval at which they are read.
+    const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+    /// Returns the certificate of a new CA.
+    fn authority(serial: u8) -> String {
+        let cluster = "prod".parse().unwrap();
+        let validity = Validity::of_days(SystemTime::now(), 30);
+        let authority = new_authority(&cluster, validity, [serial; 16]).unwrap();
+        authority.certificate
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_running_framework_uses_changed_certificates() {
+        let directory = tempfile::tempdir().unwrap();
+        let ca = directory.path().join("ca.pem");
+        std::fs::write(&ca, authority(1)).unwrap();
+        let arguments = TlsArguments {
+            tls_ca: Some(ca.clone()),
+            ..TlsArguments::default()
+        };
+        let credentials = arguments.credentials().unwrap().unwrap();
+        let former = credentials.current();
+        std::fs::write(&ca, authority(2)).unwrap();
+        let changed = async {
+            while Arc::ptr_eq(&former, &credentials.current()) {
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(RELOAD_TIMEOUT, changed).await.unwrap();
+    }
 }
