@@ -145,7 +145,7 @@ pub(super) fn bind(place: &Path) -> Result<(), NetworkError> {
         .expect("making a namespace does not panic: each failure is returned")
 }
 
-/// Whether a namespace is bound to this file.
+/// Returns whether a namespace is bound to this file.
 pub(super) fn is_bound(place: &Path) -> bool {
     statfs(place).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
 }

@@ -46,7 +46,7 @@ pub(super) struct AttachedRun {
     framework_id: String,
     times: RunTimes,
     agent_id: Option<String>,
-    /// Whether a launch was sent that is not known to be rejected.
+    /// A launch was sent, and no answer has rejected it.
     may_have_launched: bool,
     last_refusal: Option<String>,
     refusals: usize,

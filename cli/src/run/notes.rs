@@ -7,8 +7,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::output::note;
 
-/// Capacity for lines that are not written yet. Further ones are dropped: a reader lacks them only
-/// if it has paused for hours.
+/// Capacity for lines that are not written yet. Further ones are dropped, so that a paused reader
+/// of standard error neither delays the run nor fills its memory.
 const LINES: usize = 256;
 
 /// The writer of the lines.

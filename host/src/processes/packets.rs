@@ -103,7 +103,7 @@ fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether a message was not sent because of its length. The connection is still usable.
+/// Returns whether a message was not sent because of its length. The connection is still usable.
 #[must_use]
 pub fn is_too_long(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EMSGSIZE)

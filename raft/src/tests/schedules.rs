@@ -298,7 +298,7 @@ fn schedules_of_reads_beside_a_truncation_find_no_damage() {
     });
 }
 
-/// What a later start finds after a power cut: the acknowledged entries and the saved vote.
+/// After a power cut, the disk has the acknowledged entries and the saved vote.
 #[test]
 fn schedules_of_appends_and_votes_keep_what_was_acknowledged_in_a_power_cut() {
     explore(|| {

@@ -206,9 +206,9 @@ impl Supervisor<'_> {
 /// The facts that determine the command's outcome.
 #[derive(Clone, Copy)]
 struct Ending {
-    /// Whether init reported that the command cannot be started.
+    /// Init has reported that the command cannot be started.
     refused: bool,
-    /// Whether init reported that the command was started.
+    /// Init has reported that the command was started.
     executed: bool,
     /// The command's status, if init reported it.
     reported: Option<i32>,
