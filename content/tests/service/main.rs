@@ -152,6 +152,20 @@ fn service_by(command: ServiceCommand) -> Arc<ContentService> {
     service_of(command, Vec::new())
 }
 
+fn images_of(
+    directory: &Path,
+    settings: ImageSettings,
+    service: &Arc<ContentService>,
+) -> Arc<ImageManager> {
+    ImageManager::open(
+        directory,
+        settings,
+        (Arc::new(CountingUnpacker), Arc::new(LocalLayerDirs)),
+        service.clone(),
+    )
+    .unwrap()
+}
+
 /// Returns the same service, which contacts these registries without TLS.
 fn service_of(
     command: ServiceCommand,
@@ -528,13 +542,7 @@ async fn pulled() {
         limit_bytes: 1 << 20,
         ..ImageSettings::default()
     };
-    let images = ImageManager::open(
-        directory.path(),
-        settings,
-        (Arc::new(CountingUnpacker), Arc::new(LocalLayerDirs)),
-        service.clone(),
-    )
-    .unwrap();
+    let images = images_of(directory.path(), settings, &service);
     let name: ImageReference = format!("{address}/site:1").parse().unwrap();
     let image = images
         .obtain(name, PullPolicy::Always, "1-1-1".to_owned())
@@ -583,13 +591,7 @@ async fn long_media_type() {
         let (address, _) = serve(move |_, stream, _| whole(&stream, kind, manifest.as_bytes()));
         let directory = tempfile::tempdir().unwrap();
         let service = service_of(command(), vec![address.to_string().parse().unwrap()]);
-        let images = ImageManager::open(
-            directory.path(),
-            ImageSettings::default(),
-            (Arc::new(CountingUnpacker), Arc::new(LocalLayerDirs)),
-            service.clone(),
-        )
-        .unwrap();
+        let images = images_of(directory.path(), ImageSettings::default(), &service);
         let name: ImageReference = format!("{address}/site:1").parse().unwrap();
         let error = images
             .obtain(name, PullPolicy::Always, "1-1-1".to_owned())
