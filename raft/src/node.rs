@@ -451,10 +451,14 @@ impl Node {
         self.parts.identity.cluster_key
     }
 
-    /// Stops the node. Returns when all its tasks have ended and its store is closed.
+    /// Stops the node. Returns when all its tasks have ended, its store is closed and its directory
+    /// is unlocked: a read of the registry that is under way ([`Node::read_registry`]) delays it.
     pub async fn stop(&self) {
         self.parts.stop.cancel();
         self.parts.tasks.wait().await;
+        // Openraft ends its task of the state machine without waiting for it, and a measurement of
+        // the store finishes on its thread.
+        self.parts.unlocked.cancelled().await;
     }
 
     pub(crate) fn parts(&self) -> &NodeParts {

@@ -55,6 +55,8 @@ pub(crate) struct NodeParts {
     pub(crate) store_usage: watch::Receiver<StoreUsage>,
     /// Weak: a handle on a stopped node must not keep its directory locked.
     pub(crate) store: Weak<Store>,
+    /// Cancelled when the directory of the store is unlocked.
+    pub(crate) unlocked: CancellationToken,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     /// The runtime of the tasks.
@@ -301,7 +303,7 @@ impl NodeStartup {
             Box::pin(end(raft.clone(), store.clone(), stop.clone())),
         ];
         self.spawn(tasks);
-        let weak_store = Arc::downgrade(&store);
+        let (weak_store, unlocked) = (Arc::downgrade(&store), store.unlocked());
         let formed = FormedNode::new(identity, &group, store, changes.clone(), growth, detector);
         raft_port.open(formed);
         NodeParts {
@@ -318,6 +320,7 @@ impl NodeStartup {
             leader_contact: raft_port.leader_contact.clone(),
             store_usage,
             store: weak_store,
+            unlocked,
             tasks: self.tasks.clone(),
             runtime: Handle::current(),
             _stop_when_dropped: stop.clone().drop_guard(),

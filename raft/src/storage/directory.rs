@@ -9,6 +9,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use tokio_util::sync::CancellationToken;
+
 use super::durable_file;
 use super::record::FORMAT;
 use super::rejoin;
@@ -143,7 +145,19 @@ impl Drop for DirectoryLock {
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
+    /// Released before that is announced: fields are dropped in this order.
     _lock: DirectoryLock,
+    unlocked: AnnouncedDrop,
+}
+
+/// Cancels its token when it is dropped.
+#[derive(Debug, Default)]
+struct AnnouncedDrop(CancellationToken);
+
+impl Drop for AnnouncedDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 impl Directory {
@@ -156,6 +170,7 @@ impl Directory {
         Directory {
             path: path.to_owned(),
             _lock: lock,
+            unlocked: AnnouncedDrop::default(),
         }
     }
 
@@ -179,10 +194,16 @@ impl Directory {
             }
             Err(error) => return Err(OpenError::io("read", &format)(error)),
         }
-        Ok(Directory {
-            path: path.to_owned(),
-            _lock: lock,
-        })
+        Ok(Directory::locked(path, lock))
+    }
+
+    /// Returns a token that is cancelled when the lock has been released.
+    #[cfg_attr(
+        not(feature = "rocksdb"),
+        allow(dead_code, reason = "only a store on disk has a directory")
+    )]
+    pub(crate) fn unlocked(&self) -> CancellationToken {
+        self.unlocked.0.clone()
     }
 
     #[cfg_attr(

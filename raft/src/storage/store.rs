@@ -62,13 +62,19 @@ pub(crate) struct Store {
     parts: StoreParts,
     log: LogStore,
     identity: Mutex<DirectoryIdentity>,
+    unlocked: CancellationToken,
 }
 
 impl Store {
     /// Opens or creates the store: finishes what a crash interrupted and checks every entry of the
     /// log.
     pub(crate) fn open(location: &StoreLocation, fatal: FatalHandler) -> Result<Store, OpenError> {
-        let (path, disk, snapshot_store) = open_location(location)?;
+        let OpenedParts {
+            path,
+            disk,
+            snapshot_store,
+            unlocked,
+        } = open_location(location)?;
         let refuse = |error: StoreError| error.into_open_error(&path);
         let identity = identity(disk.as_ref()).map_err(refuse)?;
         install::finish_interrupted(disk.as_ref(), &snapshot_store)
@@ -94,6 +100,7 @@ impl Store {
             parts,
             log,
             identity: Mutex::new(identity),
+            unlocked,
         })
     }
 
@@ -125,6 +132,13 @@ impl Store {
 
     pub(crate) fn parts(&self) -> StoreParts {
         self.parts.clone()
+    }
+
+    /// Returns a token that is cancelled when the directory is unlocked: all handles of the store
+    /// are dropped, also those of the log and the state machine. It is cancelled already if the
+    /// store is in memory.
+    pub(crate) fn unlocked(&self) -> CancellationToken {
+        self.unlocked.clone()
     }
 
     /// Returns the records of the registry, and the position up to which they are applied.
@@ -168,8 +182,7 @@ impl Store {
         stop.run_until_cancelled(measuring).await;
     }
 
-    /// Writes applied and queued records and ends the writer. The directory is unlocked when the
-    /// handles of log and state machine are dropped too.
+    /// Writes applied and queued records and ends the writer.
     pub(crate) async fn close(&self) {
         // A store that can no longer be written has reported the cause.
         let _ = self.parts.unwritten.flush().await;
@@ -177,14 +190,24 @@ impl Store {
     }
 }
 
-type OpenedParts = (PathBuf, Arc<dyn Disk>, SnapshotStore);
+struct OpenedParts {
+    path: PathBuf,
+    disk: Arc<dyn Disk>,
+    snapshot_store: SnapshotStore,
+    unlocked: CancellationToken,
+}
 
 fn open_location(location: &StoreLocation) -> Result<OpenedParts, OpenError> {
     match location {
         StoreLocation::Memory(disk) => {
-            let snapshot_store = SnapshotStore::in_memory(disk.clone());
-            let path = PathBuf::from(disk.name());
-            Ok((path, Arc::new(disk.clone()), snapshot_store))
+            let unlocked = CancellationToken::new();
+            unlocked.cancel();
+            Ok(OpenedParts {
+                path: PathBuf::from(disk.name()),
+                disk: Arc::new(disk.clone()),
+                snapshot_store: SnapshotStore::in_memory(disk.clone()),
+                unlocked,
+            })
         }
         StoreLocation::Directory(path) => open_directory(path),
     }
@@ -197,11 +220,17 @@ fn open_directory(path: &Path) -> Result<OpenedParts, OpenError> {
 
     let directory = Directory::open(path)?;
     let snapshots = directory.snapshots();
+    let unlocked = directory.unlocked();
     let disk = RocksDisk::open(directory)?;
     let snapshot_store = SnapshotStore::in_directory(snapshots.clone());
     let snapshot_store =
         snapshot_store.map_err(OpenError::io("open the snapshots in", &snapshots))?;
-    Ok((path.to_owned(), Arc::new(disk), snapshot_store))
+    Ok(OpenedParts {
+        path: path.to_owned(),
+        disk: Arc::new(disk),
+        snapshot_store,
+        unlocked,
+    })
 }
 
 #[cfg(not(feature = "rocksdb"))]

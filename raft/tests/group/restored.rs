@@ -260,3 +260,30 @@ async fn the_registry_of_a_running_master_is_read_as_of_one_moment() {
         assert!(read.is_err(), "the node has stopped");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_master_has_unlocked_its_directory_even_if_it_was_being_read() {
+    let place = tempfile::tempdir().unwrap();
+    let address = addresses(1);
+    let plan = HostPlan {
+        bootstrap: true,
+        ..on_disk(HostPlan::new(address[0], &address), place.path())
+    };
+    let host = start(plan).await.unwrap();
+    host.commit_when_leading("one").await;
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let node = host.node.clone();
+    let read = host.runtime().spawn(async move {
+        let read = node.read_registry(0, move |_| {
+            begun.send(()).unwrap();
+            // Long enough that a stop which does not wait for it ends first.
+            std::thread::sleep(Duration::from_millis(500));
+            Ok(())
+        });
+        read.await
+    });
+    has_begun.await.unwrap();
+    host.node.stop().await;
+    LockedDirectory::open(place.path()).unwrap();
+    read.await.unwrap().unwrap();
+}
