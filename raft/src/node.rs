@@ -363,13 +363,20 @@ impl Node {
     }
 
     /// Runs the change in a task on the node's runtime, where its connections belong. Once begun,
-    /// it is completed even if the caller is dropped.
+    /// it is completed even if the caller is dropped, unless the node stops: then a leader
+    /// completes it.
     async fn change(&self, change: MemberChange) -> Result<u64, MembershipError> {
         let changes = self.parts.changes.clone();
-        let changing = self.parts.tasks.spawn_on(
-            async move { changes.change(change, false).await },
-            &self.parts.runtime,
-        );
+        let stop = self.parts.stop.clone();
+        let change = async move {
+            let changed = stop.run_until_cancelled(changes.change(change, false));
+            changed.await.unwrap_or_else(|| {
+                Err(MembershipError::Unfinished {
+                    reason: "this master is stopping".to_owned(),
+                })
+            })
+        };
+        let changing = self.parts.tasks.spawn_on(change, &self.parts.runtime);
         changing.await.unwrap_or(Err(MembershipError::Stopped))
     }
 

@@ -250,3 +250,26 @@ async fn wait_for_contact(leader: &NodeHost) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// A change may take longer than a service manager lets a master stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_a_change_of_the_group() {
+    let hosts = three().await;
+    let lead = leader(&hosts).await;
+    // It accepts connections, and never answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    for host in [(lead + 1) % 3, lead] {
+        let node = hosts[host].node.clone();
+        let address = address.clone();
+        let joining = tokio::spawn(async move { node.join(&address).await });
+        let connection = silent.accept().await.unwrap();
+        hosts[host].node.stop().await;
+        let ended = joining.await.unwrap();
+        assert!(
+            matches!(&ended, Err(MembershipError::Unfinished { reason }) if reason.contains("stopping")),
+            "{ended:?}"
+        );
+        drop(connection);
+    }
+}
