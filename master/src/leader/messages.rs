@@ -109,19 +109,25 @@ impl Leader {
         self.answer(request, LeaderReply::Forwarded);
     }
 
-    /// Forwards a message to its framework. It is lost if the framework has no stream, or is
-    /// behind.
+    /// Forwards a message of an executor that this agent runs to its framework. It is lost if the
+    /// framework has no stream, or is behind.
     pub(super) fn agent_message(
         &mut self,
+        registry: &Registry,
         now: LeaderTime,
         link: LinkId,
         message: v1::ExecutorMessage,
     ) {
         let agent = self.agent_links.get(&link).and_then(|state| state.agent);
         let framework = message.framework_id.parse::<FrameworkId>().ok();
-        let (Some(agent), Some(framework)) = (agent, framework) else {
+        let executor = TaskId::new(&message.executor_id).ok();
+        let (Some(agent), Some(framework), Some(executor)) = (agent, framework, executor) else {
             return;
         };
+        let running = registry.task_of_executor(agent, framework, &executor);
+        if running.is_none() {
+            return;
+        }
         let to = self.linked_frameworks.get(&framework).copied();
         let state = to.and_then(|to| self.framework_links.get(&to));
         let Some(to) = to.filter(|_| state.is_some_and(|state| !state.is_behind)) else {

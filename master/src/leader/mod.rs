@@ -196,7 +196,9 @@ impl Leader {
                 last,
             } => self.agent_list(registry, now, link, floor, held, last),
             Input::AgentPing { link, serial } => self.agent_ping(now, link, serial),
-            Input::AgentMessage { link, message } => self.agent_message(now, link, message),
+            Input::AgentMessage { link, message } => {
+                self.agent_message(registry, now, link, message)
+            }
             Input::AgentClosed { link } => self.agent_closed(link),
             Input::Subscribe {
                 link,

@@ -43,9 +43,13 @@ impl World {
     }
 
     fn executor_sends(&mut self, bytes: usize) {
+        self.agent_sends("e", bytes);
+    }
+
+    fn agent_sends(&mut self, executor: &str, bytes: usize) {
         let message = v1::ExecutorMessage {
             framework_id: FRAMEWORK.to_string(),
-            executor_id: "e".to_owned(),
+            executor_id: executor.to_owned(),
             data: vec![0; bytes],
             ..v1::ExecutorMessage::default()
         };
@@ -81,6 +85,15 @@ fn messages_without_a_receiver_are_dropped() {
     world.expect(&expect![[r#"
         call-2: passed
     "#]]);
+}
+
+/// An agent must not speak for executors of other hosts.
+#[test]
+fn messages_of_executors_that_the_agent_does_not_run_are_dropped() {
+    let mut world = World::with_executor();
+    world.agent_sends("other", 5);
+    world.agent_sends("", 5);
+    world.expect_nothing();
 }
 
 #[test]
