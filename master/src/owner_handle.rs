@@ -271,7 +271,8 @@ impl OwnerHandle {
         }
     }
 
-    /// Waits until the entry at `index` is applied here.
+    /// Waits until the entry at `index` is applied here. If that takes too long, the caller may try
+    /// another master.
     pub(crate) async fn wait_applied(&self, index: u64) -> Result<(), Status> {
         let mut applied = self.applied.clone();
         let waited =
@@ -279,7 +280,7 @@ impl OwnerHandle {
         match waited {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(stopping()),
-            Err(_) => Err(unavailable(&format!(
+            Err(_) => Err(unprocessed(&format!(
                 "this master has not applied entry {index} yet"
             ))),
         }

@@ -164,3 +164,15 @@ async fn all_agents_are_evaluated_regardless_of_number() {
     assert_eq!(explained.verdicts[99].agent_id, "agent-100");
     alone.end().await;
 }
+
+/// The caller learns that it may try another master: this one may be the only one that lags.
+#[tokio::test]
+async fn a_read_that_this_master_cannot_answer_in_time_may_be_tried_at_another() {
+    let alone = SingleMaster::start().await;
+    alone.active_leader().await;
+    tokio::time::pause();
+    let late = alone.handle.wait_applied(u64::MAX).await.unwrap_err();
+    assert_eq!(late.code(), tonic::Code::Unavailable, "{late}");
+    let reason = tonic_types::StatusExt::get_details_error_info(&late).unwrap();
+    assert_eq!(reason.reason, "no-leader");
+}
