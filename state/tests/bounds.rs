@@ -98,6 +98,48 @@ fn sessions_beyond_the_bound_count_as_new() {
     assert_eq!(forgotten, Ok(CommandReply::Framework(id)));
 }
 
+/// Its scheduler acknowledges updates again, and has not seen the ends that are left.
+#[test]
+fn a_framework_that_is_no_longer_detached_keeps_ends_that_were_not_swept() {
+    let mut world = World::new();
+    let agent = world.register("cpus:1000");
+    let id = world.subscribe("batch");
+    let session = world.registry.framework(id).unwrap().session;
+    let count = limits::TASKS_PER_SWEEP;
+    let offer = world.offer(id, agent, "cpus:1000");
+    let tasks = (0..count).map(|at| spec(&format!("t{at:04}"), "cpus:0.1"));
+    world
+        .accept(id, vec![offer], tasks.collect())
+        .outcome
+        .unwrap();
+    for at in 0..count {
+        world.update(&key(id, &format!("t{at:04}")), TaskState::Finished);
+    }
+    let set_detached = |world: &mut World, detached| {
+        let mut info = framework_info("batch");
+        info.detached = detached;
+        let subscribe = Subscribe {
+            framework: Some(id),
+            session,
+            info,
+        };
+        world.apply(Command::Subscribe(subscribe)).outcome.unwrap();
+    };
+    set_detached(&mut world, true);
+    let left = world.registry.tasks().count();
+    assert!(left > 0 && left < count, "{left} of {count}");
+    set_detached(&mut world, false);
+    while world.registry.sweeps().count() > 0 {
+        world.apply(Command::Sweep(SweepTarget::Framework(id)));
+    }
+    assert_eq!(world.registry.tasks().count(), left);
+    set_detached(&mut world, true);
+    while world.registry.sweeps().count() > 0 {
+        world.apply(Command::Sweep(SweepTarget::Framework(id)));
+    }
+    assert_eq!(world.registry.tasks().count(), 0);
+}
+
 #[test]
 fn a_task_id_can_be_reused_when_its_history_is_gone() {
     let mut world = World::new();

@@ -223,7 +223,10 @@ impl Registry {
             .get(&key.framework)
             .is_some_and(|framework| framework.removing);
         if task.is_terminal() {
-            self.finish_task(context, key);
+            // A framework that was detached may no longer be: its scheduler acknowledges the rest.
+            if self.level() < Level::RELEASE_0_2 || self.acknowledges_itself(key.framework) {
+                self.finish_task(context, key);
+            }
         } else if removing {
             self.request_kill(context, key, None);
         }

@@ -317,7 +317,7 @@ impl Registry {
     }
 
     /// Returns whether updates of this framework need no acknowledgement.
-    fn acknowledges_itself(&self, framework: FrameworkId) -> bool {
+    pub(super) fn acknowledges_itself(&self, framework: FrameworkId) -> bool {
         self.frameworks
             .get(&framework)
             .is_none_or(|framework| framework.removing || framework.info.detached)
