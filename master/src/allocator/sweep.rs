@@ -22,6 +22,10 @@ const WORDS_PER_STEP: usize = 512;
 /// Clients that are ordered in about a microsecond.
 const CLIENTS_PER_STEP: usize = 16;
 
+/// Clients that one turn orders, within about two milliseconds. If more wait, they take turns, and
+/// those of one turn are served in the order of their shares.
+const CLIENTS_PER_TURN: usize = 32_768;
+
 type Heap = BinaryHeap<Reverse<(DominantShare, u32)>>;
 
 /// Clients that have not scanned all agents yet.
@@ -75,8 +79,11 @@ impl Allocator {
             return;
         }
         let mut heaps = std::mem::take(&mut self.scan.heaps);
-        turn.spend(self.scan.waiting.len() / CLIENTS_PER_STEP);
-        self.fill(&mut heaps);
+        let ordered = self.scan.waiting.len().min(CLIENTS_PER_TURN);
+        // Half of the turn is left for offers, whatever the number of clients: a turn that only
+        // orders them is repeated forever.
+        turn.spend((ordered / CLIENTS_PER_STEP).min(turn.steps_left / 2));
+        self.fill(&mut heaps, ordered);
         let mut path = Vec::new();
         while !turn.is_spent() {
             let Some(client) = descend(&mut heaps, &mut path, |at| self.tree.is_client(at)) else {
@@ -99,17 +106,18 @@ impl Allocator {
             heap.clear();
         }
         self.scan.heaps = heaps;
+        self.scan.waiting.rotate_left(ordered);
         let members = &self.scan.members;
         self.scan.waiting.retain(|client| members.contains(*client));
     }
 
-    /// Fills one heap for each role with waiting clients below it, in the order of the current
-    /// shares.
-    fn fill(&mut self, heaps: &mut Vec<Heap>) {
+    /// Fills one heap for each role that has some of the first `ordered` waiting clients below it,
+    /// in the order of the current shares.
+    fn fill(&mut self, heaps: &mut Vec<Heap>, ordered: usize) {
         heaps.resize_with(self.tree.len(), Heap::new);
         let (tree, members) = (&self.tree, &mut self.scan.members);
         let mut filled = Bits::default();
-        for client in &self.scan.waiting {
+        for client in &self.scan.waiting[..ordered] {
             if !tree.is_active(*client) {
                 members.set(*client, false);
                 continue;

@@ -356,3 +356,36 @@ fn weight_change_applies_at_once_among_many_roles() {
     let count = round.offers.iter().filter(to_heavy).count();
     assert!(count > 10, "{count}");
 }
+
+/// Runs turns with this budget until nothing is left to do. Returns the number of offers.
+fn offers_of_a_pass(world: &mut World, budget: TurnBudget) -> usize {
+    let mut offers = 0;
+    for _ in 0..20_000 {
+        let round = world.step(budget);
+        offers += round.offers.len();
+        if !round.more {
+            return offers;
+        }
+    }
+    panic!("the pass does not end");
+}
+
+#[test]
+fn a_pass_ends_although_ordering_its_clients_costs_more_than_a_turn() {
+    let names: Vec<String> = (0..64).map(|at| format!("r{at:02}")).collect();
+    let roles: Vec<&str> = names.iter().map(String::as_str).collect();
+    let cases = [
+        (2, TurnBudget(7)),
+        (251, TurnBudget::TURN),
+        // More clients than one turn orders.
+        (520, TurnBudget::TURN),
+    ];
+    for (frameworks, budget) in cases {
+        let mut world = World::new();
+        for _ in 0..frameworks {
+            world.framework(&roles);
+        }
+        world.agent("cpus:4;mem:4096");
+        assert_eq!(offers_of_a_pass(&mut world, budget), 1, "{frameworks}");
+    }
+}
