@@ -145,7 +145,7 @@ impl Registry {
         key: &TaskKey,
         held: Option<&HeldTask>,
     ) {
-        let judges_capabilities = self.level() >= Level::RELEASE_0_2;
+        let judges_more = self.level() >= Level::RELEASE_0_2;
         let task = self
             .tasks
             .get(key)
@@ -153,13 +153,15 @@ impl Registry {
         if task.is_terminal() {
             return;
         }
+        // Its disk may be an older copy, from before the launch: it must not start the task again.
+        let was_delivered = task.order <= list.floor || (judges_more && task.reported > 0);
         let change = match held.filter(|held| held.order == task.order) {
             Some(_) if task.state == TaskState::Unreachable => {
                 TaskChange::by_master(task.agent_state, Reason::AgentReregistered, list.wall_ms)
                     .with_standing(task.standing)
             }
             Some(_) => return,
-            None if task.order <= list.floor => {
+            None if was_delivered => {
                 TaskChange::by_master(TaskState::Gone, Reason::TaskMissingOnAgent, list.wall_ms)
             }
             None if planted_bug!(LaunchAfterUnreachable) => return,
@@ -168,7 +170,7 @@ impl Registry {
             }
             // The task was launched when its agent had more capabilities. An order that needs more
             // is never sent.
-            None if judges_capabilities && !info.can_launch(&task.spec) => {
+            None if judges_more && !info.can_launch(&task.spec) => {
                 TaskChange::by_master(TaskState::Dropped, Reason::AgentIncapable, list.wall_ms)
             }
             None => return,

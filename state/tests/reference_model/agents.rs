@@ -205,12 +205,13 @@ impl Model {
     fn reconcile_task(&mut self, key: &TaskKey, list: &ReconcileAgent) {
         let task = &self.tasks[key];
         let (order, standing) = (task.order, task.standing);
+        let was_delivered = order <= list.floor || task.reported > 0;
         let is_held = |held: &HeldTask| held.key == *key && held.order == order;
         let is_unreachable = task.state == TaskState::Unreachable;
         let (change, standing) = if list.held.iter().any(is_held) {
             // The state and the results of checks that the agent last reported.
             ((task.agent_state, Reason::AgentReregistered), standing)
-        } else if order <= list.floor {
+        } else if was_delivered {
             let end = (TaskState::Gone, Reason::TaskMissingOnAgent);
             (end, Default::default())
         } else {

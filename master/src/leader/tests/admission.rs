@@ -73,6 +73,29 @@ fn agent_with_undelivered_orders_is_equal_after_failover() {
     assert_eq!(world.entries(), entries);
 }
 
+/// Its disk is an older copy, from before the launch. A task starts at most once.
+#[test]
+fn a_task_that_has_reported_is_not_launched_on_an_agent_that_forgot_it() {
+    for unreachable in [false, true] {
+        let mut world = World::with_running_task();
+        if unreachable {
+            world.advance(LIMITS.agent_timeout_ms);
+            assert_eq!(world.state_of("a"), TaskState::Unreachable);
+            world.clear_lines();
+        }
+        let hello = at_floor(&world, 0, &[]);
+        let link = world.link();
+        world.hello(link, hello);
+        world.list(link, 0, &[]);
+        let output = world.take_lines();
+        assert!(
+            !output.iter().any(|line| line.contains("launch")),
+            "{output:?}"
+        );
+        assert_eq!(world.state_of("a"), TaskState::Gone);
+    }
+}
+
 #[test]
 fn failover_under_load_needs_no_list_and_no_entry() {
     let mut world = World::new();
