@@ -22,6 +22,10 @@ const RECENT_TIMEOUTS: u64 = 4;
 /// in milliseconds.
 const TRANSFER_MS: u64 = 1_000;
 
+/// A place that became free this long ago is still used, in milliseconds: agents are checked once
+/// in each tick, and many places may have become free since the last one.
+const UNUSED_MS: u64 = 200;
+
 /// State of the rate limit for declaring agents unreachable.
 #[derive(Debug, Default)]
 pub(super) struct MassLoss {
@@ -82,7 +86,9 @@ impl Leader {
             return Some(state.next_mark);
         }
         let a_second = (state.watched / 100).max(1) as u64;
-        state.next_mark = now.at.plus_ms(1_000 / a_second.min(1_000));
+        let is_recent = now.at.since_ms(state.next_mark) <= UNUSED_MS;
+        let from = if is_recent { state.next_mark } else { now.at };
+        state.next_mark = from.plus_ms(1_000 / a_second.min(1_000));
         None
     }
 

@@ -98,3 +98,15 @@ fn nothing_is_written_after_the_end_of_a_mass_loss() {
     world.advance(600_000);
     assert_eq!(world.entries(), entries);
 }
+
+#[test]
+fn one_agent_in_a_hundred_is_marked_each_second_however_many_there_are() {
+    let mut world = with_agents(1_200);
+    world.advance(LIMITS.agent_timeout_ms);
+    assert_eq!(lost(&world), 240);
+    // One second for the transfer, then ten.
+    world.advance(11_000);
+    let slowly = lost(&world) - 240;
+    assert!((110..=124).contains(&slowly), "{slowly}");
+    world.clear_lines();
+}

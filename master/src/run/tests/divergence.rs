@@ -159,6 +159,23 @@ impl TestGroup {
         }
     }
 
+    /// Returns what each master knows of itself, for the message of a failed test.
+    async fn description(&self) -> String {
+        let mut found = Vec::new();
+        for master in &self.0 {
+            let running = &master.running;
+            let has_ended = running.as_ref().is_none_or(JoinHandle::is_finished);
+            found.push(match master.seen().await {
+                Some(seen) => format!(
+                    "{} knows {:?} as leader, epoch {}, entry {}",
+                    seen.answered_by, seen.leader, seen.epoch, seen.applied_index
+                ),
+                None => format!("no answer, ended: {has_ended}"),
+            });
+        }
+        found.join("; ")
+    }
+
     /// Waits until one of `places` is the active leader, and all of them have applied its state.
     async fn settled(&self, places: &[usize]) -> usize {
         let deadline = Instant::now() + TIMEOUT;
@@ -306,7 +323,9 @@ async fn diverged_leader_loses_its_followers_and_acknowledges_nothing() {
     let deadline = Instant::now() + TIMEOUT;
     let mut ended = Vec::new();
     while ended.len() < followers.len() {
-        assert!(Instant::now() < deadline, "a follower continues");
+        if Instant::now() >= deadline {
+            panic!("a follower continues: {}", group.description().await);
+        }
         if group.0[wrong].try_write("dev", weight_milli).await {
             acknowledged.push(weight_milli);
         }
