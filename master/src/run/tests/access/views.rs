@@ -24,7 +24,7 @@ async fn snapshot(events: &mut Streaming<v1::WatchEvent>) -> Vec<String> {
     }
 }
 
-/// Watches by the rules as of a revision.
+/// Watches by the rules as of a revision. On a busy host there may be no leader for a moment.
 async fn watch(
     cluster: &TestCluster,
     (principal, place): (&str, usize),
@@ -36,7 +36,16 @@ async fn watch(
         min_revision,
         ..Default::default()
     };
-    client.watch(request).await.unwrap().into_inner()
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        match client.watch(request.clone()).await {
+            Ok(events) => return events.into_inner(),
+            Err(why) if why.code() == Code::Unavailable && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(why) => panic!("{why}"),
+        }
+    }
 }
 
 const OWN: [&str; 2] = ["framework framework-1", "task framework-1/a"];
