@@ -9,6 +9,11 @@ use tokio::net::TcpListener;
 
 use crate::error::StartError;
 
+/// The size of openraft's queue of events. Consensus is its only reader and also writes to it: if a
+/// stall of the disk filled it, consensus would wait for itself. It gets about 80 ticks a second,
+/// so this is more than a month of them. It takes memory only for the events in it.
+const EVENTS: u64 = 1 << 28;
+
 /// The timing of elections, in milliseconds.
 ///
 /// openraft elects a new leader after a lease of `election_max_ms` and a random wait between the
@@ -184,6 +189,7 @@ impl NodeConfig {
             // A follower that lags beyond the kept entries gets a snapshot.
             replication_lag_threshold: self.snapshot.entries + self.snapshot.keep_entries + 1_000,
             install_snapshot_timeout: 60_000,
+            notification_channel_size: Some(EVENTS),
             ..Config::default()
         };
         config

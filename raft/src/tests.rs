@@ -3,6 +3,7 @@
 mod async_appends;
 mod crash;
 mod damage;
+mod disk_stall;
 #[cfg(feature = "rocksdb")]
 mod files;
 mod harness;
