@@ -34,6 +34,7 @@ use crate::liveness::Liveness;
 use crate::log_size::LogGrowth;
 use crate::membership::{MemberChange, MemberChanger, forwarding};
 use crate::read_index;
+use crate::settings::Timing;
 use crate::state_machine::Consensus;
 use crate::storage::store::Store;
 use crate::transport::snapshot_transfer::{self, SnapshotReceiver};
@@ -77,6 +78,7 @@ pub(crate) struct FormedNode {
     changes: Arc<MemberChanger>,
     growth: LogGrowth,
     liveness: Liveness,
+    timing: Timing,
     detector: LeaderDetector,
     /// The slots for incoming snapshots.
     snapshots: Arc<Semaphore>,
@@ -99,6 +101,7 @@ impl FormedNode {
             changes,
             growth,
             liveness: group.liveness.clone(),
+            timing: group.timing,
             detector,
             snapshots: Arc::new(Semaphore::new(SNAPSHOTS)),
         }
@@ -379,7 +382,7 @@ impl proto::raft_server::Raft for RaftService {
     ) -> Result<Response<proto::ReadIndexResponse>, Status> {
         let (message, sender) = received(request);
         let formed = self.0.admit(message.header.as_ref(), &sender)?;
-        let confirmed = read_index::read_index(&formed.raft, &formed.liveness)
+        let confirmed = read_index::read_index(&formed.raft, &formed.liveness, formed.timing)
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?;
         let index = confirmed.index;

@@ -122,7 +122,7 @@ impl ReadIndexTask {
         let leader = self.status.borrow().leader.clone();
         let (id, member) = leader.ok_or(ReadError::NoLeader)?;
         if id == self.caller.id {
-            return read_index(&self.raft, &self.liveness).await;
+            return read_index(&self.raft, &self.liveness, self.timing).await;
         }
         let not_confirmed = |status: tonic::Status| ReadError::NotConfirmed {
             reason: status.message().to_owned(),
@@ -146,11 +146,12 @@ impl ReadIndexTask {
     }
 }
 
-/// Returns the read index of this node, if it leads and a quorum confirms that. The index is never
-/// below the leader's first entry: the named entry is of the leader's term.
+/// Returns the read index of this node, if it leads and a quorum confirms that in time. The index
+/// is never below the leader's first entry: the named entry is of the leader's term.
 pub(crate) async fn read_index(
     raft: &Consensus,
     liveness: &Liveness,
+    timing: Timing,
 ) -> Result<ReadConfirmation, ReadError> {
     type Failure = RaftError<TypeConfig, LinearizableReadError<TypeConfig>>;
     // A read sends heartbeats, and these would keep the others from electing a leader that they can
@@ -160,7 +161,15 @@ pub(crate) async fn read_index(
             reason: "no quorum has answered it in time".to_owned(),
         });
     }
-    match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+    // Consensus answers nothing while it waits for a stalled disk.
+    let deadline = Duration::from_millis(timing.append_deadline_ms);
+    let confirmed = raft.get_read_log_id(ReadPolicy::ReadIndex);
+    let Ok(confirmed) = tokio::time::timeout(deadline, confirmed).await else {
+        return Err(ReadError::NotConfirmed {
+            reason: "no quorum has confirmed it in time".to_owned(),
+        });
+    };
+    match confirmed {
         Ok((read, _applied)) => Ok(ReadConfirmation {
             index: read.index(),
             own_term: Some(read.committed_leader_id().term),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use argosy_raft::SnapshotPolicy;
+use argosy_raft::{RaftStatus, ReadError, SnapshotPolicy};
 
 use crate::host::{
     DEADLINE, HostPlan, NodeHost, TIMING, addresses, form, leader, three, three_with,
@@ -116,5 +116,37 @@ async fn log_is_purged_despite_frequent_restarts() {
             break;
         }
         assert!(life < 6 && Instant::now() < deadline, "the log only grows");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_at_a_leader_whose_disk_stalls_fail_in_time() {
+    let mut hosts = three().await;
+    let lead = leader(&hosts).await;
+    let former = hosts.remove(lead);
+    former.commit("before").await;
+    let id = former.node.id();
+    former.plan.memory.slow_down(10 * DEADLINE);
+    let deadline = Instant::now() + DEADLINE;
+    let is_other =
+        |status: &RaftStatus| matches!(&status.leader, Some((leader, _)) if *leader != id);
+    // Until its queue of writes is full, and consensus waits for the disk.
+    for number in 0.. {
+        // Rejected while the queue is full.
+        let _ = former.propose(&format!("command-{number}"));
+        if is_other(&hosts[0].status()) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it is not replaced");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(former.status().is_leader, "it knows of its successor");
+    for _ in 0..2 {
+        let read = tokio::time::timeout(DEADLINE, former.node.confirm_read()).await;
+        let read = read.expect("it ends");
+        assert!(
+            matches!(read, Err(ReadError::NotConfirmed { .. })),
+            "{read:?}"
+        );
     }
 }
