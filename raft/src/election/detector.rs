@@ -218,12 +218,13 @@ impl LeaderDetector {
     /// Returns whether this node suspects the leader too, and would vote for the requesting node.
     pub(crate) async fn supports(&self, request: proto::SuspectRequest) -> Result<bool, Status> {
         let suspected = wire::vote_from(request.leader)?;
+        let last_log = request.last_log.map(wire::log_id_from).transpose()?;
         let from = request.header.map_or(0, |header| header.from);
         if !self.suspects(&suspected, from) {
             return Ok(false);
         }
         let own = self.last_log().await?;
-        Ok(request.last_log.map(wire::log_id_from) >= own)
+        Ok(last_log >= own)
     }
 
     fn suspects(&self, suspected: &Vote, from: u64) -> bool {

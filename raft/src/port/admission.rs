@@ -7,9 +7,13 @@ use argosy_proto::transport::PeerIdentity;
 use openraft::async_runtime::WatchReceiver as _;
 use tonic::{Request, Status};
 
-use super::{FormedNode, RaftPort};
+use super::{FormedNode, RaftPort, newest_vote};
 use crate::transport::versions;
 use crate::transport::wire::proto;
+
+/// The largest number of terms by which another master may be ahead: those of more than ten years,
+/// with ten elections a second.
+const TERMS_AHEAD: u64 = 1 << 32;
 
 /// The peer of the connection on which a message has arrived.
 pub(super) struct Sender(Option<PeerIdentity>);
@@ -88,7 +92,8 @@ impl RaftPort {
         Ok(formed)
     }
 
-    /// The same for a message whose vote is that of its sender.
+    /// The same for a message whose vote is that of its sender. Its term may be newer than that of
+    /// this node, but not so much that a few messages use up all terms.
     pub(super) fn admit_voter(
         &self,
         header: Option<&proto::Header>,
@@ -96,6 +101,18 @@ impl RaftPort {
         sender: &Sender,
     ) -> Result<&FormedNode, Status> {
         let formed = self.admit(header, sender)?;
+        let newest = newest_vote(formed)
+            .leader_id
+            .term
+            .saturating_add(TERMS_AHEAD);
+        if let Some(vote) = vote
+            && vote.term > newest
+        {
+            return Err(Status::invalid_argument(format!(
+                "the term {} is too far ahead of that of this master",
+                vote.term
+            )));
+        }
         let ids = header
             .map(|header| header.from)
             .zip(vote.map(|vote| vote.node));

@@ -221,11 +221,11 @@ async fn a_leader_supports_no_election_against_itself() {
             committed: true,
         }),
         last_log: Some(proto::LogId {
-            term: u64::MAX,
-            index: u64::MAX,
+            term: wire::POSITION_LIMIT,
+            index: wire::POSITION_LIMIT,
         }),
     };
-    for term in [0, term, u64::MAX] {
+    for term in [0, term, wire::POSITION_LIMIT] {
         let answer = client.suspect(request(term)).await.unwrap().into_inner();
         assert!(!answer.supports, "{term}");
     }
@@ -236,6 +236,51 @@ async fn a_leader_supports_no_election_against_itself() {
     let refused = client.suspect(nobody).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert_eq!(port.node.status().borrow().term, term);
+}
+
+/// A vote of the largest term would end elections: no later term exists.
+#[tokio::test]
+async fn terms_and_indexes_beyond_any_group_are_refused() {
+    let port = TestPort::start().await;
+    let mut status = port.node.status();
+    let leads = status.wait_for(|status| status.is_leader);
+    let term = timeout(TIMEOUT, leads).await.unwrap().unwrap().term;
+    let mut client = port.connect().await.unwrap();
+    let answer = client.ask(ask_request()).await.unwrap().into_inner();
+    let own = answer.identity.expect("it belongs to a group");
+    let header = Some(proto::Header {
+        format: 1,
+        cluster_key: own.cluster_key,
+        from: own.id + 1,
+        to: own.id,
+    });
+    let vote = |term| proto::Vote {
+        term,
+        node: own.id + 1,
+        committed: false,
+    };
+    let request = |vote, last_log| proto::VoteRequest {
+        header,
+        vote: Some(vote),
+        last_log: Some(last_log),
+        leadership_transfer: true,
+        pre_vote: false,
+    };
+    let log_id = |term, index| proto::LogId { term, index };
+    for request in [
+        request(vote(u64::MAX), log_id(u64::MAX, u64::MAX)),
+        request(vote(wire::POSITION_LIMIT), log_id(term, 1)),
+        request(vote(term + 1), log_id(u64::MAX, 1)),
+        request(vote(term + 1), log_id(term, u64::MAX)),
+    ] {
+        let answer = client.vote(request).await;
+        let refused = answer.expect_err("it is answered");
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
+    let status = port.node.status().borrow().clone();
+    assert!(status.is_leader && status.term == term, "{status:?}");
+    port.node.confirm_read().await.unwrap();
+    port.node.stop().await;
 }
 
 /// Sends messages with this sender and voter, and returns the refusals.

@@ -221,6 +221,10 @@ impl SnapshotReceiver {
 
     async fn install(&self, image: SnapshotFile) -> Result<Vote, Status> {
         let last = image.meta().last_log_id;
+        let members = image.meta().last_membership.log_id();
+        for id in last.iter().chain(members) {
+            wire::check_position(id)?;
+        }
         // openraft would end the process over a snapshot that contradicts the vote or the committed
         // entries of this node.
         let committed = self.raft.data_metrics().borrow_watched().local_committed;

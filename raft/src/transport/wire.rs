@@ -29,6 +29,10 @@ pub(crate) const MESSAGE_LIMIT_BYTES: usize = 4 << 20;
 /// The maximum size of one append, unless a single entry is larger.
 const APPEND_LIMIT_BYTES: usize = 1 << 20;
 
+/// The largest term and the largest log index in a message. No group reaches them, and a successor
+/// of either can always be computed.
+pub(crate) const POSITION_LIMIT: u64 = 1 << 62;
+
 fn absent(field: &str) -> Status {
     Status::invalid_argument(format!("the message lacks the field {field}"))
 }
@@ -41,8 +45,18 @@ pub(crate) fn vote(vote: &Vote) -> proto::Vote {
     }
 }
 
+fn check_term(term: u64) -> Result<(), Status> {
+    if term <= POSITION_LIMIT {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "the term {term} is larger than that of any group"
+    )))
+}
+
 pub(crate) fn vote_from(vote: Option<proto::Vote>) -> Result<Vote, Status> {
     let vote = vote.ok_or_else(|| absent("vote"))?;
+    check_term(vote.term)?;
     let leader_id = LeaderId {
         term: vote.term,
         voted_for: vote.node,
@@ -60,8 +74,21 @@ pub(crate) fn log_id(id: &LogId) -> proto::LogId {
     }
 }
 
-pub(crate) fn log_id_from(id: proto::LogId) -> LogId {
-    LogId::new(CommittedLeaderId { term: id.term }, id.index)
+pub(crate) fn log_id_from(id: proto::LogId) -> Result<LogId, Status> {
+    let id = LogId::new(CommittedLeaderId { term: id.term }, id.index);
+    check_position(&id).map(|()| id)
+}
+
+/// Checks term and index of a log id.
+pub(crate) fn check_position(id: &LogId) -> Result<(), Status> {
+    check_term(id.leader_id.term)?;
+    if id.index <= POSITION_LIMIT {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "the log index {} is larger than that of any group",
+        id.index
+    )))
 }
 
 pub(crate) fn node(id: u64, member: &Member) -> proto::Node {
@@ -124,7 +151,7 @@ fn entry(entry: &Entry) -> proto::Entry {
 
 fn entry_from(entry: proto::Entry) -> Result<Entry, Status> {
     use proto::entry::Payload;
-    let log_id = log_id_from(entry.id.ok_or_else(|| absent("entry.id"))?);
+    let log_id = log_id_from(entry.id.ok_or_else(|| absent("entry.id"))?)?;
     let payload = match entry.payload.ok_or_else(|| absent("entry.payload"))? {
         Payload::Blank(_) => EntryPayload::Blank,
         Payload::Commands(batch) => EntryPayload::Normal(Batch {
@@ -168,7 +195,7 @@ pub(crate) fn append_from(
     message: proto::AppendRequest,
 ) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
     let vote = vote_from(message.vote)?;
-    let prev_log_id = message.previous.map(log_id_from);
+    let prev_log_id = message.previous.map(log_id_from).transpose()?;
     let entries = message
         .entries
         .into_iter()
@@ -194,7 +221,7 @@ pub(crate) fn append_from(
         vote,
         prev_log_id,
         entries,
-        leader_commit: message.committed.map(log_id_from),
+        leader_commit: message.committed.map(log_id_from).transpose()?,
     })
 }
 
@@ -220,7 +247,7 @@ pub(crate) fn append_answer_from(
     Ok(match answer.outcome.ok_or_else(|| absent("outcome"))? {
         Outcome::Success(_) => AppendEntriesResponse::Success,
         Outcome::Partial(partial) => {
-            AppendEntriesResponse::PartialSuccess(partial.last.map(log_id_from))
+            AppendEntriesResponse::PartialSuccess(partial.last.map(log_id_from).transpose()?)
         }
         Outcome::Conflict(_) => AppendEntriesResponse::Conflict,
         Outcome::HigherVote(higher) => AppendEntriesResponse::HigherVote(vote_from(Some(higher))?),
@@ -244,7 +271,8 @@ pub(crate) fn vote_request(
 pub(crate) fn vote_request_from(
     message: proto::VoteRequest,
 ) -> Result<VoteRequest<TypeConfig>, Status> {
-    let mut request = VoteRequest::new(vote_from(message.vote)?, message.last_log.map(log_id_from));
+    let last_log = message.last_log.map(log_id_from).transpose()?;
+    let mut request = VoteRequest::new(vote_from(message.vote)?, last_log);
     request.leadership_transfer = message.leadership_transfer;
     Ok(request)
 }
@@ -262,7 +290,7 @@ pub(crate) fn vote_answer_from(
 ) -> Result<VoteResponse<TypeConfig>, Status> {
     Ok(VoteResponse::new(
         vote_from(message.vote)?,
-        message.last_log.map(log_id_from),
+        message.last_log.map(log_id_from).transpose()?,
         message.granted,
     ))
 }
@@ -286,7 +314,7 @@ pub(crate) fn transfer_from(
     Ok(TransferLeaderRequest::new(
         from,
         message.to_node,
-        message.last_log.map(log_id_from),
+        message.last_log.map(log_id_from).transpose()?,
     ))
 }
 
@@ -321,7 +349,7 @@ pub(crate) fn transfer_answer_from(
         }),
         Outcome::FlushedIs(actual) => Err(TransferLeaderError::LogNotFlushed {
             expected: request.last_log_id().copied(),
-            actual: actual.last.map(log_id_from),
+            actual: actual.last.map(log_id_from).transpose()?,
         }),
     })
 }
@@ -413,10 +441,37 @@ mod tests {
     }
 
     #[test]
+    fn answers_with_terms_and_indexes_beyond_any_group_are_refused() {
+        let answer = |term, last| proto::VoteResponse {
+            vote: Some(proto::Vote {
+                term,
+                ..proto::Vote::default()
+            }),
+            last_log: Some(last),
+            ..proto::VoteResponse::default()
+        };
+        let log_id = |term, index| proto::LogId { term, index };
+        let (limit, beyond) = (POSITION_LIMIT, POSITION_LIMIT + 1);
+        vote_answer_from(answer(limit, log_id(limit, limit))).unwrap();
+        for answer in [
+            answer(beyond, log_id(1, 1)),
+            answer(1, log_id(beyond, 1)),
+            answer(1, log_id(1, beyond)),
+        ] {
+            let refused = vote_answer_from(answer).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+        }
+    }
+
+    #[test]
     fn entries_after_the_last_possible_index_are_refused() {
         let mut after_the_last = request(vec![commands(0, 1)]);
-        after_the_last.prev_log_id = Some(id(2, u64::MAX));
-        let refused = append_from(append(proto::Header::default(), &after_the_last).0).unwrap_err();
-        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+        for last in [u64::MAX, POSITION_LIMIT] {
+            after_the_last.prev_log_id = Some(id(2, last));
+            after_the_last.entries = vec![commands(last.wrapping_add(1), 1)];
+            let message = append(proto::Header::default(), &after_the_last).0;
+            let refused = append_from(message).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+        }
     }
 }
