@@ -4,6 +4,17 @@ use std::io;
 
 use nix::errno::Errno;
 
+/// Returns whether a write failed because the disk, a quota or the file descriptors are used up. A
+/// later write can succeed.
+#[must_use]
+pub fn is_exhausted(source: &io::Error) -> bool {
+    let error = source.raw_os_error().map(Errno::from_raw);
+    matches!(
+        error,
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOSPC | Errno::EDQUOT)
+    )
+}
+
 /// Returns a remedy for a failed write: of a file or directory that cannot be created, written or
 /// synced.
 #[must_use]

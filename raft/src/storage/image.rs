@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use argosy_proto::remedy;
 use argosy_state::planted_bug;
 use tokio::sync::oneshot;
 
@@ -86,8 +87,15 @@ async fn written(parts: &StoreParts, least: Option<LogId>) -> io::Result<Snapsho
     match pinned.read(Box::new(work)).await {
         Ok(()) => image.await.map_err(io::Error::other),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
+        // The unfinished file is deleted, and no record of the write-ahead log was lost: only the
+        // follower waits. A vote or an entry that finds no space ends the process.
+        Err(error) if remedy::is_exhausted(&error) => {
+            let remedy = remedy::of_failed_write(&error);
+            Err(io::Error::new(error.kind(), format!("{error}: {remedy}")))
+        }
         Err(error) => {
-            // A disk that rejects a snapshot will reject a vote too, and an fsync is never retried.
+            // A disk that fails at a snapshot will fail at a vote too, and an fsync is never
+            // retried.
             (parts.fatal)(&FatalError {
                 path: parts.disk.name(),
                 what: "write a snapshot of",

@@ -368,6 +368,32 @@ async fn torn_snapshot_is_skipped_and_an_unfinished_one_deleted() {
     opened.close().await;
 }
 
+/// A symbolic link to a device without space stands for a full disk.
+#[cfg(feature = "rocksdb")]
+#[tokio::test]
+async fn a_snapshot_that_finds_no_space_fails_alone_and_a_later_one_is_written() {
+    let environment = super::harness::on_disk();
+    let (fatal, words) = record_fatal();
+    let mut opened = try_open(&environment.location, fatal).await.unwrap();
+    opened.commit(entries(0..50)).await;
+    let StoreLocation::Directory(directory) = &environment.location else {
+        unreachable!("it is on disk");
+    };
+    let unfinished = directory.join("snapshots/0.unfinished");
+    std::os::unix::fs::symlink("/dev/full", &unfinished).unwrap();
+    let snapshot = opened.machine.get_current_snapshot().await.unwrap();
+    let snapshot = snapshot.unwrap().snapshot;
+    let refused = snapshot.file().await.err().unwrap();
+    assert_eq!(refused.kind(), std::io::ErrorKind::StorageFull, "{refused}");
+    assert!(words.lock().unwrap().is_empty(), "{words:?}");
+    assert!(files(&environment.location).is_empty());
+    opened.commit(entries(50..60)).await;
+    let image = snapshot.file().await.unwrap();
+    assert_eq!(image.records().unwrap().len(), 60);
+    assert!(words.lock().unwrap().is_empty(), "{words:?}");
+    opened.close().await;
+}
+
 #[tokio::test]
 async fn an_install_without_an_owner_aborts_without_data_loss() {
     for environment in fixtures() {

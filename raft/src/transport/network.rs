@@ -15,7 +15,7 @@ use openraft::raft::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use super::connections::{PeerConnections, Peers, client};
 use super::frames::pool::IdleConnection;
@@ -26,6 +26,10 @@ use crate::settings::Timing;
 use crate::state_machine::Snapshot;
 use crate::storage::image::SnapshotSource;
 use crate::types::{Member, TypeConfig, Vote};
+
+/// The pause after a snapshot could not be written, or was not accepted. A disk without space is
+/// not filled again at once.
+const SNAPSHOT_RETRY_PAUSE: Duration = Duration::from_secs(3);
 
 /// The identity of the caller: the header of each message.
 #[derive(Clone, Copy, Debug)]
@@ -362,21 +366,30 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         let unreachable = |status: &Status| StreamingError::Unreachable(Unreachable::new(status));
         let connections = self.connections.as_ref().map_err(&unreachable)?;
         let client = client(connections.snapshots.clone());
-        let sending = snapshot_transfer::send(
-            client,
-            self.caller.header(self.target, connections),
-            vote,
-            snapshot,
-            self.timing,
-        );
+        let header = self.caller.header(self.target, connections);
+        let sending = async {
+            let sent = snapshot_transfer::send(client, header, vote, snapshot, self.timing).await;
+            match &sent {
+                Err(status) if status.code() == Code::Unavailable => {
+                    debug!(peer = self.target, %status, "snapshot transfer failed, retrying");
+                }
+                Err(status) => {
+                    let cause = status.message();
+                    warn!(
+                        peer = self.target,
+                        cause, "snapshot transfer failed, retrying"
+                    );
+                    tokio::time::sleep(SNAPSHOT_RETRY_PAUSE).await;
+                }
+                Ok(_) => {}
+            }
+            sent
+        };
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = sending => match sent {
                 Ok(vote) => Ok(SnapshotResponse::new(vote)),
-                Err(status) => {
-                    debug!(peer = self.target, %status, "snapshot transfer failed, retrying");
-                    Err(unreachable(&status))
-                }
+                Err(status) => Err(unreachable(&status)),
             },
         }
     }
