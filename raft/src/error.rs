@@ -53,6 +53,15 @@ pub enum StartError {
         /// The raft address of the master that belongs to a group.
         peer: String,
     },
+    /// A group of one may not be formed while listed masters may belong to a group.
+    #[error(
+        "--bootstrap could make a second cluster: {} does not answer, and may belong to one; start it, or remove it from --peers",
+        peers.join(", ")
+    )]
+    SilentPeers {
+        /// The raft addresses of the masters that do not answer.
+        peers: Vec<String>,
+    },
     /// A restored registry may not be continued while a listed master belongs to a group.
     #[error(
         "this directory has a restored registry, and {peer} belongs to a cluster: stop that master and empty its data directory, or remove it from --peers; masters with empty directories can join"

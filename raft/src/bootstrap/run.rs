@@ -24,6 +24,8 @@ use crate::types::{Member, NodeIdentity};
 
 /// The timeout of a peer's answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time for which a listed master may be silent before it is decided without its answer.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause between two rounds of requests: short at first, since the masters of a group are
 /// mostly started together.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -74,39 +76,81 @@ pub(crate) struct GroupFormation {
 }
 
 impl GroupFormation {
-    /// Forms a group of one, unless a listed master belongs to a group already.
+    /// Forms a group of one, unless a listed master belongs to a group already, or may belong to
+    /// one.
     pub(crate) async fn bootstrap(&self) -> Result<InitialIdentity, StartError> {
-        let answers = ask_all(&self.port, &self.peers, ANSWER_TIMEOUT).await;
-        let formed = answers
-            .into_iter()
-            .find(|(_, answer)| answer.as_ref().is_some_and(|one| one.identity.is_some()));
-        if let Some((peer, _)) = formed {
-            return Err(StartError::AlreadyFormed { peer });
+        let silent = self.silent_masters().await?;
+        if silent.is_empty() {
+            return Ok(self.alone());
         }
+        Err(StartError::SilentPeers { peers: silent })
+    }
+
+    /// Returns the listed masters that are silent for long: each of them may belong to a group. One
+    /// that refuses connections does not run, and is not silent. Fails if a listed master belongs
+    /// to a group.
+    async fn silent_masters(&self) -> Result<Vec<String>, StartError> {
+        let end = Instant::now() + SILENCE_TIMEOUT;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let answers = ask_all(&self.port, &self.peers, SILENCE_TIMEOUT / 2).await;
+            let is_formed = |answer: &proto::AskResponse| answer.identity.is_some();
+            let formed = answers
+                .iter()
+                .find(|(_, answer)| answer.as_ref().is_some_and(is_formed));
+            if let Some((peer, _)) = formed {
+                let peer = peer.clone();
+                return Err(StartError::AlreadyFormed { peer });
+            }
+            let mut silent = Vec::new();
+            for (peer, answer) in answers {
+                if answer.is_none() && !self.peers.is_refused_by(&peer).await {
+                    silent.push(peer);
+                }
+            }
+            if silent.is_empty() || Instant::now() >= end {
+                return Ok(silent);
+            }
+            if pause == FIRST_PAUSE {
+                warn!("waiting for an answer of {}", silent.join(", "));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn alone(&self) -> InitialIdentity {
         let (cluster_key, founders) = compute(std::slice::from_ref(&self.port.member));
-        Ok(InitialIdentity {
+        InitialIdentity {
             identity: NodeIdentity { cluster_key, id: 1 },
             founders: Some(founders),
             accepted: None,
-        })
+        }
     }
 
     /// Continues a restored registry as a group of one, unless a listed master belongs to a group
-    /// already: that may be the cluster that the registry is of.
+    /// already: that may be the cluster that the registry is of. A master that is silent for long
+    /// prevents nothing: it may be lost, and the reason of the restore.
     pub(crate) async fn continue_alone(
         &self,
         store: &Store,
     ) -> Result<InitialIdentity, StartError> {
-        let begun = match self.bootstrap().await {
+        let silent = match self.silent_masters().await {
             Err(StartError::AlreadyFormed { peer }) => Err(StartError::RestoredBeside { peer }),
             other => other,
         }?;
+        if !silent.is_empty() {
+            warn!(
+                "{} does not answer: do not start it again with data of the former cluster",
+                silent.join(", ")
+            );
+        }
         let founded = store.found_alone(self.port.member.clone()).await;
         founded.map_err(|source| StartError::Identity { source })?;
         info!("this master forms a new group with a restored registry");
         Ok(InitialIdentity {
             founders: None,
-            ..begun
+            ..self.alone()
         })
     }
 

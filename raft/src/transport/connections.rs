@@ -137,6 +137,12 @@ impl Peers {
             .map(drop)
     }
 
+    /// Returns whether `address` refuses connections: then no master runs there.
+    pub(crate) async fn is_refused_by(&self, address: &str) -> bool {
+        let probed = tokio::time::timeout(self.connect_timeout(), self.probe(address)).await;
+        matches!(probed, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
     /// Opens a new connection that is not shared.
     pub(crate) async fn connect(&self, address: &str) -> Result<Channel, Status> {
         let connector = self

@@ -1,6 +1,10 @@
 //! The formation of groups, and its failures.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use argosy_raft::StartError;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::host::{HostPlan, PendingNodeStart, addresses, form, leader, three};
 
@@ -13,7 +17,7 @@ async fn group_forms_only_with_every_listed_master() {
         .map(|address| PendingNodeStart::begin(HostPlan::new(*address, &addresses)))
         .collect();
     // Long enough for many rounds of requests: this shows that something does not happen.
-    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
     assert!(starting.iter().all(|one| !one.is_finished()));
     starting.push(PendingNodeStart::begin(HostPlan::new(
         addresses[2],
@@ -80,6 +84,65 @@ async fn bootstrap_is_refused_if_a_group_exists() {
         panic!("not refused")
     };
     assert_eq!(peer, hosts[0].plan.address.to_string());
+}
+
+/// Returns the address of a proxy that delays the first bytes of the master behind it.
+async fn delayed(master: SocketAddr, delay: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let master = TcpStream::connect(master).await.unwrap();
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_master, mut to_master) = master.into_split();
+                let answers = async {
+                    tokio::time::sleep(delay).await;
+                    tokio::io::copy(&mut from_master, &mut to_client).await
+                };
+                // Each end closes the connection when it has its answer.
+                let requests = tokio::io::copy(&mut from_client, &mut to_master);
+                let _ = tokio::join!(requests, answers);
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bootstrap_is_refused_if_a_group_answers_late() {
+    let hosts = three().await;
+    let slow = delayed(hosts[0].plan.address, Duration::from_millis(1_500)).await;
+    let address = addresses(1)[0];
+    let plan = HostPlan {
+        bootstrap: true,
+        ..HostPlan::new(address, &[slow, address])
+    };
+    let refused = PendingNodeStart::begin(plan).finish().await;
+    let Err(StartError::AlreadyFormed { peer }) = refused.map(|_| ()) else {
+        panic!("not refused")
+    };
+    assert_eq!(peer, slow.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bootstrap_is_refused_while_a_listed_master_is_silent_but_not_if_it_does_not_run() {
+    let addresses = addresses(2);
+    let plan = |peer| HostPlan {
+        bootstrap: true,
+        ..HostPlan::new(addresses[0], &[addresses[0], peer])
+    };
+    let alone = PendingNodeStart::begin(plan(addresses[1])).finish().await;
+    leader(&[alone.unwrap()]).await;
+    // It accepts connections, and answers nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let refused = PendingNodeStart::begin(plan(address)).finish().await;
+    let Err(refused) = refused.map(|_| ()) else {
+        panic!("not refused")
+    };
+    let text = format!("{address} does not answer");
+    assert!(refused.to_string().contains(&text), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

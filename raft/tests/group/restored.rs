@@ -109,6 +109,18 @@ async fn a_restored_registry_does_not_start_beside_its_former_cluster() {
     first.commit_when_leading("two").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_registry_continues_although_a_lost_master_is_silent() {
+    let place = tempfile::tempdir().unwrap();
+    restore(place.path(), &["one"]).unwrap();
+    // It accepts connections, and answers nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_address = silent.local_addr().unwrap();
+    let own = addresses(1)[0];
+    let plan = on_disk(HostPlan::new(own, &[own, silent_address]), place.path());
+    start(plan).await.unwrap().commit_when_leading("two").await;
+}
+
 #[test]
 fn only_an_empty_directory_is_restored_into_and_others_are_not_changed() {
     let place = tempfile::tempdir().unwrap();
