@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use argosy_master::SavedSnapshot;
 use argosy_proto::clock::WallClock;
-use argosy_raft::{LockedDirectory, OpenError, SavedSnapshotHeader, read_stopped};
+use argosy_raft::{LockedDirectory, OpenError, SavedSnapshotHeader};
 use argosy_state::Registry;
 use argosy_state::ids::ClusterId;
 use clap::Args;
@@ -63,12 +63,11 @@ pub(crate) fn recover(arguments: &MasterRecover) -> VerbResult {
         ));
         return Ok(DONE);
     }
-    drop(directory);
     let path = arguments.data_dir.clone();
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start a runtime")?;
     let data = runtime
-        .block_on(read_stopped(&path))
+        .block_on(directory.read())
         .map_err(|error| failed(&error))?;
     drop(runtime);
     let after_applied = data.entries.len();
@@ -85,7 +84,6 @@ pub(crate) fn recover(arguments: &MasterRecover) -> VerbResult {
     confirm(&what, arguments.yes)?;
     let restored = new_cluster(former).map_err(|failure| failure.advise("nothing was changed"))?;
     let summary = summary(&restored)?;
-    let directory = LockedDirectory::open(&path).map_err(|error| failed(&error))?;
     let kept = directory.former_data();
     let begun = directory.begin_recovery(restored.header, &restored.records);
     begun.map_err(|error| {

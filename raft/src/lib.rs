@@ -48,7 +48,7 @@ pub use status::{FailoverPhases, RaftStatus};
 pub use storage::directory::OpenError;
 pub use storage::disk::memory::DurableEntry;
 pub use storage::rejoin::{LockedDirectory, forbid_start};
-pub use storage::restored::{LogPosition, StoppedData, read_stopped};
+pub use storage::restored::{LogPosition, StoppedData};
 pub use storage::saved_snapshot::{
     SavedSnapshotEncoder, SavedSnapshotError, SavedSnapshotHeader, read_saved_snapshot,
 };

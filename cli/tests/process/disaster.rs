@@ -351,8 +351,9 @@ async fn an_unfinished_recovery_is_not_started_on_and_is_finished_by_a_repeat() 
     // The state of a recovery that was interrupted before its last step.
     let header = argosy_raft::SavedSnapshotHeader::default();
     std::fs::remove_dir_all(directory.join("before-recovery")).unwrap();
+    let locked = argosy_raft::LockedDirectory::open(&directory).unwrap();
     let saved = {
-        let data = argosy_raft::read_stopped(&directory).await.unwrap();
+        let data = locked.read().await.unwrap();
         let header = argosy_raft::SavedSnapshotHeader {
             index: data.applied.index,
             term: data.applied.term,
@@ -360,7 +361,6 @@ async fn an_unfinished_recovery_is_not_started_on_and_is_finished_by_a_repeat() 
         };
         (header, data.records)
     };
-    let locked = argosy_raft::LockedDirectory::open(&directory).unwrap();
     locked.begin_recovery(saved.0, &saved.1).unwrap();
     drop(locked);
     ends_with(&mut cluster, 0, "argosy master recover").await;

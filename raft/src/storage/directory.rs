@@ -8,6 +8,7 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
@@ -129,12 +130,18 @@ fn remedy(cause: &BoxError) -> &'static str {
     }
 }
 
-/// The lock of a data directory. Dropping it releases the lock, also if a child process that has
-/// not executed its program yet has inherited the file.
-#[derive(Debug)]
-pub(crate) struct DirectoryLock(File);
+/// The lock of a data directory. All clones are one lock.
+#[derive(Clone, Debug)]
+pub(crate) struct DirectoryLock(
+    #[allow(dead_code, reason = "it is held until it is dropped")] Arc<LockedFile>,
+);
 
-impl Drop for DirectoryLock {
+/// A locked file. Dropping it releases the lock, also if a child process that has not executed its
+/// program yet has inherited the file.
+#[derive(Debug)]
+struct LockedFile(File);
+
+impl Drop for LockedFile {
     fn drop(&mut self) {
         // If it fails, the lock ends with the last descriptor of the file.
         let _ = self.0.unlock();
@@ -298,7 +305,7 @@ pub(crate) fn lock(path: &Path) -> Result<DirectoryLock, OpenError> {
         .set_len(0)
         .and_then(|()| writeln!(file, "{}", std::process::id()));
     written.map_err(OpenError::io("write", &file_path))?;
-    Ok(DirectoryLock(file))
+    Ok(DirectoryLock(Arc::new(LockedFile(file))))
 }
 
 pub(crate) fn check_format(path: &Path, text: &str) -> Result<(), OpenError> {
@@ -367,7 +374,7 @@ mod tests {
     fn the_lock_is_released_although_a_child_process_has_inherited_its_file() {
         let dir = tempfile::tempdir().unwrap();
         let first = lock(dir.path()).unwrap();
-        let inherited = first.0.try_clone().unwrap();
+        let inherited = first.0.0.try_clone().unwrap();
         drop(first);
         lock(dir.path()).unwrap();
         drop(inherited);

@@ -90,9 +90,9 @@ impl LockedDirectory {
         &self.path
     }
 
-    /// Returns the lock.
-    pub(crate) fn into_lock(self) -> DirectoryLock {
-        self.lock
+    /// Returns another handle on the lock, for a store in the directory.
+    pub(crate) fn lock(&self) -> DirectoryLock {
+        self.lock.clone()
     }
 
     /// Removes all data of the master. If interrupted, it leaves a directory that no master starts

@@ -114,7 +114,7 @@ impl LockedDirectory {
         let path = self.path().to_owned();
         let format = path.join(FORMAT_FILE);
         directory::write_format(&path).map_err(OpenError::io("write", &format))?;
-        write_store(Directory::locked(&path, self.into_lock()), records, last)?;
+        write_store(Directory::locked(&path, self.lock()), records, last)?;
         rejoin::permit_start(&path)
     }
 }

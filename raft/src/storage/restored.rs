@@ -4,20 +4,22 @@
 //! Until a directory is complete, a marker forbids every start on it.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use openraft::RaftLogReader as _;
 
-use super::directory::{FORMAT_FILE, OpenError};
+use super::directory::{FORMAT_FILE, OpenError, check_format};
 use super::disk::{self, ChangeBatch, Disk, Durability, KeySpace};
 use super::entry::EntryHash;
 use super::log::{PURGED, VOTE};
 use super::record::{self, LogIdRecord, PurgedRecord, VoteRecord};
 use super::registry::{self, APPLIED};
+use super::rejoin::LockedDirectory;
 use super::snapshot::KeyValue;
-use super::store::{Store, StoreLocation, identity};
+use super::store::{Store, identity};
 use crate::fatal;
 use crate::types::{CommittedEntry, Member, Membership, StoredMembership};
 use crate::types::{CommittedLeaderId, LogId, Payload, SnapshotMeta};
@@ -58,21 +60,33 @@ pub struct StoppedData {
     pub entries: Vec<CommittedEntry>,
 }
 
-/// Reads the data of a stopped master, and checks all of it. Changes only what every start changes.
-///
-/// # Errors
-/// [`OpenError`]; also if there is no registry in the directory.
-pub async fn read_stopped(path: &Path) -> Result<StoppedData, OpenError> {
-    if !path.join(FORMAT_FILE).exists() {
-        return Err(OpenError::Empty {
-            path: path.to_owned(),
-        });
+impl LockedDirectory {
+    /// Reads the data of a stopped master, and checks all of it. Changes only what every start
+    /// changes. The directory stays locked, so that no master adds to the data before a recovery
+    /// replaces it.
+    ///
+    /// # Errors
+    /// [`OpenError`]; also if there is no registry in the directory.
+    pub async fn read(&self) -> Result<StoppedData, OpenError> {
+        let path = self.path().to_owned();
+        let format = path.join(FORMAT_FILE);
+        let text = match fs::read_to_string(&format) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(OpenError::Empty { path });
+            }
+            read => read.map_err(OpenError::io("read", &format))?,
+        };
+        check_format(&path, &text)?;
+        let lock = self.lock();
+        let open = move || Store::open_locked(&path, lock, fatal::abort());
+        let opened = disk::run(true, open).await?;
+        let read = read_store(&opened, self.path()).await;
+        opened.close().await;
+        let closed = opened.unlocked();
+        drop(opened);
+        closed.cancelled().await;
+        read
     }
-    let location = StoreLocation::Directory(path.to_owned());
-    let opened = disk::run(true, move || Store::open(&location, fatal::abort())).await?;
-    let read = read_store(&opened, path).await;
-    opened.close().await;
-    read
 }
 
 async fn read_store(store: &Store, path: &Path) -> Result<StoppedData, OpenError> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::directory::{self, OpenError};
+use super::directory::{self, Directory, DirectoryLock, OpenError};
 use super::disk::high_water::DataLossError;
 use super::disk::memory::MemoryDisk;
 use super::disk::{self, ChangeBatch, Disk, Durability, KeySpace};
@@ -21,6 +21,7 @@ use super::log::{LogError, LogStore};
 use super::parts::StoreParts;
 use super::record::{self, DirectoryIdentity, RecordError};
 use super::registry::{self, RegistryReadError};
+use super::rejoin;
 use super::snapshot::KeyValue;
 use super::snapshot_store::{SnapshotStore, SnapshotWriter};
 use super::unwritten::WriteBuffer;
@@ -69,12 +70,26 @@ impl Store {
     /// Opens or creates the store: finishes what a crash interrupted and checks every entry of the
     /// log.
     pub(crate) fn open(location: &StoreLocation, fatal: FatalHandler) -> Result<Store, OpenError> {
+        Store::check(open_location(location)?, fatal)
+    }
+
+    /// Opens the store of a directory that is locked already.
+    pub(crate) fn open_locked(
+        path: &Path,
+        lock: DirectoryLock,
+        fatal: FatalHandler,
+    ) -> Result<Store, OpenError> {
+        rejoin::refuse_forbidden(path)?;
+        Store::check(open_directory(Directory::locked(path, lock))?, fatal)
+    }
+
+    fn check(parts: OpenedParts, fatal: FatalHandler) -> Result<Store, OpenError> {
         let OpenedParts {
             path,
             disk,
             snapshot_store,
             unlocked,
-        } = open_location(location)?;
+        } = parts;
         let refuse = |error: StoreError| error.into_open_error(&path);
         let identity = identity(disk.as_ref()).map_err(refuse)?;
         install::finish_interrupted(disk.as_ref(), &snapshot_store)
@@ -209,16 +224,15 @@ fn open_location(location: &StoreLocation) -> Result<OpenedParts, OpenError> {
                 unlocked,
             })
         }
-        StoreLocation::Directory(path) => open_directory(path),
+        StoreLocation::Directory(path) => open_directory(Directory::open(path)?),
     }
 }
 
 #[cfg(feature = "rocksdb")]
-fn open_directory(path: &Path) -> Result<OpenedParts, OpenError> {
-    use super::directory::Directory;
+fn open_directory(directory: Directory) -> Result<OpenedParts, OpenError> {
     use super::disk::rocks::RocksDisk;
 
-    let directory = Directory::open(path)?;
+    let path = directory.path().to_owned();
     let snapshots = directory.snapshots();
     let unlocked = directory.unlocked();
     let disk = RocksDisk::open(directory)?;
@@ -226,7 +240,7 @@ fn open_directory(path: &Path) -> Result<OpenedParts, OpenError> {
     let snapshot_store =
         snapshot_store.map_err(OpenError::io("open the snapshots in", &snapshots))?;
     Ok(OpenedParts {
-        path: path.to_owned(),
+        path,
         disk: Arc::new(disk),
         snapshot_store,
         unlocked,
@@ -234,9 +248,9 @@ fn open_directory(path: &Path) -> Result<OpenedParts, OpenError> {
 }
 
 #[cfg(not(feature = "rocksdb"))]
-fn open_directory(path: &Path) -> Result<OpenedParts, OpenError> {
+fn open_directory(directory: Directory) -> Result<OpenedParts, OpenError> {
     Err(OpenError::NoDisk {
-        path: path.to_owned(),
+        path: directory.path().to_owned(),
     })
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use argosy_raft::{
     LockedDirectory, LogPosition, OpenError, RegistryRecords, SavedSnapshotHeader, StartError,
-    read_stopped,
 };
 
 use crate::host::{HostPlan, NodeHost, PendingNodeStart, addresses, equal, form, leader};
@@ -181,7 +180,8 @@ async fn the_data_of_a_stopped_master_is_read_and_replaced_by_recovered_data() {
     let place = tempfile::tempdir().unwrap();
     let plan = stopped(place.path(), &["one", "two"]).await;
     let former_id = {
-        let read = read_stopped(place.path()).await.unwrap();
+        let directory = LockedDirectory::open(place.path()).unwrap();
+        let read = directory.read().await.unwrap();
         let entries = read.entries.iter().flat_map(|entry| &entry.commands);
         let keys = read.records.iter().map(|(key, _)| &key[..]);
         let mut seen: Vec<&[u8]> = keys.chain(entries.map(|command| &command[..])).collect();
@@ -232,6 +232,28 @@ async fn the_data_of_a_stopped_master_is_read_and_replaced_by_recovered_data() {
     let again = directory.begin_recovery(SavedSnapshotHeader::default(), &[]);
     let again = again.unwrap_err().to_string();
     assert!(again.contains("before-recovery"), "{again}");
+}
+
+/// A service manager restarts the master while an operator confirms its recovery.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_master_starts_between_the_reading_of_its_data_and_its_recovery() {
+    let place = tempfile::tempdir().unwrap();
+    let plan = stopped(place.path(), &["one"]).await;
+    let directory = LockedDirectory::open(place.path()).unwrap();
+    let read = directory.read().await.unwrap();
+    match start(plan.clone()).await.map(|_| ()) {
+        Err(StartError::Open(OpenError::Locked { .. })) => {}
+        started => panic!("not refused: {started:?}"),
+    }
+    let header = SavedSnapshotHeader {
+        index: read.applied.index + 10,
+        term: read.applied.term,
+        ..SavedSnapshotHeader::default()
+    };
+    directory.begin_recovery(header, &read.records).unwrap();
+    directory.finish_recovery().unwrap();
+    let host = start(plan).await.unwrap();
+    host.commit_when_leading("two").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
