@@ -144,6 +144,8 @@ impl Core {
                 self.shut_down(executor);
             } else {
                 self.limit_executor(executor);
+                // The last task that was not to be killed may have left.
+                self.set_executor_deadline(executor);
             }
         }
     }

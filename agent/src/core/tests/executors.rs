@@ -344,6 +344,44 @@ fn a_kill_reaches_the_executor_which_ends_after_its_last_task() {
 }
 
 #[test]
+fn a_killed_task_ends_though_the_last_wanted_task_leaves_its_executor_by_itself() {
+    let kill = "kill 1 in 5000".to_owned();
+    let mut world = CoreFixture::with_executor();
+    world.kill(3, "a", 2_000);
+    world.sync();
+    world.report();
+    world.executor_update("b", 2, 1, v1::TaskState::Finished);
+    world.sync();
+    world.sync();
+    world.discard_effects();
+    world.wait(6_900);
+    assert!(!world.effects.contains(&kill), "the grace period remains");
+    world.wait(200);
+    assert!(world.effects.contains(&kill), "{:?}", world.effects);
+}
+
+#[test]
+fn a_killed_task_ends_though_a_task_joined_its_executor_in_the_grace_period() {
+    let kill = "kill 1 in 5000".to_owned();
+    let mut world = CoreFixture::with_executor();
+    world.executor_update("b", 2, 1, v1::TaskState::Finished);
+    world.sync();
+    world.sync();
+    world.kill(3, "a", 2_000);
+    world.sync();
+    world.launch_spec(4, executed("c"));
+    world.sync();
+    assert!(world.effects.contains(&"hand c@4".to_owned()));
+    world.wait(7_100);
+    assert!(!world.effects.contains(&kill), "c runs");
+    world.executor_update("c", 4, 1, v1::TaskState::Finished);
+    world.sync();
+    world.sync();
+    world.wait(7_100);
+    assert!(world.effects.contains(&kill), "{:?}", world.effects);
+}
+
+#[test]
 fn a_new_stream_gives_an_executor_no_more_time_to_end_its_tasks() {
     let mut world = CoreFixture::with_executor();
     world.kill(3, "a", 1_000);
