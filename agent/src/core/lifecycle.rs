@@ -363,8 +363,9 @@ impl Core {
         self.end_running(instance);
     }
 
-    /// Kills every task, because the agent is being stopped.
+    /// Kills every task, because the agent is being stopped. It takes no order from now on.
     pub(super) fn end_all(&mut self) {
+        self.ending = true;
         let live = self.instances.iter().filter(|(_, one)| !one.has_ended());
         let live: Vec<_> = live.map(|(instance, _)| *instance).collect();
         for instance in live {

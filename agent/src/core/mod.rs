@@ -139,6 +139,8 @@ pub struct Core {
     wanted_secrets: BTreeSet<Instance>,
     /// The keys of tickets that the last registration had. They are in memory only.
     ticket_keys: Vec<ReceivedTicketKey>,
+    /// Whether the agent is being stopped with its tasks.
+    ending: bool,
     config: CoreConfig,
     random: RandomSequence,
     now: Timestamp,
@@ -163,6 +165,7 @@ impl Core {
             quarantined: BTreeSet::new(),
             wanted_secrets: BTreeSet::new(),
             ticket_keys: Vec::new(),
+            ending: false,
             random: RandomSequence::new(config.seed),
             config,
             now: Timestamp(0),

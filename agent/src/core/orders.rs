@@ -16,6 +16,10 @@ impl Core {
     /// shows that an order is missing; the reconciliation of a new link repairs that. Only a
     /// cancelled order may stand for all numbers up to its own.
     pub(super) fn order(&mut self, link: u64, order: Order) {
+        if self.ending {
+            // It would start a task that survives the stop. The masters send it to the next run.
+            return;
+        }
         let Order {
             index,
             subject,

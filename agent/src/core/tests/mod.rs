@@ -13,5 +13,6 @@ mod links;
 mod random_runs;
 mod restarts;
 mod secrets;
+mod stopping;
 mod tasks;
 mod world;

@@ -683,14 +683,3 @@ fn an_expired_task_never_starts() {
     assert_eq!(last.state(), v1::TaskState::Failed);
     assert_eq!(last.reason(), v1::Reason::StoppedWithoutLeader);
 }
-
-#[test]
-fn all_tasks_are_killed_on_request() {
-    let mut world = CoreFixture::running();
-    world.feed(Input::KillAll);
-    world.sync();
-    world.expect(&["kill 1 in 3000"]);
-    world.exited(1, CommandStatus::Signal(15));
-    world.report();
-    world.expect(&["report web 2 Killed", "destroy 1-1-1"]);
-}
