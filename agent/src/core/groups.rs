@@ -214,11 +214,14 @@ impl Core {
         }
     }
 
-    /// Takes every step of a group that the states of its tasks allow.
+    /// Takes every step of a group that the states of its tasks allow. The group waits for the
+    /// search for its containers, which is bounded, but not for a container that does not answer.
     fn advance_group(&mut self, group: TaskGroupOrders) {
-        let state = |instance| self.instances.get(&instance);
-        let is_found = |instance| state(instance).is_none_or(|state| !state.is_recovering());
-        if !group.members().all(is_found) {
+        let phase = |member| self.phase(member);
+        if group
+            .members()
+            .any(|member| phase(member) == Some(InstancePhase::Recovering))
+        {
             return;
         }
         match self.cause(group) {
@@ -328,7 +331,8 @@ impl Core {
             }
         }
         for member in own {
-            if let Some(InstancePhase::Starting | InstancePhase::Running) = self.phase(member)
+            if let Some(InstancePhase::Starting | InstancePhase::Running | InstancePhase::Unknown) =
+                self.phase(member)
                 && !self.kill_in_turn(member, cause)
             {
                 return;
@@ -354,8 +358,8 @@ impl Core {
         self.end(instance, end);
     }
 
-    /// Whether the task before this one may be killed too. Kills this one first if that has not
-    /// happened yet.
+    /// Returns whether the task before this one may be killed too. Kills this one first if that has
+    /// not happened yet.
     fn kill_in_turn(&mut self, instance: Instance, cause: &GroupEndCause) -> bool {
         let is_unwanted = self.is_unwanted(instance);
         let Some(state) = self.instances.get_mut(&instance) else {
@@ -364,6 +368,8 @@ impl Core {
         if let Some(until) = state.group.kill_deadline {
             return until <= self.now;
         }
+        // The next result decides: it is killed if found, and destroyed if the query fails again.
+        let is_silent = state.phase == InstancePhase::Unknown;
         if !is_unwanted || cause.failure_reason.is_some() {
             state.group.why.get_or_insert_with(|| cause.why.clone());
         }
@@ -374,7 +380,7 @@ impl Core {
         }
         // This is called again when the kill order is on disk, and when the task runs, has ended,
         // or exceeds its grace period.
-        false
+        is_silent
     }
 
     fn kill_member(&mut self, instance: Instance) {

@@ -115,8 +115,11 @@ impl Core {
         let instances = self.instances.iter();
         let slow = instances.filter(|(_, state)| state.phase == InstancePhase::Recovering);
         let slow: Vec<_> = slow.map(|(instance, _)| *instance).collect();
+        for instance in &slow {
+            self.enter(*instance, InstancePhase::Unknown);
+        }
         for instance in slow {
-            self.enter(instance, InstancePhase::Unknown);
+            self.advance_group_of(instance);
         }
         self.give_up_finding_executors();
         self.dial_if_clear();

@@ -398,6 +398,76 @@ fn a_group_kill_continues_after_a_crash() {
 }
 
 #[test]
+fn a_group_ends_though_a_container_of_it_cannot_be_queried() {
+    let mut world = running().restart("boot-1");
+    let fact = StartedFact {
+        pid: 7,
+        at: argosy_state::ids::Timestamp(1_000),
+    };
+    world.found(1, RecoveredContainer::Running(fact));
+    world.found(2, RecoveredContainer::Unknown);
+    world.found(3, RecoveredContainer::Running(fact));
+    world.register(true);
+    world.discard_effects();
+    world.kill(4, "a", 100);
+    sync(&mut world);
+    world.expect(&["kill 3 in 3000"]);
+    stopped(&mut world, 3);
+    world.expect(&["kill 1 in 100"]);
+    stopped(&mut world, 1);
+    world.report();
+    world.discard_effects();
+    world.wait(5_000);
+    assert!(world.effects.contains(&"find 1-2-1".to_owned()));
+    world.found(2, RecoveredContainer::Unknown);
+    world.report();
+    assert!(world.effects.contains(&"destroy 1-2-1".to_owned()));
+    let (state, _, text) = last(&world, 2);
+    assert_eq!(state, v1::TaskState::Killed);
+    let words = "its group ended because task a is to end; ";
+    assert!(text.starts_with(words), "{text}");
+}
+
+#[test]
+fn a_found_container_of_an_ending_group_is_killed() {
+    let mut world = running().restart("boot-1");
+    let fact = StartedFact {
+        pid: 7,
+        at: argosy_state::ids::Timestamp(1_000),
+    };
+    world.found(1, RecoveredContainer::Running(fact));
+    world.found(2, RecoveredContainer::Unknown);
+    world.found(3, RecoveredContainer::Running(fact));
+    world.exited(3, CommandStatus::Code(1));
+    sync(&mut world);
+    assert!(world.effects.contains(&"kill 1 in 3000".to_owned()));
+    world.discard_effects();
+    world.found(2, RecoveredContainer::Running(fact));
+    sync(&mut world);
+    assert!(world.effects.contains(&"kill 2 in 3000".to_owned()));
+}
+
+#[test]
+fn a_group_kill_waits_four_seconds_for_a_container_that_does_not_answer() {
+    let mut world = running();
+    world.exited(2, CommandStatus::Code(1));
+    world.report();
+    let mut world = world.restart("boot-1");
+    let fact = StartedFact {
+        pid: 7,
+        at: argosy_state::ids::Timestamp(1_000),
+    };
+    world.found(1, RecoveredContainer::Running(fact));
+    world.wait(3_900);
+    sync(&mut world);
+    let kill = "kill 1 in 3000".to_owned();
+    assert!(!world.effects.contains(&kill), "{:?}", world.effects);
+    world.wait(100);
+    sync(&mut world);
+    assert!(world.effects.contains(&kill), "{:?}", world.effects);
+}
+
+#[test]
 fn a_group_ends_if_the_journal_lost_one_of_its_tasks() {
     let world = running();
     let mut facts = world.core.facts().clone();
