@@ -313,14 +313,15 @@ fn collect_garbage(
     }
     let floor = DiskFloor::new(paths.sandboxes(), config.disk_floor_bytes);
     let headroom_percent = config.sandbox_headroom_percent;
-    let ends = runner.ends();
+    let (ends, orphans) = (runner.ends(), runner.orphans());
     let retention = gc::LogRetention {
         age: config.log_retention,
         bytes: config.log_retention_bytes,
     };
     helpers.spawn(async move {
         let limits = (retention, ends);
-        gc::run((paths, broker), asker, headroom_percent, floor, limits).await;
+        let known = (asker, orphans);
+        gc::run((paths, broker), known, headroom_percent, floor, limits).await;
         Ok(())
     });
 }

@@ -10,6 +10,7 @@
 //! some file systems create files slowly next to ones just deleted.
 
 mod logs;
+mod orphans;
 mod removal;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,7 @@ use crate::paths::{Paths, all_container_directories, container_directories};
 use argosy_content::images::ImageManager;
 use logs::KeptLogs;
 pub(crate) use logs::{LogRetention, max_kept_bytes, reduce};
+pub(crate) use orphans::RemainingOrphans;
 pub(crate) use removal::remove;
 
 /// Retention time of a sandbox after the end of its task.
@@ -138,7 +140,7 @@ impl SandboxCollector {
 /// free than `headroom_percent` or the floor.
 pub(crate) async fn run(
     (paths, broker): (Paths, BrokerClient),
-    asker: QueryHandle,
+    (asker, orphans): (QueryHandle, RemainingOrphans),
     headroom_percent: u64,
     floor: DiskFloor,
     (retention, ends): (LogRetention, EndedContainers),
@@ -171,7 +173,9 @@ pub(crate) async fn run(
         let Some(containers) = asker.containers().await else {
             return;
         };
-        let known: BTreeSet<_> = containers.iter().map(|view| view.name).collect();
+        // Without its directory, an orphan that still runs could never be ended.
+        let mut known = orphans.names();
+        known.extend(containers.iter().map(|view| view.name));
         let live = containers.iter().filter(|view| view.state != "ended");
         let live = live.flat_map(|view| [Some(view.name), view.group]);
         let live = live.flatten().collect();

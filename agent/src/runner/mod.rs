@@ -66,7 +66,7 @@ use crate::core::{ContainerEffect, ContainerName, Input, Instance, RecoveredCont
 use crate::disk::DiskMeter;
 use crate::error::RunError;
 use crate::executors::ExecutorSockets;
-use crate::gc::EndedContainers;
+use crate::gc::{EndedContainers, RemainingOrphans};
 use crate::host::HostFeatures;
 use crate::inbox::{Event, ExecutorSender};
 use crate::paths::Paths;
@@ -155,6 +155,7 @@ pub(super) struct RunnerState {
     images: ContainerImages,
     cpus: Arc<ContainerCpus>,
     cni: Arc<CniContainers>,
+    orphans: RemainingOrphans,
     groups: groups::GroupNamespaces,
     secrets: task_secrets::SecretRequests,
     enforcement: DiskEnforcement,
@@ -240,6 +241,7 @@ impl Runner {
             ),
             service,
             cni: CniContainers::new(broker.clone()),
+            orphans: RemainingOrphans::default(),
             groups: groups::GroupNamespaces::default(),
             secrets: task_secrets::SecretRequests::default(),
             enforcement: config.disk_enforcement,

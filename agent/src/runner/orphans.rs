@@ -13,6 +13,7 @@ use metrics::{counter, gauge};
 
 use super::{Runner, RunnerState, name_of};
 use crate::core::ContainerName;
+use crate::gc::RemainingOrphans;
 
 /// The time for which the agent waits for the ends of all orphans before it continues its start.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -24,6 +25,11 @@ const ORPHANS: &str = "orphans";
 const NETWORKS: &str = "networks";
 
 impl Runner {
+    /// Returns the orphans that are not removed yet.
+    pub(crate) fn orphans(&self) -> RemainingOrphans {
+        self.shared.orphans.clone()
+    }
+
     /// Ends containers of earlier runs that the journal does not know, before anything new is
     /// started; returns their number. Directories of ended containers are left to `gc`. An orphan
     /// that does not end is ended in the background, and keeps all of its resources until then.
@@ -46,6 +52,7 @@ impl Runner {
         crash_point!("begin.orphans-removed");
         let kept: BTreeSet<_> = known.union(&left).copied().collect();
         self.shared.cni.sweep(&kept);
+        self.shared.orphans.replace(&left);
         self.spawn(Arc::clone(&self.shared).retry_until_clean(left, is_open));
         Ok(orphans.len())
     }
@@ -152,6 +159,7 @@ impl RunnerState {
             });
             let gone;
             (left, gone, is_open) = again.await.expect("removing containers never panics");
+            self.orphans.replace(&left);
             for name in gone {
                 // A network that a plugin cannot release now is released after the next start.
                 if let Err(why) = self.cni.detach(name).await {
@@ -175,4 +183,98 @@ impl RunnerState {
 #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
 fn set_gauge(what: &'static str, count: usize) {
     gauge!("argosy_agent_unresolved", "what" => what).set(count as f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::broker_client::BrokerClient;
+    use crate::broker_client::request::{BrokerReply, BrokerRequest, OperationResult};
+    use crate::config::Config;
+    use crate::disk::DiskFloor;
+    use crate::gc;
+    use crate::host::HostFeatures;
+    use crate::inbox::{AgentQuery, Event, QueryHandle};
+    use crate::paths::Paths;
+    use crate::start;
+
+    /// A broker that ends no container until it may, and records the directories that it removes.
+    #[derive(Default)]
+    struct TestBroker {
+        ends: AtomicBool,
+        removed: Mutex<Vec<ContainerName>>,
+    }
+
+    impl TestBroker {
+        fn perform(&self, request: BrokerRequest) -> OperationResult {
+            let ends = self.ends.load(Ordering::Relaxed);
+            let reply = match request {
+                BrokerRequest::Destroy(_) | BrokerRequest::Release { .. } if !ends => {
+                    return Err("it does not end".to_owned());
+                }
+                BrokerRequest::RemoveContainer(name) => {
+                    self.removed.lock().unwrap().push(name);
+                    BrokerReply::Done
+                }
+                BrokerRequest::ListCni => BrokerReply::Containers(Vec::new()),
+                _ => BrokerReply::Done,
+            };
+            Ok((reply, Vec::new()))
+        }
+
+        fn removed(&self) -> BTreeSet<ContainerName> {
+            self.removed.lock().unwrap().iter().copied().collect()
+        }
+    }
+
+    /// Answers queries of this many rounds of the garbage collection: the core knows no container.
+    async fn rounds(inbox: &mut mpsc::Receiver<Event>, count: usize) {
+        let mut left = count;
+        while left > 0 {
+            if let Some(Event::Query(AgentQuery::Containers(answer))) = inbox.recv().await {
+                let _ = answer.send(Vec::new());
+                left -= 1;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_directory_of_an_orphan_is_kept_until_the_orphan_has_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::new(directory.path());
+        let [orphan, ended]: [ContainerName; 2] = ["1-1-1", "1-2-1"].map(|id| id.parse().unwrap());
+        for name in [orphan, ended] {
+            std::fs::create_dir_all(paths.container(name)).unwrap();
+        }
+        std::fs::write(paths.container(ended).join("exit.json"), "{}").unwrap();
+        let actions = Arc::new(TestBroker::default());
+        let performing = Arc::clone(&actions);
+        let broker = BrokerClient::Local(Arc::new(move |request, _| performing.perform(request)));
+        let config = Config::new(directory.path().into(), Vec::new(), String::new());
+        let (host, (sender, mut inbox)) = (HostFeatures::simulated(), mpsc::channel(64));
+        let settings = start::container_settings(&config, &host, 1);
+        let (at, by) = (paths.clone(), broker.clone());
+        let runner = Runner::new(&config, settings, at, &host, by, sender.clone()).unwrap();
+        assert_eq!(runner.clear_orphans(&[]).unwrap(), 1);
+        let floor = DiskFloor::new(paths.sandboxes(), None);
+        let retention = gc::LogRetention {
+            age: config.log_retention,
+            bytes: config.log_retention_bytes,
+        };
+        let limits = (retention, runner.ends());
+        let queries = QueryHandle::new(sender);
+        let known = (queries, runner.orphans());
+        tokio::spawn(gc::run((paths, broker), known, 0, floor, limits));
+        // The first round is complete when the second one begins.
+        rounds(&mut inbox, 2).await;
+        assert_eq!(actions.removed(), [ended].into());
+        actions.ends.store(true, Ordering::Relaxed);
+        rounds(&mut inbox, 3).await;
+        assert_eq!(actions.removed(), [orphan, ended].into());
+    }
 }
