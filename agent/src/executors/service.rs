@@ -42,6 +42,10 @@ const MESSAGE_INTERVAL: Duration = Duration::from_millis(10);
 /// The interval of updates: at most a thousand a second, so that no executor monopolizes the agent.
 const UPDATE_INTERVAL: Duration = Duration::from_millis(1);
 const INTERVAL_PER_BYTE: Duration = Duration::from_nanos(1_000_000_000 / (1024 * 1024));
+/// Maximum number of tasks and updates in a Subscribe: the core handles all of them in one step.
+const SUBSCRIBE_ENTRIES: usize = 10_000;
+/// The shortest interval of Subscribes, since the agent answers one with all missing tasks.
+const SUBSCRIBE_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum size of a message of an executor, in bytes.
 const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
@@ -58,6 +62,9 @@ pub(super) struct ExecutorSocket {
 struct ConnectService {
     service: ExecutorSocket,
     token: Vec<u8>,
+    /// The permit to subscribe. Each Subscribe keeps it for a time that its size determines, so
+    /// that streams in parallel are not faster. Further ones are refused, so that none is stored.
+    turn: Arc<Semaphore>,
 }
 
 impl ExecutorSocket {
@@ -70,13 +77,47 @@ impl ExecutorSocket {
         let listener = UnixListener::from_std(listener)?;
         let stop = self.stop.clone();
         let service = self;
-        let server = ExecutorServer::new(ConnectService { service, token })
+        let server = ExecutorServer::new(ConnectService::new(service, token))
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES);
         let served = tonic::transport::Server::builder()
             .add_service(server)
             .serve_with_incoming_shutdown(incoming(listener, peers), stop.cancelled_owned());
         served.await.map_err(io::Error::other)
+    }
+}
+
+impl ConnectService {
+    fn new(service: ExecutorSocket, token: Vec<u8>) -> Self {
+        Self {
+            service,
+            token,
+            turn: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// Refuses a Subscribe that is too large, or that follows the last one too soon.
+    fn admit(&self, subscribe: &v1::ExecutorSubscribe) -> Result<(), Status> {
+        let count = subscribe.tasks.len() + subscribe.unacknowledged.len();
+        if count > SUBSCRIBE_ENTRIES {
+            return Err(Status::invalid_argument(format!(
+                "tasks, unacknowledged: {count} entries are too many, at most {SUBSCRIBE_ENTRIES}"
+            )));
+        }
+        let turn = Arc::clone(&self.turn).try_acquire_owned();
+        let turn = turn.map_err(|_| {
+            Status::resource_exhausted("this executor has just subscribed; try again later")
+        })?;
+        let texts = subscribe.unacknowledged.iter();
+        let bytes = texts.map(|update| update.text.len()).sum();
+        let pace = (UPDATE_INTERVAL * size(count)).max(INTERVAL_PER_BYTE * size(bytes));
+        let pace = pace.max(SUBSCRIBE_INTERVAL);
+        // One asynchronous task for each socket, which ends after this time.
+        tokio::spawn(async move {
+            tokio::time::sleep(pace).await;
+            drop(turn);
+        });
+        Ok(())
     }
 }
 
@@ -100,6 +141,7 @@ impl Executor for ConnectService {
         }
         let agreed = negotiated(subscribe.protocol.as_ref());
         let version = agreed.map_err(|why| Status::failed_precondition(why.to_string()))?;
+        self.admit(&subscribe)?;
         let service = self.service.clone();
         let connection = service.connections.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::channel(OUTBOX);
@@ -249,5 +291,85 @@ impl AsyncWrite for CountedConnection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_proto::v1::executor_client::ExecutorClient;
+    use tonic::Code;
+    use tonic::transport::{Channel, Endpoint};
+
+    use super::*;
+    use crate::broker_client::request::{BrokerReply, BrokerRequest};
+
+    /// Serves the socket of an executor whose token is empty; returns a client and the inbox.
+    async fn served(
+        directory: &std::path::Path,
+    ) -> (ExecutorClient<Channel>, mpsc::Receiver<Event>) {
+        let path = directory.join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let broker = BrokerClient::Local(Arc::new(move |request, _| {
+            assert!(matches!(request, BrokerRequest::ListenForExecutor(_)));
+            let reply = BrokerReply::Listening {
+                first_peer: 0,
+                last_peer: u32::MAX,
+                token: Vec::new(),
+            };
+            Ok((reply, vec![listener.try_clone().unwrap().into()]))
+        }));
+        let (inbox, events) = mpsc::channel(8);
+        let name: ContainerName = "1-1-1".parse().unwrap();
+        let socket = ExecutorSocket {
+            instance: name.instance,
+            connections: Arc::default(),
+            inbox,
+            stop: CancellationToken::new(),
+        };
+        tokio::spawn(socket.run(name, broker));
+        let endpoint = Endpoint::from_shared(format!("unix://{}", path.display())).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        (ExecutorClient::new(channel), events)
+    }
+
+    async fn subscribe(
+        client: &mut ExecutorClient<Channel>,
+        tasks: usize,
+        updates: usize,
+    ) -> Result<(), Status> {
+        let subscribe = v1::ExecutorSubscribe {
+            tasks: vec![v1::ExecutorTask::default(); tasks],
+            unacknowledged: vec![v1::ExecutorUpdate::default(); updates],
+            ..v1::ExecutorSubscribe::default()
+        };
+        let message = Some(FromExecutor::Subscribe(subscribe));
+        let first = futures::stream::iter([v1::FromExecutor { message }]);
+        client.connect(first).await.map(drop)
+    }
+
+    #[tokio::test]
+    async fn a_subscribe_with_too_many_entries_is_refused_before_the_core_gets_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut client, mut events) = served(directory.path()).await;
+        let refused = subscribe(&mut client, 5_000, 5_001).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        assert!(events.try_recv().is_err(), "the core got it");
+        subscribe(&mut client, 5_000, 5_000).await.unwrap();
+        let event = events.try_recv();
+        assert!(matches!(event, Ok(Event::ExecutorConnected { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_large_subscribe_cannot_be_repeated_immediately() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut client, mut events) = served(directory.path()).await;
+        subscribe(&mut client, 10_000, 0).await.unwrap();
+        assert!(events.try_recv().is_ok());
+        let early = subscribe(&mut client, 0, 0).await.unwrap_err();
+        assert_eq!(early.code(), Code::ResourceExhausted, "{early}");
+        assert!(!matches!(
+            events.try_recv(),
+            Ok(Event::ExecutorConnected { .. })
+        ));
     }
 }

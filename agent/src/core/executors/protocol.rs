@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use argosy_state::ids::{OrderIndex, TaskId, TaskKey};
+use argosy_state::ids::{OrderIndex, TaskKey};
 use argosy_state::task::{Code, Explanation, Reason, TaskState, UpdateSource};
 
 use super::recovery::is_unreported;
@@ -129,17 +129,18 @@ impl Core {
         }
     }
 
-    /// Returns a task of this executor that has not ended.
+    /// Returns a task of this executor that has not ended. It is found by its order: an executor
+    /// lists thousands of tasks at once. All tasks of an executor have its agent id, since an agent
+    /// gets another one only after its executors have ended.
     fn task_of(&self, executor: Instance, task: &str, order: OrderIndex) -> Option<Instance> {
-        let key = TaskKey {
-            framework: self.facts.executors.get(&executor)?.key.framework,
-            task: TaskId::new(task).ok()?,
-        };
-        let mut tasks = self.executors.all.get(&executor)?.tasks.iter().copied();
-        tasks.find(|instance| {
-            let facts = self.facts.tasks.get(instance);
-            instance.order == order && facts.is_some_and(|facts| facts.key == key)
-        })
+        let instance = Instance { order, ..executor };
+        if !self.executors.all.get(&executor)?.tasks.contains(&instance) {
+            return None;
+        }
+        let framework = self.facts.executors.get(&executor)?.key.framework;
+        let key = &self.facts.tasks.get(&instance)?.key;
+        let is_named = key.framework == framework && key.task.as_str() == task;
+        is_named.then_some(instance)
     }
 
     /// Sends a task to its executor, if that is connected.
