@@ -28,6 +28,9 @@ pub(super) type CpuNumbers = BTreeSet<u32>;
 struct CpuAllocator {
     all: CpuNumbers,
     allocated: BTreeMap<ContainerName, CpuNumbers>,
+    /// The containers that are being started with fewer than all processors. Their cgroups may not
+    /// exist when the others are released.
+    narrowed: BTreeSet<ContainerName>,
 }
 
 impl CpuAllocator {
@@ -47,6 +50,7 @@ impl CpuAllocator {
     }
 
     fn release(&mut self, name: ContainerName) -> bool {
+        self.narrowed.remove(&name);
         self.allocated.remove(&name).is_some()
     }
 
@@ -119,7 +123,7 @@ impl ContainerCpus {
     ) -> Result<Vec<u32>, Explanation> {
         let limits = task.limits.as_ref();
         if !limits.is_some_and(|limits| limits.exclusive_cpus) {
-            return Ok(self.shared());
+            return Ok(self.share(name));
         }
         let count = amount_milli(task, "cpus") / 1_000;
         let count = usize::try_from(count).unwrap_or(usize::MAX);
@@ -145,18 +149,19 @@ impl ContainerCpus {
     }
 
     /// Returns the processors for a container without exclusive ones; empty means all.
-    fn shared(&self) -> Vec<u32> {
-        let book = self.lock();
+    fn share(&self, name: ContainerName) -> Vec<u32> {
+        let mut book = self.lock();
         if book.allocated.is_empty() {
             return Vec::new();
         }
+        book.narrowed.insert(name);
         book.shared().into_iter().collect()
     }
 
     /// Applies changes that were made during the start of a container. Returns immediately; a later
     /// allocation is never undone, since the allocator is read when its state is applied.
     pub(super) fn started(self: &Arc<Self>, name: ContainerName) {
-        if self.tree.is_none() || self.is_idle() {
+        if self.tree.is_none() || self.has_nothing_to_apply(name) {
             return;
         }
         let cores = Arc::clone(self);
@@ -172,20 +177,24 @@ impl ContainerCpus {
         });
     }
 
-    /// Whether no task has exclusive processors; `false` if the allocator is locked. A change of
-    /// allocations is applied to every container that has a cgroup by then.
-    fn is_idle(&self) -> bool {
+    /// Returns whether no task has exclusive processors, and none had at the start of this
+    /// container; `false` if the allocator is locked. A change of allocations is applied to every
+    /// container that has a cgroup by then.
+    fn has_nothing_to_apply(&self, name: ContainerName) -> bool {
+        let is_idle =
+            |book: &CpuAllocator| book.allocated.is_empty() && !book.narrowed.contains(&name);
         match self.allocator.try_lock() {
-            Ok(book) => book.allocated.is_empty(),
-            Err(TryLockError::Poisoned(book)) => book.into_inner().allocated.is_empty(),
+            Ok(book) => is_idle(&book),
+            Err(TryLockError::Poisoned(book)) => is_idle(&book.into_inner()),
             Err(TryLockError::WouldBlock) => false,
         }
     }
 
     /// Writes the cpuset of one container according to the allocator.
     fn write_one(&self, name: ContainerName) {
-        let book = self.lock();
-        if let Some(tree) = self.tree.as_ref().filter(|_| !book.allocated.is_empty()) {
+        let mut book = self.lock();
+        let is_changed = book.narrowed.remove(&name) || !book.allocated.is_empty();
+        if let Some(tree) = self.tree.as_ref().filter(|_| is_changed) {
             self.set(&group_of(tree, name), name, &book.of(name));
         }
     }
@@ -257,9 +266,13 @@ fn list(cores: &CpuNumbers) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
     use std::time::Duration;
 
+    use argosy_isolation::MissingControllers;
+
     use super::*;
+    use crate::broker_client::request::{BrokerReply, BrokerRequest, OperationResult};
 
     fn name(order: u64) -> ContainerName {
         format!("1-{order}-1").parse().unwrap()
@@ -309,7 +322,7 @@ mod tests {
         let cores = ContainerCpus::of(None, None);
         let refused = cores.allocate(name(1), 1).unwrap_err();
         assert_eq!(refused, Explanation::of(Code::CpusetMissing, &[]));
-        assert_eq!(cores.shared(), [0; 0]);
+        assert_eq!(cores.share(name(9)), [0; 0]);
     }
 
     #[test]
@@ -331,9 +344,9 @@ mod tests {
             start_slot: Semaphore::new(1),
         };
         cores.resume(&paths, &[name(1), name(2), name(3)].into());
-        assert_eq!(cores.shared(), [0, 2, 3]);
+        assert_eq!(cores.share(name(9)), [0, 2, 3]);
         cores.release(name(1));
-        assert_eq!(cores.shared(), [0; 0], "all of them");
+        assert_eq!(cores.share(name(9)), [0; 0], "all of them");
     }
 
     #[tokio::test]
@@ -364,5 +377,42 @@ mod tests {
         cores.release(name(1));
         cores.started(name(2));
         assert_eq!(Arc::strong_count(&cores), 1, "no task has exclusive ones");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_starts_during_a_release_gets_the_released_processors() {
+        let directory = tempfile::tempdir().unwrap();
+        let (send, mut sent) = tokio::sync::mpsc::unbounded_channel();
+        let perform = move |request: BrokerRequest, _: Vec<OwnedFd>| -> OperationResult {
+            if let BrokerRequest::ApplyLimits(name, limits, _) = request {
+                send.send((name, limits.cpuset)).unwrap();
+                let missing = MissingControllers::default();
+                return Ok((BrokerReply::Missing(missing), Vec::new()));
+            }
+            Ok((BrokerReply::Done, Vec::new()))
+        };
+        let cores = Arc::new(ContainerCpus {
+            tree: Some(CgroupTree::at(directory.path())),
+            broker: Some(BrokerClient::Local(Arc::new(perform))),
+            allocator: Mutex::new(book("0-3")),
+            start_slot: Semaphore::new(1),
+        });
+        cores.allocate(name(1), 1).unwrap();
+        let narrowed = cores.of_task(name(2), &v1::TaskSpec::default());
+        assert_eq!(narrowed, Ok(vec![0, 1, 2]));
+        // Its cgroup does not exist yet.
+        cores.release(name(1));
+        assert!(sent.try_recv().is_err());
+        cores.started(name(2));
+        let applied = tokio::time::timeout(Duration::from_secs(60), sent.recv()).await;
+        let applied = applied.expect("the start is applied");
+        assert_eq!(applied, Some((name(2), vec![0, 1, 2, 3])));
+        // Later starts have nothing to apply, nor has one that was removed.
+        cores.allocate(name(3), 1).unwrap();
+        cores.of_task(name(4), &v1::TaskSpec::default()).unwrap();
+        cores.release(name(4));
+        cores.release(name(3));
+        assert!(cores.has_nothing_to_apply(name(2)));
+        assert!(cores.has_nothing_to_apply(name(4)));
     }
 }
