@@ -8,9 +8,9 @@
 //! can be simulated. `server` serves HTTP on a listener and limits the resources of its peers;
 //! `http_client` requests from one. `codec` encodes gRPC messages; `uri` hides the secrets in URIs,
 //! `secret_value` those of tasks; `trace` has the ids of requests, `log_filter` the level of the
-//! log; `versions` negotiates; `watch` has the times of the change feed. `remedy` suggests remedies
-//! for errors of a host; `ticket` has the proofs that agents accept; `metric_list` lists all
-//! metrics, and `metric_names` adds the former names of some.
+//! log; `versions` negotiates; `watch` has the times of the change feed. `excerpt` cuts texts in
+//! errors; `remedy` suggests remedies for errors of a host; `ticket` has the proofs that agents
+//! accept; `metric_list` lists all metrics, and `metric_names` adds the former names of some.
 
 #![warn(missing_docs)]
 
@@ -29,6 +29,7 @@ pub mod v1 {
 pub mod clock;
 pub mod codec;
 pub mod convert;
+pub mod excerpt;
 pub mod exec;
 pub mod file_path;
 pub mod http_client;

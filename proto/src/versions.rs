@@ -8,6 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::excerpt::{NAME_BYTES, excerpt};
 use crate::v1;
 
 /// The header with the range of its sender, as "1-2", in requests and in all replies of a master.
@@ -95,7 +96,7 @@ impl VersionRange {
     pub fn negotiate(self, peer: &str, message: &v1::Protocol) -> Result<u32, NoCommonVersion> {
         let peer = match message.release.as_str() {
             "" => peer.to_owned(),
-            release => format!("{peer} of release {release:?}"),
+            release => format!("{peer} of release {:?}", excerpt(release, NAME_BYTES)),
         };
         self.common(Self::of(message), &peer)
     }

@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use argosy_proto::excerpt::{NAME_BYTES, excerpt};
 use argosy_proto::v1;
 use futures::{Stream, StreamExt, stream};
 use tonic::server::NamedService;
@@ -86,7 +87,10 @@ impl Health for HealthService {
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
         match subject(&service) {
-            HealthSubject::Unknown => Err(Status::not_found(format!("no service {service:?}"))),
+            HealthSubject::Unknown => {
+                let service = excerpt(&service, NAME_BYTES);
+                Err(Status::not_found(format!("no service {service:?}")))
+            }
             known => Ok(Response::new(answer(
                 serving_status(&self.owner, known).await,
             ))),

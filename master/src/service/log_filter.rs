@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::http::Request;
 use tonic::{Code, Status};
 
-use super::{AgentEndpoint, Services, endpoint_of};
+use super::{AgentEndpoint, Services, endpoint_of, in_status};
 
 /// Timeout of an agent's answer.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,7 +76,8 @@ impl Services {
         let parsed: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
         let field = |name: &str| parsed[name].as_str().unwrap_or_default().to_owned();
         if code != Code::Ok {
-            return Err(Status::new(code, format!("{id}: {}", field("message"))));
+            let message = format!("{id}: {}", field("message"));
+            return Err(Status::new(code, in_status(&message)));
         }
         Ok(v1::LogFilter {
             filter: field("filter"),

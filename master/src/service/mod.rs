@@ -41,9 +41,11 @@ mod tickets;
 mod views;
 mod watch;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use argosy_proto::convert::InvalidMessage;
+use argosy_proto::excerpt::{STATUS_BYTES, excerpt};
 use argosy_proto::http_client::HttpClient;
 use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::v1;
@@ -128,10 +130,18 @@ fn bounded(bytes: usize) -> Result<(), Status> {
     Err(refused("invalid", &text))
 }
 
+/// Returns the part of a text that a status may have.
+fn in_status(text: &str) -> Cow<'_, str> {
+    excerpt(text, STATUS_BYTES)
+}
+
 /// Returns the status for a message of the wrong shape.
 fn malformed(why: &InvalidMessage) -> Status {
-    let details = ErrorDetails::with_bad_request_violation(&why.field, &why.text);
-    Status::with_error_details(tonic::Code::InvalidArgument, why.to_string(), details)
+    let (field, text) = (in_status(&why.field), in_status(&why.text));
+    let details = ErrorDetails::with_bad_request_violation(field, text);
+    let message = why.to_string();
+    let message = in_status(&message);
+    Status::with_error_details(tonic::Code::InvalidArgument, message, details)
 }
 
 /// Returns the status for a rejection, with its machine-readable code.
@@ -159,7 +169,7 @@ pub(crate) fn refused(code: &str, message: &str) -> Status {
         counter!("argosy_requests_refused_total", "reason" => "caller").increment(1);
     }
     let details = ErrorDetails::with_error_info(code, "argosy", []);
-    Status::with_error_details(kind, message.to_owned(), details)
+    Status::with_error_details(kind, in_status(message), details)
 }
 
 /// Returns the status of a rejection, or any other answer.
@@ -184,11 +194,8 @@ fn not_found(what: &str, id: &str, near: &[String]) -> Status {
     };
     let code = format!("unknown-{what}");
     let details = ErrorDetails::with_error_info(code, "argosy", []);
-    Status::with_error_details(
-        tonic::Code::NotFound,
-        format!("no {what} {id:?}{hint}"),
-        details,
-    )
+    let message = format!("no {what} {id:?}{hint}");
+    Status::with_error_details(tonic::Code::NotFound, in_status(&message), details)
 }
 
 /// Returns the newest protocol version that this master and a peer support.
@@ -233,6 +240,33 @@ mod tests {
         let absent = check(None).unwrap_err();
         assert_eq!(absent.code(), tonic::Code::InvalidArgument);
         assert!(absent.message().contains("protocol"), "{absent}");
+    }
+
+    /// A status is a header of the answer, and a long one ends the connection that other calls
+    /// share.
+    #[test]
+    fn the_length_of_a_status_does_not_depend_on_the_length_of_the_call() {
+        let long = "é".repeat(1 << 19);
+        let malformed_value = InvalidMessage::new("filter", format!("{long:?} is unknown"));
+        for status in [
+            malformed(&malformed_value),
+            malformed(&InvalidMessage::new(long.as_str(), "it is missing")),
+            refused("invalid", &long),
+            not_found("agent", &long, &[]),
+            not_found("agent", "a", std::slice::from_ref(&long)),
+            check(protocol(VersionRange::OWN.newest + 1, &long)).unwrap_err(),
+        ] {
+            assert!(
+                status.message().len() <= 2_048,
+                "{}",
+                status.message().len()
+            );
+            assert!(
+                status.details().len() <= 8_192,
+                "{}",
+                status.details().len()
+            );
+        }
     }
 
     #[test]

@@ -191,3 +191,49 @@ async fn streams_that_a_client_opens_and_drops_end_no_stream_of_another_client()
     }
     panic!("no leader stays active");
 }
+
+/// Subscribes with the longest release that the size of a call allows, in a version that no master
+/// supports. Returns the code of the refusal.
+async fn refused_with_long_release(follower: &str) -> tonic::Code {
+    let request = v1::SubscribeRequest {
+        protocol: Some(v1::Protocol {
+            version: 99,
+            release: "x".repeat(512 << 10),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let mut client = SchedulerClient::new(channel(follower));
+    let opened = timeout(TIMEOUT, client.subscribe(request)).await;
+    opened.unwrap().expect_err("no such version").code()
+}
+
+/// Masters share connections among their clients, and a client of HTTP/2 ends a connection when a
+/// header of an answer is too long for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_with_a_long_text_in_its_error_ends_no_stream_of_another_client() {
+    let masters = TestMasters::start_timed(Timing::wan()).await;
+    for _ in 0..5 {
+        let (leader, _) = masters.leader().await;
+        let epoch = masters.epoch().await;
+        let follower = &masters.api[(leader + 1) % 3];
+        let mut streams = Vec::new();
+        for session in 1..=20 {
+            streams.push(subscribed(channel(follower), session).await);
+        }
+        let code = refused_with_long_release(follower).await;
+        let listening = streams.iter_mut().filter_map(|stream| stream.as_mut().ok());
+        let heard = join_all(listening.map(|stream| heartbeats(stream, 2))).await;
+        let broken = heard.iter().filter_map(|heard| heard.as_ref().err());
+        let broken: Vec<_> = broken.collect();
+        let is_refused = code == tonic::Code::FailedPrecondition;
+        if is_refused && heard.len() == streams.len() && broken.is_empty() {
+            return masters.end().await;
+        }
+        if epoch == masters.epoch().await {
+            let left = heard.len() - broken.len();
+            panic!("{code:?}; of 20 streams {left} are left: {broken:?}");
+        }
+    }
+    panic!("no leader stays active");
+}

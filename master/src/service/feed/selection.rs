@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use argosy_proto::convert::InvalidMessage;
+use argosy_proto::excerpt::{NAME_BYTES, excerpt};
 use argosy_state::access::Policy;
 use argosy_state::ids::{AgentId, Role};
 use tonic::Status;
@@ -14,8 +15,6 @@ use crate::service::{denied, filter_values, malformed};
 
 /// Maximum length of a value to filter by: it is kept for as long as the stream.
 const VALUE_BYTES: usize = 1_024;
-/// Maximum number of characters of a name that an error repeats.
-const QUOTED_CHARACTERS: usize = 64;
 
 /// The fields of a record by which it is filtered, in addition to its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +85,11 @@ impl Selection {
                 known.sort_unstable();
                 known.dedup();
                 let known: Vec<_> = known.into_iter().copied().collect();
-                let text = format!("{} is none of {}", quoted(field), known.join(", "));
+                let text = format!(
+                    "{:?} is none of {}",
+                    excerpt(field, NAME_BYTES),
+                    known.join(", ")
+                );
                 return Err(malformed(&InvalidMessage::new("filter", text)));
             }
         }
@@ -210,20 +213,9 @@ fn kind(name: &str) -> Result<Kind, Status> {
         let names = Kind::ALL.map(Kind::name).join(", ");
         malformed(&InvalidMessage::new(
             "kinds",
-            format!("{} is none of {names}", quoted(name)),
+            format!("{:?} is none of {names}", excerpt(name, NAME_BYTES)),
         ))
     })
-}
-
-/// Returns the beginning of a name that a caller has sent, in quotation marks: an error is a header
-/// of the answer, and must not have the length of the request.
-fn quoted(name: &str) -> String {
-    let mut rest = name.chars();
-    let start: String = rest.by_ref().take(QUOTED_CHARACTERS).collect();
-    match rest.next() {
-        Some(_) => format!("{start:?}…"),
-        None => format!("{start:?}"),
-    }
 }
 
 fn has(kind: Kind, field: &str) -> bool {
