@@ -9,12 +9,14 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use tonic::Request;
 
-use crate::service::actor_of_peer;
+use crate::service::{WatchedCredential, actor_of_peer};
 
 pub(super) struct RequestPeer {
     peer: Option<PeerIdentity>,
     addresses: Option<ConnectionAddresses>,
     audit: Option<RequestAudit>,
+    /// Its credential, which is checked again where the request is served.
+    credential: Option<WatchedCredential>,
 }
 
 impl<S: Sync> FromRequestParts<S> for RequestPeer {
@@ -25,6 +27,7 @@ impl<S: Sync> FromRequestParts<S> for RequestPeer {
             peer: parts.extensions.get().cloned(),
             addresses: parts.extensions.get().copied(),
             audit: parts.extensions.get().cloned(),
+            credential: parts.extensions.get().cloned(),
         })
     }
 }
@@ -47,6 +50,9 @@ impl RequestPeer {
         if let Some(audit) = self.audit {
             request.extensions_mut().insert(audit);
         }
+        if let Some(credential) = self.credential {
+            request.extensions_mut().insert(credential);
+        }
         request
     }
 }
@@ -56,16 +62,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn request_keeps_the_peer_and_no_headers() {
+    async fn request_keeps_the_peer_and_its_credential_and_no_headers() {
         let alice = PeerIdentity::authenticated("operator/alice".parse().unwrap(), None);
+        let (revoke, credential) = WatchedCredential::of_key_for_tests();
         let request = axum::http::Request::get("/v1/agents")
             .header("argosy-forwarded-actor", "operator/bob")
             .extension(alice.clone())
+            .extension(credential)
             .body(());
         let (mut parts, ()) = request.unwrap().into_parts();
         let Ok(caller) = RequestPeer::from_request_parts(&mut parts, &()).await;
         let question = caller.request(());
         assert_eq!(question.extensions().get(), Some(&alice));
         assert!(question.metadata().is_empty());
+        // It is checked again where the call is served.
+        let credential = question.extensions().get::<WatchedCredential>();
+        let credential = credential.expect("the request keeps it");
+        assert!(credential.check().is_ok());
+        revoke();
+        assert!(credential.check().is_err());
     }
 }
