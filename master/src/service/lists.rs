@@ -239,18 +239,18 @@ async fn within_share(
     Ok(page)
 }
 
-/// Reads parts of a view, which includes the entry at `index`, until the page is full or the end is
-/// reached. `part` gets what the reader may see of it.
+/// Reads parts of a view until the page is full or the end is reached. `part` gets what the reader
+/// may see of it.
 async fn collect<T: prost::Message>(
     owner: &OwnerHandle,
     (reader, action): (Reader, Action),
-    index: u64,
+    view: impl Future<Output = Result<Arc<StateView>, Status>>,
     (size, token): (usize, String),
     part: impl Fn(&StateView, &Sight, &str, PageCapacity) -> PagePart + Send + 'static,
     end: impl FnOnce(String, Option<v1::Revision>) -> T + Send + 'static,
 ) -> Result<EncodedPage, Status> {
     let made = async {
-        let view = owner.view(index).await?;
+        let view = view.await?;
         let sight = reader.sight(&view.registry, action);
         sight.some().map_err(|denial| denied(&denial))?;
         spawn_reader(owner, async move {
@@ -305,7 +305,7 @@ async fn list_agents(
     if !request.page_token.is_empty() && request.page_token.parse::<AgentId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
-    let filter = filter_values::filter(request.filter)?;
+    let (filter, consistency) = (filter_values::filter(request.filter)?, request.consistency);
     let encodings = owner.encodings.clone();
     let part = move |view: &StateView, sight: &Sight, token: &str, room: PageCapacity| {
         let after = token.parse().unwrap_or(AgentId(0));
@@ -327,8 +327,12 @@ async fn list_agents(
         revision,
         ..Default::default()
     };
+    let view = async {
+        let view = owner.view(index).await?;
+        views::check_connections(&view, consistency).map(|()| view)
+    };
     let reader = (reader, Action::ViewAgent);
-    collect(owner, reader, index, (size, request.page_token), part, end).await
+    collect(owner, reader, view, (size, request.page_token), part, end).await
 }
 
 fn matches_filter(filter: &HashMap<String, String>, agent: &Agent) -> bool {
@@ -401,8 +405,9 @@ async fn list_frameworks(
         revision,
         ..Default::default()
     };
+    let view = owner.view(index);
     let reader = (reader, Action::ViewFramework);
-    collect(owner, reader, index, (size, request.page_token), part, end).await
+    collect(owner, reader, view, (size, request.page_token), part, end).await
 }
 
 /// Lists open offers, which only the leader has.

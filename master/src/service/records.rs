@@ -21,7 +21,7 @@ use crate::owner_handle::OwnerHandle;
 const PART: usize = 500;
 
 /// Returns the bytes of a record that was found.
-fn bytes<T: Message>(found: &Result<Option<T>, Denial>) -> usize {
+fn bytes<T: Message, E>(found: &Result<Option<T>, E>) -> usize {
     let found = found.as_ref().ok().and_then(Option::as_ref);
     found.map_or(0, Message::encoded_len)
 }
@@ -31,16 +31,15 @@ async fn one<T: Message>(
     owner: &OwnerHandle,
     (reader, action): (&Reader, Action),
     (what, request): (&str, &v1::GetRequest),
-    find: impl FnOnce(&StateView, &Sight) -> Option<T>,
+    find: impl FnOnce(&StateView, &Sight) -> Result<Option<T>, Status>,
 ) -> Result<T, Status> {
     let index = settle(owner, request.consistency, request.min_revision).await?;
     let read = |view: &StateView| {
         let sight = reader.sight(&view.registry, action);
-        sight.some()?;
-        Ok(find(view, &sight))
+        sight.some().map_err(|denial| denied(&denial))?;
+        find(view, &sight)
     };
-    let found = owner.read_one(index, read, bytes).await?;
-    let found = found.map_err(|denial| denied(&denial))?;
+    let found = owner.read_one(index, read, bytes).await??;
     found.ok_or_else(|| not_found(what, &request.id, &[]))
 }
 
@@ -51,9 +50,10 @@ pub(crate) async fn one_agent(
 ) -> Result<v1::Agent, Status> {
     let id: Option<AgentId> = request.id.parse().ok();
     let find = |view: &StateView, sight: &Sight| {
-        let id = id.filter(|id| sight.agent(*id))?;
-        let agent = view.registry.agent(id)?;
-        Some(views::agent(view, agent))
+        let id = id.filter(|id| sight.agent(*id));
+        let agent = id.and_then(|id| view.registry.agent(id));
+        let found = agent.map(|agent| views::agent(view, agent));
+        views::check_connections(view, request.consistency).map(|()| found)
     };
     let reader = (&reader, Action::ViewAgent);
     one(owner, reader, ("agent", &request), find).await
@@ -77,6 +77,7 @@ pub(crate) async fn one_framework(
         is_seen.then(|| views::finished_framework(finished))
     };
     let reader = (&reader, Action::ViewFramework);
+    let find = |view: &StateView, sight: &Sight| Ok(find(view, sight));
     one(owner, reader, ("framework", &request), find).await
 }
 
@@ -101,6 +102,7 @@ pub(crate) async fn one_task(
         is_seen.then(|| views::task_with_history(&view.registry, task))
     };
     let reader = (&reader.0, reader.1);
+    let find = |view: &StateView, sight: &Sight| Ok(find(view, sight));
     one(owner, reader, ("task", &request), find).await
 }
 

@@ -11,8 +11,11 @@ use argosy_state::ids::Timestamp;
 use argosy_state::registry::Ancestor;
 use argosy_state::resources::Resources;
 use argosy_state::task::Task;
+use tonic::Status;
 
+use super::operator::is_local;
 use crate::inbox::StateView;
+use crate::owner_handle::unavailable;
 
 pub(crate) fn agent(view: &StateView, agent: &Agent) -> v1::Agent {
     let now = agent_now(view, agent);
@@ -48,6 +51,15 @@ pub(crate) fn agent_now(view: &StateView, agent: &Agent) -> v1::Agent {
             .as_ref()
             .is_some_and(|leader| leader.agent_is_linked(agent.id)),
         ..agent_usage(&view.registry, agent)
+    }
+}
+
+/// Checks that a view shows which agents are connected. Only that of a leader does, and a reader
+/// may accept what this master knows.
+pub(crate) fn check_connections(view: &StateView, consistency: i32) -> Result<(), Status> {
+    match view.leader.is_some() || is_local(consistency) {
+        true => Ok(()),
+        false => Err(unavailable("leadership has just moved")),
     }
 }
 

@@ -13,6 +13,7 @@ use super::routes::services;
 use super::*;
 use crate::access::Reader;
 use crate::change_ring::{HistoryLost, RecordChange};
+use crate::service::{ListKind, one_agent};
 
 /// More than any reader here requests.
 const ALL: usize = 1_000_000;
@@ -175,4 +176,36 @@ async fn a_read_that_this_master_cannot_answer_in_time_may_be_tried_at_another()
     assert_eq!(late.code(), tonic::Code::Unavailable, "{late}");
     let reason = tonic_types::StatusExt::get_details_error_info(&late).unwrap();
     assert_eq!(reason.reason, "no-leader");
+}
+
+/// A read of the leader may find that it leads no longer once the read is confirmed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_of_agents_that_meets_a_step_down_is_tried_again() {
+    let masters = SingleMaster::start_three().await;
+    write(&masters.iter().collect::<Vec<_>>(), 2_000).await;
+    let follows = |master: &&SingleMaster| !master.handle.leader_status.borrow().is_local;
+    let follower = masters.iter().find(follows).expect("two follow");
+    let services = services(&follower.handle);
+    let list = |consistency: v1::Consistency| {
+        let request = v1::ListRequest {
+            consistency: consistency.into(),
+            ..Default::default()
+        };
+        services.list_here(ListKind::Agents, request, Actor::default())
+    };
+    let get = |consistency: v1::Consistency| {
+        let request = v1::GetRequest {
+            id: "agent-1".to_owned(),
+            consistency: consistency.into(),
+            ..Default::default()
+        };
+        one_agent(&follower.handle, Reader::Unrestricted, request)
+    };
+    let unknown = get(v1::Consistency::Local).await.unwrap_err();
+    assert_eq!(unknown.code(), tonic::Code::NotFound, "{unknown}");
+    assert!(list(v1::Consistency::Local).await.is_ok());
+    let read = get(v1::Consistency::Linearizable).await.unwrap_err();
+    assert_eq!(read.code(), tonic::Code::Unavailable, "{read}");
+    let listed = list(v1::Consistency::Linearizable).await.unwrap_err();
+    assert_eq!(listed.code(), tonic::Code::Unavailable, "{listed}");
 }

@@ -87,7 +87,7 @@ impl Services {
         Ok(page)
     }
 
-    async fn list_here(
+    pub(crate) async fn list_here(
         &self,
         list: ListKind,
         request: v1::ListRequest,

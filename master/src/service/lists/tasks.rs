@@ -68,8 +68,9 @@ pub(super) async fn list_tasks(
         revision,
         ..Default::default()
     };
+    let view = owner.view(index);
     let reader = (reader, Action::ViewTask);
-    collect(owner, reader, index, (size, request.page_token), part, end).await
+    collect(owner, reader, view, (size, request.page_token), part, end).await
 }
 
 /// The requested tasks, and the index by which they are found.
