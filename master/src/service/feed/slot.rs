@@ -119,11 +119,15 @@ impl Slot {
     }
 
     /// Records that the subscriber begins again with a snapshot: changes do not wait for it until
-    /// that has ended.
+    /// that has ended. The rest of a former snapshot is dropped, and its place is free.
     pub(super) fn began_again(&self) {
         let mut slot = self.lock();
         slot.offset = None;
         slot.least_behind = None;
+        let former = slot.snapshot.take();
+        drop(slot);
+        // Freed after the lock is released.
+        drop(former);
     }
 
     /// Cuts off the subscriber if it is too slow. Returns whether it does so now.
@@ -179,11 +183,19 @@ fn first_change<'a>(items: impl IntoIterator<Item = &'a FeedItem>) -> Option<u64
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::sync::Arc;
+
+    use argosy_state::testing::World;
+    use tokio::sync::Semaphore;
 
     use super::super::event::tests::event;
     use super::super::places::Places;
+    use super::super::selection::Selection;
     use super::*;
+    use crate::access::{FollowedSights, Reader};
+    use crate::encodings::EncodingCache;
+    use crate::inbox::OwnerState;
 
     fn slot() -> (Slot, Places) {
         let places = Places::new(1);
@@ -245,6 +257,28 @@ mod tests {
         // After the snapshot it may be as far behind as one that resumes.
         slot.took(0, end);
         assert!(!slot.cut_if_slow(end, now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscriber_that_begins_again_holds_no_snapshot_while_it_waits() {
+        let (slot, _places) = slot();
+        let permits = Arc::new(Semaphore::new(1));
+        let permit = Arc::clone(&permits).acquire_owned().await.unwrap();
+        let world = World::new();
+        let facts = OwnerState {
+            registry: &world.registry,
+            leader: None,
+            now: world.now,
+            failovers: &VecDeque::new(),
+        };
+        let everything = FollowedSights::new(Reader::Unrestricted, Arc::default());
+        let selection = Selection::new(&[], HashMap::new(), everything).unwrap();
+        let view = Arc::new(facts.view());
+        let walk = SnapshotWalk::new(view, selection, EncodingCache::default(), permit);
+        slot.put_snapshot(Box::new(walk), Instant::now());
+        assert_eq!(permits.available_permits(), 0);
+        slot.began_again();
+        assert_eq!(permits.available_permits(), 1);
     }
 
     #[tokio::test(start_paused = true)]
