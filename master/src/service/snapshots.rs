@@ -11,6 +11,7 @@ use argosy_proto::clock::WallClock;
 use argosy_proto::server::audit::{AuditEvent, RequestAudit};
 use argosy_proto::v1;
 use argosy_raft::{RegistryView, SavedSnapshotEncoder, SavedSnapshotHeader};
+use argosy_state::access::Action;
 use argosy_state::encode::{self, DecodeError};
 use argosy_state::ids::{NodeId, Timestamp};
 use argosy_state::registry::{ClusterRecord, RecordKey};
@@ -20,8 +21,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
 
+use super::actor::actor;
 use super::operator::is_local;
-use super::{Services, refused};
+use super::{Services, here, refused};
+use crate::access::Object;
 use crate::owner_handle::unavailable;
 
 /// Maximum number of snapshots that a master sends at the same time.
@@ -45,9 +48,15 @@ impl Services {
         request: Request<v1::SaveSnapshotRequest>,
     ) -> Result<SnapshotBlocks, Status> {
         let audit = RequestAudit::of(request.extensions());
+        let actor = actor(request.metadata(), request.extensions())?;
         let least = match is_local(request.get_ref().consistency) {
             true => 0,
-            false => self.owner.confirm().await?,
+            false => {
+                let confirmed = self.owner.confirm().await?;
+                // The copy may be newer than the rules that admitted the call.
+                here(&self.owner, &actor, Action::SaveSnapshot, &Object::CLUSTER)?;
+                confirmed
+            }
         };
         let Ok(place) = self.saves.clone().try_acquire_owned() else {
             let text = format!("this master sends {SAVES} snapshots already; retry later");

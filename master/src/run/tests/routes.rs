@@ -171,3 +171,18 @@ async fn a_master_without_a_leader_lists_all_masters_for_prometheus() {
     assert!(groups.iter().any(is_own), "{groups:?}");
     three.remove(0).end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_is_decided_again_by_the_rules_that_it_has_waited_for() {
+    let alone = SingleMaster::start().await;
+    alone.active_leader().await;
+    let enforcing = alone.handle.clone().with_enforcement(true);
+    let mut request = tonic::Request::new(v1::SaveSnapshotRequest::default());
+    let peer = PeerIdentity::authenticated("framework/web".parse().unwrap(), None);
+    request.extensions_mut().insert(peer);
+    // As if the rules had allowed it when it was admitted.
+    let begun = services(&enforcing).begin_save(request).await;
+    let why = begun.err().expect("no rule allows it");
+    assert_eq!(why.code(), tonic::Code::PermissionDenied, "{why}");
+    alone.end().await;
+}
