@@ -40,6 +40,8 @@ const READER_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) type SnapshotBlocks =
     Pin<Box<dyn Stream<Item = Result<v1::SnapshotBlock, Status>> + Send>>;
 type BlockSender = mpsc::Sender<Result<v1::SnapshotBlock, Status>>;
+/// The place of an error in the channel: a stream without one would end as if it were complete.
+type EndPlace = mpsc::OwnedPermit<Result<v1::SnapshotBlock, Status>>;
 
 impl Services {
     /// Begins to send a copy of the registry.
@@ -66,27 +68,29 @@ impl Services {
         // A store in memory is read in the thread of this call, which must not wait.
         let most = match node.is_in_memory() {
             true => Semaphore::MAX_PERMITS,
-            false => BLOCKS,
+            false => BLOCKS + 1,
         };
         let (sender, blocks) = mpsc::channel(most);
+        let end = sender.clone().try_reserve_owned();
+        let end = end.expect("the channel is empty");
         let source = SnapshotSource {
             saved_by: NodeId(node.id()),
             wall: node.wall_clock().clone(),
         };
         self.tasks.spawn(async move {
-            let out = BlockWriter::new(sender.clone());
+            let out = BlockWriter::new(sender);
             let read = move |view: &RegistryView<'_>| source.write(view, out);
             let outcome = node.read_registry(least, read).await;
-            finish(outcome, &sender, place, audit.as_ref()).await;
+            finish(outcome, end, place, audit.as_ref());
         });
         Ok(ReceiverStream::new(blocks).boxed())
     }
 }
 
 /// Ends a stream: a snapshot without its last block is rejected by its reader.
-async fn finish(
+fn finish(
     outcome: io::Result<()>,
-    sender: &BlockSender,
+    end: EndPlace,
     _place: OwnedSemaphorePermit,
     audit: Option<&RequestAudit>,
 ) {
@@ -95,8 +99,7 @@ async fn finish(
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => "client-gone",
         Err(error) => {
             let status = unavailable(&format!("the registry cannot be copied: {error}"));
-            // The reader may have gone in between.
-            let _ = sender.try_send(Err(status));
+            end.send(Err(status));
             "Unavailable"
         }
     };
@@ -210,5 +213,28 @@ impl Write for BlockWriter {
             true => Ok(()),
             false => self.send(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_reader_of_a_snapshot_that_fails_gets_the_error_after_the_last_block() {
+        let (sender, mut blocks) = mpsc::channel(2);
+        let end = sender.clone().try_reserve_owned().unwrap();
+        let block = v1::SnapshotBlock::default();
+        sender.try_send(Ok(block)).unwrap();
+        assert_eq!(sender.capacity(), 0);
+        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let failed = Err(io::Error::other("the disk fails"));
+        finish(failed, end, place, None);
+        drop(sender);
+        let (block, end) = (blocks.recv().await, blocks.recv().await);
+        assert!(matches!(block, Some(Ok(_))), "{block:?}");
+        assert!(matches!(end, Some(Err(_))), "{end:?}");
     }
 }
