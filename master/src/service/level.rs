@@ -1,40 +1,61 @@
 //! Raising the feature level: every member must have reported that it supports the next one.
 
-use argosy_proto::v1;
+use argosy_proto::{trace, v1};
 use argosy_raft::{Member, MembershipGuard};
+use argosy_state::access::Action;
 use argosy_state::actor::Actor;
 use argosy_state::level::{Level, Levels};
 use tonic::Status;
 
 use super::membership::unchanged;
-use super::{Services, accepted, refused};
+use super::{Services, accepted, here, refused};
+use crate::access::Object;
 use crate::leader::Input;
+use crate::owner_handle::OwnerHandle;
+use crate::principal_limits::{self, within};
 
 impl Services {
-    /// Runs at the leader. No member joins between the check and the commit.
+    /// Runs at the leader.
     pub(super) async fn raise_level_here(
         &self,
         request: v1::RaiseLevelRequest,
         actor: Actor,
     ) -> Result<v1::RaiseLevelReply, Status> {
-        let wanted = (request.level != 0).then_some(Level(request.level));
-        let held = self.owner.node.lock_members().await;
-        let MembershipGuard { members, .. } = held.as_ref().map_err(unchanged)?;
-        let former = self.owner.query(|facts| facts.registry.level()).await?;
-        let level = choose_level(former, wanted, members)
-            .map_err(|text| refused("feature-level", &text))?;
-        let raised = self.owner.ask(move |request| Input::RaiseLevel {
-            request,
-            actor,
-            level,
-        });
-        accepted(raised.await?)?;
-        Ok(v1::RaiseLevelReply {
-            level: level.0,
-            former_level: former.0,
-            masters: super::views::masters(&self.owner.node),
-        })
+        // Only a caller with this right may lock the members, and learn their addresses from an
+        // error. The step of the leader decides again.
+        here(&self.owner, &actor, Action::RaiseLevel, &Object::CLUSTER)?;
+        let raised = raise_level(self.owner.clone(), request, actor);
+        let raised = within(principal_limits::current(), raised);
+        // A task: it holds the lock until the command is committed, even if its caller cancels.
+        let task = self.tasks.spawn(trace::scope(trace::current(), raised));
+        task.await
+            .unwrap_or_else(|why| Err(Status::internal(format!("the call failed: {why}"))))
     }
+}
+
+/// Raises the level. No member joins between the check and the commit.
+async fn raise_level(
+    owner: OwnerHandle,
+    request: v1::RaiseLevelRequest,
+    actor: Actor,
+) -> Result<v1::RaiseLevelReply, Status> {
+    let wanted = (request.level != 0).then_some(Level(request.level));
+    let held = owner.node.lock_members().await;
+    let MembershipGuard { members, .. } = held.as_ref().map_err(unchanged)?;
+    let former = owner.query(|facts| facts.registry.level()).await?;
+    let level =
+        choose_level(former, wanted, members).map_err(|text| refused("feature-level", &text))?;
+    let raised = owner.ask(move |request| Input::RaiseLevel {
+        request,
+        actor,
+        level,
+    });
+    accepted(raised.await?)?;
+    Ok(v1::RaiseLevelReply {
+        level: level.0,
+        former_level: former.0,
+        masters: super::views::masters(&owner.node),
+    })
 }
 
 /// Returns the new level of the cluster: the requested one, or the next one if all members support

@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
+use futures::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
@@ -184,5 +185,20 @@ async fn a_snapshot_is_decided_again_by_the_rules_that_it_has_waited_for() {
     let begun = services(&enforcing).begin_save(request).await;
     let why = begun.err().expect("no rule allows it");
     assert_eq!(why.code(), tonic::Code::PermissionDenied, "{why}");
+    alone.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_call_to_raise_the_level_still_locks_the_members_until_it_ends() {
+    let alone = SingleMaster::start().await;
+    alone.active_leader().await;
+    let services = services(&alone.handle);
+    let held = alone.node.lock_members().await.unwrap();
+    let request = tonic::Request::new(v1::RaiseLevelRequest::default());
+    assert!(services.raise_level(request).now_or_never().is_none());
+    assert_eq!(services.tasks.len(), 1);
+    drop(held);
+    services.tasks.close();
+    timeout(TIMEOUT, services.tasks.wait()).await.unwrap();
     alone.end().await;
 }

@@ -97,3 +97,25 @@ async fn a_path_without_a_row_is_refused_in_the_protocol_of_its_request() {
     }
     cluster.end().await;
 }
+
+/// The reason for which a level cannot be raised names the members of the group.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_are_not_named_to_a_caller_that_may_not_raise_the_level() {
+    let cluster = TestCluster::start_enforcing();
+    let (leader, follower) = cluster.places().await;
+    for place in [leader, follower] {
+        for (principal, expected) in [("", End::Unproven), ("framework/web", End::Denied)] {
+            let end = decided(expected, async || {
+                let mut client = OperatorClient::new(cluster.channel(principal, place));
+                let raised = client.raise_level(v1::RaiseLevelRequest { level: 9_999 });
+                let raised = raised.await;
+                if let Err(why) = &raised {
+                    assert!(!why.message().contains("master-"), "{principal:?}: {why}");
+                }
+                End::of_result(raised)
+            });
+            assert_eq!(end.await, expected, "{principal:?}");
+        }
+    }
+    cluster.end().await;
+}
