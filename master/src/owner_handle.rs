@@ -146,16 +146,17 @@ impl OwnerHandle {
     }
 
     /// Sends a message of a framework's stream to the owner, on the account of the present call.
+    /// `bytes` is the size of the message on the wire.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED if the account has used up its rate or its queue.
-    pub(crate) fn begin_stream(&self, message: OwnerMessage) -> Result<(), Status> {
+    pub(crate) fn begin_stream(&self, bytes: usize, message: OwnerMessage) -> Result<(), Status> {
         let account = principal_limits::current();
-        let added = self.calls.begin_stream(&account, message);
+        let added = self.calls.begin_stream(&account, bytes, message);
         added.map_err(LimitReached::refuse)
     }
 
-    /// Sends an input to the leader in this process, on the account of the present call.
+    /// Sends a small input to the leader in this process, on the account of the present call.
     /// UNAVAILABLE if this master does not lead, or stops leading before it answers;
     /// RESOURCE_EXHAUSTED if the account has used up its rate or its queue. Any other rejection is
     /// returned only after a quorum has confirmed that no other master led: a leader that was
@@ -164,8 +165,17 @@ impl OwnerHandle {
         &self,
         input: impl FnOnce(RequestId) -> Input + Send + 'static,
     ) -> Result<LeaderReply, Status> {
+        self.ask_sized(0, input).await
+    }
+
+    /// As [`Self::ask`], for an input of a message that takes these bytes on the wire.
+    pub(crate) async fn ask_sized(
+        &self,
+        bytes: usize,
+        input: impl FnOnce(RequestId) -> Input + Send + 'static,
+    ) -> Result<LeaderReply, Status> {
         let term = self.leader_status.borrow().term;
-        let answer = self.answer(input).await?;
+        let answer = self.answer(bytes, input).await?;
         if matches!(&answer, LeaderReply::Refused { code, .. } if *code == RATE_LIMITED) {
             return Err(LimitReached::PrincipalQueue.refuse());
         }
@@ -180,6 +190,7 @@ impl OwnerHandle {
 
     async fn answer(
         &self,
+        bytes: usize,
         input: impl FnOnce(RequestId) -> Input + Send + 'static,
     ) -> Result<LeaderReply, Status> {
         let (waiter, answer) = CallWaiter::new();
@@ -188,7 +199,7 @@ impl OwnerHandle {
         let cost = turns::input_work(&input);
         let message = OwnerMessage::Ask(request, input, waiter, trace::current());
         let account = principal_limits::current();
-        let added = self.calls.add_call(&account, cost, message);
+        let added = self.calls.add_call(&account, (cost, bytes), message);
         added.map_err(LimitReached::refuse)?;
         answer.await.map_err(|_| unavailable(LEADER_MOVED))
     }

@@ -20,6 +20,8 @@ use crate::leader_reply::LeaderReply;
 const BOUNDS: QueueBounds = QueueBounds {
     of_account: 8_192,
     total: 32_768,
+    bytes_of_account: 64 << 20,
+    bytes_total: 256 << 20,
 };
 
 /// The limit of requests of a principal for which no limit is set: many times the number that a
@@ -132,8 +134,8 @@ impl<M: QueuedMessage> CallQueue<M> {
         u64::try_from(self.0.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Adds a message of an account. If there are too many, a call is refused: this one, or one of
-    /// the account that has most.
+    /// Adds a message of an account, of this cost and of these bytes. If there are too many, calls
+    /// are refused: this one, or those of the account that has most.
     ///
     /// # Errors
     /// If it is refused because of its rate or because its account has too many.
@@ -141,7 +143,7 @@ impl<M: QueuedMessage> CallQueue<M> {
         &self,
         account: &Account,
         kind: EntryKind,
-        cost: u32,
+        size: (u32, usize),
         message: M,
     ) -> Result<(), LimitReached> {
         let now = self.now();
@@ -157,19 +159,21 @@ impl<M: QueuedMessage> CallQueue<M> {
             } else {
                 account
             };
-            queue.push(account, kind, cost, message)
+            queue.push(account, kind, size, message)
         };
         self.0.added.notify_one();
-        match refused.map(M::into_waiter) {
-            Some(Some(waiter)) => {
-                let code = RATE_LIMITED;
-                let message = String::new();
-                waiter.answer(LeaderReply::Refused { code, message });
-                Ok(())
+        let mut outcome = Ok(());
+        for refused in refused {
+            match refused.into_waiter() {
+                Some(waiter) => waiter.answer(LeaderReply::Refused {
+                    code: RATE_LIMITED,
+                    message: String::new(),
+                }),
+                // The beginning of a stream that was just added.
+                None => outcome = Err(LimitReached::PrincipalQueue),
             }
-            Some(None) => Err(LimitReached::PrincipalQueue),
-            None => Ok(()),
         }
+        outcome
     }
 
     /// Takes one request of a connection, before its caller is identified.
@@ -193,31 +197,36 @@ impl<M: QueuedMessage> CallQueue<M> {
         taken.map_err(LimitReached::PrincipalRate)
     }
 
-    /// Adds a call of an account, of this cost.
+    /// Adds a call of an account, of this cost and of these bytes.
     ///
     /// # Errors
     /// As for [`Self::add`].
     pub(crate) fn add_call(
         &self,
         account: &Account,
-        cost: u32,
+        size: (u32, usize),
         message: M,
     ) -> Result<(), LimitReached> {
-        self.add(account, EntryKind::Call, cost, message)
+        self.add(account, EntryKind::Call, size, message)
     }
 
-    /// Adds a message that begins a stream.
+    /// Adds a message of these bytes that begins a stream.
     ///
     /// # Errors
     /// As for [`Self::add`].
-    pub(crate) fn begin_stream(&self, account: &Account, message: M) -> Result<(), LimitReached> {
-        self.add(account, EntryKind::Stream, STREAM_COST, message)
+    pub(crate) fn begin_stream(
+        &self,
+        account: &Account,
+        bytes: usize,
+        message: M,
+    ) -> Result<(), LimitReached> {
+        self.add(account, EntryKind::Stream, (STREAM_COST, bytes), message)
     }
 
     /// Adds the end of a stream that began on this account.
     pub(crate) fn end_stream(&self, account: &Account, message: M) {
         // It is never refused.
-        let _ = self.add(account, EntryKind::End, STREAM_COST, message);
+        let _ = self.add(account, EntryKind::End, (STREAM_COST, 0), message);
     }
 
     /// Moves at most `most` messages to `batch`, in the order in which they are served. Calls whose

@@ -34,6 +34,11 @@ pub(super) struct QueueBounds {
     /// Maximum number of waiting calls. Beyond it, the newest call of the account with the most
     /// calls is refused.
     pub(super) total: usize,
+    /// Maximum bytes of the waiting calls of one account; further ones are refused.
+    pub(super) bytes_of_account: usize,
+    /// Maximum bytes of all waiting calls. Beyond it, the newest calls of the account with the most
+    /// bytes are refused.
+    pub(super) bytes_total: usize,
 }
 
 /// The kind of an entry.
@@ -68,6 +73,7 @@ impl Drop for CallPlace {
 #[derive(Debug)]
 struct QueuedEntry<T> {
     cost: u32,
+    bytes: usize,
     kind: EntryKind,
     entry: T,
 }
@@ -76,6 +82,8 @@ struct QueuedEntry<T> {
 #[derive(Debug)]
 struct AccountQueue<T> {
     waiting: VecDeque<QueuedEntry<T>>,
+    /// The bytes of the waiting entries.
+    bytes: usize,
     /// The cost that it may still use in its turn.
     deficit: u32,
     places: Arc<AtomicU32>,
@@ -89,6 +97,7 @@ impl<T> Default for AccountQueue<T> {
     fn default() -> Self {
         Self {
             waiting: VecDeque::new(),
+            bytes: 0,
             deficit: 0,
             places: Arc::default(),
             peak: 0,
@@ -117,6 +126,8 @@ pub(super) struct FairQueue<K, T> {
     /// The accounts with waiting calls, in the order of their turns.
     turns: VecDeque<K>,
     waiting: usize,
+    /// The bytes of all waiting entries.
+    bytes: usize,
     /// The places that each account may have.
     share: u32,
 }
@@ -128,6 +139,7 @@ impl<K: Ord + Clone, T> FairQueue<K, T> {
             accounts: BTreeMap::new(),
             turns: VecDeque::new(),
             waiting: 0,
+            bytes: 0,
             share: PLACES_ALONE,
         }
     }
@@ -145,45 +157,76 @@ impl<K: Ord + Clone, T> FairQueue<K, T> {
         self.accounts.contains_key(account)
     }
 
-    /// Adds an entry to the end of its account's queue. Returns the entry that is refused for it,
-    /// if there is one: this one, or the newest call of the account with the most calls.
-    pub(super) fn push(&mut self, account: &K, kind: EntryKind, cost: u32, entry: T) -> Option<T> {
+    /// Adds an entry of these bytes to the end of its account's queue. Returns the entries that are
+    /// refused for it: this one, or the newest calls of the account with the most.
+    pub(super) fn push(
+        &mut self,
+        account: &K,
+        kind: EntryKind,
+        (cost, bytes): (u32, usize),
+        entry: T,
+    ) -> Vec<T> {
         let is_bounded = kind != EntryKind::End;
-        if !self.accounts.contains_key(account) {
-            self.accounts
-                .insert(account.clone(), AccountQueue::default());
-        }
-        let Some(queue) = self.accounts.get_mut(account) else {
-            return Some(entry);
-        };
-        if is_bounded && queue.waiting.len() >= self.bounds.of_account {
-            return Some(entry);
+        let queue = self.accounts.entry(account.clone()).or_default();
+        let is_full = queue.waiting.len() >= self.bounds.of_account
+            || queue.bytes.saturating_add(bytes) > self.bounds.bytes_of_account;
+        if is_bounded && is_full {
+            return vec![entry];
         }
         if queue.waiting.is_empty() {
             queue.deficit = QUANTUM;
             self.turns.push_back(account.clone());
         }
-        let cost = cost.clamp(1, MAX_COST);
-        queue.waiting.push_back(QueuedEntry { cost, kind, entry });
+        queue.waiting.push_back(QueuedEntry {
+            cost: cost.clamp(1, MAX_COST),
+            bytes,
+            kind,
+            entry,
+        });
+        queue.bytes += bytes;
+        // The ends of streams may be more than the bound allows.
+        let most = self.bounds.total.max(self.waiting);
         self.waiting += 1;
-        (is_bounded && self.waiting > self.bounds.total)
-            .then(|| self.overflow())
-            .flatten()
+        self.bytes += bytes;
+        let mut refused = Vec::new();
+        while is_bounded && (self.waiting > most || self.has_too_many_bytes()) {
+            // Without a call to refuse there, it is the entry that was just added.
+            let from = self.largest().unwrap_or_else(|| account.clone());
+            refused.extend(self.pop_newest(&from));
+            if from == *account {
+                break;
+            }
+        }
+        refused
     }
 
-    /// Removes the newest entry of the account with the most entries, if it is a call.
-    fn overflow(&mut self) -> Option<T> {
-        let longest = self.accounts.iter_mut();
-        let (account, queue) = longest.max_by_key(|(_, queue)| queue.waiting.len())?;
-        let last = queue
-            .waiting
-            .pop_back_if(|last| last.kind == EntryKind::Call)?;
+    fn has_too_many_bytes(&self) -> bool {
+        self.bytes > self.bounds.bytes_total
+    }
+
+    /// Returns the account with the most of what the queue has too much of, if its newest entry is
+    /// a call.
+    fn largest(&self) -> Option<K> {
+        let accounts = self.accounts.iter();
+        let (account, queue) = match self.has_too_many_bytes() {
+            true => accounts.max_by_key(|(_, queue)| queue.bytes)?,
+            false => accounts.max_by_key(|(_, queue)| queue.waiting.len())?,
+        };
+        let newest = queue.waiting.back()?;
+        (newest.kind == EntryKind::Call).then(|| account.clone())
+    }
+
+    /// Removes the newest entry of an account.
+    fn pop_newest(&mut self, account: &K) -> Option<T> {
+        let queue = self.accounts.get_mut(account)?;
+        let newest = queue.waiting.pop_back()?;
+        queue.bytes -= newest.bytes;
+        self.bytes -= newest.bytes;
         self.waiting -= 1;
         if queue.waiting.is_empty() {
-            let account = account.clone();
-            self.turns.retain(|one| *one != account);
+            self.turns.retain(|one| one != account);
         }
-        Some(last.entry)
+        Some(newest.entry)
     }
 
     /// Takes the next entry that may be served, and the place of a call.
@@ -204,6 +247,8 @@ impl<K: Ord + Clone, T> FairQueue<K, T> {
             } else {
                 let first = queue.waiting.pop_front()?;
                 queue.deficit -= cost;
+                queue.bytes -= first.bytes;
+                self.bytes -= first.bytes;
                 self.waiting -= 1;
                 let place = (first.kind == EntryKind::Call).then(|| {
                     let place = CallPlace::take(&queue.places);

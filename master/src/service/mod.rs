@@ -119,10 +119,10 @@ pub(crate) const MESSAGE_BYTES: usize = 4 << 20;
 /// Maximum size of a call that changes state, in bytes.
 pub(crate) const CALL_BYTES: usize = 1 << 20;
 
-/// Rejects a call that changes state and is too large.
-fn bounded(bytes: usize) -> Result<(), Status> {
+/// Returns the size of a call that changes state. Rejects a call that is too large.
+fn bounded(bytes: usize) -> Result<usize, Status> {
     if bytes <= CALL_BYTES {
-        return Ok(());
+        return Ok(bytes);
     }
     let text = format!(
         "the call takes {bytes} bytes; at most {CALL_BYTES}: split it, or use uris for data"

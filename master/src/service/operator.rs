@@ -362,14 +362,14 @@ impl Services {
         mut batch: v1::WriteBatch,
         actor: Actor,
     ) -> Result<v1::WriteReply, Status> {
-        bounded(batch.encoded_len())?;
+        let bytes = bounded(batch.encoded_len())?;
         let values = secrets::take_values(&mut batch);
         let mut operate = operate(batch).map_err(|why| malformed(&why))?;
         operate.wall_ms = self.owner.node.wall_clock().now_ms();
         self.seal(&mut operate, values, &actor).await?;
         match accepted(
             self.owner
-                .ask(move |request| Input::Operate {
+                .ask_sized(bytes, move |request| Input::Operate {
                     request,
                     actor,
                     operate,

@@ -182,6 +182,7 @@ impl Services {
         actor: Actor,
     ) -> Result<Events, Status> {
         let version = check_protocol("the scheduler", wire.protocol.as_ref())?;
+        let bytes = wire.encoded_len();
         let subscription = subscription(wire, version).map_err(|why| malformed(&why))?;
         let link = self.owner.new_link();
         let (sender, receiver) = links::link();
@@ -210,7 +211,7 @@ impl Services {
             subscription: Box::new(subscription),
         });
         let opened = OwnerMessage::FrameworkLink(link, sender, subscribe, context);
-        self.owner.begin_stream(opened)?;
+        self.owner.begin_stream(bytes, opened)?;
         Ok(Box::pin(events))
     }
 
@@ -219,16 +220,14 @@ impl Services {
         wire: v1::AcceptRequest,
         actor: Actor,
     ) -> Result<v1::AcceptReply, Status> {
-        bounded(wire.encoded_len())?;
+        let id = (bounded(wire.encoded_len())?, wire.call);
         let filter_ms = wire.filter_ms.unwrap_or(FILTER_MS);
         let wall_ms = self.owner.node.wall_clock().now_ms();
         let (offers, operations) = (wire.offers, wire.operations);
         let shape = convert::shape(&operations).unwrap_or_default();
         let (action, tokens) = accept(offers, operations, wire.all_or_nothing, wall_ms)
             .map_err(|why| malformed(&why))?;
-        let (revision, refused) = self
-            .call(wire.call, actor, action, tokens, filter_ms)
-            .await?;
+        let (revision, refused) = self.call(id, actor, action, tokens, filter_ms).await?;
         let refused = refused
             .into_iter()
             .map(|one| convert::refused(&shape, one.position, one.code, one.message));
@@ -243,7 +242,7 @@ impl Services {
         wire: v1::DeclineRequest,
         actor: Actor,
     ) -> Result<v1::DeclineReply, Status> {
-        bounded(wire.encoded_len())?;
+        let bytes = bounded(wire.encoded_len())?;
         let offers = wire
             .offer_ids
             .iter()
@@ -264,7 +263,7 @@ impl Services {
                 ..decline.clone()
             };
             let actor = actor.clone();
-            let asked = self.owner.ask(move |request| Input::Decline {
+            let asked = self.owner.ask_sized(bytes, move |request| Input::Decline {
                 request,
                 actor,
                 decline,
@@ -286,6 +285,7 @@ impl Services {
             );
             return Err(malformed(&InvalidMessage::new("data", text)));
         }
+        let bytes = wire.encoded_len();
         let agent = convert::id("agent_id", &wire.agent_id).map_err(|why| malformed(&why))?;
         let message = FrameworkMessage {
             framework: framework(&wire.framework_id)?,
@@ -294,7 +294,7 @@ impl Services {
             executor: task(&wire.executor_id)?,
             data: wire.data,
         };
-        let asked = self.owner.ask(move |request| Input::Message {
+        let asked = self.owner.ask_sized(bytes, move |request| Input::Message {
             request,
             actor,
             message,
@@ -327,12 +327,12 @@ impl Services {
         wire: v1::KillRequest,
         actor: Actor,
     ) -> Result<v1::KillReply, Status> {
-        bounded(wire.encoded_len())?;
+        let id = (bounded(wire.encoded_len())?, wire.call);
         let action = CallAction::Kill {
             task: task(&wire.task_id)?,
             grace_ms: wire.grace_ms,
         };
-        let (revision, _) = self.call(wire.call, actor, action, Vec::new(), 0).await?;
+        let (revision, _) = self.call(id, actor, action, Vec::new(), 0).await?;
         Ok(v1::KillReply { revision })
     }
 
@@ -341,12 +341,12 @@ impl Services {
         wire: v1::UpdateLimitsRequest,
         actor: Actor,
     ) -> Result<v1::UpdateLimitsReply, Status> {
-        bounded(wire.encoded_len())?;
+        let id = (bounded(wire.encoded_len())?, wire.call);
         let action = CallAction::UpdateLimits {
             task: task(&wire.task_id)?,
             limits: convert::limits_from(wire.limits.unwrap_or_default()),
         };
-        let (revision, _) = self.call(wire.call, actor, action, Vec::new(), 0).await?;
+        let (revision, _) = self.call(id, actor, action, Vec::new(), 0).await?;
         Ok(v1::UpdateLimitsReply { revision })
     }
 
@@ -355,7 +355,7 @@ impl Services {
         wire: v1::AcknowledgeRequest,
         actor: Actor,
     ) -> Result<v1::AcknowledgeReply, Status> {
-        bounded(wire.encoded_len())?;
+        let bytes = bounded(wire.encoded_len())?;
         let updates = wire.acknowledgements.into_iter().map(|one| {
             let revision = one.revision.ok_or_else(|| {
                 malformed(&InvalidMessage::new(
@@ -376,11 +376,13 @@ impl Services {
                 updates,
             };
             let actor = actor.clone();
-            let asked = self.owner.ask(move |request| Input::Acknowledge {
-                request,
-                actor,
-                acknowledge,
-            });
+            let asked = self
+                .owner
+                .ask_sized(bytes, move |request| Input::Acknowledge {
+                    request,
+                    actor,
+                    acknowledge,
+                });
             accepted(asked.await?)?;
         }
         Ok(v1::AcknowledgeReply {})
@@ -391,10 +393,10 @@ impl Services {
         wire: v1::SuppressRequest,
         actor: Actor,
     ) -> Result<v1::SuppressReply, Status> {
-        bounded(wire.encoded_len())?;
+        let id = (bounded(wire.encoded_len())?, wire.call);
         let roles = convert::roles("roles", &wire.roles).map_err(|why| malformed(&why))?;
         let (revision, _) = self
-            .call(wire.call, actor, CallAction::Suppress(roles), Vec::new(), 0)
+            .call(id, actor, CallAction::Suppress(roles), Vec::new(), 0)
             .await?;
         Ok(v1::SuppressReply { revision })
     }
@@ -404,10 +406,10 @@ impl Services {
         wire: v1::ReviveRequest,
         actor: Actor,
     ) -> Result<v1::ReviveReply, Status> {
-        bounded(wire.encoded_len())?;
+        let id = (bounded(wire.encoded_len())?, wire.call);
         let roles = convert::roles("roles", &wire.roles).map_err(|why| malformed(&why))?;
         let (revision, _) = self
-            .call(wire.call, actor, CallAction::Revive(roles), Vec::new(), 0)
+            .call(id, actor, CallAction::Revive(roles), Vec::new(), 0)
             .await?;
         Ok(v1::ReviveReply { revision })
     }
@@ -417,13 +419,13 @@ impl Services {
         wire: v1::UpdateFrameworkRequest,
         actor: Actor,
     ) -> Result<v1::UpdateFrameworkReply, Status> {
-        bounded(wire.encoded_len())?;
+        let id = (bounded(wire.encoded_len())?, wire.call);
         let info = wire
             .info
             .ok_or_else(|| malformed(&InvalidMessage::new("info", "it is missing")))?;
         let info = convert::framework_info_from(info).map_err(|why| malformed(&why))?;
         let (revision, _) = self
-            .call(wire.call, actor, CallAction::Update(info), Vec::new(), 0)
+            .call(id, actor, CallAction::Update(info), Vec::new(), 0)
             .await?;
         Ok(v1::UpdateFrameworkReply { revision })
     }
@@ -433,16 +435,16 @@ impl Services {
         wire: v1::TeardownRequest,
         actor: Actor,
     ) -> Result<v1::TeardownReply, Status> {
-        bounded(wire.encoded_len())?;
+        let id = (bounded(wire.encoded_len())?, wire.call);
         let (revision, _) = self
-            .call(wire.call, actor, CallAction::Teardown, Vec::new(), 0)
+            .call(id, actor, CallAction::Teardown, Vec::new(), 0)
             .await?;
         Ok(v1::TeardownReply { revision })
     }
 
     async fn call(
         &self,
-        id: Option<v1::CallId>,
+        (bytes, id): (usize, Option<v1::CallId>),
         actor: Actor,
         action: CallAction,
         tokens: Vec<Vec<u8>>,
@@ -474,7 +476,7 @@ impl Services {
         });
         match accepted(
             self.owner
-                .ask(move |request| Input::Call {
+                .ask_sized(bytes, move |request| Input::Call {
                     request,
                     actor,
                     call,

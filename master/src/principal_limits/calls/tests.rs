@@ -23,7 +23,7 @@ fn call(
     let (waiter, answer) = CallWaiter::new();
     let input = Box::new(Input::Tick);
     let message = OwnerMessage::Ask(RequestId(number), input, waiter, None);
-    queue.add_call(account, 8, message)?;
+    queue.add_call(account, (8, 0), message)?;
     Ok(answer)
 }
 
@@ -46,12 +46,30 @@ async fn a_full_account_is_refused_and_others_are_served_soon() {
     let refused = call(&queue, &flood, 0).unwrap().try_recv();
     assert!(matches!(refused, Ok(LeaderReply::Refused { code, .. }) if code == RATE_LIMITED));
     let probe = OwnerMessage::Probe(Instant::now());
-    let refused = queue.begin_stream(&flood, probe).unwrap_err();
+    let refused = queue.begin_stream(&flood, 0, probe).unwrap_err();
     assert_eq!(refused, LimitReached::PrincipalQueue);
     answers.push(call(&queue, &other, 1 << 40).unwrap());
     let mut batch = Vec::new();
     queue.take(&mut batch, 128);
     assert!(numbers(&batch).contains(&(1 << 40)));
+}
+
+#[tokio::test]
+async fn the_largest_calls_of_an_account_wait_in_64_mib() {
+    let queue = OwnerCalls::new();
+    let flood = account("flood");
+    let mut answers = Vec::new();
+    for number in 0..=64 {
+        let (waiter, answer) = CallWaiter::new();
+        let message = OwnerMessage::Ask(RequestId(number), Box::new(Input::Tick), waiter, None);
+        queue.add_call(&flood, (8, 1 << 20), message).unwrap();
+        answers.push(answer);
+    }
+    let refused = answers.pop().unwrap().try_recv();
+    assert!(matches!(refused, Ok(LeaderReply::Refused { code, .. }) if code == RATE_LIMITED));
+    assert_eq!(queue.waiting(), 64);
+    call(&queue, &account("other"), 0).unwrap();
+    assert_eq!(queue.waiting(), 65);
 }
 
 #[tokio::test]

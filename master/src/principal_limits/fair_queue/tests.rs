@@ -5,6 +5,8 @@ use super::*;
 const ROOMY: QueueBounds = QueueBounds {
     of_account: usize::MAX,
     total: usize::MAX,
+    bytes_of_account: usize::MAX,
+    bytes_total: usize::MAX,
 };
 
 /// A deterministic generator of numbers (SplitMix64).
@@ -30,8 +32,13 @@ impl Numbers {
 type Entry = (u8, u32, u32);
 
 fn push(queue: &mut FairQueue<u8, Entry>, account: u8, number: u32, cost: u32) {
-    let refused = queue.push(&account, EntryKind::Call, cost, (account, number, cost));
-    assert_eq!(refused, None);
+    let refused = queue.push(
+        &account,
+        EntryKind::Call,
+        (cost, 0),
+        (account, number, cost),
+    );
+    assert_eq!(refused, []);
 }
 
 #[test]
@@ -145,25 +152,29 @@ fn a_full_queue_refuses_the_calls_of_its_own_account_only() {
     let bounds = QueueBounds {
         of_account: 100,
         total: 150,
+        ..ROOMY
     };
     let mut queue = FairQueue::new(bounds);
     for number in 0..100 {
         push(&mut queue, 1, number, 1);
     }
-    let refused = queue.push(&1, EntryKind::Call, 1, (1, 100, 1));
-    assert_eq!(refused, Some((1, 100, 1)));
+    let refused = queue.push(&1, EntryKind::Call, (1, 0), (1, 100, 1));
+    assert_eq!(refused, [(1, 100, 1)]);
     // The whole queue is full: the account with the most calls loses its newest ones.
     for number in 0..50 {
         push(&mut queue, 2, number, 1);
     }
     for number in 0..20 {
-        let refused = queue.push(&3, EntryKind::Call, 1, (3, number, 1));
-        assert_eq!(refused, Some((1, 99 - number, 1)));
+        let refused = queue.push(&3, EntryKind::Call, (1, 0), (3, number, 1));
+        assert_eq!(refused, [(1, 99 - number, 1)]);
     }
     assert_eq!(queue.waiting(), 150);
-    // The end of a stream is added to a full queue.
-    assert_eq!(queue.push(&1, EntryKind::End, 1, (1, 0, 1)), None);
-    assert_eq!(queue.waiting(), 151);
+    // The end of a stream is added to a full queue, and takes the place of no call.
+    assert_eq!(queue.push(&4, EntryKind::End, (1, 0), (4, 0, 1)), []);
+    let refused = queue.push(&3, EntryKind::Call, (1, 0), (3, 20, 1));
+    assert_eq!(refused, [(1, 79, 1)]);
+    assert_eq!(queue.push(&1, EntryKind::End, (1, 0), (1, 0, 1)), []);
+    assert_eq!(queue.waiting(), 152);
 }
 
 #[test]
@@ -171,12 +182,61 @@ fn the_end_of_a_stream_is_never_removed() {
     let mut queue = FairQueue::new(QueueBounds {
         of_account: 10,
         total: 3,
+        ..ROOMY
     });
     for number in 0..3 {
-        assert_eq!(queue.push(&1, EntryKind::End, 1, (1, number, 1)), None);
+        assert_eq!(queue.push(&1, EntryKind::End, (1, 0), (1, number, 1)), []);
     }
-    assert_eq!(queue.push(&2, EntryKind::Call, 1, (2, 0, 1)), None);
-    assert_eq!(queue.waiting(), 4, "nothing could be removed for it");
+    let refused = queue.push(&2, EntryKind::Call, (1, 0), (2, 0, 1));
+    assert_eq!(refused, [(2, 0, 1)], "nothing else can be removed");
+    assert_eq!(queue.waiting(), 3);
+}
+
+#[test]
+fn a_full_queue_from_which_no_call_can_be_removed_refuses_the_new_entry() {
+    let mut queue = FairQueue::new(QueueBounds {
+        of_account: 10,
+        total: 2,
+        ..ROOMY
+    });
+    let mut begin = |account: u8, number: u32| {
+        let entry = (account, number, 1);
+        queue.push(&account, EntryKind::Stream, (1, 0), entry)
+    };
+    assert_eq!(begin(1, 0), []);
+    assert_eq!(begin(1, 1), []);
+    assert_eq!(begin(1, 2), [(1, 2, 1)]);
+    assert_eq!(begin(2, 3), [(2, 3, 1)]);
+    assert_eq!(queue.waiting(), 2);
+}
+
+#[test]
+fn waiting_calls_are_bounded_in_bytes() {
+    const MIB: usize = 1 << 20;
+    let mut queue = FairQueue::new(QueueBounds {
+        bytes_of_account: 64 * MIB,
+        bytes_total: 100 * MIB,
+        ..ROOMY
+    });
+    let mut add = |account: u8, number: u32, bytes: usize| {
+        let entry = (account, number, 1);
+        queue.push(&account, EntryKind::Call, (1, bytes), entry)
+    };
+    for number in 0..64 {
+        assert_eq!(add(1, number, MIB), []);
+    }
+    assert_eq!(add(1, 64, MIB), [(1, 64, 1)]);
+    for number in 0..36 {
+        assert_eq!(add(2, number, MIB), []);
+    }
+    // All of the room is taken: the account with the most bytes loses its newest calls.
+    assert_eq!(add(3, 0, 2 * MIB), [(1, 63, 1), (1, 62, 1)]);
+    // What is served leaves room.
+    let served = std::iter::from_fn(|| queue.take());
+    assert_eq!(served.count(), 62 + 36 + 1);
+    let entry = (1, 65, 1);
+    let refused = queue.push(&1, EntryKind::Call, (1, 64 * MIB), entry);
+    assert_eq!(refused, []);
 }
 
 /// Returns the numbers of calls that each account has in the log when no more are taken.

@@ -53,7 +53,7 @@ impl TestLinks {
             subscription,
         });
         let opened = OwnerMessage::FrameworkLink(framework_link, events_in, subscribe, None);
-        owner.begin_stream(opened).unwrap();
+        owner.begin_stream(0, opened).unwrap();
         owner
             .send(OwnerMessage::AgentLink(agent, sender))
             .await
