@@ -7,6 +7,11 @@ use argosy_proto::versions::VersionRange;
 
 use super::{TaskName, TaskStateChange};
 
+/// Number of unacknowledged updates of one task that are kept, so that an executor whose agent is
+/// away for long can subscribe again: the size of its first message is bounded. Of more, the oldest
+/// are dropped.
+const KEPT_UPDATES: usize = 16;
+
 /// The tasks of an executor, until their final updates are acknowledged. [`super::ExecutorRunner`]
 /// keeps one; so does a simulation.
 #[derive(Debug, Default)]
@@ -38,7 +43,8 @@ impl ExecutorState {
         self.tasks.get(name).is_some_and(|entry| !entry.has_ended)
     }
 
-    /// Creates an update; `None` for a task that has ended or is unknown.
+    /// Creates an update; `None` for a task that has ended or is unknown. It replaces the oldest
+    /// one of its task if many are unacknowledged.
     pub fn update(&mut self, change: TaskStateChange) -> Option<v1::ExecutorUpdate> {
         let entry = self.tasks.get_mut(&change.name)?;
         if entry.has_ended {
@@ -55,6 +61,9 @@ impl ExecutorState {
             exit: change.exit,
         };
         entry.unacknowledged.push_back(update.clone());
+        if entry.unacknowledged.len() > KEPT_UPDATES {
+            entry.unacknowledged.pop_front();
+        }
         Some(update)
     }
 
@@ -132,5 +141,20 @@ mod tests {
         book.acknowledged(&name(1), 2);
         assert_eq!(book.subscribe(Vec::new()).tasks.len(), 1);
         assert!(!book.is_idle());
+    }
+
+    #[test]
+    fn the_newest_updates_of_a_task_are_kept_while_its_agent_is_away() {
+        let mut book = ExecutorState::default();
+        book.add(&name(1));
+        for _ in 0..1_000 {
+            book.update(news(1, v1::TaskState::Running)).unwrap();
+        }
+        let end = book.update(news(1, v1::TaskState::Finished)).unwrap();
+        let first = book.subscribe(Vec::new());
+        assert_eq!(first.unacknowledged.len(), KEPT_UPDATES);
+        assert_eq!(first.unacknowledged.last(), Some(&end));
+        book.acknowledged(&name(1), end.serial);
+        assert!(book.is_idle());
     }
 }
