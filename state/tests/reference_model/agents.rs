@@ -205,7 +205,8 @@ impl Model {
     fn reconcile_task(&mut self, key: &TaskKey, list: &ReconcileAgent) {
         let task = &self.tasks[key];
         let (order, standing) = (task.order, task.standing);
-        let was_delivered = order <= list.floor || task.reported > 0;
+        let was_reported = self.is_level_3() && task.reported > 0;
+        let was_delivered = order <= list.floor || was_reported;
         let is_held = |held: &HeldTask| held.key == *key && held.order == order;
         let is_unreachable = task.state == TaskState::Unreachable;
         let (change, standing) = if list.held.iter().any(is_held) {
