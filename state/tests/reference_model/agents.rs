@@ -154,17 +154,24 @@ impl Model {
         }
         let most_ms = self.time.since_ms(agent.reachability.since());
         refuse(silent_ms > most_ms, invalid("silent_ms"))?;
-        for key in self.keys(|task| task.agent == id && task.state == TaskState::Unreachable) {
-            let task = &self.tasks[&key];
-            // The time, the grace period, and 5 % of both.
-            let lived_ms = task.spec.stop_after_ms + task.spec.grace_ms;
-            let is_over = silent_ms * 20 >= lived_ms * 21 && task.spec.stop_after_ms > 0;
-            if is_over && !task.latest.stopped {
-                let change = (TaskState::Unreachable, Reason::StoppedWithoutLeader);
-                let mut update = self.by_master(change, stopped.wall_ms);
-                update.stopped = true;
-                self.commit(&key, update);
-            }
+        let is_waiting = |task: &Task| {
+            let is_unreachable = task.agent == id && task.state == TaskState::Unreachable;
+            is_unreachable && task.spec.stop_after_ms > 0 && !task.latest.stopped
+        };
+        // The time, the grace period, and 5 % of both; the task that stopped first comes first.
+        let stopped_ms = |key: &TaskKey| {
+            let spec = &self.tasks[key].spec;
+            let lived_ms = spec.stop_after_ms + spec.grace_ms;
+            (lived_ms * 21).div_ceil(20)
+        };
+        let mut due = self.keys(is_waiting);
+        due.retain(|key| stopped_ms(key) <= silent_ms);
+        due.sort_by_key(|key| (stopped_ms(key), key.clone()));
+        for key in due {
+            let change = (TaskState::Unreachable, Reason::StoppedWithoutLeader);
+            let mut update = self.by_master(change, stopped.wall_ms);
+            update.stopped = true;
+            self.commit(&key, update);
         }
         Ok(())
     }
