@@ -98,7 +98,7 @@ fn sessions_beyond_the_bound_count_as_new() {
     assert_eq!(forgotten, Ok(CommandReply::Framework(id)));
 }
 
-/// Its scheduler acknowledges updates again, and has not seen the ends that are left.
+/// Its scheduler must acknowledge updates again, and has not received the remaining ones.
 #[test]
 fn a_framework_that_is_no_longer_detached_keeps_ends_that_were_not_swept() {
     let mut world = World::new();

@@ -139,7 +139,7 @@ pub struct Core {
     wanted_secrets: BTreeSet<Instance>,
     /// The keys of tickets that the last registration had. They are in memory only.
     ticket_keys: Vec<ReceivedTicketKey>,
-    /// Whether the agent is being stopped with its tasks.
+    /// The agent is being stopped with its tasks, and takes no order.
     ending: bool,
     config: CoreConfig,
     random: RandomSequence,

@@ -15,7 +15,7 @@ pub(super) struct RequestPeer {
     peer: Option<PeerIdentity>,
     addresses: Option<ConnectionAddresses>,
     audit: Option<RequestAudit>,
-    /// Its credential, which is checked again where the request is served.
+    /// The credential of the caller. It is checked again when the request is served.
     credential: Option<WatchedCredential>,
 }
 

@@ -204,7 +204,8 @@ impl Directory {
         Ok(Directory::locked(path, lock))
     }
 
-    /// Returns a token that is cancelled when the lock has been released.
+    /// Returns a token that is cancelled when this handle is dropped. The lock is released then,
+    /// unless there is another handle on it.
     #[cfg_attr(
         not(feature = "rocksdb"),
         allow(dead_code, reason = "only a store on disk has a directory")

@@ -73,7 +73,7 @@ fn agent_with_undelivered_orders_is_equal_after_failover() {
     assert_eq!(world.entries(), entries);
 }
 
-/// Its disk is an older copy, from before the launch. A task starts at most once.
+/// The disk of the agent is an older copy, from before the launch. A task starts at most once.
 #[test]
 fn a_task_that_has_reported_is_not_launched_on_an_agent_that_forgot_it() {
     for unreachable in [false, true] {
