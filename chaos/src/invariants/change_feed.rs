@@ -112,7 +112,14 @@ impl<'a> Reader<'a> {
                 self.tasks.clear();
                 (self.snapshot, self.has_begun) = (Some(index), true);
             }
-            WatchFact::TaskListed { task, update, .. } => {
+            WatchFact::TaskListed {
+                task,
+                update,
+                state,
+            } => {
+                if let Some(as_of) = self.snapshot {
+                    check_record(committed, (at, as_of), (task, *update, *state), findings);
+                }
                 self.tasks.insert(task, (at, update.index));
             }
             WatchFact::SnapshotEnded => self.end_snapshot(committed, (at, index), findings),
@@ -204,7 +211,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Checks that a changed record has the newest update as of its revision.
+/// Checks that a changed or listed record has the newest update as of its revision, or that of the
+/// snapshot.
 fn check_record(
     committed: &CommittedChanges<'_>,
     (at, index): (usize, u64),
@@ -222,7 +230,7 @@ fn check_record(
     findings.require(is_newest, [newest.at, at], || {
         let (changed, known) = (newest.index, newest.state);
         format!(
-            "{task} was sent as {state:?} since {update:?} in a change of entry {index}, and became {known:?} in entry {changed}"
+            "{task} was sent as {state:?} since {update:?} as of entry {index}, and became {known:?} in entry {changed}"
         )
     });
 }
@@ -328,6 +336,12 @@ mod tests {
         assert_violation(check, stale, "became Failed in entry 9");
         let wrong = change(begun, 9, "web", Some((9, TaskState::Killed)));
         assert_violation(check, wrong, "was sent as Killed");
+    }
+
+    #[test]
+    fn a_snapshot_with_a_former_state_of_a_task_is_reported() {
+        let stale = snapshot(committed(), 9, &[("web", 5), ("db", 8)]);
+        assert_violation(check, stale, "became Failed in entry 9");
     }
 
     #[test]

@@ -94,16 +94,37 @@ fn check_event(
 }
 
 fn writes<'a>(calls: &'a [CallView<'_>]) -> impl Iterator<Item = usize> + 'a {
-    let is_write = |call: &&CallView<'_>| {
-        !matches!(
-            call.operation,
-            Operation::Read { .. } | Operation::Reconcile { .. } | Operation::Decline { .. }
-        )
-    };
     calls
         .iter()
-        .filter(is_write)
+        .filter(|call| proves_commit(call.operation))
         .filter_map(|call| call.outcome().and(call.end).map(|(at, _)| at))
+}
+
+/// Returns whether a master acknowledges this operation only when its entry is committed.
+fn proves_commit(operation: &Operation) -> bool {
+    match operation {
+        Operation::Write { .. }
+        | Operation::CompareAndSet { .. }
+        | Operation::Accept { .. }
+        | Operation::Kill { .. }
+        | Operation::Acknowledge { .. }
+        | Operation::Suppress { .. }
+        | Operation::Revive { .. }
+        | Operation::Teardown { .. }
+        | Operation::Deactivate { .. }
+        | Operation::Reactivate { .. }
+        | Operation::MarkGone { .. }
+        | Operation::ChangeVoters { .. } => true,
+        // A master without a quorum, or an agent, answers some uses of a right, and the harness
+        // records some rights itself. A subscription that resumes writes nothing.
+        Operation::UseRight { .. }
+        | Operation::SetRight { .. }
+        | Operation::Subscribe { .. }
+        | Operation::Read { .. }
+        | Operation::Reconcile { .. }
+        | Operation::Decline { .. }
+        | Operation::Transfer { .. } => false,
+    }
 }
 
 fn epochs(history: &History) -> impl Iterator<Item = usize> {
@@ -126,11 +147,11 @@ fn commit_observations(history: &History) -> impl Iterator<Item = usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{FaultKind, OperationResponse, RunPhase};
+    use crate::history::{DecidedBy, FaultKind, OperationResponse, RunPhase};
     use crate::invariants::fixture::{
         CallEnd, HistoryBuilder, NODE_1, assert_clean, assert_nothing_compared, assert_violation,
     };
-    use argosy_state::ids::{AgentId, Epoch};
+    use argosy_state::ids::{AgentId, Epoch, FrameworkId};
 
     fn expected() -> HistoryBuilder {
         let within_ns = 500_000_000;
@@ -219,6 +240,31 @@ mod tests {
             expected().after_ms(600).phase(RunPhase::Final),
             "within 500 ms",
         );
+    }
+
+    #[test]
+    fn what_needs_no_quorum_is_no_commit() {
+        let right = "operator/prober view-agent".to_owned();
+        let decided_by = DecidedBy::Master { min_index: 0 };
+        let uses = Operation::UseRight {
+            right: right.clone(),
+            decided_by,
+        };
+        let sets = Operation::SetRight {
+            right,
+            is_allowed: true,
+        };
+        let resumes = Operation::Subscribe {
+            framework: Some(FrameworkId(3)),
+            session: 1,
+            principal: "web".to_owned(),
+            held: Vec::new(),
+        };
+        for operation in [uses, sets, resumes] {
+            let answered = expected().call("a", operation, CallEnd::Ok(OperationResponse::Done));
+            let waited = answered.after_ms(600).phase(RunPhase::Final);
+            assert_violation(check, waited, "within 500 ms");
+        }
     }
 
     #[test]

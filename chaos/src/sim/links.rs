@@ -51,6 +51,11 @@ impl LinkFaults {
         }
     }
 
+    /// Returns whether this direction between two different hosts can be cut.
+    pub(super) fn is_whole(&self, from: &str, to: &str) -> bool {
+        from != to && !self.is_broken(from, to)
+    }
+
     fn is_broken(&self, from: &str, to: &str) -> bool {
         self.active.iter().any(|link| link.affects(from, to))
     }

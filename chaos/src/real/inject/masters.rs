@@ -17,6 +17,7 @@ use crate::history::{Fault, FaultKind, Recorder};
 use crate::real::faults::FaultName;
 use crate::real::process_faults::{FakeClock, LimitedResource, SmallDisk};
 use crate::real::proxy::{Proxy, ProxyMode};
+use crate::rng::Rng;
 
 /// Timeout for a process to stop by itself after its disk fails.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
@@ -180,18 +181,14 @@ impl Injector<'_> {
     }
 
     pub(super) fn partition_partial(&mut self) -> InjectionResult {
-        let masters = self.voters();
+        let pairs = random_pairs(&self.voters(), &mut self.rng);
         let mut cuts = NetworkDisturbances::default();
-        let mut graph = Vec::new();
-        for (position, one) in masters.iter().enumerate() {
-            for other in &masters[position + 1..] {
-                if self.rng.percent(45) {
-                    cuts.cut_both(*one, *other);
-                    graph.push(format!("{}|{}", self.name(*one), self.name(*other)));
-                }
-            }
+        for (one, other) in &pairs {
+            cuts.cut_both(*one, *other);
         }
-        let graph = graph.join(" ");
+        let names = pairs.iter();
+        let names = names.map(|(one, other)| format!("{}|{}", self.name(*one), self.name(*other)));
+        let graph = names.collect::<Vec<_>>().join(" ");
         self.note(FaultKind::PartitionPartial, "*", graph.clone());
         self.disturb(cuts)?;
         Ok((graph, self.between(800, 6_000)))
@@ -411,5 +408,37 @@ pub(super) async fn join(cluster: &Cluster, recorder: &Recorder, place: HostInde
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
+    }
+}
+
+/// Returns the pairs of masters that a random connectivity graph does not connect: at least one, if
+/// there are two masters.
+fn random_pairs(masters: &[HostIndex], rng: &mut Rng) -> Vec<(HostIndex, HostIndex)> {
+    let mut all = Vec::new();
+    for (position, one) in masters.iter().enumerate() {
+        all.extend(masters[position + 1..].iter().map(|other| (*one, *other)));
+    }
+    let mut chosen = all.clone();
+    chosen.retain(|_| rng.percent(45));
+    if chosen.is_empty() {
+        chosen.extend(rng.pick(&all));
+    }
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_partial_partition_cuts_something_and_all_graphs_occur() {
+        let mut graphs = std::collections::BTreeSet::new();
+        let mut rng = Rng::new(5);
+        for _ in 0..1_000 {
+            graphs.insert(random_pairs(&[4, 7, 9], &mut rng));
+        }
+        assert!(!graphs.contains(&Vec::new()));
+        assert_eq!(graphs.len(), 7, "{graphs:?}");
+        assert_eq!(random_pairs(&[4], &mut rng), []);
     }
 }

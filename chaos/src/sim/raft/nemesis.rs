@@ -170,23 +170,21 @@ impl Nemesis {
             RaftFault::Split => self.split(simulation, victim),
             RaftFault::OneWay => {
                 let other = self.other(victim);
-                self.note(
-                    FaultKind::PartitionOneWay,
-                    format!("{}>{}", name(victim), name(other)),
-                    "",
-                );
-                self.cut(simulation, victim, other, 3_000);
+                let target = format!("{}>{}", name(victim), name(other));
+                let kind = FaultKind::PartitionOneWay;
+                self.partition(simulation, kind, target, &[(victim, other)], 3_000);
             }
             RaftFault::Graph => {
-                self.note(FaultKind::PartitionPartial, "*".to_owned(), "");
+                let mut links = Vec::new();
                 for one in 0..self.group.len() {
                     for other in 0..one {
                         if self.rng.percent(40) {
-                            self.cut(simulation, one, other, 3_000);
-                            self.cut(simulation, other, one, 3_000);
+                            links.extend([(one, other), (other, one)]);
                         }
                     }
                 }
+                let kind = FaultKind::PartitionPartial;
+                self.partition(simulation, kind, "*".to_owned(), &links, 3_000);
             }
             RaftFault::Hold => {
                 let other = self.other(victim);
@@ -243,20 +241,37 @@ impl Nemesis {
         }
         let names = (0..count).filter(|place| inside[*place]).map(name);
         let names = names.collect::<Vec<_>>().join(",");
-        self.note(FaultKind::PartitionBoth, names, "");
+        let mut links = Vec::new();
         for one in 0..count {
             for other in 0..count {
                 if inside[one] && !inside[other] {
-                    self.cut(simulation, one, other, 5_000);
-                    self.cut(simulation, other, one, 5_000);
+                    links.extend([(one, other), (other, one)]);
                 }
             }
         }
+        self.partition(simulation, FaultKind::PartitionBoth, names, &links, 5_000);
     }
 
-    fn cut(&mut self, simulation: &mut Simulation<'_>, from: usize, to: usize, longest_ms: u64) {
-        if let Some(link) = self.links.cut(simulation, &name(from), &name(to)) {
-            self.lasting(simulation, RaftActiveFault::Link(link), 20, longest_ms);
+    /// Cuts the links that are whole, and records that as one fault. Without such a link there is
+    /// no fault.
+    fn partition(
+        &mut self,
+        simulation: &mut Simulation<'_>,
+        kind: FaultKind,
+        target: String,
+        links: &[(usize, usize)],
+        longest_ms: u64,
+    ) {
+        let mut whole = links.to_vec();
+        whole.retain(|(from, to)| self.links.is_whole(&name(*from), &name(*to)));
+        if whole.is_empty() {
+            return;
+        }
+        self.note(kind, target, "");
+        for (from, to) in whole {
+            if let Some(link) = self.links.cut(simulation, &name(from), &name(to)) {
+                self.lasting(simulation, RaftActiveFault::Link(link), 20, longest_ms);
+            }
         }
     }
 

@@ -243,11 +243,7 @@ impl Nemesis {
             }
             SystemFault::FrameworkCrash => self.stop_framework(simulation),
             SystemFault::SplitMasters => self.split(simulation),
-            SystemFault::MastersOneWay => {
-                let (one, other) = self.two_masters();
-                self.note(FaultKind::PartitionOneWay, &format!("{one}>{other}"), "");
-                self.cut(simulation, &one, &other, 4_000);
-            }
+            SystemFault::MastersOneWay => self.cut_masters_one_way(simulation),
             SystemFault::AgentOneWay => self.cut_one_way(simulation),
             SystemFault::MastersGraph => self.graph(simulation),
             SystemFault::CutLeader | SystemFault::CutAgent | SystemFault::CutFramework => {
