@@ -35,7 +35,7 @@ use argosy_state::Registry;
 use argosy_state::actor::Actor;
 use argosy_state::apply::AppliedProposal;
 use argosy_state::command::{ApplyOutcome, Command, ProposedCommand, Rejection};
-use argosy_state::event::{AccessChange, Event};
+use argosy_state::event::Event;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, FrameworkId, Ticket};
 use argosy_state::level::Level;
 use argosy_state::persistent::Map;
@@ -353,6 +353,7 @@ impl Leader {
             self.allocator.observe(event);
             self.handle_event(registry, now, event);
         }
+        self.keys_revoked(&applied.events);
         if let Some(route) = route {
             self.handle_outcome(registry, now, route, applied.outcome);
         }
@@ -438,8 +439,7 @@ impl Leader {
                 self.framework_changed(registry, now, *framework)
             }
             Event::FrameworkChanged(framework) => self.framework_changed(registry, now, *framework),
-            // The allocator has observed it.
-            Event::AccessChanged(AccessChange::KeyRevoked(key)) => self.key_revoked(*key),
+            // The allocator has observed them, and keys are sent together.
             Event::FrameworkRevived { .. } | Event::WeightChanged(_) | Event::AccessChanged(_) => {}
             Event::FrameworkRemoving(framework) => {
                 let why = Rejection::FrameworkRemoved(*framework).to_string();

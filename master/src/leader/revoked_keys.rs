@@ -2,6 +2,7 @@
 
 use argosy_proto::v1;
 use argosy_state::access::KeyHash;
+use argosy_state::event::{AccessChange, Event};
 
 use super::Leader;
 use crate::links::LinkId;
@@ -21,11 +22,20 @@ impl Leader {
         }
     }
 
-    /// Sends a key to all registered agents. Others receive it when they register.
-    pub(super) fn key_revoked(&mut self, key: KeyHash) {
+    /// Sends the keys that a proposal has revoked to all registered agents, in one message for
+    /// each. Other agents receive them when they register.
+    pub(super) fn keys_revoked(&mut self, events: &[Event]) {
+        let revoked = events.iter().filter_map(|event| match event {
+            Event::AccessChanged(AccessChange::KeyRevoked(key)) => Some(*key),
+            _ => None,
+        });
+        let revoked: Vec<KeyHash> = revoked.collect();
+        if revoked.is_empty() {
+            return;
+        }
         let registered: Vec<LinkId> = self.linked_agents.values().copied().collect();
         for link in registered {
-            self.send_revoked_keys(link, std::iter::once(key));
+            self.send_revoked_keys(link, revoked.iter().copied());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Tests of the revoked keys that agents receive.
 
 use argosy_state::access::{AccessOperation, KeyHash};
-use argosy_state::command::OperatorOperation;
+use argosy_state::command::{Operate, OperatorOperation};
 use argosy_state::ids::AgentId;
 
 use super::fixture::{World, new_agent};
@@ -10,6 +10,17 @@ fn revoke(world: &mut World, key: u8) {
     let revoke = AccessOperation::RevokeKey(KeyHash([key; 32]));
     world.act_as("operator/root");
     world.operate(OperatorOperation::Access(revoke));
+}
+
+fn revoke_all(world: &mut World, keys: std::ops::Range<u8>) {
+    world.act_as("operator/root");
+    let revoke = |key| OperatorOperation::Access(AccessOperation::RevokeKey(KeyHash([key; 32])));
+    world.send_batch(Operate {
+        request: None,
+        hash: 0,
+        operations: keys.map(revoke).collect(),
+        wall_ms: 0,
+    });
 }
 
 /// Registers an agent that TLS has authenticated as this, or not.
@@ -56,4 +67,17 @@ fn agents_receive_the_keys_that_are_revoked() {
     // One without a certificate has no callers with one.
     register(&mut world, 3, "unauthenticated");
     assert_eq!(sent(&mut world), [""; 0]);
+}
+
+#[test]
+fn keys_that_are_revoked_together_reach_each_agent_in_one_message() {
+    let mut world = World::new();
+    register(&mut world, 1, "agent/host-1");
+    register(&mut world, 2, "agent/host-2");
+    revoke_all(&mut world, 1..101);
+    let lines = sent(&mut world);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for line in &lines {
+        assert!(line.ends_with(", 99, 100]"), "{line}");
+    }
 }
