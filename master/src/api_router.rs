@@ -236,7 +236,7 @@ impl Shared {
                 None => return Err(Status::not_found(http::no_path(path))),
             }
         };
-        service::permit(&self.owner, check, &request.headers, &request.extensions).await?;
+        service::permit(&self.owner, check, &request.headers, &request.extensions)?;
         Ok(credentials)
     }
 

@@ -15,7 +15,8 @@ pub(crate) enum Check {
     /// The action on the cluster as a whole, by the rules that this master has: it depends on no
     /// other master.
     Local(Action),
-    /// The action on the cluster as a whole, by the rules after a read index.
+    /// The action on the cluster as a whole, by the rules after a read index, once the message of
+    /// the call is here.
     Confirmed(Action),
     /// The action on some object, by the rules of the copy that is read: the answer has what the
     /// caller may see.

@@ -20,9 +20,9 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 use tracing::debug;
 
 use super::actor::actor;
-use super::forwarded_caller::{ForwardedCaller, ForwardedCredential};
+use super::forwarded_caller::ForwardedCaller;
 use super::peers::{ConnectionLease, ConnectionUse};
-use super::revocation::WatchedCredential;
+use super::permits::check_credentials;
 use super::status_codes::correct_status;
 use super::{Services, malformed, refused};
 use crate::inbox::LeaderStatus;
@@ -63,10 +63,7 @@ impl Services {
         let leader = self.owner.leader(deadline(metadata)).await?;
         if leader.is_local {
             // When it admitted the call, it may not have applied all of the log that it leads.
-            let own = extensions.get::<WatchedCredential>();
-            let forwarded = extensions.get::<ForwardedCredential>();
-            own.map_or(Ok(()), WatchedCredential::check)?;
-            forwarded.map_or(Ok(()), |forwarded| forwarded.0.check())?;
+            check_credentials(extensions)?;
             return Ok((CallRoute::Local, actor));
         }
         let address = leader.leader.unwrap_or_default();

@@ -22,6 +22,7 @@ use super::forward::{CallRoute, forwarded, readable};
 use super::membership::unchanged;
 use super::operations::operate;
 use super::peers::ConnectionUse;
+use super::permits::confirmed;
 use super::rate_limit::with_flow_control;
 use super::records::{cluster, one_agent, one_framework, one_task};
 use super::snapshots::SnapshotBlocks;
@@ -215,6 +216,8 @@ impl Operator for Services {
         &self,
         request: Request<v1::JoinMasterRequest>,
     ) -> Result<Response<v1::MembershipReply>, Status> {
+        self.permit_membership(&request, Action::ChangeMasters)
+            .await?;
         let address = request.into_inner().raft_address;
         self.owner
             .node
@@ -228,6 +231,8 @@ impl Operator for Services {
         &self,
         request: Request<v1::RemoveMasterRequest>,
     ) -> Result<Response<v1::MembershipReply>, Status> {
+        self.permit_membership(&request, Action::ChangeMasters)
+            .await?;
         let id: NodeId =
             convert::id("node_id", &request.into_inner().node_id).map_err(|why| malformed(&why))?;
         self.owner
@@ -242,6 +247,8 @@ impl Operator for Services {
         &self,
         request: Request<v1::TransferLeaderRequest>,
     ) -> Result<Response<v1::MembershipReply>, Status> {
+        self.permit_membership(&request, Action::TransferLeader)
+            .await?;
         let wanted = request.into_inner().node_id;
         let id: Option<NodeId> = if wanted.is_empty() {
             None
@@ -349,6 +356,19 @@ impl Services {
     /// Returns the reader on whose behalf a call is served.
     fn reader(&self, metadata: &MetadataMap, extensions: &Extensions) -> Result<Reader, Status> {
         Ok(self.owner.reader(actor(metadata, extensions)?))
+    }
+
+    /// Decides about a call that goes to the leader over the Raft port, without its caller.
+    async fn permit_membership<T>(
+        &self,
+        request: &Request<T>,
+        action: Action,
+    ) -> Result<(), Status> {
+        if self.owner.enforces_access {
+            let caller = (request.metadata(), request.extensions());
+            confirmed(&self.owner, caller, action).await?;
+        }
+        Ok(())
     }
 
     fn members(&self) -> v1::MembershipReply {

@@ -9,6 +9,8 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use super::actor::actor_of_peer;
+use super::forwarded_caller::ForwardedCredential;
+use super::revocation::WatchedCredential;
 use super::{actor, refused};
 use crate::access::{Check, Denial, Object, UNPROVEN};
 use crate::owner_handle::OwnerHandle;
@@ -21,8 +23,8 @@ pub(crate) fn denied(denial: &Denial) -> Status {
 /// Decides about a request by its row in a table.
 ///
 /// # Errors
-/// A denial; UNAVAILABLE if the decision needs a read index and there is no leader.
-pub(crate) async fn permit(
+/// A denial.
+pub(crate) fn permit(
     owner: &OwnerHandle,
     check: Check,
     headers: &HeaderMap,
@@ -46,16 +48,39 @@ pub(crate) async fn permit(
             Actor::Cluster | Actor::Principal(_) => Ok(()),
         },
         Check::Local(action) => here(owner, &who()?, action, &Object::CLUSTER),
-        Check::Confirmed(action) => {
-            let actor = who()?;
-            if actor == Actor::Unauthenticated {
-                // It must not cost the leader a read index.
-                here(owner, &actor, action, &Object::CLUSTER)?;
-            }
-            owner.confirm().await?;
-            here(owner, &actor, action, &Object::CLUSTER)
-        }
+        Check::Confirmed(action) => match who()? {
+            // It must not cost the leader a read index.
+            actor @ Actor::Unauthenticated => here(owner, &actor, action, &Object::CLUSTER),
+            Actor::Cluster | Actor::Principal(_) => Ok(()),
+        },
     }
+}
+
+/// Decides about a call on the cluster by what was committed before it: the rules, and whether its
+/// credentials are revoked. Returns the log index of that. The message of the call must be here:
+/// a caller could hold it back until its credential is revoked.
+///
+/// # Errors
+/// A denial; UNAVAILABLE if there is no leader that confirms the read index.
+pub(super) async fn confirmed(
+    owner: &OwnerHandle,
+    (metadata, extensions): (&MetadataMap, &Extensions),
+    action: Action,
+) -> Result<u64, Status> {
+    let actor = actor::actor(metadata, extensions)?;
+    let index = owner.confirm().await?;
+    check_credentials(extensions)?;
+    here(owner, &actor, action, &Object::CLUSTER)?;
+    Ok(index)
+}
+
+/// Checks the credentials of a call again: that of the peer, and that of the caller whose call it
+/// forwards.
+pub(super) fn check_credentials(extensions: &Extensions) -> Result<(), Status> {
+    let own = extensions.get::<WatchedCredential>();
+    let forwarded = extensions.get::<ForwardedCredential>();
+    own.map_or(Ok(()), WatchedCredential::check)?;
+    forwarded.map_or(Ok(()), |forwarded| forwarded.0.check())
 }
 
 /// Decides by the rules that this master has applied.

@@ -9,7 +9,7 @@ use argosy_proto::transport::{Credential, PeerIdentity};
 use argosy_state::access::AccessFacts;
 use argosy_state::actor::{Principal, PrincipalKind};
 use axum::body::Body;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
@@ -147,8 +147,9 @@ pub(crate) fn until_revoked(response: Response, credential: Option<WatchedCreden
     let Some(credential) = credential else {
         return response;
     };
-    // An answer of a known size may take as long as any other: a download, for example.
-    if response.body().is_end_stream() {
+    // An answer of a known size may take as long as any other: a download, for example. A caller
+    // whose credential is refused gets the reason.
+    if response.body().is_end_stream() || response.status() == StatusCode::UNAUTHORIZED {
         return response;
     }
     let kind = response.headers().get("content-type");

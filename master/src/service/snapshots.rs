@@ -21,10 +21,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
 
-use super::actor::actor;
 use super::operator::is_local;
-use super::{Services, here, refused};
-use crate::access::Object;
+use super::permits::confirmed;
+use super::{Services, refused};
 use crate::owner_handle::unavailable;
 
 /// Maximum number of snapshots that a master sends at the same time.
@@ -50,14 +49,12 @@ impl Services {
         request: Request<v1::SaveSnapshotRequest>,
     ) -> Result<SnapshotBlocks, Status> {
         let audit = RequestAudit::of(request.extensions());
-        let actor = actor(request.metadata(), request.extensions())?;
         let least = match is_local(request.get_ref().consistency) {
             true => 0,
+            // The copy may be newer than the rules that admitted the call.
             false => {
-                let confirmed = self.owner.confirm().await?;
-                // The copy may be newer than the rules that admitted the call.
-                here(&self.owner, &actor, Action::SaveSnapshot, &Object::CLUSTER)?;
-                confirmed
+                let caller = (request.metadata(), request.extensions());
+                confirmed(&self.owner, caller, Action::SaveSnapshot).await?
             }
         };
         let Ok(place) = self.saves.clone().try_acquire_owned() else {

@@ -6,6 +6,7 @@ mod audit;
 mod calls;
 mod facts;
 mod joining;
+mod lag;
 mod paths;
 mod proof;
 mod tickets;

@@ -17,6 +17,9 @@ use argosy_proto::{convert, v1};
 use argosy_state::access::KeyHash;
 use argosy_state::encode;
 use argosy_state::testing::{framework_info, registration};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, split,
+};
 use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -30,9 +33,19 @@ const MASTERS: usize = 3;
 const PIPE_BYTES: usize = 1 << 20;
 pub(super) const HEADER: &str = "argosy-forwarded-actor";
 
+/// The bytes of the frame of a ping, which connections of raft send every second.
+const PING_BYTES: usize = 17;
+
 /// Addresses, and the processes that listen there.
 #[derive(Clone, Default)]
-struct TestNetwork(Arc<Mutex<BTreeMap<String, ListeningMaster>>>);
+struct TestNetwork {
+    hosts: Arc<Mutex<BTreeMap<String, ListeningMaster>>>,
+    /// The place of the master that is cut off from the raft ports of the others, and they from
+    /// its own. Requests wait.
+    held: watch::Sender<Option<usize>>,
+    /// Whether a request of that master waits.
+    waits: watch::Sender<bool>,
+}
 
 /// A listening process, and the channel for its connections.
 type ListeningMaster = (PeerIdentity, mpsc::UnboundedSender<IdentifiedConnection>);
@@ -66,7 +79,7 @@ impl ConnectionProof {
 impl TestNetwork {
     fn listen(&self, address: &str, own: PeerIdentity) -> Listener {
         let (sender, connections) = mpsc::unbounded_channel();
-        let mut hosts = self.0.lock().unwrap();
+        let mut hosts = self.hosts.lock().unwrap();
         hosts.insert(address.to_owned(), (own, sender));
         Listener::new(tokio_stream::StreamExt::map(
             UnboundedReceiverStream::new(connections),
@@ -77,9 +90,12 @@ impl TestNetwork {
     fn dialer(&self, own: PeerIdentity) -> Dialer {
         let network = self.clone();
         Dialer::new(move |address, _| {
-            let hosts = network.0.lock().unwrap();
+            let hosts = network.hosts.lock().unwrap();
             let dialed = hosts.get(&address).and_then(|(peer, listener)| {
-                let (near, far) = tokio::io::duplex(PIPE_BYTES);
+                let (near, mut far) = tokio::io::duplex(PIPE_BYTES);
+                if let Some(callee) = (0..MASTERS).find(|place| raft(*place) == address) {
+                    far = network.holdable(far, &own, callee);
+                }
                 let far = (Connection::new(far), own.clone());
                 listener.send(far).ok()?;
                 Some((Connection::new(near), peer.clone()))
@@ -87,6 +103,48 @@ impl TestNetwork {
             let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
             std::future::ready(dialed.ok_or_else(refused))
         })
+    }
+
+    /// Returns the other end of a pipe whose requests wait while the caller or the callee is held.
+    fn holdable(&self, far: DuplexStream, caller: &PeerIdentity, callee: usize) -> DuplexStream {
+        let (near, returned) = tokio::io::duplex(PIPE_BYTES);
+        let is_of = |place: &usize| caller.to_string().contains(&format!("master/m{place}"));
+        let caller = (0..MASTERS).find(is_of);
+        let (requests, mut answers) = split(far);
+        let (mut answered, requested) = split(near);
+        let network = self.clone();
+        tokio::spawn(async move {
+            // The end of either direction ends both.
+            tokio::select! {
+                _ = network.carry(requests, requested, (caller, callee)) => {}
+                _ = tokio::io::copy(&mut answered, &mut answers) => {}
+            }
+        });
+        returned
+    }
+
+    async fn carry(
+        &self,
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+        (caller, callee): (Option<usize>, usize),
+    ) -> io::Result<()> {
+        let (mut held, mut bytes) = (self.held.subscribe(), vec![0; PIPE_BYTES]);
+        loop {
+            let read = from.read(&mut bytes).await?;
+            if read == 0 {
+                return Ok(());
+            }
+            let place = *held.borrow();
+            if place.is_some() && place == caller && read > PING_BYTES {
+                self.waits.send_replace(true);
+            }
+            let is_free = |place: &Option<usize>| {
+                place.is_none_or(|place| Some(place) != caller && place != callee)
+            };
+            held.wait_for(is_free).await.map_err(io::Error::other)?;
+            to.write_all(&bytes[..read]).await?;
+        }
     }
 }
 
@@ -212,6 +270,14 @@ impl TestCluster {
         self.network.listen(address, self.proof.of(principal))
     }
 
+    /// Holds the requests of the master at `place` to the raft ports of the others, and theirs to
+    /// its own port.
+    pub(super) fn hold(&self, place: usize) -> HeldMaster<'_> {
+        self.network.waits.send_replace(false);
+        self.network.held.send_replace(Some(place));
+        HeldMaster(&self.network)
+    }
+
     /// Returns a master that leads and one that does not.
     pub(super) async fn places(&self) -> (usize, usize) {
         let deadline = Instant::now() + TIMEOUT;
@@ -252,6 +318,24 @@ impl TestCluster {
             master.await.unwrap().unwrap();
         }
         self.directory
+    }
+}
+
+/// A master that lags until this is dropped.
+pub(super) struct HeldMaster<'a>(&'a TestNetwork);
+
+impl HeldMaster<'_> {
+    /// Waits until a request of this master to another one waits.
+    pub(super) async fn has_request(&self) {
+        let mut waits = self.0.waits.subscribe();
+        let waited = tokio::time::timeout(TIMEOUT, waits.wait_for(|waits| *waits));
+        waited.await.unwrap().unwrap();
+    }
+}
+
+impl Drop for HeldMaster<'_> {
+    fn drop(&mut self) {
+        self.0.held.send_replace(None);
     }
 }
 

@@ -112,6 +112,18 @@ async fn a_call_ends_as_unavailable_only_if_its_forwarding_master_is_revoked() {
     }
 }
 
+#[tokio::test]
+async fn a_caller_whose_credential_is_refused_gets_the_reason() {
+    let (facts, credential) = watched();
+    revoke(&facts);
+    for (code, is_whole) in [(StatusCode::UNAUTHORIZED, true), (StatusCode::OK, false)] {
+        let answer = Response::builder().status(code).body(Body::from("reason"));
+        let answer = until_revoked(answer.unwrap(), Some(credential.clone()));
+        let whole = axum::body::to_bytes(answer.into_body(), 1 << 10).await;
+        assert_eq!(whole.is_ok(), is_whole, "{code}");
+    }
+}
+
 /// Time within which an answer must end after its caller is revoked.
 const REVOKED_WITHIN: Duration = Duration::from_secs(1);
 
