@@ -70,9 +70,13 @@ impl ApiRouter {
     async fn answer(self, request: Request) -> Response {
         let given = TraceContext::of_headers(request.headers());
         let context = given.unwrap_or_else(|| self.shared.ids.next());
+        let is_call = request.uri().path().starts_with(CALLS);
         let mut response = trace::scope(Some(context), self.answer_audited(request)).await;
         let headers = response.headers_mut();
         headers.insert(trace::REPLY_HEADER, context.id().header());
+        if !is_call {
+            http::forbid_scripts(headers);
+        }
         response
     }
 

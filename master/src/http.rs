@@ -3,6 +3,8 @@
 //! `argosy.v1`. `routes` has the table of all paths.
 
 mod access;
+mod agent_response;
+mod browser_headers;
 mod caller;
 mod discovery;
 mod events;
@@ -17,7 +19,6 @@ mod writes;
 
 use std::sync::Arc;
 
-use argosy_proto::server::GuardedBody;
 use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::v1::operator_server::Operator as _;
 use argosy_proto::{convert, metric_names, trace, v1};
@@ -29,7 +30,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
 use crate::service::task_access::{self, AgentRequest};
@@ -37,6 +38,8 @@ use crate::service::{
     self, AgentEndpoint, ListKind, Services, endpoint_of, filter_values, spawn_reader,
 };
 
+use agent_response::stream_response;
+pub(crate) use browser_headers::forbid_scripts;
 use caller::RequestPeer;
 pub(crate) use index::{declares_call, is_probe, no_path, too_long, undeclared, unknown};
 pub(crate) use parameters::PathSegments;
@@ -334,24 +337,6 @@ async fn from_agent(http: &Http, id: String, path: &str) -> Response {
     }
 }
 
-/// Streams an agent's response; it keeps its permit until its end.
-pub(crate) fn stream_response(answer: Response, place: Option<OwnedSemaphorePermit>) -> Response {
-    let (answered, body) = answer.into_parts();
-    let mut response = Response::builder().status(answered.status);
-    for (name, value) in &answered.headers {
-        if name.as_str().starts_with("x-argosy-")
-            || *name == header::CONTENT_TYPE
-            || *name == header::CONTENT_DISPOSITION
-            || *name == header::RETRY_AFTER
-        {
-            response = response.header(name, value);
-        }
-    }
-    response
-        .body(Body::new(GuardedBody::new(body, place)))
-        .unwrap_or_else(|why| problem(&Status::internal(why.to_string())))
-}
-
 /// Returns the same result as over gRPC; calls that only the leader can answer were forwarded to
 /// it.
 fn answer<T>(answer: Result<tonic::Response<T>, Status>) -> Result<T, Status> {
@@ -475,18 +460,5 @@ mod tests {
             assert_eq!(refused.code(), Code::InvalidArgument);
             assert!(refused.message().contains(expected), "{refused}");
         }
-    }
-
-    #[test]
-    fn the_pause_that_an_agent_asks_for_is_passed_on() {
-        let answer = axum::http::Response::builder()
-            .status(StatusCode::TOO_MANY_REQUESTS)
-            .header(header::RETRY_AFTER, "7")
-            .header(header::SET_COOKIE, "x=y");
-        let answer = answer.body(Body::empty()).unwrap();
-        let passed = stream_response(answer, None);
-        assert_eq!(passed.status(), StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(passed.headers()[header::RETRY_AFTER], "7");
-        assert!(!passed.headers().contains_key(header::SET_COOKIE));
     }
 }

@@ -23,8 +23,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tonic::Status;
 
+use super::agent_response::stream_response;
 use super::caller::RequestPeer;
-use super::{Http, PathSegments, problem, stream_response};
+use super::{Http, PathSegments, problem};
 use crate::service::task_access::{self, AgentRequest};
 use crate::service::{AgentEndpoint, WatchedCredential, endpoint_of};
 
