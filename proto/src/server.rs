@@ -257,12 +257,11 @@ fn admit(
 ) {
     let port = state.limits.port;
     let ends = connection.addresses();
-    let address = peer.address();
-    let (decision, evicted) = admission.admit(address.map(|address| address.ip()));
+    let (decision, evicted) = admission.admit(&peer);
     if evicted {
         counter!("argosy_connections_closed_total", "port" => port, "reason" => "evicted")
             .increment(1);
-        reports.report(port, "an unused one was evicted");
+        reports.report(port, "another one was evicted");
     }
     match decision {
         AdmissionDecision::Admitted(seat) => {

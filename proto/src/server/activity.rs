@@ -73,7 +73,8 @@ impl Activity {
         self.is_detached.store(true, Ordering::Relaxed);
     }
 
-    fn is_detached(&self) -> bool {
+    /// Returns whether its task has ended: nothing evicts it any more.
+    pub(super) fn is_detached(&self) -> bool {
         self.is_detached.load(Ordering::Relaxed)
     }
 

@@ -1,15 +1,19 @@
 //! The admission of new connections, and the choice of the connection that is evicted for one.
 //!
 //! The oldest connection that has never sent a request is evicted first, then one without an open
-//! request. A connection with an open request is never closed in favour of another one.
+//! request. For an authenticated peer, those of unauthenticated peers are evicted first, even with
+//! an open request. Otherwise a few hosts without a certificate could fill the port with streams
+//! that never end. An unauthenticated peer never takes the place of an authenticated one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
+use crate::transport::PeerIdentity;
 
 /// The number of connections that a search for one without a request checks: the longest unused of
 /// them is evicted.
@@ -26,24 +30,50 @@ pub(super) struct ConnectionAdmission {
     slots: Mutex<SlotTable>,
 }
 
+/// A connection. Those of unauthenticated peers come first, and older ones before newer ones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct ConnectionId {
+    is_authenticated: bool,
+    number: u64,
+}
+
+impl ConnectionId {
+    const UNAUTHENTICATED: Range<Self> = Self::first(false)..Self::first(true);
+    const AUTHENTICATED: Range<Self> = Self::first(true)..Self {
+        is_authenticated: true,
+        number: u64::MAX,
+    };
+
+    const fn first(is_authenticated: bool) -> Self {
+        Self {
+            is_authenticated,
+            number: 0,
+        }
+    }
+}
+
 #[derive(Default)]
 struct SlotTable {
     next: u64,
-    taken: BTreeMap<u64, OccupiedSlot>,
+    taken: BTreeMap<ConnectionId, OccupiedSlot>,
     /// By address, so that each address has a separate limit.
     peers: BTreeMap<IpAddr, PeerSlots>,
-    /// Connections that have sent no request, oldest first.
-    silent: BTreeSet<u64>,
+    /// The addresses, by the number of their connections without authentication.
+    unauthenticated: BTreeSet<(usize, IpAddr)>,
+    /// Connections that have sent no request.
+    silent: BTreeSet<ConnectionId>,
     /// The number of connections that are evicted, and not closed yet.
     closing: usize,
     /// The position at which the last search ended.
-    cursor: u64,
+    cursor: ConnectionId,
 }
 
 #[derive(Default)]
 struct PeerSlots {
-    taken: BTreeSet<u64>,
-    silent: BTreeSet<u64>,
+    taken: BTreeSet<ConnectionId>,
+    silent: BTreeSet<ConnectionId>,
+    /// The number of those without authentication.
+    unauthenticated: usize,
 }
 
 struct OccupiedSlot {
@@ -71,7 +101,7 @@ pub(super) enum PortFull {
 
 /// The slot of one connection, released when it is dropped.
 pub(super) struct ConnectionSlot {
-    id: u64,
+    id: ConnectionId,
     admission: Arc<ConnectionAdmission>,
     activity: Arc<Activity>,
     evict: CancellationToken,
@@ -128,8 +158,9 @@ impl ConnectionAdmission {
     }
 
     /// Decides about a new connection, and returns whether another one was evicted for it.
-    pub(super) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> (AdmissionDecision, bool) {
-        let peer = address.map(peer_network);
+    pub(super) fn admit(self: &Arc<Self>, peer: &PeerIdentity) -> (AdmissionDecision, bool) {
+        let is_authenticated = peer.principal().is_some();
+        let peer = peer.address().map(|address| peer_network(address.ip()));
         let mut seats = self.lock();
         let of_peer = peer.and_then(|peer| seats.peers.get(&peer));
         let peer_is_full = of_peer.is_some_and(|peer| peer.taken.len() >= self.per_peer);
@@ -142,14 +173,14 @@ impl ConnectionAdmission {
             };
             let among = peer.filter(|_| peer_is_full);
             let victim = seats
-                .eviction_candidate(among)
+                .eviction_candidate(among, is_authenticated)
                 .filter(|_| seats.closing < MAX_CLOSING);
             let Some(victim) = victim else {
                 return (AdmissionDecision::Refused(refusal), false);
             };
             seats.evict(victim);
         }
-        let (id, activity, evict) = seats.occupy(peer);
+        let (id, activity, evict) = seats.occupy(peer, is_authenticated);
         let slot = ConnectionSlot {
             id,
             admission: Arc::clone(self),
@@ -161,15 +192,26 @@ impl ConnectionAdmission {
 }
 
 impl SlotTable {
-    fn occupy(&mut self, peer: Option<IpAddr>) -> (u64, Arc<Activity>, CancellationToken) {
+    fn occupy(
+        &mut self,
+        peer: Option<IpAddr>,
+        is_authenticated: bool,
+    ) -> (ConnectionId, Arc<Activity>, CancellationToken) {
         self.next += 1;
-        let (id, activity) = (self.next, Arc::new(Activity::new()));
-        let evict = CancellationToken::new();
+        let id = ConnectionId {
+            is_authenticated,
+            number: self.next,
+        };
+        let (activity, evict) = (Arc::new(Activity::new()), CancellationToken::new());
         self.silent.insert(id);
-        if let Some(peer) = peer {
-            let peer = self.peers.entry(peer).or_default();
+        if let Some(address) = peer {
+            let peer = self.peers.entry(address).or_default();
             peer.taken.insert(id);
             peer.silent.insert(id);
+            if !is_authenticated {
+                let count = peer.unauthenticated + 1;
+                self.count_unauthenticated(address, count);
+            }
         }
         let taken = OccupiedSlot {
             peer,
@@ -180,7 +222,18 @@ impl SlotTable {
         (id, activity, evict)
     }
 
-    fn record_request(&mut self, id: u64) {
+    /// Records how many connections without authentication an address has.
+    fn count_unauthenticated(&mut self, address: IpAddr, count: usize) {
+        if let Some(peer) = self.peers.get_mut(&address) {
+            let former = std::mem::replace(&mut peer.unauthenticated, count);
+            self.unauthenticated.remove(&(former, address));
+            if count > 0 {
+                self.unauthenticated.insert((count, address));
+            }
+        }
+    }
+
+    fn record_request(&mut self, id: ConnectionId) {
         self.silent.remove(&id);
         let peer = self.taken.get(&id).and_then(|taken| taken.peer);
         if let Some(peer) = peer.and_then(|peer| self.peers.get_mut(&peer)) {
@@ -188,27 +241,43 @@ impl SlotTable {
         }
     }
 
-    /// Returns the connection to evict, among those of an address or among all.
-    fn eviction_candidate(&mut self, among: Option<IpAddr>) -> Option<u64> {
+    /// Returns the connection to evict for a peer, among those of an address or among all.
+    fn eviction_candidate(
+        &mut self,
+        among: Option<IpAddr>,
+        is_authenticated: bool,
+    ) -> Option<ConnectionId> {
+        let unauthenticated = self.unused(among, &ConnectionId::UNAUTHENTICATED);
+        if !is_authenticated {
+            return unauthenticated;
+        }
+        // An authenticated peer that has just connected has sent nothing yet, either.
+        unauthenticated
+            .or_else(|| self.newest_unauthenticated(among))
+            .or_else(|| self.unused(among, &ConnectionId::AUTHENTICATED))
+    }
+
+    /// Returns one of these connections without an open request.
+    fn unused(&mut self, among: Option<IpAddr>, ids: &Range<ConnectionId>) -> Option<ConnectionId> {
         let peer = among.and_then(|peer| self.peers.get(&peer));
         let silent = peer.map_or(&self.silent, |peer| &peer.silent);
-        if let Some(oldest) = silent.first() {
+        if let Some(oldest) = silent.range(ids.clone()).next() {
             return Some(*oldest);
         }
-        let cursor = self.cursor;
-        let looked_at: Vec<u64> = match peer {
-            Some(peer) => wrapping_from(&peer.taken, cursor)
-                .take(MAX_EXAMINED)
-                .collect(),
+        let cursor = self.cursor.clamp(ids.start, ids.end);
+        let (from, rest) = (cursor..ids.end, ids.start..cursor);
+        let looked_at: Vec<ConnectionId> = match peer {
+            Some(peer) => {
+                let all = peer.taken.range(from).chain(peer.taken.range(rest));
+                all.copied().take(MAX_EXAMINED).collect()
+            }
             None => {
-                let (from, rest) = (self.taken.range(cursor..), self.taken.range(..cursor));
-                from.chain(rest)
-                    .map(|(id, _)| *id)
-                    .take(MAX_EXAMINED)
-                    .collect()
+                let all = self.taken.range(from).chain(self.taken.range(rest));
+                all.map(|(id, _)| *id).take(MAX_EXAMINED).collect()
             }
         };
-        self.cursor = looked_at.last().map_or(0, |last| last + 1);
+        self.cursor = looked_at.last().copied().unwrap_or_default();
+        self.cursor.number += 1;
         let unused = looked_at.into_iter().filter_map(|id| {
             let since = self.taken.get(&id)?.activity.unused_since()?;
             Some((since, id))
@@ -216,7 +285,31 @@ impl SlotTable {
         unused.min().map(|(_, id)| id)
     }
 
-    fn evict(&mut self, id: u64) {
+    /// Returns the newest connection of an unauthenticated peer: of this address, or of the one
+    /// that has most of them. A flood is newer than the streams of other clients, and has more
+    /// connections.
+    fn newest_unauthenticated(&self, among: Option<IpAddr>) -> Option<ConnectionId> {
+        // The task that an eviction ends has ended.
+        let is_detached = |id: &ConnectionId| self.taken[id].activity.is_detached();
+        let newest = |address: &IpAddr| {
+            let ids = self
+                .peers
+                .get(address)?
+                .taken
+                .range(ConnectionId::UNAUTHENTICATED);
+            ids.rev().find(|id| !is_detached(id)).copied()
+        };
+        match among {
+            Some(address) => newest(&address),
+            None => self
+                .unauthenticated
+                .iter()
+                .rev()
+                .find_map(|(_, address)| newest(address)),
+        }
+    }
+
+    fn evict(&mut self, id: ConnectionId) {
         if let Some(taken) = self.taken.get(&id) {
             taken.evict.cancel();
             self.closing += 1;
@@ -225,7 +318,7 @@ impl SlotTable {
     }
 
     /// Removes the connection, and returns whether it still had a slot.
-    fn release(&mut self, id: u64) -> bool {
+    fn release(&mut self, id: ConnectionId) -> bool {
         self.silent.remove(&id);
         let Some(taken) = self.taken.remove(&id) else {
             return false;
@@ -235,17 +328,16 @@ impl SlotTable {
         {
             peer.taken.remove(&id);
             peer.silent.remove(&id);
-            if peer.taken.is_empty() {
+            let (count, is_last) = (peer.unauthenticated, peer.taken.is_empty());
+            if !id.is_authenticated {
+                self.count_unauthenticated(address, count - 1);
+            }
+            if is_last {
                 self.peers.remove(&address);
             }
         }
         true
     }
-}
-
-/// Returns all ids of a set, starting at `cursor` and wrapping around.
-fn wrapping_from(set: &BTreeSet<u64>, cursor: u64) -> impl Iterator<Item = u64> {
-    set.range(cursor..).chain(set.range(..cursor)).copied()
 }
 
 /// Returns the address that identifies one peer: a host has one IPv4 address, and 64 bits of IPv6
@@ -271,17 +363,24 @@ mod tests {
     const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 
     fn admitted(admission: &Arc<ConnectionAdmission>, address: IpAddr) -> ConnectionSlot {
-        match admission.admit(Some(address)).0 {
+        let peer = PeerIdentity::unauthenticated(Some((address, 1).into()));
+        match admission.admit(&peer).0 {
             AdmissionDecision::Admitted(seat) => seat,
             AdmissionDecision::Refused(refusal) => panic!("{refusal:?}"),
         }
     }
 
     fn refused(admission: &Arc<ConnectionAdmission>, address: IpAddr) -> PortFull {
-        match admission.admit(Some(address)).0 {
+        let peer = PeerIdentity::unauthenticated(Some((address, 1).into()));
+        match admission.admit(&peer).0 {
             AdmissionDecision::Admitted(_) => panic!("it is admitted"),
             AdmissionDecision::Refused(refusal) => refusal,
         }
+    }
+
+    fn evicted(watch: &super::super::activity::ConnectionWatch) -> bool {
+        use futures::FutureExt as _;
+        watch.evicted().now_or_never().is_some()
     }
 
     /// Returns a connection that has sent a request, which is still open.
@@ -326,10 +425,6 @@ mod tests {
         let (request, later) = busy(admitted(&admission, ONE));
         drop(request);
         let (third, _watch) = busy(admitted(&admission, OTHER));
-        let evicted = |watch: &super::super::activity::ConnectionWatch| {
-            use futures::FutureExt as _;
-            watch.evicted().now_or_never().is_some()
-        };
         assert!(evicted(&idle) && !evicted(&later));
         let (fourth, _watch) = busy(admitted(&admission, OTHER));
         assert!(evicted(&later));
@@ -347,6 +442,33 @@ mod tests {
         assert!(!other.evict.is_cancelled());
         let _more = admitted(&admission, OTHER);
         drop((one, two));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_authenticated_peer_takes_the_place_of_a_busy_unauthenticated_one() {
+        const THIRD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 3));
+        let admission = Arc::new(ConnectionAdmission::new(4, 2));
+        let held = [ONE, ONE, OTHER, OTHER].map(|address| busy(admitted(&admission, address)));
+        assert_eq!(refused(&admission, THIRD), PortFull::Port);
+        // A WebSocket ends only by itself.
+        held[3].1.activity.detach();
+        let agent = |address: IpAddr| {
+            let address = Some((address, 1).into());
+            let peer = PeerIdentity::authenticated("agent/a7".parse().unwrap(), address);
+            admission.admit(&peer).0
+        };
+        let admitted = |decision| matches!(decision, AdmissionDecision::Admitted(_));
+        let first = agent(THIRD);
+        let all_evicted = || held.each_ref().map(|(_, watch)| evicted(watch));
+        assert_eq!(all_evicted(), [false, false, true, false]);
+        // It has sent nothing yet, and others do not take its place.
+        assert_eq!(refused(&admission, OTHER), PortFull::Port);
+        // Of an address at its limit, it takes a place of the same address.
+        let second = agent(ONE);
+        assert_eq!(all_evicted(), [false, true, true, false]);
+        let third = agent(THIRD);
+        assert_eq!(all_evicted(), [true, true, true, false]);
+        assert!([first, second, third].into_iter().all(admitted));
     }
 
     #[test]

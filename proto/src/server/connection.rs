@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::trace;
 
-use super::activity::{ActivityAction, ConnectionWatch, OpenRequest, WatchedStream};
+use super::activity::{Activity, ActivityAction, ConnectionWatch, OpenRequest, WatchedStream};
 use super::call_rate::ConnectionCalls;
 use super::calls::{PendingCalls, ServedConnection};
 use super::guarded_body::GuardedBody;
@@ -115,12 +115,7 @@ impl<S: HttpService> PortState<S> {
                             .increment(1);
                         trace!(reason, "closing a connection");
                         serving.connection.as_mut().graceful_shutdown();
-                        // A peer that does not complete the shutdown is cut off; a request that
-                        // arrives at this moment is not.
-                        while tokio::time::timeout(SHUTDOWN_TIMEOUT, &mut serving).await.is_err()
-                            && activity.unused_since().is_none()
-                        {}
-                        return;
+                        return closed(&mut serving, &activity, evicted).await;
                     }
                 },
             }
@@ -128,6 +123,25 @@ impl<S: HttpService> PortState<S> {
         serving.connection.as_mut().graceful_shutdown();
         let _ = serving.await;
         activity.detach();
+    }
+}
+
+/// Waits for the end of a connection that is shut down. A peer that does not complete that is cut
+/// off; a request that arrives at this moment is not, unless the connection is evicted.
+async fn closed(
+    serving: &mut (impl Future + Unpin),
+    activity: &Activity,
+    mut evicted: Pin<&mut impl Future<Output = ()>>,
+) {
+    loop {
+        tokio::select! {
+            () = &mut evicted => return,
+            ended = tokio::time::timeout(SHUTDOWN_TIMEOUT, &mut *serving) => {
+                if ended.is_ok() || activity.unused_since().is_some() {
+                    return;
+                }
+            }
+        }
     }
 }
 
@@ -167,5 +181,25 @@ impl<S: HttpService> hyper::service::Service<http::Request<Incoming>> for Connec
             let response = service.oneshot(request).await?;
             Ok(response.map(|body| ObservedBody(GuardedBody::new(body, open))))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_arrives_at_a_shutdown_holds_its_connection_until_it_is_evicted() {
+        let (activity, mut serving) = (Activity::new(), pending::<()>());
+        activity.detach();
+        let (never, now) = (pin!(pending()), pin!(ready(())));
+        let held = closed(&mut serving, &activity, never);
+        timeout(60 * SHUTDOWN_TIMEOUT, held).await.unwrap_err();
+        let evicted = closed(&mut serving, &activity, now);
+        timeout(SHUTDOWN_TIMEOUT, evicted).await.unwrap();
     }
 }

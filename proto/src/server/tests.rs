@@ -1,6 +1,7 @@
 //! Tests of a server on real sockets, with short deadlines.
 
 mod floods;
+mod full_ports;
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};

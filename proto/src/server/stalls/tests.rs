@@ -116,7 +116,8 @@ async fn a_stream_without_output_stays_open() {
 /// Returns the watched end of a connection.
 fn watched(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Watched {
     let admission = Arc::new(ConnectionAdmission::new(1, 1));
-    let AdmissionDecision::Admitted(slot) = admission.admit(None).0 else {
+    let peer = PeerIdentity::unauthenticated(None);
+    let AdmissionDecision::Admitted(slot) = admission.admit(&peer).0 else {
         panic!("the first connection is admitted");
     };
     WatchedStream::new(Connection::new(stream), slot, StallLimit::of(&limits()))
