@@ -117,8 +117,16 @@ impl ExecRequest {
         let given = |name: &String| self.environment.iter().any(|(other, _)| other == name);
         applied.environment.retain(|(name, _)| !given(name));
         applied.environment.extend(self.environment.iter().cloned());
-        if self.user.is_some() {
-            applied.user.clone_from(&self.user);
+        if let Some(user) = &self.user {
+            // The right to exec in the task is none to be another user of its host.
+            let profile = spec.profile.as_ref();
+            let is_of_host = profile.is_some_and(|profile| profile.view.has_mapped_owners());
+            let own = spec.user.as_ref();
+            if is_of_host && own.is_none_or(|own| !own.is_same(user)) {
+                let remedy = "on host paths its users are those of the host: leave the user out";
+                return Err(SpecError::new("user", &user.uid.to_string(), remedy));
+            }
+            applied.user = Some(user.clone());
         }
         if self.directory.is_some() {
             applied.working_dir.clone_from(&self.directory);

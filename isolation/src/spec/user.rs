@@ -1,5 +1,7 @@
 //! Users of commands, by numbers and by names.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::error::SpecError;
@@ -19,6 +21,16 @@ impl ContainerUser {
     /// Whether it is root, or in root's group.
     pub fn is_of_root(&self) -> bool {
         self.uid == 0 || self.gid == 0 || self.groups.contains(&0)
+    }
+
+    /// Returns whether both have the same user id and the same groups: none has rights that the
+    /// other lacks. Accounts may list the main group among the supplementary ones or not.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let groups = |user: &Self| -> BTreeSet<u32> {
+            let groups = user.groups.iter().copied();
+            groups.chain([user.gid]).collect()
+        };
+        self.uid == other.uid && self.gid == other.gid && groups(self) == groups(other)
     }
 
     /// Returns the host user of a container's user, for a container whose ids start at `first`.

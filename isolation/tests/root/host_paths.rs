@@ -8,6 +8,7 @@ use std::process::Command;
 use argosy_isolation::profile::COMMAND_ID;
 use argosy_isolation::{Capabilities, CommandOutcome, ContainerUser, HostPath, OwnerMapping};
 
+use crate::exec_confinement::{end, refusal, request, run};
 use crate::fixture::{RootFixture, TestCase, stderr, stdout};
 use crate::profile::{give_sandbox, profiled};
 
@@ -24,6 +25,10 @@ pub(crate) const CASES: &[TestCase] = &[
     (
         "a_host_path_that_leads_through_a_link_is_not_mounted",
         turned,
+    ),
+    (
+        "an_exec_command_has_no_other_user_where_users_are_those_of_the_host",
+        exec_as_other_users,
     ),
 ];
 
@@ -183,4 +188,46 @@ fn host_path() {
         COMMAND_ID,
         "the host's user nobody"
     );
+}
+
+fn exec_as_other_users() {
+    let mut world = RootFixture::new();
+    let (private, own) = (world.work().join("private"), world.work().join("own"));
+    private_directory(&private, 1_000);
+    private_directory(&own, COMMAND_ID);
+    let mut spec = profiled(&mut world, "exec sleep 1000");
+    spec.profile.as_mut().unwrap().view.host_paths = vec![at_home(&private), at_home(&own)];
+    let (container, _) = world.start(&spec);
+    let user = |uid, gid, groups: &[u32]| ContainerUser {
+        uid,
+        gid,
+        groups: groups.to_vec(),
+    };
+    let (other, line) = (1_000, format!("cat {}/file", private.display()));
+    for user in [
+        user(other, other, &[]),
+        user(COMMAND_ID, other, &[]),
+        user(COMMAND_ID, COMMAND_ID, &[other]),
+    ] {
+        let mut asked = request(&line);
+        asked.user = Some(user);
+        let reason = refusal(&container, &asked);
+        assert!(reason.contains("users are those of the host"), "{reason}");
+    }
+    let mut named = request(&line);
+    named.user_name = Some(format!("{other}:{other}"));
+    let reason = refusal(&container, &named);
+    assert!(reason.contains("users are those of the host"), "{reason}");
+    // The command's own user, also with its main group listed twice.
+    let mut asked = request(&format!("cat {}/file", own.display()));
+    for user in [
+        None,
+        Some(user(COMMAND_ID, COMMAND_ID, &[])),
+        Some(user(COMMAND_ID, COMMAND_ID, &[COMMAND_ID])),
+    ] {
+        asked.user = user;
+        let (out, err, _) = run(&container, &asked, b"");
+        assert_eq!(out, "private\n", "{err}");
+    }
+    end(container);
 }
