@@ -94,7 +94,8 @@ impl ExecutorSockets {
             return;
         };
         let present = open.stream.as_ref().filter(|(own, _)| *own == connection);
-        let is_full = present.is_some_and(|(_, sender)| sender.try_send(Ok(message)).is_err());
+        let is_full =
+            present.is_some_and(|(_, sender)| sender.queue.try_send(Ok(message)).is_err());
         if is_full {
             open.stream = None;
         }

@@ -26,11 +26,16 @@ use tonic::{Request, Response, Status, Streaming};
 use super::directory::is_same_token;
 use crate::broker_client::BrokerClient;
 use crate::core::{ContainerName, ExecutorEvent, Input, Instance};
-use crate::inbox::Event;
+use crate::inbox::{Event, ExecutorSender};
 use crate::wire::{executor_task, executor_update};
 
 /// Maximum number of connections of one executor; more wait in the kernel.
 const CONNECTIONS: usize = 8;
+/// Maximum number of streams on a connection; more wait in its client. An executor has one, and for
+/// a moment another one that replaces it.
+const STREAMS: u32 = 2;
+/// Bytes of a stream that are accepted before the agent reads them.
+const WINDOW_BYTES: u32 = 64 * 1024;
 /// Timeout for the executor's token.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Capacity of the queue of messages to an executor. When it is full, its stream ends: unread
@@ -81,9 +86,26 @@ impl ExecutorSocket {
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES);
         let served = tonic::transport::Server::builder()
+            .max_concurrent_streams(STREAMS)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES * STREAMS)
             .add_service(server)
             .serve_with_incoming_shutdown(incoming(listener, peers), stop.cancelled_owned());
         served.await.map_err(io::Error::other)
+    }
+
+    async fn report(
+        &self,
+        connection: u64,
+        event: ExecutorEvent,
+    ) -> Result<(), mpsc::error::SendError<Event>> {
+        let instance = self.instance;
+        let input = Input::Executor {
+            instance,
+            connection,
+            event,
+        };
+        self.inbox.send(Event::Core(input)).await
     }
 }
 
@@ -144,7 +166,12 @@ impl Executor for ConnectService {
         self.admit(&subscribe)?;
         let service = self.service.clone();
         let connection = service.connections.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = mpsc::channel(OUTBOX);
+        let (queue, receiver) = mpsc::channel(OUTBOX);
+        let dropped = CancellationToken::new();
+        let sender = ExecutorSender {
+            queue,
+            _reading: dropped.clone().drop_guard(),
+        };
         let unacknowledged = subscribe.unacknowledged.into_iter();
         let linked = Event::ExecutorConnected {
             instance: service.instance,
@@ -159,12 +186,16 @@ impl Executor for ConnectService {
         let stopping = |_| Status::unavailable("the agent is stopping; try again");
         service.inbox.send(linked).await.map_err(stopping)?;
         // One asynchronous task per stream reads it, while another one writes. It ends with the
-        // peer, or the service.
+        // peer, the service, or when the loop drops the stream: another one replaces it, or its
+        // queue is full.
         tokio::spawn(async move {
             tokio::select! {
-                () = service.stop.cancelled() => {}
+                () = service.stop.cancelled() => return,
+                () = dropped.cancelled() => {}
                 () = read(&service, connection, inbound) => {}
             }
+            // The loop ends only when the agent stops.
+            let _ = service.report(connection, ExecutorEvent::Closed).await;
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -179,16 +210,8 @@ fn negotiated(range: Option<&v1::Protocol>) -> Result<u32, NoCommonVersion> {
     VersionRange::OWN.negotiate("the executor", range.unwrap_or(&first))
 }
 
+/// Reports the messages of a stream until it ends or sends something invalid.
 async fn read(service: &ExecutorSocket, connection: u64, mut inbound: Streaming<v1::FromExecutor>) {
-    let report = |received| {
-        let instance = service.instance;
-        let input = Input::Executor {
-            instance,
-            connection,
-            event: received,
-        };
-        service.inbox.send(Event::Core(input))
-    };
     while let Ok(Some(message)) = inbound.message().await {
         let event = match message.message {
             Some(FromExecutor::Update(update)) => {
@@ -211,12 +234,10 @@ async fn read(service: &ExecutorSocket, connection: u64, mut inbound: Streaming<
             None => continue,
             Some(FromExecutor::Subscribe(_)) => break,
         };
-        if report(event).await.is_err() {
+        if service.report(connection, event).await.is_err() {
             return;
         }
     }
-    // The loop ends only when the agent stops.
-    let _ = report(ExecutorEvent::Closed).await;
 }
 
 fn size(bytes: usize) -> u32 {
@@ -297,6 +318,7 @@ impl AsyncWrite for CountedConnection {
 #[cfg(test)]
 mod tests {
     use argosy_proto::v1::executor_client::ExecutorClient;
+    use futures::StreamExt;
     use tonic::Code;
     use tonic::transport::{Channel, Endpoint};
 
@@ -371,5 +393,68 @@ mod tests {
             events.try_recv(),
             Ok(Event::ExecutorConnected { .. })
         ));
+    }
+
+    /// Opens a stream that sends these messages and stays open.
+    async fn open(
+        mut client: ExecutorClient<Channel>,
+        messages: Vec<v1::FromExecutor>,
+    ) -> Result<Streaming<v1::ToExecutor>, Status> {
+        let stream = futures::stream::iter(messages).chain(futures::stream::pending());
+        client.connect(stream).await.map(Response::into_inner)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_beyond_the_limit_of_a_connection_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut client, _events) = served(directory.path()).await;
+        // With its answer the client knows the limit.
+        subscribe(&mut client, 0, 0).await.unwrap();
+        let start = tokio::time::Instant::now();
+        let silent = (0..=STREAMS).map(|_| {
+            let stream = open(client.clone(), Vec::new());
+            async move { (stream.await.map(drop), start.elapsed()) }
+        });
+        let ends = futures::future::join_all(silent).await;
+        for (end, _) in &ends {
+            let code = end.as_ref().unwrap_err().code();
+            assert_eq!(code, Code::DeadlineExceeded);
+        }
+        // The last stream was admitted at the end of another one.
+        let last = ends.iter().map(|(_, elapsed)| *elapsed).max();
+        assert!(last >= Some(SUBSCRIBE_TIMEOUT * 2), "{last:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replaced_stream_is_no_longer_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (client, mut events) = served(directory.path()).await;
+        let mut streams = Vec::new();
+        // That of the agent's loop, which drops the sender of a replaced stream.
+        let mut present = None;
+        for number in 0..20 {
+            let message = Some(FromExecutor::Subscribe(v1::ExecutorSubscribe::default()));
+            let stream = open(client.clone(), vec![v1::FromExecutor { message }]).await;
+            streams.push(stream.unwrap());
+            let Some(Event::ExecutorConnected {
+                connection, sender, ..
+            }) = events.recv().await
+            else {
+                panic!("it has subscribed");
+            };
+            assert_eq!(connection, number);
+            if present.replace(sender).is_some() {
+                let ended = tokio::time::timeout(SUBSCRIBE_TIMEOUT, events.recv()).await;
+                let Ok(Some(Event::Core(Input::Executor {
+                    connection, event, ..
+                }))) = ended
+                else {
+                    panic!("stream {} is still read", number - 1);
+                };
+                assert_eq!(connection, number - 1);
+                assert!(matches!(event, ExecutorEvent::Closed), "{event:?}");
+            }
+            tokio::time::sleep(SUBSCRIBE_INTERVAL).await;
+        }
     }
 }
