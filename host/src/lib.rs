@@ -29,6 +29,6 @@ pub mod secret_value;
 pub mod sys;
 
 pub use container_id::ContainerId;
-pub use disk_space::disk_space;
+pub use disk_space::{disk_space, usable_space};
 pub use processes::process::{BootTime, ProcessId};
 pub use processes::{child, fork, packets, process, spawner};

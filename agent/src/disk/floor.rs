@@ -1,5 +1,5 @@
 //! The floor of free space on the agent's disk. Below it tasks are evicted (`eviction`), and
-//! sandboxes of ended tasks are removed sooner (`gc`).
+//! sandboxes of ended tasks are removed sooner (`gc`). Space without inodes for it is not free.
 
 use std::io;
 use std::path::PathBuf;
@@ -61,6 +61,11 @@ impl DiskSpace {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::process::Command;
+
+    use argosy_testing::skip;
+
     use super::*;
 
     const GIB: u64 = 1 << 30;
@@ -76,5 +81,31 @@ mod tests {
         assert!(reported.level_of(6, 10).is_below() && !reported.level_of(7, 10).is_below());
         let none = DiskFloor::new(PathBuf::new(), Some(0));
         assert!(!none.level_of(0, 10).is_below());
+    }
+
+    #[test]
+    fn a_disk_without_free_inodes_is_below_its_floor() {
+        if !nix::unistd::geteuid().is_root() {
+            return skip("needs root");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let mount = ["-t", "tmpfs", "-o", "size=64m,nr_inodes=100", "small"];
+        let mounted = Command::new("mount")
+            .args(mount)
+            .arg(directory.path())
+            .status();
+        assert!(mounted.unwrap().success());
+        let floor = DiskFloor::new(directory.path().to_owned(), None);
+        let before = floor.level();
+        // The last one that can be created, with the root of the file system.
+        let files = (1..=99).map(|file| fs::write(directory.path().join(file.to_string()), ""));
+        let result: io::Result<()> = files.collect();
+        let after = floor.level();
+        let unmounted = Command::new("umount").arg(directory.path()).status();
+        assert!(unmounted.unwrap().success());
+        result.unwrap();
+        assert!(!before.unwrap().is_below());
+        let after = after.unwrap();
+        assert!(after.is_below(), "{after:?}");
     }
 }

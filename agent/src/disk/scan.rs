@@ -20,8 +20,9 @@ use crate::broker_client::{ScanProgress, ScanState};
 pub(super) const MAX_DEPTH: usize = 256;
 /// The cost of opening a directory, in entries.
 const DIRECTORY_COST: u64 = 8;
-/// The disk usage of a file in addition to its blocks: ext4's inode.
-const INODE_BYTES: u64 = 256;
+/// The least disk usage of a file, as quotas allow a file for each 4 KiB of a limit. Otherwise a
+/// task with empty files could use up the inodes of its host's disk.
+const MIN_FILE_BYTES: u64 = 4_096;
 /// Maximum number of unlinked files that are distinguished; further ones may be counted once for
 /// each process that has them open.
 const MAX_UNLINKED: usize = 65_536;
@@ -136,7 +137,7 @@ impl Scan {
                 self.unlinked.insert(number);
             }
             let bytes = blocks.saturating_mul(BLOCK_BYTES);
-            self.bytes = self.bytes.saturating_add(bytes + INODE_BYTES);
+            self.bytes = self.bytes.saturating_add(bytes.max(MIN_FILE_BYTES));
         }
         true
     }
@@ -194,16 +195,16 @@ impl Scan {
     }
 }
 
-/// Returns the disk usage of a file, in bytes. Each of its names has an equal share of its blocks,
-/// so that all of them add up to one file; and each name is visited.
+/// Returns the disk usage of a file, in bytes. Each of its names has an equal share of it, so that
+/// all of them add up to one file; and each name is visited.
 fn share(found: &Stat) -> u64 {
     let blocks = u64::try_from(found.st_blocks).unwrap_or(0);
     let names = match FileType::from_raw_mode(found.st_mode) {
         FileType::Directory => 1,
         _ => u64::from(found.st_nlink as u32).max(1),
     };
-    let share = blocks.saturating_mul(BLOCK_BYTES).div_ceil(names);
-    share.saturating_add(INODE_BYTES)
+    let bytes = blocks.saturating_mul(BLOCK_BYTES);
+    bytes.max(MIN_FILE_BYTES).div_ceil(names)
 }
 
 #[cfg(test)]
@@ -251,6 +252,25 @@ mod tests {
         assert!(bytes(&[&one, &other]) - full < 64 * 1024);
         let gone = world.path().join("gone");
         assert_eq!(bytes(&[&gone]), 0);
+    }
+
+    #[test]
+    fn files_without_content_count_too() {
+        let world = tempfile::tempdir().unwrap();
+        let before = bytes(&[world.path()]);
+        let place = world.path().join("0");
+        fs::write(&place, "").unwrap();
+        for number in 1..1_000 {
+            fs::write(world.path().join(number.to_string()), "").unwrap();
+        }
+        let empty = bytes(&[world.path()]) - before;
+        assert!((4_000_000..8_000_000).contains(&empty), "{empty}");
+        // All names of a file count as one file; the rest is the directory.
+        for number in 0..1_000 {
+            fs::hard_link(&place, world.path().join(format!("link-{number}"))).unwrap();
+        }
+        let linked = bytes(&[world.path()]) - before - empty;
+        assert!(linked < 500_000, "{linked}");
     }
 
     #[test]

@@ -52,12 +52,13 @@ pub(super) fn names(path: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Returns the available space of the file system of `path`, and its size, in bytes.
+/// Returns the [usable](argosy_host::usable_space) space of the file system of `path`, and its
+/// size, in bytes.
 ///
 /// # Errors
 /// If the file system cannot be queried.
 pub fn space(path: &Path) -> io::Result<(u64, u64)> {
-    argosy_host::disk_space(path)
+    argosy_host::usable_space(path)
 }
 
 /// Returns the name of a draft.
