@@ -2,11 +2,12 @@
 //! no recursion, and memory for one name at a time.
 //!
 //! Follows no link and never uses `..`: deep entries are moved to the top, emptied there and
-//! removed. The kernel refuses that for mount points, and so does this module.
+//! removed. The kernel refuses that for mount points, and so does this module. Modes of directories
+//! do not keep their owner from removing them.
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags};
@@ -120,6 +121,7 @@ fn move_up(
     top: BorrowedFd<'_>,
     moved: &mut u64,
 ) -> io::Result<()> {
+    let mut is_permitted = false;
     loop {
         *moved += 1;
         let name = format!(".removed-{moved}");
@@ -127,6 +129,11 @@ fn move_up(
         match rustix::fs::renameat_with(directory, entry.name, top, name.as_str(), flags) {
             // A name that already exists: untrusted, or left by an interrupted removal.
             Err(Errno::EXIST) => {}
+            // A directory that is moved must itself be writable: its parent changes.
+            Err(Errno::ACCESS) if !is_permitted => {
+                permit_owner(directory, entry.name)?;
+                is_permitted = true;
+            }
             other => {
                 crash_point!("disposal.moved-up");
                 return Ok(other?);
@@ -135,9 +142,33 @@ fn move_up(
     }
 }
 
-fn open(at: BorrowedFd<'_>, name: impl rustix::path::Arg) -> io::Result<OwnedFd> {
+/// Opens a directory, and gives its owner all permissions to it.
+fn open(at: BorrowedFd<'_>, name: impl rustix::path::Arg + Copy) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(at, name, flags, Mode::empty())?)
+    let opened = match rustix::fs::openat(at, name, flags, Mode::empty()) {
+        Err(Errno::ACCESS) => {
+            permit_owner(at, name)?;
+            rustix::fs::openat(at, name, flags, Mode::empty())?
+        }
+        opened => opened?,
+    };
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(&opened)?.st_mode);
+    if !mode.contains(Mode::RWXU) {
+        // Only its owner can. Otherwise the removal of its content reports what is missing.
+        let _ = rustix::fs::fchmod(&opened, Mode::RWXU);
+    }
+    Ok(opened)
+}
+
+/// Gives the owner of a directory all permissions to it.
+fn permit_owner(at: BorrowedFd<'_>, name: impl rustix::path::Arg) -> rustix::io::Result<()> {
+    // Such a descriptor needs no permission to the directory. Its path in /proc leads to the
+    // directory that was opened, whatever has its name now.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = rustix::fs::openat(at, name, flags, Mode::empty())?;
+    let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+    // For others than the owner, the error is the one before.
+    rustix::fs::chmod(path, Mode::RWXU).map_err(|_| Errno::ACCESS)
 }
 
 #[cfg(test)]
@@ -190,23 +221,38 @@ mod tests {
     }
 
     #[test]
-    fn empty_read_only_directories_are_removed_by_their_owner() {
+    fn directories_of_any_mode_are_removed_by_their_owner() {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().join("top");
-        fs::create_dir_all(top.join("a/b/read-only")).unwrap();
-        let read_only = Permissions::from_mode(0o555);
-        fs::set_permissions(top.join("a/b/read-only"), read_only).unwrap();
+        let modes = [
+            ("", 0o500),
+            ("empty", 0o555),
+            ("full", 0o555),
+            ("full/inner", 0o555),
+            ("full/inner/deeper", 0o444),
+            ("closed", 0),
+            ("closed/inner", 0o111),
+        ];
+        for (directory, _) in modes {
+            fs::create_dir_all(top.join(directory)).unwrap();
+        }
+        for directory in ["", "full", "full/inner/deeper", "closed/inner"] {
+            File::create(top.join(directory).join("file")).unwrap();
+        }
         let is_root = nix::unistd::geteuid().is_root();
+        let nobody = nix::unistd::Uid::from_raw(65_534);
+        for (directory, mode) in modes.into_iter().rev() {
+            let path = top.join(directory);
+            if is_root {
+                std::os::unix::fs::chown(&path, Some(nobody.as_raw()), None).unwrap();
+            }
+            fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        }
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
         std::thread::scope(|scope| {
             let removal = scope.spawn(|| {
                 if is_root {
                     // Of this thread only: root may write to every directory.
-                    let nobody = nix::unistd::Uid::from_raw(65_534);
-                    for directory in ["", "a", "a/b", "a/b/read-only"] {
-                        let path = top.join(directory);
-                        std::os::unix::fs::chown(path, Some(nobody.as_raw()), None).unwrap();
-                    }
-                    fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
                     nix::unistd::setfsuid(nobody);
                 }
                 remove_dir_all(&top)
