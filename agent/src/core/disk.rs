@@ -1,10 +1,10 @@
 //! The disk limit of a task, and the end of a task that exceeds it. Containers of executors:
 //! `executors/lifecycle.rs`.
 //!
-//! Usage is measured elsewhere (`disk`), from the start of the command on, and again after a
-//! restart of the agent.
+//! Usage is measured elsewhere (`disk`), from the fetch of the files or the start of the command
+//! on, and again after a restart of the agent.
 
-use argosy_state::task::{Code, Explanation, TaskSpec};
+use argosy_state::task::{Code, Explanation, Reason, TaskSpec, TaskState};
 use nix::sys::signal::Signal;
 
 use super::Core;
@@ -12,6 +12,7 @@ use super::effect::ContainerEffect;
 use super::facts::Instance;
 use super::input::{CommandExit, CommandStatus};
 use super::lifecycle::{FailureCause, InstancePhase};
+use super::outcome::TaskEnd;
 
 /// Bytes of a MiB, the unit of `disk`.
 const MIB: u64 = 1024 * 1024;
@@ -47,7 +48,7 @@ impl DiskDefault {
 }
 
 impl Core {
-    /// Starts to measure the disk usage of a task whose command runs.
+    /// Starts to measure the disk usage of a task whose files are fetched, or whose command runs.
     pub(super) fn measure(&mut self, instance: Instance) {
         self.measure_container(instance);
         // The group directory counts toward the disk usage of a task that an earlier run of the
@@ -84,9 +85,14 @@ impl Core {
     }
 
     /// Kills a task that exceeds its disk limit immediately: during a grace period it would only
-    /// write more. If it has already ended, and its group directory has grown since, another task
-    /// of the group is killed.
+    /// write more. A task whose files are being fetched never starts. If it has already ended, and
+    /// its group directory has grown since, another task of the group is killed.
     pub(super) fn disk_limit_exceeded(&mut self, first: Instance, mut why: Explanation) {
+        if self.phase(first) == Some(InstancePhase::Fetching) {
+            self.effects.push(ContainerEffect::CancelFetch(first));
+            let end = TaskEnd::by_agent(TaskState::Failed, Reason::LimitDisk, why);
+            return self.end(first, end);
+        }
         let running = (self.phase(first) == Some(InstancePhase::Running)).then_some(first);
         let Some(instance) = running.or_else(|| self.answerable(first)) else {
             return;

@@ -190,6 +190,7 @@ impl Core {
         }
         let start = self.description(instance);
         self.effects.push(ContainerEffect::Fetch(start));
+        self.measure(instance);
         self.mark_dirty(instance);
     }
 

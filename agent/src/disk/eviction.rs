@@ -10,7 +10,7 @@ use argosy_state::task::{Code, Explanation};
 
 use super::floor::{DiskFloor, DiskSpace};
 use super::schedule::ScanSchedule;
-use super::{TaskDiskUsage, mebibytes};
+use super::{DiskExcess, TaskDiskUsage, mebibytes};
 use crate::core::Instance;
 
 /// An evicted task has freed its space after this time: garbage collection removes its sandbox
@@ -43,22 +43,38 @@ impl Evictions {
         }
     }
 
-    /// Returns the task to evict now, and the reason. It is no longer measured.
-    pub(super) fn next(&mut self, schedule: &mut ScanSchedule) -> Option<(Instance, Explanation)> {
+    /// Returns the task to evict now, and the reason. It is no longer measured. The tasks in
+    /// `ending` end because they exceeded their limits: if one of them exceeds its request by most,
+    /// its end is the eviction.
+    pub(super) fn next(
+        &mut self,
+        schedule: &mut ScanSchedule,
+        ending: &[DiskExcess],
+    ) -> Option<(Instance, Explanation)> {
         let level = self.level()?;
         let now = Instant::now();
         if !self.is_due(level, now) {
+            return None;
+        }
+        let most = schedule.most_above_request();
+        let above = most.map_or(0, |usage| usage.used_bytes - usage.requested_bytes);
+        let ending = ending.iter().map(DiskExcess::above_request).max();
+        let ending = ending.unwrap_or(0);
+        if above.max(ending) == 0 {
+            return None;
+        }
+        self.last = Some(Eviction {
+            at: now,
+            free_bytes: level.free_bytes,
+        });
+        if ending >= above {
             return None;
         }
         let TaskDiskUsage {
             instance,
             used_bytes,
             requested_bytes,
-        } = schedule.most_above_request()?;
-        self.last = Some(Eviction {
-            at: now,
-            free_bytes: level.free_bytes,
-        });
+        } = most?;
         schedule.end(instance);
         metrics::counter!("argosy_agent_disk_evictions_total").increment(1);
         let [free, floor, used, requested] = [
@@ -105,7 +121,10 @@ impl Evictions {
 mod tests {
     use std::path::PathBuf;
 
+    use argosy_state::ids::{AgentId, OrderIndex};
+
     use super::*;
+    use crate::disk::MeasuredTask;
 
     #[test]
     fn the_next_eviction_waits_for_the_last_one_to_free_its_space() {
@@ -129,6 +148,41 @@ mod tests {
             !due(&evictions, 49, 4) && due(&evictions, 49, 5),
             "it continues to shrink"
         );
+    }
+
+    #[test]
+    fn no_task_is_evicted_for_one_that_ends_because_of_its_limit() {
+        let [little, large] = [1, 2].map(|order| Instance {
+            agent: AgentId(1),
+            order: OrderIndex(order),
+        });
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("file"), [1; 1 << 16]).unwrap();
+        let mut schedule = ScanSchedule::in_process();
+        let task = MeasuredTask {
+            directories: vec![directory.path().to_owned()],
+            processes: None,
+            limit_bytes: u64::MAX,
+            requested_bytes: 0,
+            leads_group: false,
+        };
+        schedule.begin(little, task);
+        assert_eq!(schedule.round(), []);
+        let excess = |found_bytes| DiskExcess {
+            instance: large,
+            found_bytes,
+            limit_bytes: 1 << 12,
+            requested_bytes: 0,
+            is_too_deep: false,
+        };
+        let floor = DiskFloor::new(directory.path().to_owned(), Some(u64::MAX));
+        let mut evictions = Evictions::new(floor.clone());
+        assert_eq!(evictions.next(&mut schedule, &[excess(1 << 20)]), None);
+        assert!(evictions.last.is_some(), "its space is free soon");
+        // One that frees less is no reason to wait.
+        let mut evictions = Evictions::new(floor);
+        let evicted = evictions.next(&mut schedule, &[excess(1 << 13)]);
+        assert_eq!(evicted.map(|(instance, _)| instance), Some(little));
     }
 
     #[test]

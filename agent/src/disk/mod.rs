@@ -102,11 +102,18 @@ pub(crate) struct DiskExcess {
     /// The bytes that were found until they exceeded the limit.
     pub(crate) found_bytes: u64,
     pub(crate) limit_bytes: u64,
+    /// The requested amount of its task.
+    pub(crate) requested_bytes: u64,
     /// Whether its directories are nested too deeply to be measured: that counts as an excess.
     pub(crate) is_too_deep: bool,
 }
 
 impl DiskExcess {
+    /// Returns the bytes by which its task exceeds its request at least.
+    fn above_request(&self) -> u64 {
+        self.found_bytes.saturating_sub(self.requested_bytes)
+    }
+
     fn explanation(&self) -> Explanation {
         let [found, limit] = [self.found_bytes, self.limit_bytes].map(mebibytes);
         match self.is_too_deep {
@@ -147,8 +154,10 @@ impl MeterChange {
         match self {
             Self::Begin(wanted) => {
                 let instance = wanted.name.instance;
-                if let Some(measured) = seen(*wanted) {
-                    rounds.begin(instance, measured);
+                match seen(*wanted) {
+                    Some(measured) => rounds.begin(instance, measured),
+                    // It may have been measured while its files were fetched.
+                    None => rounds.end(instance),
                 }
             }
             Self::End(instance) if rounds.leads_group(instance) => {}
@@ -211,12 +220,13 @@ impl DiskMeter {
                 let found = rounds.round();
                 let used_bytes = rounds.used_bytes() as f64;
                 metrics::gauge!("argosy_agent_sandbox_bytes").set(used_bytes);
+                let evicted = evictions.next(&mut rounds, &found);
                 let found = found.into_iter().map(|excess| {
                     metrics::counter!("argosy_agent_disk_kills_total").increment(1);
                     (excess.instance, excess.explanation())
                 });
                 let mut ends: Vec<_> = found.collect();
-                ends.extend(evictions.next(&mut rounds));
+                ends.extend(evicted);
                 (rounds, evictions, ends)
             });
             let ends;
@@ -278,6 +288,7 @@ mod tests {
             instance,
             found_bytes: (64 << 20) + 1,
             limit_bytes: 64 << 20,
+            requested_bytes: 0,
             is_too_deep: false,
         };
         assert_eq!(

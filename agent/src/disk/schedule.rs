@@ -227,12 +227,17 @@ impl ScanSchedule {
     ) -> ScanOutcome {
         let known = self.tasks.get_mut(&instance);
         let known = known.expect("only measured tasks have turns");
-        let limit_bytes = known.task.limit_bytes;
+        let MeasuredTask {
+            limit_bytes,
+            requested_bytes,
+            ..
+        } = known.task;
         let excess = |found_bytes, is_too_deep| {
             ScanOutcome::LimitExceeded(DiskExcess {
                 instance,
                 found_bytes,
                 limit_bytes,
+                requested_bytes,
                 is_too_deep,
             })
         };

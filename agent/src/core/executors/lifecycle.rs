@@ -9,7 +9,7 @@ use argosy_state::task::{
     Code, ExecutorSpec, Explanation, Reason, TaskSpec, TaskState, UpdateSource,
 };
 
-use super::shutdown::terminated;
+use super::shutdown::{over_disk, terminated};
 use super::{Executor, ExecutorInfo, ExecutorRecord, HostedTask};
 use crate::core::effect::ContainerEffect;
 use crate::core::facts::{Instance, JournalRecord, StartedFact, TaskFacts};
@@ -160,7 +160,8 @@ impl Core {
         };
         if start.launch.needs_fetch() {
             self.enter_executor_phase(instance, InstancePhase::Fetching);
-            self.effects.push(ContainerEffect::Fetch(start));
+            self.effects.push(ContainerEffect::Fetch(start.clone()));
+            self.measure_executor(&start);
         } else {
             self.enter_executor_phase(instance, InstancePhase::Starting);
             self.effects.push(ContainerEffect::Start(start));
@@ -191,9 +192,17 @@ impl Core {
 
     /// Adjusts the limits of the container after a change of the executor's tasks.
     pub(super) fn limit_executor(&mut self, instance: Instance) {
-        let is_running = self.executors.phase(instance) == Some(InstancePhase::Running);
-        if let Some(start) = self.executor_start(instance).filter(|_| is_running) {
+        let phase = self.executors.phase(instance);
+        let Some(start) = self.executor_start(instance) else {
+            return;
+        };
+        if matches!(
+            phase,
+            Some(InstancePhase::Fetching | InstancePhase::Running)
+        ) {
             self.measure_executor(&start);
+        }
+        if phase == Some(InstancePhase::Running) {
             let ContainerStart {
                 name,
                 launch,
@@ -230,9 +239,14 @@ impl Core {
     }
 
     /// Kills an executor that exceeds its disk limit immediately: during a grace period it would
-    /// only write more.
+    /// only write more. One whose files are being fetched never starts.
     fn executor_over_disk(&mut self, instance: Instance, why: Explanation) {
-        if self.executors.phase(instance) != Some(InstancePhase::Running) {
+        let phase = self.executors.phase(instance);
+        if phase == Some(InstancePhase::Fetching) {
+            self.effects.push(ContainerEffect::CancelFetch(instance));
+            return self.executor_ended(instance, over_disk(&why));
+        }
+        if phase != Some(InstancePhase::Running) {
             return;
         }
         if let Some(executor) = self.executors.all.get_mut(&instance) {
@@ -347,12 +361,9 @@ impl Core {
     pub(super) fn executor_exited(&mut self, instance: Instance, ended: &CommandExit) {
         let executor = self.executors.all.get(&instance);
         let why = Explanation::of(Code::ExecutorEnded, &[]).then(ended.why.clone());
-        let over_disk = executor.and_then(|executor| executor.disk_excess.as_ref());
+        let disk_excess = executor.and_then(|executor| executor.disk_excess.as_ref());
         let end = match ended.status {
-            _ if let Some(over_disk) = over_disk => {
-                let why = Explanation::of(Code::Executor, &[]).then(over_disk.clone());
-                TaskEnd::by_agent(TaskState::Failed, Reason::LimitDisk, why)
-            }
+            _ if let Some(why) = disk_excess => over_disk(why),
             _ if executor.is_some_and(|executor| executor.subscribe_timed_out) => {
                 let waited = self.config.executor_timeout_ms / 1_000;
                 let reason = Reason::ExecutorRegistrationTimeout;

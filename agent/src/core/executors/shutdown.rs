@@ -1,7 +1,7 @@
 //! Shutdown of an executor: after its last task, or before its tasks, which end with it.
 
 use argosy_state::planted_bug;
-use argosy_state::task::{Explanation, Reason, TaskState};
+use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use super::{ExecutorInfo, ExecutorMessage, ExecutorRecord};
 use crate::core::effect::ContainerEffect;
@@ -187,4 +187,10 @@ impl Core {
 /// Returns the end of a task whose executor has ended.
 pub(super) fn terminated(why: impl Into<Explanation>) -> TaskEnd {
     TaskEnd::by_agent(TaskState::Failed, Reason::ExecutorTerminated, why)
+}
+
+/// Returns the end of a task whose executor has exceeded its disk limit.
+pub(super) fn over_disk(why: &Explanation) -> TaskEnd {
+    let why = Explanation::of(Code::Executor, &[]).then(why.clone());
+    TaskEnd::by_agent(TaskState::Failed, Reason::LimitDisk, why)
 }

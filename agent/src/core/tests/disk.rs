@@ -5,8 +5,8 @@ use nix::sys::signal::Signal;
 use prost::Message as _;
 
 use super::groups::{fetched, member};
-use super::tasks::reason;
-use super::world::{CoreFixture, ended, instance, spec};
+use super::tasks::{last_update, reason};
+use super::world::{CoreFixture, ended, file, instance, spec};
 use crate::core::{CommandExit, CommandStatus, Input, RecoveredContainer, StartedFact, StopCause};
 use crate::wire;
 
@@ -95,6 +95,32 @@ fn a_task_over_its_disk_limit_is_killed_and_fails_with_both_sizes() {
     over(&mut world);
     world.report();
     world.expect(&[]);
+}
+
+#[test]
+fn a_task_whose_fetched_files_exceed_its_disk_limit_fails_without_a_start() {
+    let mut world = CoreFixture::registered();
+    let mut wanted = spec("web");
+    wanted.resources.push(amount(2_000));
+    wanted.uris.push(file());
+    world.launch_spec(1, wanted);
+    world.sync();
+    world.report();
+    let measure = format!("measure 1-1-1 up to {}", 2 * MIB);
+    world.expect(&["fetch for 1-1-1", &measure, "report web 1 Starting"]);
+    over(&mut world);
+    world.report();
+    world.expect(&[
+        "cancel the fetch for 1",
+        "report web 2 Failed",
+        "destroy 1-1-1",
+    ]);
+    assert_eq!(reason(&world, 1), v1::Reason::LimitDisk);
+    assert_eq!(last_update(&world, 1).text, WHY);
+    let instance = instance(1);
+    let result = Ok(());
+    world.feed(Input::Fetched { instance, result });
+    world.expect_all(&[]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
 use argosy_state::task::TaskState;
 
-use super::world::{CoreFixture, instance, spec};
+use super::world::{CoreFixture, file, instance, spec};
 use crate::core::{CommandStatus, ExecutorEvent, Input, RecoveredContainer, StartedFact};
 use crate::wire;
 
@@ -22,6 +22,14 @@ fn executed(task: &str) -> v1::TaskSpec {
             ..v1::Resource::default()
         }],
         ..spec(task)
+    }
+}
+
+fn disk(milli: i64) -> v1::Resource {
+    v1::Resource {
+        name: "disk".into(),
+        value: Some(v1::resource::Value::ScalarMilli(milli)),
+        ..v1::Resource::default()
     }
 }
 
@@ -208,14 +216,9 @@ fn a_task_for_an_executor_that_is_ending_waits_for_a_new_one() {
 
 #[test]
 fn executor_disk_limits_include_their_tasks() {
-    let mebibytes = |milli| v1::Resource {
-        name: "disk".into(),
-        value: Some(v1::resource::Value::ScalarMilli(milli)),
-        ..v1::Resource::default()
-    };
     let with_disk = |task: &str, milli| {
         let mut spec = executed(task);
-        spec.resources.push(mebibytes(milli));
+        spec.resources.push(disk(milli));
         spec
     };
     let mut world = CoreFixture::registered();
@@ -244,6 +247,38 @@ fn executor_disk_limits_include_their_tasks() {
     let task = &world.core.facts().tasks[&instance(2)];
     let text = wire::update(task.updates.back().unwrap()).text;
     assert_eq!(text, "its executor: out of disk: used 4 MiB of 3 MiB");
+}
+
+#[test]
+fn an_executor_whose_files_exceed_its_disk_limit_is_never_started() {
+    let with_file = |task| {
+        let mut spec = executed(task);
+        let executor = spec.executor.as_mut().unwrap();
+        executor.uris.push(file());
+        executor.resources.push(disk(2_000));
+        spec
+    };
+    let mut world = CoreFixture::registered();
+    world.launch_spec(1, with_file("a"));
+    world.sync();
+    world.sync();
+    let measure = format!("measure 1-1-1 up to {}", 2 << 20);
+    world.expect(&["fetch for 1-1-1", &measure]);
+    // The limit grows with its tasks.
+    let mut second = with_file("b");
+    second.resources.push(disk(1_000));
+    world.launch_spec(2, second);
+    world.sync();
+    world.expect(&[&format!("measure 1-1-1 up to {}", 3 << 20)]);
+    world.feed(Input::DiskLimitExceeded {
+        instance: instance(1),
+        why: "out of disk: used 4 MiB of 3 MiB".into(),
+    });
+    world.sync();
+    let is_cancelled = |line: &String| line == "cancel the fetch for 1";
+    assert!(world.effects.iter().any(is_cancelled));
+    let over_disk = (TaskState::Failed, v1::Reason::LimitDisk);
+    assert_eq!([1, 2].map(|order| world.last(order)), [over_disk; 2]);
 }
 
 #[test]

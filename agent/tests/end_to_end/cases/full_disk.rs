@@ -9,7 +9,10 @@ use argosy_agent::Config;
 use argosy_proto::v1;
 use argosy_testing::skip;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
+use super::exec::until;
 use super::volumes::with_disk;
 use super::{reason, runs, state};
 use crate::host::TestHost;
@@ -18,6 +21,7 @@ use crate::master::{AgentStream, Master, kill, shell};
 super::cases!("full_disk":
     an_agent_with_a_full_disk_continues_and_records_kills_and_ends,
     a_task_that_exceeds_its_request_on_a_full_disk_is_evicted_alone,
+    a_task_whose_fetched_files_exceed_its_limit_fails_alone,
 );
 
 /// A separate disk for an agent's directory; removed with the value.
@@ -167,6 +171,68 @@ pub(super) async fn a_task_that_exceeds_its_request_on_a_full_disk_is_evicted_al
         .iter()
         .filter(|container| container["state"] == "running");
     assert_eq!(running.count(), 2, "{living:?}");
+    agent.end_tasks.cancel();
+    agent.ended().await.unwrap();
+}
+
+/// Serves a file that never ends, after its first `bytes`.
+async fn serve_slowly(bytes: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 4096]).await.unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 2 * bytes);
+        // The agent closes the connection at the end of the fetch.
+        let _ = stream.write_all(head.as_bytes()).await;
+        let _ = stream.write_all(&vec![b'x'; bytes]).await;
+        let _ = stream.read(&mut [0; 1]).await;
+    });
+    format!("http://{address}/large")
+}
+
+pub(super) async fn a_task_whose_fetched_files_exceed_its_limit_fails_alone() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    let (host, mut master) = (TestHost::new(), Master::start().await);
+    let _disk = SmallDisk::of(&host.directory());
+    let small = |config: &mut Config| {
+        config.default_disk_bytes = 2 << 20;
+        config.disk_floor_bytes = Some(12 << 20);
+    };
+    let agent = host.agent_with(master.address, small).await;
+    let (mut link, _) = master.registered(true).await;
+    let writes = "head -c 1M /dev/zero > file; exec sleep 600";
+    link.launch(1, shell("little", writes)).await;
+    link.until("little", runs).await;
+    let file = host.sandbox("little").join("file");
+    let is_written = || fs::metadata(&file).is_ok_and(|file| file.len() == 1 << 20);
+    until("a file of 1 MiB", is_written).await;
+    // Less than the floor is free while the file is fetched.
+    let uri = v1::Uri {
+        value: serve_slowly(10 << 20).await,
+        ..v1::Uri::default()
+    };
+    let fetcher = v1::TaskSpec {
+        uris: vec![uri],
+        ..shell("fetcher", "exec sleep 600")
+    };
+    link.launch(2, fetcher).await;
+    let updates = link.end_of("fetcher").await;
+    let last = updates.last().unwrap();
+    assert_eq!(
+        (state(last), reason(last)),
+        (v1::TaskState::Failed, v1::Reason::LimitDisk),
+        "{}",
+        last.text
+    );
+    assert!(last.text.starts_with("out of disk: "), "{}", last.text);
+    let living = agent.containers().await;
+    let running = living
+        .iter()
+        .filter(|container| container["state"] == "running");
+    assert_eq!(running.count(), 1, "{living:?}");
     agent.end_tasks.cancel();
     agent.ended().await.unwrap();
 }
