@@ -7,6 +7,7 @@ mod tests;
 
 mod config;
 mod leader_watch;
+mod message_size;
 mod renewal;
 
 use std::collections::{HashMap, HashSet};
@@ -31,11 +32,11 @@ use crate::masters::Masters;
 use config::open;
 pub use config::{ConnectorConfig, random_seed};
 use leader_watch::{LeaderEpoch, LeaderWatch};
+pub use message_size::MESSAGE_BYTES;
+pub(crate) use message_size::check_size;
 
 /// Name of the reply header in which every master names the leader's API address.
 pub const LEADER_HEADER: &str = "argosy-leader";
-/// Maximum length of a message in either direction, in bytes.
-pub const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Default deadline of a call.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 

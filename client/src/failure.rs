@@ -12,7 +12,8 @@ use tonic_types::StatusExt as _;
 
 use crate::leader::{MasterFailure, NoMaster};
 
-/// A master's rejection, with its reason.
+/// A master's rejection, with its reason. The client itself rejects calls that masters would not
+/// read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct MasterRejection {
@@ -99,7 +100,7 @@ fn explained(message: &str, code: Code) -> String {
 /// The reason for which a call has no successful answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// A master rejected the call: it had no effect.
+    /// A master rejected the call, or it is too large to be sent: it had no effect.
     #[error(transparent)]
     Refused(MasterRejection),
     /// No master could be called in time: the call had no effect.

@@ -11,13 +11,16 @@ use argosy_proto::trace;
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient as Stub;
 use argosy_proto::versions::{self, VersionRange};
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::connector::{Connector, DEFAULT_DEADLINE, MESSAGE_BYTES, RepeatPolicy, random_seed};
+use crate::connector::{
+    Connector, DEFAULT_DEADLINE, MESSAGE_BYTES, RepeatPolicy, check_size, random_seed,
+};
 use crate::failure::{CallError, MasterRejection};
 use crate::watch::Watch;
 
@@ -246,10 +249,11 @@ impl OperatorClient {
 
     async fn ask<Q, R, F, Fut>(&self, repeat: RepeatPolicy, body: Q, ask: F) -> Result<R, CallError>
     where
-        Q: Clone,
+        Q: Clone + Message,
         F: Fn(Stub<Channel>, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<R>, Status>>,
     {
+        check_size(&body).map_err(CallError::Refused)?;
         let call = |channel, limit| {
             let mut request = Request::new(body.clone());
             request.set_timeout(limit);
@@ -305,5 +309,28 @@ impl WriteStream {
     #[must_use]
     pub fn split(self) -> (mpsc::Sender<v1::WriteBatch>, Streaming<v1::WriteReply>) {
         (self.sender, self.replies)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connector::ConnectorConfig;
+    use crate::masters::Masters;
+
+    #[tokio::test]
+    async fn a_call_above_the_size_of_a_message_is_refused_and_not_sent() {
+        let masters = Masters::new(["127.0.0.1:1"]).unwrap();
+        let connector = Connector::new(masters, ConnectorConfig::default());
+        let client = OperatorClient::new(connector.failing_if_none_listens());
+        let request = v1::GetRequest {
+            id: "x".repeat(MESSAGE_BYTES),
+            ..Default::default()
+        };
+        let refused = client.get_task(request).await;
+        assert!(
+            matches!(&refused, Err(CallError::Refused(why)) if why.reason == "message-too-large"),
+            "{refused:?}"
+        );
     }
 }

@@ -459,6 +459,45 @@ async fn a_reconciliation_waits_for_the_calls_before_it_and_answers_without_revi
 }
 
 #[tokio::test]
+async fn a_call_above_the_size_of_a_message_is_refused_and_delays_no_later_call() {
+    let world = World::start(1).await;
+    let offer = world.offer("agent-1").await;
+    let mut large = task("large");
+    large.labels = [("text".to_owned(), "x".repeat(5 << 20))].into();
+    let calls = [
+        world.driver.accept(&offer, vec![large]),
+        world.driver.reconcile(vec!["t".repeat(5 << 20)]),
+    ];
+    for call in calls {
+        let answer = tokio::time::timeout(Duration::from_secs(60), call.answer());
+        let answer = answer.await.expect("an answer");
+        assert!(
+            matches!(&answer.outcome, CallOutcome::Refused(why) if why.reason == "message-too-large"),
+            "{:?}",
+            answer.outcome
+        );
+    }
+    assert!(world.driver.revive(Vec::new()).answer().await.is_done());
+    world.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_subscription_above_the_size_of_a_message_ends_the_run() {
+    let cluster = FakeCluster::start(1).await;
+    let mut config = SchedulerConfig::new(cluster.masters(), &"x".repeat(5 << 20));
+    config.first_subscription = Some(Duration::from_secs(60));
+    let mut recorder = Recorder {
+        log: Log::default(),
+        offers: Arc::default(),
+    };
+    let ended = run(&mut recorder, config, CancellationToken::new()).await;
+    assert!(
+        matches!(&ended, Err(SchedulerError::Refused(why)) if why.reason == "message-too-large"),
+        "{ended:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_teardown_ends_the_run_even_if_its_reply_is_lost() {
     let world = World::start(1).await;
     world.cluster.fault(CallFault::LostReply, 1);

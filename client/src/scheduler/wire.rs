@@ -8,6 +8,7 @@ use std::time::Duration;
 use argosy_proto::trace;
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
+use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::transport::Channel;
@@ -15,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::calls;
 use super::session::{CallReply, Input};
-use crate::connector::{Connector, DEFAULT_DEADLINE, MESSAGE_BYTES, RepeatPolicy};
+use crate::connector::{Connector, DEFAULT_DEADLINE, MESSAGE_BYTES, RepeatPolicy, check_size};
 use crate::failure::{AttemptError, CallError, classify};
 
 /// Timeout of the first event on a new stream.
@@ -35,10 +36,11 @@ pub(super) async fn call<Q, R, F, Fut>(
     ask: F,
 ) -> Result<R, CallError>
 where
-    Q: Clone,
+    Q: Clone + Message,
     F: Fn(SchedulerClient<Channel>, Request<Q>) -> Fut,
     Fut: Future<Output = Result<Response<R>, Status>>,
 {
+    check_size(&body).map_err(CallError::Refused)?;
     let ask = |channel, limit| {
         let mut request = Request::new(body.clone());
         request.set_timeout(limit);
@@ -126,6 +128,9 @@ pub(super) async fn read(
     (request, deadline): (v1::SubscribeRequest, Duration),
     sender: &mpsc::Sender<Input>,
 ) -> Input {
+    if let Err(refusal) = check_size(&request) {
+        return Input::Refused { link, refusal };
+    }
     let session = request.session;
     let ask = |channel, _| {
         let mut request = Request::new(request.clone());

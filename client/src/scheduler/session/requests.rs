@@ -7,6 +7,7 @@ use argosy_proto::v1;
 use super::excess_tasks::ExcessTasks;
 use super::stream::announcing;
 use super::{Effect, PendingReconcile, Session, local};
+use crate::connector::check_size;
 use crate::scheduler::CallOutcome;
 use crate::scheduler::calls::CallRequest;
 use crate::scheduler::driver::{Accept, CallKey, Command, OPEN_CALLS, OfferOperation};
@@ -194,6 +195,10 @@ impl Session {
             call: None,
             info: Some(announcing(&info)),
         };
+        // While it is open, each subscription would announce it, and be refused.
+        if let Err(refusal) = check_size(&request) {
+            return self.answer(key, Vec::new(), CallOutcome::Refused(refusal));
+        }
         self.calls.add(key, CallRequest::UpdateFramework(request));
     }
 }

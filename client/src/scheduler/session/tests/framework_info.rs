@@ -50,3 +50,23 @@ fn a_rejected_change_of_framework_info_leaves_other_changes_in_force() {
         assert_eq!(announced(&mut world), last);
     }
 }
+
+#[test]
+fn framework_info_above_the_size_of_a_message_is_refused_and_never_announced() {
+    let mut world = World::subscribed();
+    // The change would wait for the answer to this call.
+    world.accept("1.1");
+    let effects = world.ask(|key| Command::UpdateFramework(key, named(&"x".repeat(5 << 20))));
+    assert!(
+        matches!(
+            effects.as_slice(),
+            [Effect::Notify(Notification::Answered(CallResult {
+                outcome: CallOutcome::Refused(why),
+                ..
+            }))] if why.reason == "message-too-large"
+        ),
+        "{} effects",
+        effects.len()
+    );
+    assert!(announced(&mut world) == "first");
+}
