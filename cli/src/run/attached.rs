@@ -197,6 +197,7 @@ impl AttachedRun {
                     return self.detach().await.map(Some);
                 }
             }
+            RunEvent::LaunchLost { why } => self.launch_lost(&why)?,
             RunEvent::Refused { code, message } => {
                 self.refusals += 1;
                 if self.refusals >= TRIES || code.contains("invalid") || code.contains("too-large")
@@ -235,6 +236,7 @@ impl AttachedRun {
             RunEvent::Refused { .. } => self.may_have_launched = false,
             RunEvent::Registered { .. }
             | RunEvent::Launched { .. }
+            | RunEvent::LaunchLost { .. }
             | RunEvent::Status(_)
             | RunEvent::Disconnected { .. }
             | RunEvent::Reconnected => {}

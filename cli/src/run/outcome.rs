@@ -96,11 +96,9 @@ pub(super) fn not_placed(
     )
 }
 
-/// Returns the failure that no master has answered the launch or the removal of the framework.
-pub(super) fn launch_unknown(name: &str, framework_id: &str) -> Failure {
-    let message = format!(
-        "{name} may have been started: no master has confirmed the removal of {framework_id}"
-    );
+/// Returns the failure that the launch of a job in this framework has no answer.
+pub(super) fn launch_unknown((name, framework_id): (&str, &str), why: &str) -> Failure {
+    let message = format!("{name} may have been started: {why}");
     Failure::new(FailureCode::Unavailable, message).advise(format!(
         "argosy framework teardown {framework_id} removes it and its tasks"
     ))

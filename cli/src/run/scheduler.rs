@@ -29,6 +29,8 @@ pub(crate) enum RunEvent {
     Refused { code: String, message: String },
     /// The task's state.
     Status(Box<v1::TaskStatus>),
+    /// The launch has no answer, and will get none: it may have happened.
+    LaunchLost { why: String },
     /// The masters cannot be reached; the client library reconnects.
     Disconnected { why: String },
     /// The masters are reachable again.
@@ -73,11 +75,14 @@ impl JobScheduler {
             CallOutcome::Refused(refusal) => (refusal.reason.clone(), refusal.message.clone()),
             CallOutcome::NotSent(why) => (String::new(), why.clone()),
             // The launch may have happened. Its updates or a reconciliation show it.
-            CallOutcome::Lost(_) => {
+            CallOutcome::Lost(refusal) => {
                 let tasks = self.job.tasks().iter();
                 let tasks = tasks.map(|task| task.task_id.clone()).collect();
                 drop(driver.reconcile(tasks));
-                return self.launched(driver, agent_id);
+                self.step = LaunchStep::Done;
+                drop(driver.suppress(Vec::new()));
+                let why = refusal.message.clone();
+                return self.send(RunEvent::LaunchLost { why });
             }
         };
         self.step = LaunchStep::AwaitingOffer;

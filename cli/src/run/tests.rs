@@ -4,14 +4,13 @@ use argosy_client::test_masters::{CallFault, FakeCluster, ReceivedInput};
 
 use super::*;
 
-#[tokio::test]
-async fn a_run_with_an_unanswered_launch_does_not_report_that_nothing_was_started() {
-    let cluster = FakeCluster::start(1).await;
+/// Detaches a job `web` from a cluster of one master with the timeout of the whole run.
+async fn detach(cluster: &FakeCluster, timeout: Duration) -> VerbResult {
     let job = job::tests::job(&["--name", "web", "--detach", "--", "true"]).unwrap();
     let options = RunOptions {
         detach: true,
         quiet: true,
-        timeout: Some(Duration::from_secs(2)),
+        timeout: Some(timeout),
         grace: Duration::ZERO,
         interactive: false,
         tty: false,
@@ -20,18 +19,47 @@ async fn a_run_with_an_unanswered_launch_does_not_report_that_nothing_was_starte
         masters: cluster.masters(),
         transport: ClientTransport::plaintext(),
     };
-    let offer = async {
-        let is_subscription =
-            |received: &ReceivedInput| matches!(received, ReceivedInput::Subscribed { .. });
-        cluster
-            .wait("the subscription", |all| all.iter().any(is_subscription))
-            .await;
-        cluster.fault(CallFault::LostReply, 100_000);
-        cluster.offer("agent-1", "cpus:4;mem:1000");
-    };
-    let (ended, ()) = tokio::join!(perform(job, options, "*", chosen), offer);
+    perform(job, options, "*", chosen).await
+}
+
+/// Offers resources to the run, whose calls then fail.
+async fn offer_once(cluster: &FakeCluster, fault: CallFault) {
+    let is_subscription =
+        |received: &ReceivedInput| matches!(received, ReceivedInput::Subscribed { .. });
+    cluster
+        .wait("the subscription", |all| all.iter().any(is_subscription))
+        .await;
+    cluster.fault(fault, 100_000);
+    cluster.offer("agent-1", "cpus:4;mem:1000");
+}
+
+#[tokio::test]
+async fn a_run_with_an_unanswered_launch_does_not_report_that_nothing_was_started() {
+    let cluster = FakeCluster::start(1).await;
+    let run = detach(&cluster, Duration::from_secs(2));
+    let (ended, ()) = tokio::join!(run, offer_once(&cluster, CallFault::LostReply));
     let failure = ended.unwrap_err();
     assert_eq!(failure.code, FailureCode::Unavailable, "{failure}");
     assert!(failure.to_string().contains("framework-1"), "{failure}");
     assert_eq!(cluster.launches(), [("web".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn a_run_whose_launch_was_lost_does_not_report_that_it_keeps_running() {
+    let cluster = FakeCluster::start(1).await;
+    let run = detach(&cluster, Duration::from_secs(60));
+    let take_over = async {
+        offer_once(&cluster, CallFault::LostReply).await;
+        let is_call = |received: &ReceivedInput| matches!(received, ReceivedInput::Called { .. });
+        cluster
+            .wait("the launch", |all| all.iter().any(is_call))
+            .await;
+        cluster.supersede();
+    };
+    let (ended, ()) = tokio::join!(run, take_over);
+    let failure = ended.unwrap_err();
+    assert_eq!(failure.code, FailureCode::Unavailable, "{failure}");
+    let text = failure.to_string();
+    assert!(text.contains("web may have been started"), "{text}");
+    assert!(text.contains("another scheduler"), "{text}");
 }

@@ -98,7 +98,10 @@ impl AttachedRun {
     pub(super) async fn detach(&mut self) -> VerbResult {
         self.session.driver.stop();
         // The session ends by itself once everything is acknowledged; a slow end changes nothing.
-        let _ = timeout(REMOVE_TIMEOUT, &mut self.session.ended).await;
+        let ended = timeout(REMOVE_TIMEOUT, &mut self.session.ended).await;
+        if let Ok(Ok(Err(error))) = ended {
+            return Err(session_failure(&error, self.job.name()));
+        }
         let id = |name: &str| format!("{}/{name}", self.framework_id);
         let tasks = self.job.tasks().iter();
         let lines: String = tasks.map(|task| id(&task.task_id) + "\n").collect();
@@ -114,6 +117,17 @@ impl AttachedRun {
         Ok(DONE)
     }
 
+    /// Handles a launch without an answer. It fails a run that would detach now. Of another one,
+    /// the updates of its tasks show whether they were launched, or the session ends.
+    pub(super) fn launch_lost(&self, why: &str) -> Result<(), Failure> {
+        if self.options.detach {
+            let place = (self.job.name(), self.framework_id.as_str());
+            return Err(outcome::launch_unknown(place, why));
+        }
+        tracing::debug!(why, "the launch has no answer");
+        Ok(())
+    }
+
     /// Removes the framework before its task has started. Fails if the task may start nevertheless.
     pub(super) async fn cancel(&mut self) -> Result<(), Failure> {
         let is_removed = self.remove().await;
@@ -121,8 +135,9 @@ impl AttachedRun {
             self.record_launch(&event);
         }
         if self.may_have_launched && !is_removed {
-            let name = self.job.name();
-            return Err(outcome::launch_unknown(name, &self.framework_id));
+            let (name, id) = (self.job.name(), &self.framework_id);
+            let why = format!("no master has confirmed the removal of {id}");
+            return Err(outcome::launch_unknown((name, id), &why));
         }
         Ok(())
     }
