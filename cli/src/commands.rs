@@ -18,6 +18,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::Failure;
+use crate::output::{erased_stderr, visible_line};
 
 /// Returns the signal that asks this program to exit.
 pub(crate) async fn interruption() -> Result<i32, Failure> {
@@ -42,9 +43,9 @@ pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Failure> {
         ))
         .advise("add --yes to confirm, or --dry-run to see what would be done"));
     }
-    let mut stderr = std::io::stderr().lock();
+    let mut stderr = erased_stderr();
     // If the question cannot be shown, the answer below is not "y".
-    let _ = write!(stderr, "{what}. Continue? [y/N] ");
+    let _ = stderr.write_all(question(what).as_bytes());
     let _ = stderr.flush();
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
@@ -52,4 +53,23 @@ pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::failed("nothing was changed"))
+}
+
+/// Returns the text that asks for confirmation. Names in it may be of other hosts.
+fn question(what: &str) -> String {
+    format!("{}. Continue? [y/N] ", visible_line(what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::is_hidden;
+
+    #[test]
+    fn escape_sequences_cannot_change_a_question() {
+        let text = question("this removes a\u{1b}[2K\rkeeps b\n permanently");
+        assert!(!text.chars().any(is_hidden), "{text:?}");
+        let end = "keeps b\\n permanently. Continue? [y/N] ";
+        assert!(text.ends_with(end), "{text:?}");
+    }
 }

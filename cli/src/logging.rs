@@ -17,7 +17,7 @@ use tracing_subscriber::reload;
 
 use crate::args::{LogFormat, Logging};
 use crate::exit::Failure;
-use crate::output::stderr_for_log;
+use crate::output::erased_stderr;
 
 /// Installs the log writer of this process, once.
 pub(crate) fn install(logging: &Logging) -> Result<(), Failure> {
@@ -27,7 +27,7 @@ pub(crate) fn install(logging: &Logging) -> Result<(), Failure> {
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(stderr_for_log);
+        .with_writer(erased_stderr);
     match logging.log_format {
         LogFormat::Text => {
             let lines = format::format().with_ansi(std::io::stderr().is_terminal());

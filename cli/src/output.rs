@@ -37,7 +37,7 @@ pub(crate) use follow::RowPrinter;
 pub(crate) use layout::{ListLayout, natural_order};
 pub(crate) use limits::{limits_status, limits_text};
 pub(crate) use prefixed_output::{PrefixedOutput, StandardStream, write_chunk};
-pub(crate) use status_line::{StatusLine, StatusMode, is_status_shown, stderr_for_log};
+pub(crate) use status_line::{StatusLine, StatusMode, erased_stderr, is_status_shown};
 pub(crate) use table::{Row, plain, table};
 pub(crate) use text_width::{cut, width};
 pub(crate) use timeline::{timeline, utc};

@@ -110,8 +110,8 @@ pub(crate) fn is_status_shown() -> bool {
     IS_WRITTEN.load(Ordering::Relaxed)
 }
 
-/// Returns standard error for a line of the log, after it has erased the status line.
-pub(crate) fn stderr_for_log() -> StderrLock<'static> {
+/// Returns standard error for other output, after it has erased the status line.
+pub(crate) fn erased_stderr() -> StderrLock<'static> {
     // One lock, so that no status line is written in between.
     let stderr = io::stderr().lock();
     erase();
