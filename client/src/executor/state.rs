@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use argosy_proto::v1;
 use argosy_proto::versions::VersionRange;
+use argosy_state::limits::MESSAGE_BYTES;
 
 use super::{TaskName, TaskStateChange};
 
@@ -52,12 +53,15 @@ impl ExecutorState {
         }
         entry.last_number += 1;
         entry.has_ended = is_end(change.state);
+        // Kept updates are part of the first message of each stream, whose size is bounded.
+        let mut text = change.text;
+        text.truncate(text.floor_char_boundary(MESSAGE_BYTES));
         let update = v1::ExecutorUpdate {
             task_id: change.name.task_id,
             order_index: change.name.order,
             serial: entry.last_number,
             state: change.state.into(),
-            text: change.text,
+            text,
             exit: change.exit,
         };
         entry.unacknowledged.push_back(update.clone());
@@ -107,6 +111,8 @@ fn is_end(state: v1::TaskState) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
 
     fn name(order: u64) -> TaskName {
@@ -141,6 +147,19 @@ mod tests {
         book.acknowledged(&name(1), 2);
         assert_eq!(book.subscribe(Vec::new()).tasks.len(), 1);
         assert!(!book.is_idle());
+    }
+
+    #[test]
+    fn texts_are_kept_truncated() {
+        let mut book = ExecutorState::default();
+        book.add(&name(1));
+        let long = TaskStateChange {
+            text: format!("x{}", "ü".repeat(3 << 20)),
+            ..news(1, v1::TaskState::Finished)
+        };
+        let update = book.update(long).unwrap();
+        assert_eq!(update.text.len(), MESSAGE_BYTES - 1, "whole characters");
+        assert!(book.subscribe(Vec::new()).encoded_len() < 2 * MESSAGE_BYTES);
     }
 
     #[test]
