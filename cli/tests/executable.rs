@@ -394,6 +394,29 @@ fn an_interrupted_snapshot_leaves_no_file() {
 }
 
 #[test]
+fn a_wait_with_a_limit_waits_for_a_leader_until_then() {
+    let masters = silent_address();
+    for (words, limit, text) in [
+        (
+            ["task", "web", "running"],
+            "11s",
+            "task web is not running after 11 s",
+        ),
+        (
+            ["master", "master-1", "leading"],
+            "4s",
+            "master-1 does not lead after 4 s",
+        ),
+    ] {
+        let [kind, name, condition] = words;
+        let words = ["wait", kind, name, "--for", condition, "--timeout", limit];
+        let (code, _, stderr) = run(&[&words[..], &["--masters", &masters]].concat());
+        assert_eq!(code, 1, "{stderr}");
+        assert!(stderr.contains(text), "{stderr}");
+    }
+}
+
+#[test]
 fn an_unanswered_token_is_to_be_revoked() {
     let (_listener, masters) = mute_listener();
     let words = ["token", "create", "--principal", "operator/ci"];

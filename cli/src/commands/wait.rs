@@ -5,7 +5,7 @@ mod condition;
 mod health;
 mod leading;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use argosy_proto::v1;
 use argosy_proto::v1::watch_event::Event;
@@ -19,6 +19,9 @@ use crate::output::{StatusLine, StatusMode, mode_word, note, span_ms, state_word
 use crate::{preparation, watching};
 
 use condition::{Condition, Progress};
+
+/// Time by which calls may last longer than the wait.
+const CALL_MARGIN: Duration = Duration::from_secs(10);
 
 /// The kinds of objects that the feed has.
 #[derive(Debug, Clone, Copy)]
@@ -57,10 +60,7 @@ pub(crate) async fn run(arguments: &Wait) -> VerbResult {
         }
     };
     let ChosenCluster { masters, transport } = ChosenCluster::of(&arguments.cluster)?;
-    let operator = match arguments.timeout {
-        Some(_) => ClusterClient::to(masters, condition::CALL_TIMEOUT, transport),
-        None => ClusterClient::of_running(masters, condition::CALL_TIMEOUT, transport),
-    };
+    let operator = ClusterClient::within(masters, call_timeout(arguments), transport);
     let started = Instant::now();
     let waited = wait(&operator, arguments, kind, condition);
     let text = match arguments.timeout {
@@ -82,6 +82,12 @@ pub(crate) async fn run(arguments: &Wait) -> VerbResult {
     let took = span_ms(started.elapsed().as_millis() as u64);
     note(&format!("{text}, after {took}"));
     Ok(DONE)
+}
+
+/// Returns the timeout of a call: longer than the wait, whose own limit ends it.
+fn call_timeout(arguments: &Wait) -> Option<Duration> {
+    let limit = arguments.timeout?;
+    Some(limit.saturating_add(CALL_MARGIN))
 }
 
 /// Returns what has become true.

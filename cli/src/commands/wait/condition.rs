@@ -1,7 +1,6 @@
 //! The conditions of `argosy wait`, judged by the record of an object. Pure.
 
 use std::fmt;
-use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_proto::v1::watch_record::Record;
@@ -11,9 +10,6 @@ use crate::args::filters::{agent_mode, task_state};
 use crate::exit::Failure;
 use crate::operator::is_terminal;
 use crate::output::{exit_word, mode_word, state_word};
-
-/// Timeout of one call.
-pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The state for which an object is awaited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,7 +19,7 @@ const STABLE: Duration = Duration::from_secs(5);
 /// Time between two readings.
 pub(super) const INTERVAL: Duration = Duration::from_millis(500);
 /// Timeout of a call to one master.
-pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Number of entries behind the leader from which a master is not up to date.
 const BEHIND: u64 = 100;
 /// Time without an answer to the leader after which a master counts as down, in milliseconds.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use argosy_proto::v1;
 
-use super::health::{CALL_TIMEOUT, INTERVAL, text_of, within};
+use super::health::{INTERVAL, text_of, within};
 use crate::args::Wait;
 use crate::contexts::ChosenCluster;
 use crate::exit::{DONE, Failure, VerbResult};
@@ -15,10 +15,7 @@ use crate::output::{StatusLine, StatusMode, note};
 
 pub(super) async fn run(arguments: &Wait, name: &str) -> VerbResult {
     let ChosenCluster { masters, transport } = ChosenCluster::of(&arguments.cluster)?;
-    let operator = match arguments.timeout {
-        Some(_) => ClusterClient::to(masters, CALL_TIMEOUT, transport),
-        None => ClusterClient::of_running(masters, CALL_TIMEOUT, transport),
-    };
+    let operator = ClusterClient::within(masters, super::call_timeout(arguments), transport);
     let started = Instant::now();
     let mut line = StatusLine::new(StatusMode::Shown);
     let late = |shown: &str| {
