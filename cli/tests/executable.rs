@@ -3,7 +3,8 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
+use std::time::Duration;
 
 use argosy_host::audit::{AuditEntry, AuditEvent, AuditLog, AuditSettings};
 use argosy_testbed::processes::{end, remove_flag_variables};
@@ -365,6 +366,14 @@ fn mute_listener() -> (TcpListener, String) {
     (listener, address)
 }
 
+/// Waits until a condition holds while the program runs.
+fn wait_while_running(running: &mut Child, holds: impl Fn() -> bool) {
+    while !holds() {
+        assert!(running.try_wait().unwrap().is_none(), "it has ended");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 #[test]
 fn an_interrupted_snapshot_leaves_no_file() {
     let (_listener, masters) = mute_listener();
@@ -380,17 +389,34 @@ fn an_interrupted_snapshot_leaves_no_file() {
     ];
     let mut saving = argosy(&words).arg(&file).spawn().unwrap();
     let files = || std::fs::read_dir(directory.path()).unwrap().count();
-    while files() == 0 {
-        assert!(saving.try_wait().unwrap().is_none(), "it has ended");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    let ended = end(
-        &mut saving,
-        Signal::SIGTERM,
-        std::time::Duration::from_secs(20),
-    );
+    wait_while_running(&mut saving, || files() > 0);
+    let ended = end(&mut saving, Signal::SIGTERM, Duration::from_secs(20));
     assert_eq!(ended.unwrap().code(), Some(143));
     assert_eq!(files(), 0);
+}
+
+#[test]
+fn a_bundle_that_fails_or_is_interrupted_leaves_no_file() {
+    let (_listener, masters) = mute_listener();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("bundle.tar.gz");
+    let words = [
+        "debug",
+        "bundle",
+        "--timeout",
+        "60s",
+        "--masters",
+        &masters,
+        "--file",
+        file.to_str().unwrap(),
+    ];
+    let (code, _, stderr) = run(&[&words[..], &["--tls-ca", "/nonexistent"]].concat());
+    assert!(code != 0 && !file.exists(), "{code}: {stderr}");
+    let mut collecting = argosy(&words).spawn().unwrap();
+    wait_while_running(&mut collecting, || file.exists());
+    let ended = end(&mut collecting, Signal::SIGTERM, Duration::from_secs(20));
+    assert_eq!(ended.unwrap().code(), Some(143));
+    assert!(!file.exists());
 }
 
 #[test]

@@ -16,6 +16,8 @@ use argosy_proto::v1;
 use futures::stream::{self, StreamExt as _};
 use serde::Serialize;
 
+use super::exec::by_signal;
+use super::interruption;
 use crate::args::Bundle;
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::operator::{ClusterClient, EndedObjects};
@@ -40,9 +42,18 @@ const PAGE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Collects the archive.
 pub(crate) async fn collect(arguments: &Bundle) -> VerbResult {
+    tokio::select! {
+        // The signals are awaited before there is an archive, which is removed when it is dropped.
+        biased;
+        signal = interruption() => Ok(by_signal(signal?)),
+        collected = collect_archive(arguments) => collected,
+    }
+}
+
+async fn collect_archive(arguments: &Bundle) -> VerbResult {
+    let client = ClusterClient::open(&arguments.reach)?;
     let path = arguments.file.clone().unwrap_or_else(default_path);
     let mut archive = Archive::create(&path)?;
-    let client = ClusterClient::open(&arguments.reach)?;
     note("collecting the state of the cluster");
     let masters = collect_cluster(&client, &mut archive).await?;
     let agents = collect_records(&client, &mut archive).await?;

@@ -1,6 +1,7 @@
-//! The archive: a compressed tar file that only its owner may read.
+//! The archive: a compressed tar file that only its owner may read. Without its end it is removed:
+//! it could be read, and would look complete.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -17,10 +18,25 @@ use crate::exit::Failure;
 const TOP: &str = "argosy-bundle";
 
 pub(super) struct Archive {
-    path: PathBuf,
+    draft: UnfinishedFile,
     tar: Builder<GzEncoder<File>>,
     /// The parts that could not be collected, each with its reason.
     errors: String,
+}
+
+/// A file that is removed on drop, unless it is complete.
+struct UnfinishedFile {
+    path: PathBuf,
+    is_complete: bool,
+}
+
+impl Drop for UnfinishedFile {
+    fn drop(&mut self) {
+        if !self.is_complete {
+            // If it cannot be removed, the failure of the command reports that it is incomplete.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl Archive {
@@ -36,7 +52,10 @@ impl Archive {
             failure.advise("name another file with --file")
         })?;
         Ok(Self {
-            path: path.to_owned(),
+            draft: UnfinishedFile {
+                path: path.to_owned(),
+                is_complete: false,
+            },
             tar: Builder::new(GzEncoder::new(file, Compression::default())),
             errors: String::new(),
         })
@@ -77,19 +96,20 @@ impl Archive {
     pub(super) fn finish(mut self) -> Result<u64, Failure> {
         let errors = std::mem::take(&mut self.errors);
         self.add("missing.txt", errors.as_bytes())?;
-        let Self { path, tar, .. } = self;
+        let Self { mut draft, tar, .. } = self;
         let finish = || {
             let mut file = tar.into_inner()?.finish()?;
             file.flush()?;
             Ok(file.metadata()?.len())
         };
         let size: io::Result<u64> = finish();
-        let size = size.with_context(|| format!("cannot write {}", path.display()))?;
+        let size = size.with_context(|| format!("cannot write {}", draft.path.display()))?;
+        draft.is_complete = true;
         Ok(size)
     }
 
     fn written(&self, written: io::Result<()>) -> Result<(), Failure> {
-        let place = || format!("cannot write {}", self.path.display());
+        let place = || format!("cannot write {}", self.draft.path.display());
         Ok(written.with_context(place)?)
     }
 }
