@@ -65,14 +65,16 @@ pub(crate) fn rejoin(arguments: &MasterRejoin) -> VerbResult {
     // The addresses were free. Until the master runs, calls to them must be refused and not wait.
     drop((api, raft));
     let ended = runtime.block_on(async {
-        let stop = CancellationToken::new();
-        shutdown::watch(StopCondition::Signals(&stop))?;
         transport.begin();
         let operator = ClusterClient::within(masters.clone(), *timeout, transport.client());
         let mode = StatusMode::unless(arguments.show.output.is_json());
-        if !discard_data(arguments, &operator, &config, stopped).await? {
+        let Some(former) = confirmed(arguments, &operator, &config, mode).await? else {
             return Ok(DONE);
-        }
+        };
+        // Until now nothing was changed, and a signal ended the process.
+        let stop = CancellationToken::new();
+        shutdown::watch(StopCondition::Signals(&stop))?;
+        discard_data((&operator, mode), &former, stopped, &stop).await?;
         let host = RejoinEnvironment {
             addresses: &places,
             transport: &transport,
@@ -88,14 +90,14 @@ pub(crate) fn rejoin(arguments: &MasterRejoin) -> VerbResult {
     ended
 }
 
-/// Makes the group remove the former member, then discards its data. Returns false on a dry run.
-async fn discard_data(
+/// Returns the ids of the former members at this address once the user agrees to their removal;
+/// `None` on a dry run.
+async fn confirmed(
     arguments: &MasterRejoin,
     operator: &ClusterClient,
     config: &MasterConfig,
-    stopped: LockedDirectory,
-) -> Result<bool, Failure> {
-    let mode = StatusMode::unless(arguments.show.output.is_json());
+    mode: StatusMode,
+) -> Result<Option<Vec<String>>, Failure> {
     let mut line = StatusLine::new(mode);
     let cluster = operator.cluster(v1::Consistency::Linearizable);
     let cluster = line.during("waiting for an answer of the masters", cluster);
@@ -105,19 +107,40 @@ async fn discard_data(
     let what = describe(arguments, &former);
     if arguments.dry_run {
         note(&format!("would be done: {what}"));
-        return Ok(false);
+        return Ok(None);
     }
     confirm(&what, arguments.yes)?;
-    for master in &former {
-        remove(operator, &master.node_id, mode)
-            .await
-            .map_err(advise_quorum)?;
-        note(&format!("{} is removed from the group", master.node_id));
+    let ids = former.into_iter().map(|master| master.node_id.clone());
+    Ok(Some(ids.collect()))
+}
+
+/// Makes the group remove the former members, then discards their data.
+async fn discard_data(
+    (operator, mode): (&ClusterClient, StatusMode),
+    former: &[String],
+    stopped: LockedDirectory,
+    stop: &CancellationToken,
+) -> Result<(), Failure> {
+    for id in former {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {
+                let text = format!(
+                    "stopped while the group removes {id}, which may still happen; the data on this host is kept"
+                );
+                return Err(advise_repeat(Failure::failed(text)));
+            }
+            removed = remove(operator, id, mode) => removed.map_err(advise_quorum)?,
+        }
+        note(&format!("{id} is removed from the group"));
+    }
+    if stop.is_cancelled() {
+        let text = "stopped before the data on this host was discarded";
+        return Err(advise_repeat(Failure::failed(text)));
     }
     let discarded = stopped.discard();
     // `stopped` holds the lock. The master that starts now takes it.
-    discarded.map_err(|error| advise_repeat(Failure::of(&error)))?;
-    Ok(true)
+    discarded.map_err(|error| advise_repeat(Failure::of(&error)))
 }
 
 /// Makes the group remove a member. The group makes one change at a time, so a change of an earlier
@@ -334,6 +357,32 @@ mod tests {
                 .unwrap()
                 .is_empty()
         );
+    }
+
+    #[tokio::test]
+    async fn a_stop_discards_no_data() {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let masters = argosy_client::Masters::new(["127.0.0.1:1"]).unwrap();
+        let transport = crate::transport::ClientTransport::plaintext();
+        let operator = ClusterClient::to(masters, PAUSE, transport);
+        for (former, text) in [
+            (
+                vec!["master-2".to_owned()],
+                "removes master-2, which may still happen",
+            ),
+            (vec![], "stopped before the data on this host was discarded"),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let stopped = LockedDirectory::open(directory.path()).unwrap();
+            let file = directory.path().join("store");
+            std::fs::write(&file, "data").unwrap();
+            let place = (&operator, StatusMode::Quiet);
+            let failure = discard_data(place, &former, stopped, &stop).await;
+            let failure = failure.unwrap_err().to_string();
+            assert!(failure.contains(text), "{failure}");
+            assert!(file.exists());
+        }
     }
 
     #[test]

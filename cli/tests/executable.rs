@@ -2,6 +2,7 @@
 //! Invalid command lines have their table in `process/bad_input`.
 
 use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::Duration;
@@ -417,6 +418,31 @@ fn a_bundle_that_fails_or_is_interrupted_leaves_no_file() {
     let ended = end(&mut collecting, Signal::SIGTERM, Duration::from_secs(20));
     assert_eq!(ended.unwrap().code(), Some(143));
     assert!(!file.exists());
+}
+
+#[test]
+fn the_first_signal_ends_a_rejoin_that_has_changed_nothing() {
+    let (listener, masters) = mute_listener();
+    listener.set_nonblocking(true).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let words = ["master", "rejoin", "--yes", "--insecure-plaintext"];
+    let reach = ["--timeout", "60s", "--masters", &masters];
+    let own = silent_address();
+    let places = [
+        "--listen",
+        "127.0.0.1:0",
+        "--raft-listen",
+        &own,
+        "--peers",
+        &own,
+    ];
+    let mut rejoin = argosy(&[&words[..], &reach, &places].concat());
+    rejoin.arg("--data-dir").arg(directory.path());
+    let mut running = rejoin.spawn().unwrap();
+    // It calls the masters before it asks for confirmation.
+    wait_while_running(&mut running, || listener.accept().is_ok());
+    let ended = end(&mut running, Signal::SIGTERM, Duration::from_secs(10));
+    assert_eq!(ended.unwrap().signal(), Some(15));
 }
 
 #[test]
