@@ -96,7 +96,7 @@ pub(crate) fn calls(command: impl Future<Output = VerbResult>) -> VerbResult {
     runtime.block_on(command)
 }
 
-/// Executes a command that shows the output of a task.
+/// Executes a command that shows the output of a task, or writes other output that may be long.
 pub(crate) fn in_a_task(command: impl Future<Output = VerbResult>) -> VerbResult {
     let runtime = two_threads()?;
     let ended = runtime.block_on(command);

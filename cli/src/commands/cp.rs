@@ -12,6 +12,11 @@ mod scripts;
 mod upload;
 
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::exec::{READER_GONE, by_signal};
 use super::interruption;
@@ -25,22 +30,23 @@ use progress::Progress;
 
 /// Maximum depth of a directory that is copied.
 const MAX_DEPTH: usize = 100;
+/// Time for a copy to end after a signal.
+const BLOCKED_OUTPUT: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(arguments: &Cp) -> VerbResult {
     let copy = CopyRequest::of(&arguments.source, &arguments.destination)?;
     let operator = ClusterClient::open(&arguments.reach)?;
-    let progress = Progress::new(arguments.quiet);
-    let result = match &copy {
+    let progress = Arc::new(Progress::new(arguments.quiet));
+    let result = match copy {
         CopyRequest::FromTask { task, path, to } => {
-            let copy = download::run(&operator, task, path, to.as_deref(), &progress);
-            // The drafts are removed when the copy is dropped.
-            tokio::select! {
-                copied = copy => copied,
-                signal = interruption() => Err(CopyError::Signalled(signal?)),
-            }
+            let progress = Arc::clone(&progress);
+            let copy = async move {
+                download::run(&operator, &task, &path, to.as_deref(), &progress).await
+            };
+            until_interrupted(copy).await
         }
         CopyRequest::ToTask { from, task, path } => {
-            upload::run(&operator, from.as_deref(), task, path, &progress).await
+            upload::run(&operator, from.as_deref(), &task, &path, &progress).await
         }
     };
     progress.finish();
@@ -53,6 +59,26 @@ pub(crate) async fn run(arguments: &Cp) -> VerbResult {
         Err(CopyError::ReaderGone) => Ok(READER_GONE),
         Err(CopyError::Signalled(signal)) => Ok(by_signal(signal)),
         Err(CopyError::Failed(failure)) => Err(failure),
+    }
+}
+
+/// Performs a copy until it has ended, or a signal asks this program to exit. The copy is a
+/// separate task: it may block on standard output that is not read.
+async fn until_interrupted(
+    copy: impl Future<Output = Result<(), CopyError>> + Send + 'static,
+) -> Result<(), CopyError> {
+    let mut copies = JoinSet::new();
+    copies.spawn(copy);
+    tokio::select! {
+        copied = copies.join_next() => {
+            copied.expect("there is one copy").map_err(|error| Failure::of(&error))?
+        }
+        signal = interruption() => {
+            let signal = signal?;
+            // The drafts are removed when the copy is dropped. One that is blocked has none.
+            let _ = timeout(BLOCKED_OUTPUT, copies.shutdown()).await;
+            Err(CopyError::Signalled(signal))
+        }
     }
 }
 

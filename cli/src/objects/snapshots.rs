@@ -13,8 +13,9 @@ use argosy_state::ids::ClusterId;
 use clap::{Args, Subcommand};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
+use tokio::task::spawn_blocking;
 
-use super::{ObjectCommand, calls};
+use super::{ObjectCommand, in_a_task};
 use crate::args::{ConnectionArguments, OutputArguments};
 use crate::commands::exec::by_signal;
 use crate::commands::interruption;
@@ -121,7 +122,7 @@ impl ObjectCommand for SnapshotCommand {
 
     fn run(&self) -> VerbResult {
         match self {
-            Self::Save(arguments) => calls(save(arguments)),
+            Self::Save(arguments) => in_a_task(save(arguments)),
             Self::Inspect(arguments) => inspect(arguments),
             Self::Restore(arguments) => restore(arguments),
         }
@@ -250,12 +251,9 @@ async fn save_copy(arguments: &SnapshotSave) -> VerbResult {
             show(&arguments.show, &SnapshotSummary { file, ..summary })
         }
         Destination::StandardOutput => {
-            let copied = File::open(&draft.0).and_then(|mut file| {
-                let mut out = io::stdout().lock();
-                io::copy(&mut file, &mut out)?;
-                out.flush()
-            });
-            copied.context("cannot write to standard output")?;
+            print(&draft.0)
+                .await
+                .context("cannot write to standard output")?;
             note(&format!(
                 "saved {} at log index {}, {}",
                 summary.cluster_id,
@@ -265,6 +263,17 @@ async fn save_copy(arguments: &SnapshotSave) -> VerbResult {
             Ok(DONE)
         }
     }
+}
+
+/// Copies a file to standard output, on a thread that may wait for its reader.
+async fn print(path: &Path) -> io::Result<()> {
+    let mut file = File::open(path)?;
+    let copy = spawn_blocking(move || {
+        let mut out = io::stdout().lock();
+        io::copy(&mut file, &mut out)?;
+        out.flush()
+    });
+    copy.await?
 }
 
 /// Writes the bytes that a master sends.

@@ -1,5 +1,6 @@
-//! `argosy run` while its output is not read.
+//! Commands whose output is not read.
 
+use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -15,6 +16,10 @@ use crate::cluster::{DevCluster, STEP_TIMEOUT, wait_for};
 const SILENCE: Duration = Duration::from_secs(25);
 /// Fills both streams.
 const FILL: &str = "head -c 1000000 /dev/zero >&2 & head -c 1000000 /dev/zero; wait;";
+
+/// The capacity of a pipe, and the size of its parts, in bytes.
+const PIPE: usize = 65_536;
+const PAGE: usize = 4_096;
 
 /// Starts a run whose output is not read, and returns it when both pipes are full.
 fn start_unread(cluster: &DevCluster, name: &str, rest: &str) -> Child {
@@ -61,4 +66,28 @@ fn signals_end_a_run_whose_output_is_not_read() {
     });
     let status = end(&mut running, Signal::SIGTERM, STEP_TIMEOUT).unwrap();
     assert_eq!(status.code(), Some(130));
+}
+
+#[test]
+fn signals_end_copies_to_a_standard_output_that_is_not_read() {
+    let cluster = DevCluster::start(46, "1x1", &[]);
+    let script = "head -c 1000000 /dev/zero > part; mv part large; exec sleep 1000";
+    // The registry has the arguments, so that a snapshot does not fit into the rest of the pipe.
+    let filler = "x".repeat(10 * PAGE);
+    let run = ["run", "--name", "copied", "--detach", "--"];
+    let command = ["sh", "-c", script, &filler];
+    assert_eq!(cluster.run(&[&run[..], &command].concat()).0, 0);
+    wait_for("the file", || {
+        cluster.run(&["cp", "copied:large", "-"]).0 == 0
+    });
+    for words in [["cp", "copied:large", "-"], ["snapshot", "save", "-"]] {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(&[0; PIPE - PAGE]).unwrap();
+        let mut copying = cluster.argosy(&words).stdout(writer).spawn().unwrap();
+        wait_for("the pipe to be full", || {
+            ioctl_fionread(&reader).unwrap() == PIPE as u64
+        });
+        let status = end(&mut copying, Signal::SIGTERM, STEP_TIMEOUT).unwrap();
+        assert_eq!(status.code(), Some(143), "{words:?}");
+    }
 }

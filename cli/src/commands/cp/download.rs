@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use argosy_proto::v1;
+use tokio::task::block_in_place;
 
 use super::local::{DEFAULT_MODE, DIRECTORY_MODE, LocalDirectory};
 use super::operand::{SandboxPath, refusal_of_name};
@@ -152,8 +153,11 @@ impl Download<'_> {
                 match piece {
                     FileChunk::Bytes(bytes) => {
                         has_begun = true;
-                        let mut stdout = io::stdout().lock();
-                        stdout.write_all(bytes).and_then(|()| stdout.flush())?;
+                        // A paused reader blocks this thread. The other one handles signals.
+                        block_in_place(|| {
+                            let mut stdout = io::stdout().lock();
+                            stdout.write_all(bytes).and_then(|()| stdout.flush())
+                        })?;
                         progress.add_bytes(bytes.len());
                     }
                     FileChunk::Missing(count) => note(&FileChunk::missing(count, &location.path)),
