@@ -37,9 +37,9 @@ use argosy_state::command::{
 };
 use argosy_state::encode;
 use argosy_state::ids::{AgentId, FrameworkId, NodeId};
-use argosy_state::level::Level;
+use argosy_state::level::{self, Level};
 use argosy_state::limits;
-use argosy_state::task::{CheckResults, Reason, TaskState, UpdateSource};
+use argosy_state::task::{CheckResults, Reason, Task, TaskState, UpdateSource};
 use argosy_state::testing::{World, spec};
 use former::FormerRegistry;
 use interpreter::Interpreter;
@@ -216,6 +216,24 @@ fn the_scenarios_leave_the_same_records_at_level_2() {
     assert!(entries > 300, "{entries} entries");
 }
 
+/// Returns the first update of a task from its agent, which ends it.
+fn ended(task: &Task, reason: Reason) -> AgentUpdate {
+    AgentUpdate {
+        key: task.key.clone(),
+        order: task.order,
+        number: 1,
+        state: TaskState::Finished,
+        source: UpdateSource::Agent,
+        reason,
+        causes: Vec::new(),
+        message: String::new(),
+        exit: None,
+        standing: CheckResults::default(),
+        limits: None,
+        wall_ms: 0,
+    }
+}
+
 /// Launches, ends and acknowledges a wave of tasks.
 fn wave(world: &mut World, framework: FrameworkId, agent: AgentId, wave: usize) {
     let launches = (0..BATCH_TASKS).map(|at| {
@@ -225,21 +243,8 @@ fn wave(world: &mut World, framework: FrameworkId, agent: AgentId, wave: usize) 
     });
     let offer = world.offer(framework, agent, "cpus:1");
     world.accept(framework, vec![offer], launches.collect());
-    let ends = world.registry.tasks_of(framework).map(|task| AgentUpdate {
-        key: task.key.clone(),
-        order: task.order,
-        number: 1,
-        state: TaskState::Finished,
-        source: UpdateSource::Agent,
-        reason: Reason::None,
-        causes: Vec::new(),
-        message: String::new(),
-        exit: None,
-        standing: CheckResults::default(),
-        limits: None,
-        wall_ms: 0,
-    });
-    let updates = ends.collect();
+    let tasks = world.registry.tasks_of(framework);
+    let updates = tasks.map(|task| ended(task, Reason::None)).collect();
     world.apply(Command::UpdateTasks(UpdateTasks { agent, updates }));
     let ends = world.registry.tasks_of(framework);
     let updates = ends.map(|task| (task.key.task.clone(), task.latest.revision));
@@ -248,6 +253,35 @@ fn wave(world: &mut World, framework: FrameworkId, agent: AgentId, wave: usize) 
         session: world.registry.framework(framework).unwrap().session,
         updates: updates.collect(),
     }));
+}
+
+/// The former release stops at an entry with a number of a reason that it does not know.
+#[test]
+fn agents_report_every_reason_at_level_2() {
+    let Some(executable) = former::executable() else {
+        return;
+    };
+    let mut world = World::empty();
+    (world.level, world.log) = (LEVEL, Some(Vec::new()));
+    world.open_epoch(NodeId(1));
+    let agent = world.register("cpus:100");
+    let framework = world.subscribe("a");
+    for (at, reason) in Reason::all().enumerate() {
+        let key = world.launch(framework, agent, &format!("t{at}"), "cpus:0.1");
+        let mut report = Command::UpdateTasks(UpdateTasks {
+            agent,
+            updates: vec![ended(world.registry.task(&key).unwrap(), reason)],
+        });
+        level::reduce(LEVEL, &mut report);
+        world.apply(report).outcome.unwrap();
+    }
+    let mut former = FormerRegistry::start(&executable);
+    let mut registry = Registry::new();
+    for entry in world.log.take().unwrap_or_default() {
+        drop(apply_entry(&mut registry, &mut former, &entry));
+    }
+    let ended = registry.tasks().filter(|task| task.is_terminal());
+    assert_eq!(ended.count(), Reason::all().count());
 }
 
 /// More tasks of two frameworks end than the history keeps.

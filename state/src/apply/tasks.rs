@@ -93,7 +93,7 @@ impl TaskChange {
                 UpdateSource::Master | UpdateSource::Agent => UpdateSource::Agent,
                 UpdateSource::Task => UpdateSource::Task,
             },
-            reason: update.reason,
+            reason: reason_of_agent(update.reason),
             causes: update.causes.clone(),
             message: cut(&update.message, limits::MESSAGE_BYTES),
             exit: update.exit,
@@ -173,6 +173,15 @@ fn is_for_agents(state: TaskState) -> bool {
         | TaskState::GoneByOperator
         | TaskState::Unreachable
         | TaskState::Unknown => false,
+    }
+}
+
+/// Returns the reason that an agent reports, or none in place of a reason that only masters have.
+fn reason_of_agent(reason: Reason) -> Reason {
+    if reason == Reason::AgentIncapable {
+        Reason::None
+    } else {
+        reason
     }
 }
 

@@ -12,7 +12,7 @@ use crate::command::{CallAction, Command, OperatorOperation, SweepTarget};
 use crate::framework::FrameworkInfo;
 use crate::ids::Role;
 use crate::resources::Resources;
-use crate::task::{TaskSpec, cause};
+use crate::task::{Reason, TaskSpec, cause};
 
 /// Returns the first part of a command that the level of its cluster does not have, or `None`.
 #[must_use]
@@ -89,6 +89,43 @@ fn of_spec(level: Level, spec: &TaskSpec) -> Option<LevelRequirement> {
     role.or_else(|| spec.first_above(level))
 }
 
+/// Returns the lowest level that has this reason.
+fn of_reason(reason: Reason) -> Level {
+    match reason {
+        Reason::None
+        | Reason::TaskInvalid
+        | Reason::InvalidOffers
+        | Reason::AgentUnreachable
+        | Reason::AgentRemoved
+        | Reason::AgentRemovedByOperator
+        | Reason::AgentRestarted
+        | Reason::AgentReregistered
+        | Reason::AgentRebooted
+        | Reason::ContainerLaunchFailed
+        | Reason::FetchFailed
+        | Reason::CommandExited
+        | Reason::CommandNotStarted
+        | Reason::TaskKilled
+        | Reason::KilledDuringLaunch
+        | Reason::FrameworkRemoved
+        | Reason::Reconciliation
+        | Reason::TaskMissingOnAgent
+        | Reason::LaunchVoided
+        | Reason::LimitMemory
+        | Reason::MaxCompletionTime
+        | Reason::StoppedWithoutLeader
+        | Reason::TaskUnknown
+        | Reason::HealthCheckStatusUpdated
+        | Reason::ReadinessCheckStatusUpdated
+        | Reason::HealthCheckFailed
+        | Reason::LimitDisk
+        | Reason::ExecutorTerminated
+        | Reason::ExecutorRegistrationTimeout
+        | Reason::LimitsUpdated => Level::RELEASE_0_1,
+        Reason::AgentIncapable => Level::RELEASE_0_2,
+    }
+}
+
 /// Returns an agent's description without the facts that the level does not have. The agent
 /// registers again when the level is raised.
 #[must_use]
@@ -132,6 +169,9 @@ pub fn reduce(level: Level, command: &mut Command) {
         }
         Command::UpdateTasks(report) if level < Level::RELEASE_0_2 => {
             for update in &mut report.updates {
+                if of_reason(update.reason) > level {
+                    update.reason = Reason::None;
+                }
                 let causes = std::mem::take(&mut update.causes);
                 update.message = cause::text(&causes, &update.message);
                 if let Some(report) = &mut update.limits
@@ -167,11 +207,13 @@ mod tests {
 
     use super::*;
     use crate::capability::AgentCapability;
-    use crate::command::{Operate, Subscribe};
+    use crate::command::{AgentUpdate, CommandReply, Operate, Subscribe, UpdateTasks};
     use crate::ids::OrderIndex;
     use crate::resources::{Reservation, Resource, ResourceIdentity, Value};
-    use crate::task::{Code, Explanation, LimitsReport};
-    use crate::testing::{framework_info, registration, spec};
+    use crate::task::{
+        CheckResults, Code, Explanation, LimitsReport, Task, TaskState, UpdateSource,
+    };
+    use crate::testing::{World, framework_info, registration, spec};
 
     /// The samples of fields that agents rightly ignore.
     const OF_MASTERS: [&str; 1] = ["call-accept-discovery"];
@@ -239,6 +281,58 @@ mod tests {
         }
     }
 
+    /// Returns a report of the task's agent that the task still runs, after this change.
+    fn reported_with(task: &Task, change: impl FnOnce(&mut AgentUpdate)) -> Command {
+        let mut update = AgentUpdate {
+            key: task.key.clone(),
+            order: task.order,
+            number: task.reported + 1,
+            state: TaskState::Running,
+            source: UpdateSource::Agent,
+            reason: Reason::None,
+            causes: Vec::new(),
+            message: String::new(),
+            exit: None,
+            standing: CheckResults::default(),
+            limits: None,
+            wall_ms: 0,
+        };
+        change(&mut update);
+        Command::UpdateTasks(UpdateTasks {
+            agent: task.agent,
+            updates: vec![update],
+        })
+    }
+
+    /// Release 0.1.0 cannot read the other reasons: its masters would stop at the entry.
+    #[test]
+    fn before_level_3_agents_report_only_reasons_of_release_0_1_0() {
+        let world = World::with_running_task("web");
+        let task = world.registry.tasks().next().unwrap();
+        for reason in Reason::all() {
+            for level in [Level::RELEASE_0_1, Level::RELEASE_0_2] {
+                let mut report = reported_with(task, |update| update.reason = reason);
+                reduce(level, &mut report);
+                let Command::UpdateTasks(UpdateTasks { updates, .. }) = report else {
+                    panic!("it is a report");
+                };
+                let is_new = reason == Reason::AgentIncapable && level < Level::RELEASE_0_2;
+                let expected = if is_new { Reason::None } else { reason };
+                assert_eq!(updates[0].reason, expected, "{level}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_reason_that_only_masters_set_is_none_in_a_report_of_an_agent() {
+        let mut world = World::with_running_task("web");
+        let task = world.registry.tasks().next().unwrap().clone();
+        let report = reported_with(&task, |update| update.reason = Reason::AgentIncapable);
+        assert_eq!(world.apply(report).outcome, Ok(CommandReply::Done));
+        let kept = &world.registry.task(&task.key).unwrap().latest;
+        assert_eq!(kept.reason, Reason::None);
+    }
+
     #[test]
     fn before_level_3_the_whole_text_of_an_update_is_stored() {
         let text = "its health check failed 3 times in a row, at last: refused";
@@ -251,25 +345,12 @@ mod tests {
             held: None,
             causes: Explanation::of(Code::DiskUnlimited, &[]).causes,
         };
-        let mut world = crate::testing::World::with_running_task("web");
+        let mut world = World::with_running_task("web");
         let task = world.registry.tasks().next().unwrap().clone();
-        let update = crate::command::AgentUpdate {
-            key: task.key.clone(),
-            order: task.order,
-            number: task.reported + 1,
-            state: crate::task::TaskState::Running,
-            source: crate::task::UpdateSource::Agent,
-            reason: crate::task::Reason::HealthCheckFailed,
-            causes,
-            message: detail,
-            exit: None,
-            standing: crate::task::CheckResults::default(),
-            limits: Some(report),
-            wall_ms: 0,
-        };
-        let report = Command::UpdateTasks(crate::command::UpdateTasks {
-            agent: task.agent,
-            updates: vec![update],
+        let report = reported_with(&task, |update| {
+            update.reason = Reason::HealthCheckFailed;
+            (update.causes, update.message) = (causes, detail);
+            update.limits = Some(report);
         });
         let mut former = report.clone();
         reduce(Level::RELEASE_0_1, &mut former);

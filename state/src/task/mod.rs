@@ -172,6 +172,14 @@ pub enum Reason {
     AgentIncapable,
 }
 
+impl Reason {
+    /// Returns all reasons.
+    #[cfg(any(test, feature = "builders"))]
+    pub fn all() -> impl Iterator<Item = Self> {
+        (1..=u8::MAX.into()).filter_map(<Self as crate::codec::scalars::AsNumber>::of)
+    }
+}
+
 /// The exit status of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Exit {

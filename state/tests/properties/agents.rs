@@ -161,7 +161,12 @@ pub(crate) fn updates(dice: &mut TestRng, registry: &Registry, id: AgentId) -> C
                 STATES[dice.below(STATES.len())]
             },
             source: UpdateSource::Task,
-            reason: Reason::CommandExited,
+            reason: if dice.percent(95) {
+                Reason::CommandExited
+            } else {
+                // Only masters set it.
+                Reason::AgentIncapable
+            },
             causes: Vec::new(),
             message: "x".repeat(dice.below(3) * 700),
             exit: dice.percent(50).then_some(Exit::Code(-1)),

@@ -62,13 +62,18 @@ impl Model {
         if let Some(report) = &update.limits {
             limits_reported(task, report);
         }
+        // An agent cannot report it.
+        let reason = match update.reason == Reason::AgentIncapable {
+            true => Reason::None,
+            false => update.reason,
+        };
         let change = TaskUpdate {
             source: update.source,
             causes: update.causes.clone(),
             message: cut(&update.message),
             exit: update.exit,
             standing: update.standing,
-            ..self.by_master((update.state, update.reason), update.wall_ms)
+            ..self.by_master((update.state, reason), update.wall_ms)
         };
         self.commit(&update.key, change);
         update.state.is_terminal()
