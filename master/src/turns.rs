@@ -3,6 +3,7 @@
 //! A turn is bounded by work, never by a stopwatch alone: remaining entries, orders and queries
 //! continue in the next one. `slow` reports turns that take too long.
 
+mod proposed;
 mod slow;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use metrics::{Histogram, histogram};
 use tokio::time::Instant;
 
 use crate::leader::Input;
+pub(crate) use proposed::proposed_work;
 use slow::{SlowTurns, TurnParts};
 pub(crate) use slow::{command_kind, message_kind};
 

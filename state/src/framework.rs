@@ -1,6 +1,7 @@
 //! Frameworks: schedulers written by users, their sessions and numbered calls.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use crate::capability::{CapabilityNames, FrameworkCapability};
 use crate::codec::error::{CodecError, DecodeResult};
@@ -66,8 +67,8 @@ pub enum SchedulerConnection {
 pub struct Framework {
     /// The id, assigned by the registry.
     pub id: FrameworkId,
-    /// The description.
-    pub info: FrameworkInfo,
+    /// The description, shared with all copies of the framework.
+    pub info: Arc<FrameworkInfo>,
     /// The nonce of the current session.
     pub session: u64,
     /// The nonces of earlier sessions, newest last; at most [`crate::limits::PAST_SESSIONS`].

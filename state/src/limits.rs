@@ -216,6 +216,9 @@ pub const ATTRIBUTES: usize = 256;
 pub const ATTRIBUTE_BYTES: usize = 4 * 1024;
 /// The number of roles of one framework. More are refused.
 pub const ROLES_PER_FRAMEWORK: usize = 64;
+/// The number of labels of one framework. More are refused, unless it had the same ones before
+/// level 3.
+pub const LABELS_PER_FRAMEWORK: usize = 256;
 /// The default time for which a disconnected framework keeps its tasks: one week, in milliseconds.
 pub const FAILOVER_TIMEOUT_MS: u64 = 7 * 24 * 3_600_000;
 /// The default time for which an offer is valid, in milliseconds of cluster time.

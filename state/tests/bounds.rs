@@ -1,12 +1,19 @@
 //! Tests of the behaviour at bounds that random commands do not reach.
 
+use std::time::Duration;
+
+use argosy_state::actor::Actor;
+use argosy_state::apply::AppliedProposal;
 use argosy_state::command::{
-    Acknowledge, AgentUpdate, Call, CallAction, Command, CommandReply, HeldTask, Operate,
-    OperatorOperation, ReconcileAgent, Rejection, Subscribe, SweepTarget, UpdateTasks,
+    Acknowledge, AgentUpdate, Call, CallAction, Command, CommandReply, HeldTask, LogEntry, Operate,
+    OperatorOperation, ProposedCommand, ReconcileAgent, Rejection, Subscribe, SweepTarget,
+    UpdateTasks,
 };
-use argosy_state::ids::{FrameworkId, OrderIndex, Revision, TaskId};
+use argosy_state::framework::FrameworkInfo;
+use argosy_state::ids::{FrameworkId, NodeId, OrderIndex, Revision, TaskId, Timestamp};
+use argosy_state::level::Level;
 use argosy_state::limits;
-use argosy_state::task::{CheckResults, Reason, TaskState, UpdateSource};
+use argosy_state::task::{CheckResults, Reason, TaskLimits, TaskState, UpdateSource};
 use argosy_state::testing::{World, framework_info, key, spec};
 
 fn revive(framework: FrameworkId, session: u64, number: u64, lowest: u64) -> Command {
@@ -73,6 +80,127 @@ fn a_removed_framework_is_deleted_after_its_sweep() {
     assert!(world.registry.framework(id).is_none());
     assert_eq!(world.registry.sweeps().count(), 0);
     assert!(world.reloaded() == world.registry);
+}
+
+/// Returns a description with this number of labels of three bytes.
+fn labelled(count: u32) -> FrameworkInfo {
+    let digit = |digit| char::from_digit(digit % 32, 32).unwrap();
+    let names = (0..count).map(|at| [at / 1_024, at / 32, at].map(digit).iter().collect());
+    let mut info = framework_info("web");
+    info.labels = names.map(|name| (name, String::new())).collect();
+    info
+}
+
+/// Returns a world of level 3 with a framework that has had 20,000 labels since level 2.
+fn with_former_labels() -> (World, FrameworkId) {
+    let mut world = World::empty();
+    world.level = Level::RELEASE_0_1;
+    world.open_epoch(NodeId(1));
+    let id = world.subscribe_as(labelled(20_000));
+    world.level = Level::NEWEST;
+    let level = world.level;
+    let raised = world.apply(Command::RaiseLevel { level }).outcome;
+    assert_eq!(raised, Ok(CommandReply::Done));
+    (world, id)
+}
+
+#[test]
+fn the_number_of_new_labels_is_bounded_since_level_3() {
+    let (mut world, id) = with_former_labels();
+    let subscribe = |world: &mut World, framework, session, count| {
+        let info = labelled(count);
+        let subscribe = Command::Subscribe(Subscribe {
+            framework,
+            session,
+            info,
+        });
+        world.apply(subscribe).outcome
+    };
+    let refused = Err(Rejection::Invalid {
+        field: "info.labels".to_owned(),
+        text: "257 of them; at most 256".to_owned(),
+    });
+    assert_eq!(subscribe(&mut world, None, 7, 257), refused);
+    let added = subscribe(&mut world, None, 7, 256);
+    assert_eq!(added, Ok(CommandReply::Framework(FrameworkId(id.0 + 1))));
+    // The former labels are kept over sessions and other changes, but not replaced by as many.
+    let kept = subscribe(&mut world, Some(id), 8, 20_000);
+    assert_eq!(kept, Ok(CommandReply::Framework(id)));
+    let mut info = labelled(20_000);
+    info.failover_timeout_ms += 1;
+    let changed = world.call(id, CallAction::Update(info)).outcome;
+    assert!(matches!(changed, Ok(CommandReply::Call { .. })));
+    let replaced = world.call(id, CallAction::Update(labelled(257))).outcome;
+    assert_eq!(replaced, refused.map(|_: CommandReply| CommandReply::Done));
+}
+
+/// Returns the processor time of this thread.
+fn cpu_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// Applies 256 calls of a framework in one entry, which must take little time whatever the size of
+/// its records: turns count 10 µs for each call. Readers share the registry.
+fn assert_cheap(world: &mut World, framework: FrameworkId, action: impl Fn(u64) -> CallAction) {
+    let session = world.registry.framework(framework).unwrap().session;
+    let first = 1_000;
+    let commands = (first..first + 256).map(|number| ProposedCommand {
+        ticket: world.ticket(),
+        actor: Actor::default(),
+        command: Command::Call(Call {
+            framework,
+            session,
+            number,
+            lowest_unanswered: number,
+            hash: number,
+            action: action(number),
+        }),
+    });
+    let entry = LogEntry {
+        at: Timestamp(0),
+        commands: commands.collect(),
+    };
+    let mut registry = world.registry.clone();
+    let before = cpu_time();
+    let applied = registry.apply(registry.applied() + 1, &entry);
+    let took = cpu_time() - before;
+    let is_done = |one: &AppliedProposal| matches!(one.outcome, Ok(CommandReply::Call { .. }));
+    assert!(applied.iter().all(is_done), "{applied:?}");
+    assert!(took < Duration::from_millis(500), "{took:?}");
+}
+
+#[test]
+fn suppressions_cost_little_with_many_labels() {
+    let (mut world, id) = with_former_labels();
+    assert_cheap(&mut world, id, |number| match number % 2 {
+        0 => CallAction::Suppress(Vec::new()),
+        _ => CallAction::Revive(Vec::new()),
+    });
+}
+
+#[test]
+fn changes_of_limits_cost_little_with_many_variables() {
+    let mut world = World::new();
+    let agent = world.register("cpus:4");
+    let id = world.subscribe("web");
+    let offer = world.offer(id, agent, "cpus:1");
+    let mut large = spec("large", "cpus:1");
+    large.environment = labelled(25_000).labels;
+    let launched = world.accept(id, vec![offer], vec![large]).outcome;
+    let Ok(CommandReply::Call { refused, .. }) = launched else {
+        panic!("{launched:?}");
+    };
+    assert_eq!(refused, []);
+    for changes in [0, 1] {
+        assert_cheap(&mut world, id, |number| CallAction::UpdateLimits {
+            task: TaskId::new("large").unwrap(),
+            limits: TaskLimits {
+                pids: Some(100 + number * changes),
+                ..TaskLimits::default()
+            },
+        });
+    }
 }
 
 #[test]

@@ -181,7 +181,7 @@ impl<'a> Object<'a> {
             let mut removed = registry.finished_frameworks();
             removed.find(|removed| removed.id == id)
         };
-        let live = registry.framework(id).map(|live| &live.info);
+        let live = registry.framework(id).map(|live| &*live.info);
         let info = live.or_else(|| removed().map(|removed| &removed.info));
         let roles = info.into_iter().flat_map(|info| &info.roles);
         let with = |role| Self {

@@ -89,7 +89,7 @@ impl Leader {
         let nothing_new = framework.is_some_and(|framework| {
             framework.session == subscription.session
                 && framework.connection == SchedulerConnection::Connected
-                && framework.info == info
+                && *framework.info == info
                 && !framework.removing
                 && !self.deadlines.is_disconnecting(framework.id)
         });

@@ -432,7 +432,7 @@ fn subscription(world: &World, link: u64, framework: Option<FrameworkId>, name: 
             framework,
             session: known.map_or(7, |known| known.session),
             replaces: None,
-            info: known.map_or_else(|| framework_info(name), |known| known.info.clone()),
+            info: known.map_or_else(|| framework_info(name), |known| (*known.info).clone()),
             held: Vec::new(),
             filters: Vec::new(),
             version: 1,

@@ -73,7 +73,7 @@ impl Replica {
         if let Some(need) = level::first_unsupported(level, &proposed.command) {
             return self.step(Input::BeyondLevel { serial, need });
         }
-        let work = turns::work(&proposed.command);
+        let work = turns::proposed_work(&self.registry, &proposed.command);
         let command = encode::command(proposed, level);
         if let Err(why) = check_readable(&command) {
             error!(serial, %why, "a command cannot be decoded and is not proposed: please report this defect");

@@ -374,15 +374,19 @@ pub(super) fn check_spec(spec: &TaskSpec, level: Level) -> Result<(), Rejection>
     if let Err((field, text)) = command_line::check(spec, level) {
         return invalid(&field, &text);
     }
-    let size = spec.estimated_size(level);
+    check_spec_size(spec.estimated_size(level))
+}
+
+/// Validates the estimated size of a description.
+pub(super) fn check_spec_size(size: usize) -> Result<(), Rejection> {
     if size > limits::TASK_SPEC_BYTES {
-        return invalid(
-            "task",
-            &format!(
+        return Err(Rejection::Invalid {
+            field: "task".to_owned(),
+            text: format!(
                 "its description takes {size} bytes; at most {}: use uris for data",
                 limits::TASK_SPEC_BYTES
             ),
-        );
+        });
     }
     Ok(())
 }

@@ -97,6 +97,18 @@ impl Registry {
                 limits::FRAMEWORKS
             )));
         }
+        let labels = &framework.info.labels;
+        let is_known = former.is_some_and(|former| former.info.labels == *labels);
+        if labels.len() > limits::LABELS_PER_FRAMEWORK && !is_known {
+            return Err(Rejection::Invalid {
+                field: "info.labels".to_owned(),
+                text: format!(
+                    "{} of them; at most {}",
+                    labels.len(),
+                    limits::LABELS_PER_FRAMEWORK
+                ),
+            });
+        }
         let present = usage::of_framework(framework);
         let former = former.map_or(0, usage::of_framework);
         let most = limits::FRAMEWORK_BYTES;

@@ -1,5 +1,8 @@
 //! Numbered calls of frameworks: each is applied at most once, and its answer is remembered.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use super::CommandContext;
 use super::frameworks::check_info;
 use crate::Registry;
@@ -250,12 +253,11 @@ impl Registry {
         roles: &[Role],
         revision: Revision,
     ) -> Result<(), Rejection> {
-        let mut framework = self.frameworks.get(&id).expect("the call found it").clone();
-        let before = framework.suppressed.len();
-        framework.suppressed.extend(chosen(&framework.info, roles)?);
-        if framework.suppressed.len() != before {
-            framework.revision = revision;
-            self.put_framework(framework);
+        let framework = self.frameworks.get(&id).expect("the call found it");
+        let mut suppressed = framework.suppressed.clone();
+        suppressed.extend(chosen(&framework.info, roles)?);
+        if suppressed.len() != framework.suppressed.len() {
+            self.set_suppressed(id, suppressed, revision);
             context.emit(Event::FrameworkChanged(id));
         }
         Ok(())
@@ -268,21 +270,30 @@ impl Registry {
         roles: &[Role],
         revision: Revision,
     ) -> Result<(), Rejection> {
-        let mut framework = self.frameworks.get(&id).expect("the call found it").clone();
-        let before = framework.suppressed.len();
+        let framework = self.frameworks.get(&id).expect("the call found it");
         let roles = chosen(&framework.info, roles)?;
+        let mut suppressed = framework.suppressed.clone();
         for role in &roles {
-            framework.suppressed.remove(role);
+            suppressed.remove(role);
         }
-        if framework.suppressed.len() != before {
-            framework.revision = revision;
-            self.put_framework(framework);
+        if suppressed.len() != framework.suppressed.len() {
+            self.set_suppressed(id, suppressed, revision);
         }
         context.emit(Event::FrameworkRevived {
             framework: id,
             roles,
         });
         Ok(())
+    }
+
+    /// Changes the roles in which a framework requests no offers. Its description, which may be
+    /// large, is not read.
+    fn set_suppressed(&mut self, id: FrameworkId, roles: BTreeSet<Role>, revision: Revision) {
+        let framework = self.frameworks.get_mut(&id).expect("the call found it");
+        self.index.weigh_suppressed(&framework.suppressed, &roles);
+        framework.suppressed = roles;
+        framework.revision = revision;
+        self.changed.insert(RecordKey::Framework(id));
     }
 
     fn update_info(
@@ -295,14 +306,15 @@ impl Registry {
         check_info(info)?;
         let mut framework = self.frameworks.get(&id).expect("the call found it").clone();
         if framework.info.principal != info.principal {
-            return Err(Rejection::PrincipalChanged(framework.info.principal));
+            let principal = framework.info.principal.clone();
+            return Err(Rejection::PrincipalChanged(principal));
         }
-        if framework.info != *info {
+        if *framework.info != *info {
             let becomes_detached = info.detached && !framework.info.detached;
             framework
                 .suppressed
                 .retain(|role| info.roles.contains(role));
-            framework.info = info.clone();
+            framework.info = Arc::new(info.clone());
             framework.revision = revision;
             self.check_framework_bytes(&framework)?;
             self.put_framework(framework);

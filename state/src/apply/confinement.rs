@@ -83,7 +83,8 @@ fn check_sizes(spec: &TaskSpec, agent: &Agent) -> Result<(), FieldError> {
     }
 }
 
-fn check_limits(spec: &TaskSpec, limits: &TaskLimits) -> Result<(), FieldError> {
+/// Validates limits of a task against its resources and the bounds of each limit.
+pub(super) fn check_limits(spec: &TaskSpec, limits: &TaskLimits) -> Result<(), FieldError> {
     let wrong = |field, text: String| Err((field, text));
     let cpus = amount(spec, "cpus");
     if let Some(most) = limits.cpu_millis

@@ -1,5 +1,7 @@
 //! Subscription, change, disconnection and removal of frameworks.
 
+use std::sync::Arc;
+
 use super::CommandContext;
 use crate::Registry;
 use crate::capability;
@@ -35,7 +37,7 @@ impl Registry {
         let id = FrameworkId(self.cluster.last_framework + 1);
         let framework = Framework {
             id,
-            info: subscribe.info.clone(),
+            info: Arc::new(subscribe.info.clone()),
             session: subscribe.session,
             past_sessions: Default::default(),
             connection: SchedulerConnection::Connected,
@@ -76,12 +78,12 @@ impl Registry {
         let becomes_detached = subscribe.info.detached && !known.info.detached;
         if !fresh
             && known.connection == SchedulerConnection::Connected
-            && known.info == subscribe.info
+            && *known.info == subscribe.info
         {
             return Ok(CommandReply::Framework(id));
         }
         let mut framework = known.clone();
-        framework.info = subscribe.info.clone();
+        framework.info = Arc::new(subscribe.info.clone());
         self.check_framework_bytes(&framework)?;
         if fresh {
             framework.past_sessions.push_back(framework.session);
@@ -218,7 +220,7 @@ impl Registry {
         let framework = self.remove_framework(id);
         let serial = self.next_finished();
         self.changed.insert(RecordKey::FinishedFramework(serial));
-        let mut info = framework.info;
+        let mut info = Arc::unwrap_or_clone(framework.info);
         if self.level() >= Level::RELEASE_0_2 {
             info.labels.clear();
         }

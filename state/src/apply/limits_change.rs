@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use super::CommandContext;
-use super::accept::check_spec;
+use super::accept::check_spec_size;
+use super::confinement;
 use super::tasks::{TaskChange, cut};
 use crate::Registry;
 use crate::command::{HeldTask, Rejection};
@@ -37,8 +38,7 @@ impl Registry {
                 return Err(invalid("task_id", text));
             }
         };
-        let spec = limited(&task.spec, limits)?;
-        check_spec(&spec, self.level())?;
+        let new = checked(&task.spec, limits, self.level())?;
         let agent = self.agents.get(&task.agent);
         if !agent.is_some_and(|agent| agent.report.info.takes(OrderKind::Limits)) {
             if self.level() >= Level::RELEASE_0_2 {
@@ -53,7 +53,7 @@ impl Registry {
         }
         let outcome = task.limits_change.as_ref().map(|change| &change.outcome);
         let is_refused = matches!(outcome, Some(Some(Err(_))));
-        if spec.limits == task.spec.limits && !is_refused {
+        if new == task.spec.limits && !is_refused {
             return Ok(());
         }
         self.check_limits_bytes(key, limits)?;
@@ -68,7 +68,7 @@ impl Registry {
         let agent = task.agent;
         let order = self.next_order(agent);
         self.change_task(key, |task| {
-            task.spec = Arc::new(spec);
+            Arc::make_mut(&mut task.spec).limits = new;
             task.revision = revision;
             task.limits_change = Some(LimitsChange {
                 order,
@@ -88,8 +88,13 @@ impl Registry {
     }
 }
 
-/// Returns the description with these limits, or without limits if all have default values.
-fn limited(spec: &TaskSpec, limits: &TaskLimits) -> Result<TaskSpec, Rejection> {
+/// Validates new limits of a task whose other fields are valid. Returns them as a description has
+/// them: `None` if all have default values. The description, which may be large, is not copied.
+fn checked(
+    spec: &TaskSpec,
+    limits: &TaskLimits,
+    level: Level,
+) -> Result<Option<Box<TaskLimits>>, Rejection> {
     if spec.executor.is_some() {
         let text = "an executor runs it, in whose container it has no limits of its own: change its resources by launching it anew";
         return Err(invalid("task_id", text.to_owned()));
@@ -102,10 +107,12 @@ fn limited(spec: &TaskSpec, limits: &TaskLimits) -> Result<TaskSpec, Rejection> 
         let text = "processors are given to a task alone when it starts: leave it as it was, or launch the task anew";
         return Err(invalid("limits.exclusive_cpus", text.to_owned()));
     }
-    Ok(TaskSpec {
-        limits: (*limits != TaskLimits::default()).then(|| Box::new(limits.clone())),
-        ..spec.clone()
-    })
+    confinement::check_limits(spec, limits).map_err(|(field, text)| invalid(field, text))?;
+    let (former, new) = (spec.size_of_limits(), limits.estimated_size());
+    if new > former {
+        check_spec_size(spec.estimated_size(level) - former + new)?;
+    }
+    Ok((*limits != TaskLimits::default()).then(|| Box::new(limits.clone())))
 }
 
 /// Records the result of a change of limits. A report about a cancelled order is ignored. After a
@@ -124,12 +131,13 @@ pub(super) fn finish_limits_change(task: &mut Task, report: LimitsReport, level:
     change.causes = report.causes;
     if is_refused && was_open {
         let held = report.held.map(|held| *held);
-        match held.and_then(|held| valid_limits(&task.spec, held, level)) {
-            Some(held) => Arc::make_mut(&mut task.spec).limits = held,
-            None => {
-                change.is_second = level >= Level::RELEASE_0_2 && !change.is_second;
-                Arc::make_mut(&mut task.spec).limits = before;
-            }
+        let held = held.and_then(|held| valid_limits(&task.spec, held, level));
+        if held.is_none() {
+            change.is_second = level >= Level::RELEASE_0_2 && !change.is_second;
+        }
+        let in_force = held.unwrap_or(before);
+        if task.spec.limits != in_force {
+            Arc::make_mut(&mut task.spec).limits = in_force;
         }
     }
 }
@@ -145,9 +153,7 @@ fn valid_limits(
         exclusive_cpus: own.is_some_and(|limits| limits.exclusive_cpus),
         ..held
     };
-    let spec = limited(spec, &held).ok()?;
-    check_spec(&spec, level).ok()?;
-    Some(spec.limits)
+    checked(spec, &held, level).ok()
 }
 
 impl Registry {

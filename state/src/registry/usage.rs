@@ -1,11 +1,13 @@
 //! The estimated memory of records, and the bounds on it. Counters are updated with every change;
 //! the records are never scanned.
 
+use std::collections::BTreeSet;
+
 use super::index::Sign;
 use super::{Indexes, OperatorAnswer, Registry};
 use crate::agent::Agent;
 use crate::framework::Framework;
-use crate::ids::{FrameworkId, TaskKey};
+use crate::ids::{FrameworkId, Role, TaskKey};
 use crate::limits;
 use crate::resources::Resources;
 use crate::secret::{SealedSecret, SecretName};
@@ -170,6 +172,13 @@ impl Indexes {
         sign.bytes(&mut self.bytes.tasks, bytes);
     }
 
+    /// Updates the counter after a change of the roles that a framework has suppressed.
+    pub(crate) fn weigh_suppressed(&mut self, former: &BTreeSet<Role>, present: &BTreeSet<Role>) {
+        let bytes = &mut self.bytes.frameworks;
+        Sign::Remove.bytes(bytes, of_roles(former));
+        Sign::Add.bytes(bytes, of_roles(present));
+    }
+
     pub(super) fn weigh_answer(
         &mut self,
         name: &(String, String),
@@ -265,15 +274,22 @@ pub(crate) fn of_framework(framework: &Framework) -> u64 {
     let info = &framework.info;
     let texts = [&info.name, &info.user, &info.principal, &info.web_url];
     let texts = texts.into_iter().chain(&info.capabilities);
-    let roles = info.roles.iter().chain(&framework.suppressed);
-    let roles = roles.map(|role| PART_BYTES + role.as_str().len() as u64);
     RECORD_BYTES
         + texts.map(|text| text.len() as u64).sum::<u64>()
         + info.capabilities.len() as u64 * PART_BYTES
         + of_texts(&info.labels)
-        + roles.sum::<u64>()
+        + of_roles(&info.roles)
+        + of_roles(&framework.suppressed)
         // Each session is indexed by its principal.
         + framework.past_sessions.len() as u64 * (PART_BYTES + info.principal.len() as u64)
+}
+
+/// Returns the bytes of the roles that a framework has, or has suppressed.
+fn of_roles(roles: &BTreeSet<Role>) -> u64 {
+    let roles = roles.iter();
+    roles
+        .map(|role| PART_BYTES + role.as_str().len() as u64)
+        .sum()
 }
 
 /// Returns the bytes of a secret.

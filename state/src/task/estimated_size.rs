@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CheckKind, CniNetwork, CommandSpec, Container, ContainerNetwork, Discovery, TaskSpec,
-    TaskVolume, VolumeSource,
+    CheckKind, CniNetwork, CommandSpec, Container, ContainerNetwork, Discovery, TaskLimits,
+    TaskSpec, TaskVolume, VolumeSource,
 };
 use crate::ids::Level;
 
@@ -25,8 +25,14 @@ impl TaskSpec {
             + executor.map_or(0, |executor| of_confinement(&executor.as_task()))
     }
 
+    /// Returns the part of that size that the limits have.
+    pub(crate) fn size_of_limits(&self) -> usize {
+        self.limits.as_deref().map_or(0, TaskLimits::estimated_size)
+    }
+
     /// Returns the same size without the limits, which may change later.
-    pub(crate) fn size_without_limits(&self) -> usize {
+    #[must_use]
+    pub fn size_without_limits(&self) -> usize {
         let run = match &self.run {
             CommandSpec::Image => 0,
             CommandSpec::Shell(line) => line.len(),
@@ -56,6 +62,14 @@ impl TaskSpec {
                 .executor
                 .as_ref()
                 .map_or(0, |executor| executor.as_task().size_without_limits())
+    }
+}
+
+impl TaskLimits {
+    /// Returns the estimated size of the limits in a description.
+    pub(crate) fn estimated_size(&self) -> usize {
+        let disks = self.io.iter();
+        disks.map(|limit| PART_BYTES + limit.disk.len()).sum()
     }
 }
 
@@ -111,12 +125,7 @@ fn of_volumes(volumes: &[TaskVolume]) -> usize {
 }
 
 fn of_confinement(spec: &TaskSpec) -> usize {
-    let security_options = spec.container.security_options.capabilities.len() * PART_BYTES;
-    let disks = spec.limits.iter().flat_map(|limits| &limits.io);
-    security_options
-        + disks
-            .map(|limit| PART_BYTES + limit.disk.len())
-            .sum::<usize>()
+    spec.container.security_options.capabilities.len() * PART_BYTES + spec.size_of_limits()
 }
 
 #[cfg(test)]

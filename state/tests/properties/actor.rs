@@ -374,7 +374,11 @@ fn resubscribe(dice: &mut TestRng, registry: &Registry, id: FrameworkId) -> Comm
     Command::Subscribe(Subscribe {
         framework: Some(id),
         session,
-        info: if same { known.info.clone() } else { info(dice) },
+        info: if same {
+            (*known.info).clone()
+        } else {
+            info(dice)
+        },
     })
 }
 

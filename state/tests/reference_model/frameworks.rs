@@ -24,7 +24,7 @@ impl Model {
             return Err(Rejection::Superseded(id));
         }
         let is_connected = known.connection == SchedulerConnection::Connected;
-        if former == session && is_connected && known.info == *info {
+        if former == session && is_connected && *known.info == *info {
             return Ok(CommandReply::Framework(id));
         }
         let revision = self.revision();
@@ -50,7 +50,7 @@ impl Model {
         let id = FrameworkId(self.cluster.last_framework);
         let framework = Framework {
             id,
-            info: info.clone(),
+            info: info.clone().into(),
             session,
             past_sessions: Default::default(),
             connection: SchedulerConnection::Connected,
@@ -66,7 +66,7 @@ impl Model {
 
     fn set_info(&mut self, id: FrameworkId, info: &FrameworkInfo, revision: Revision) {
         let framework = self.framework_mut(id);
-        framework.info = info.clone();
+        framework.info = info.clone().into();
         let roles = &info.roles;
         framework.suppressed.retain(|role| roles.contains(role));
         framework.revision = revision;
@@ -150,7 +150,7 @@ impl Model {
         };
         self.finished_frameworks.push(FinishedFramework {
             id,
-            info: framework.info.clone(),
+            info: (*framework.info).clone(),
             revision: self.next,
             reason: reason.to_owned(),
         });
@@ -251,7 +251,7 @@ impl Model {
             }
             CallAction::Update(info) => {
                 refuse(info.roles.is_empty(), invalid("info.roles"))?;
-                if self.frameworks[&framework].info != *info {
+                if *self.frameworks[&framework].info != *info {
                     self.set_info(framework, info, revision);
                     self.emit(Event::FrameworkChanged(framework));
                     self.finish_if_detached(framework);

@@ -332,7 +332,7 @@ impl World {
             cluster: Some(self.registry.cluster().facts.id),
             framework: Some(framework),
             held: held.iter().map(|id| self.held(id)).collect(),
-            ..new_framework(record.session, record.info.clone())
+            ..new_framework(record.session, (*record.info).clone())
         }
     }
 

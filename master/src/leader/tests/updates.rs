@@ -147,7 +147,7 @@ fn removing_a_task_frees_its_slot_in_flight() {
     world.report(LinkId(2), "t0000", 2, TaskState::Finished);
     world.clear_lines();
     // From now on ended tasks move to the history without an acknowledgement.
-    let mut info = world.registry.framework(FRAMEWORK).unwrap().info.clone();
+    let mut info = (*world.registry.framework(FRAMEWORK).unwrap().info).clone();
     info.detached = true;
     world.call(argosy_state::command::CallAction::Update(info));
     world.report(LinkId(2), "zebra", 1, TaskState::Running);

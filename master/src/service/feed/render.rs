@@ -220,7 +220,7 @@ pub(super) fn subject_in(view: &StateView, subject: &Subject) -> RenderedSubject
         Subject::Framework(id) => {
             let live = registry.framework(*id).map(|framework| {
                 let shown = views::framework_record(registry, view.now, framework);
-                (&framework.info, true, shown)
+                (&*framework.info, true, shown)
             });
             let shown = live.or_else(|| {
                 let mut finished = registry.finished_frameworks();

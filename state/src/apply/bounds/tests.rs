@@ -256,7 +256,7 @@ fn a_framework_beyond_the_limit_is_rejected_if_none_can_be_removed() {
         for at in 2..=limits::FRAMEWORKS as u64 {
             let mut next = model.clone();
             next.id = FrameworkId(at);
-            next.info.principal = format!("p{at}");
+            std::sync::Arc::make_mut(&mut next.info).principal = format!("p{at}");
             registry.put_framework(next);
         }
         registry.cluster.last_framework = limits::FRAMEWORKS as u64;

@@ -249,7 +249,7 @@ fn cluster() -> ClusterRecord {
 fn framework() -> Framework {
     Framework {
         id: FrameworkId(4),
-        info: framework_info(),
+        info: framework_info().into(),
         session: 77,
         past_sessions: [75, 76].into(),
         connection: SchedulerConnection::Disconnected {

@@ -209,8 +209,8 @@ impl World {
             ["revive"] => CallAction::Revive(Vec::new()),
             ["teardown"] => CallAction::Teardown,
             ["update"] => {
-                let present = self.registry.framework(FRAMEWORK).unwrap().info.clone();
-                CallAction::Update(info(line, present))
+                let present = &self.registry.framework(FRAMEWORK).unwrap().info;
+                CallAction::Update(info(line, (**present).clone()))
             }
             other => panic!("unknown call {other:?}"),
         };
