@@ -13,7 +13,7 @@ use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{FrameworkId, NodeId, OrderIndex, Revision, TaskId, Timestamp};
 use argosy_state::level::Level;
 use argosy_state::limits;
-use argosy_state::task::{CheckResults, Reason, TaskLimits, TaskState, UpdateSource};
+use argosy_state::task::{CheckResults, Reason, Task, TaskLimits, TaskState, UpdateSource};
 use argosy_state::testing::{World, framework_info, key, spec};
 
 fn revive(framework: FrameworkId, session: u64, number: u64, lowest: u64) -> Command {
@@ -79,6 +79,89 @@ fn a_removed_framework_is_deleted_after_its_sweep() {
     world.apply(Command::Sweep(SweepTarget::Framework(id)));
     assert!(world.registry.framework(id).is_none());
     assert_eq!(world.registry.sweeps().count(), 0);
+    assert!(world.reloaded() == world.registry);
+}
+
+/// Returns the first update of a task, which ends it.
+fn ended(task: &Task) -> AgentUpdate {
+    AgentUpdate {
+        key: task.key.clone(),
+        order: task.order,
+        number: 1,
+        state: TaskState::Finished,
+        source: UpdateSource::Task,
+        reason: Reason::CommandExited,
+        causes: Vec::new(),
+        message: String::new(),
+        exit: None,
+        standing: CheckResults::default(),
+        limits: None,
+        wall_ms: 0,
+    }
+}
+
+/// Applies a command, which must change at most this number of records.
+fn apply_within(world: &mut World, most: usize, command: Command) {
+    let commands = vec![ProposedCommand {
+        ticket: world.ticket(),
+        actor: Actor::default(),
+        command,
+    }];
+    let at = world.now;
+    let (applied, writes) = world.apply_entry(&LogEntry { at, commands });
+    assert_eq!(applied[0].outcome, Ok(CommandReply::Done));
+    assert!(writes.len() <= most, "{} records", writes.len());
+}
+
+#[test]
+fn detached_frameworks_that_end_together_leave_their_answers_to_sweeps() {
+    let mut world = World::new();
+    let agent = world.register("cpus:4");
+    let mut detached = framework_info("batch");
+    detached.detached = true;
+    let ids: Vec<FrameworkId> = (0..5)
+        .map(|_| world.subscribe_as(detached.clone()))
+        .collect();
+    for id in &ids {
+        world.launch(*id, agent, "only", "cpus:0.1");
+        let session = world.registry.framework(*id).unwrap().session;
+        let calls = 2..=limits::TASKS_PER_SWEEP as u64 + 2;
+        let calls = calls.map(|number| revive(*id, session, number, 1));
+        world.apply_all(calls.collect());
+        world.disconnect(*id);
+    }
+    let updates = world.registry.tasks().map(ended).collect();
+    let report = Command::UpdateTasks(UpdateTasks { agent, updates });
+    apply_within(&mut world, limits::RECORDS_PER_COMMAND, report);
+    assert_eq!(world.registry.tasks().count(), 0);
+    assert!(
+        world
+            .registry
+            .sweeps()
+            .eq(ids.iter().map(|id| SweepTarget::Framework(*id)))
+    );
+    // It cannot return: some of its calls would be applied twice.
+    let again = Command::Subscribe(Subscribe {
+        framework: Some(ids[0]),
+        session: 7,
+        info: detached,
+    });
+    let refused = Err(Rejection::FrameworkRemoved(ids[0]));
+    assert_eq!(world.apply(again).outcome, refused);
+    assert!(world.reloaded() == world.registry);
+    while let Some(target) = { world.registry.sweeps().next() } {
+        apply_within(
+            &mut world,
+            limits::TASKS_PER_SWEEP + 4,
+            Command::Sweep(target),
+        );
+    }
+    assert_eq!(world.registry.frameworks().count(), 0);
+    let reasons = world
+        .registry
+        .finished_frameworks()
+        .map(|ended| &*ended.reason);
+    assert_eq!(reasons.collect::<Vec<_>>(), ["detached"; 5]);
     assert!(world.reloaded() == world.registry);
 }
 
@@ -277,23 +360,8 @@ fn a_task_id_can_be_reused_when_its_history_is_gone() {
     let id = world.subscribe_as(info);
     let wave = 500;
     let end = |world: &mut World, names: &[String]| {
-        let updates = names.iter().map(|name| {
-            let key = key(id, name);
-            AgentUpdate {
-                order: world.registry.task(&key).unwrap().order,
-                key,
-                number: 1,
-                state: TaskState::Finished,
-                source: UpdateSource::Task,
-                reason: Reason::CommandExited,
-                causes: Vec::new(),
-                message: String::new(),
-                exit: None,
-                standing: CheckResults::default(),
-                limits: None,
-                wall_ms: 0,
-            }
-        });
+        let tasks = names.iter().map(|name| key(id, name));
+        let updates = tasks.map(|key| ended(world.registry.task(&key).unwrap()));
         let updates = updates.collect();
         let applied = world.apply(Command::UpdateTasks(UpdateTasks { agent, updates }));
         assert_eq!(applied.outcome, Ok(CommandReply::Done));

@@ -159,7 +159,7 @@ impl Registry {
         self.index.frameworks.or_default(call.framework).answers += 1;
     }
 
-    fn answers_of(&self, id: FrameworkId) -> usize {
+    pub(super) fn answers_of(&self, id: FrameworkId) -> usize {
         self.index
             .frameworks
             .get(&id)

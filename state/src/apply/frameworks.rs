@@ -13,7 +13,7 @@ use crate::framework::{FinishedFramework, Framework, FrameworkInfo, SchedulerCon
 use crate::ids::FrameworkId;
 use crate::level::Level;
 use crate::limits;
-use crate::registry::RecordKey;
+use crate::registry::{RecordKey, SweepMark};
 
 impl Registry {
     pub(super) fn subscribe(
@@ -185,7 +185,7 @@ impl Registry {
     }
 
     /// Removes a framework that has no tasks and no running sweep left, if it is marked for
-    /// removal, or is detached and not connected.
+    /// removal, or is detached and not connected. Since level 3 a sweep drops its answers before.
     pub(super) fn remove_framework_if_done(
         &mut self,
         context: &mut CommandContext,
@@ -209,12 +209,15 @@ impl Registry {
         if left || !swept || !(framework.removing || left_alone) {
             return;
         }
-        let reason = if framework.removing {
-            "removed"
-        } else if self.level() >= Level::RELEASE_0_2 {
-            "detached"
-        } else {
-            "detached; its last task ended"
+        let is_swept_first = self.level() >= Level::RELEASE_0_2;
+        if is_swept_first && self.answers_of(id) > 0 {
+            return self.leave_answers_to_sweep(context, id);
+        }
+        let reason = match (left_alone, framework.removing) {
+            // The mark may be for the sweep of its answers.
+            (true, _) if is_swept_first => "detached",
+            (_, true) => "removed",
+            (_, false) => "detached; its last task ended",
         };
         self.drop_answers(id, limits::ANSWERS_PER_FRAMEWORK, |_| true);
         let framework = self.remove_framework(id);
@@ -239,6 +242,19 @@ impl Registry {
             self.changed.insert(RecordKey::FinishedFramework(oldest));
         }
         context.emit(Event::FrameworkRemoved(id));
+    }
+
+    /// Marks a framework without tasks for removal after a sweep of its answers, which may be many,
+    /// as may be the frameworks that one command ends. It cannot return: of its calls, those whose
+    /// answers are dropped would be applied again.
+    fn leave_answers_to_sweep(&mut self, context: &mut CommandContext, id: FrameworkId) {
+        let mut framework = self.frameworks[&id].clone();
+        framework.removing = true;
+        framework.revision = context.next_revision();
+        self.put_framework(framework);
+        self.put_sweep(SweepTarget::Framework(id), SweepMark::default());
+        context.emit(Event::FrameworkRemoving(id));
+        context.emit(Event::SweepNeeded);
     }
 
     pub(super) fn raise_low_water(&mut self, raise: &RaiseLowWater) -> ApplyOutcome {

@@ -22,6 +22,9 @@ use crate::task::{
 const REPORTED_RECORDS: usize = 4;
 /// The same for a change by a master: the status, and a message that is no longer the newest.
 const DECIDED_RECORDS: usize = 2;
+/// The largest number of records of a framework that is removed with its last task: its own, and
+/// two of the history, or a sweep.
+const REMOVED_RECORDS: usize = 3;
 
 /// A new state of a task, without a revision.
 pub(super) struct TaskChange {
@@ -321,7 +324,7 @@ impl Registry {
     fn records_of_state(&self, key: &TaskKey, is_end: bool) -> usize {
         let task = self.tasks.get(key).filter(|_| is_end);
         let finished = task.filter(|task| self.acknowledges_itself(task.key.framework));
-        let finished = finished.map_or(0, |task| self.records_of_finishing(task));
+        let finished = finished.map_or(0, |task| REMOVED_RECORDS + self.records_of_finishing(task));
         self.transitions_changed(key, is_end) + finished
     }
 

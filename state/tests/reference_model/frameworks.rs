@@ -124,13 +124,13 @@ impl Model {
         framework.removing = true;
         framework.revision = revision;
         self.emit(Event::FrameworkRemoving(id));
+        self.answers.retain(|(of, ..), _| *of != id);
         for key in self.keys(|task| task.key.framework == id) {
             match self.tasks[&key].is_terminal() {
                 true => self.finish(&key),
                 false => self.kill(&key, None).expect("it was found"),
             }
         }
-        self.answers.retain(|(of, ..), _| *of != id);
         self.remove_if_done(id);
     }
 
@@ -141,10 +141,24 @@ impl Model {
         };
         let is_away = framework.connection != SchedulerConnection::Connected;
         let is_left = framework.removing || (framework.info.detached && is_away);
-        if !is_left || self.tasks_of(id).next().is_some() {
+        let target = SweepTarget::Framework(id);
+        let is_swept = self.cluster.sweeps.contains_key(&target);
+        if !is_left || is_swept || self.tasks_of(id).next().is_some() {
             return;
         }
-        let reason = match framework.removing {
+        // Many frameworks with many answers may end in one command.
+        if self.is_level_3() && self.answers.keys().any(|(of, ..)| *of == id) {
+            let revision = self.revision();
+            let framework = self.framework_mut(id);
+            framework.removing = true;
+            framework.revision = revision;
+            self.cluster.sweeps.insert(target, SweepMark::default());
+            self.emit(Event::FrameworkRemoving(id));
+            self.emit(Event::SweepNeeded);
+            return;
+        }
+        let is_detached = framework.info.detached && is_away;
+        let reason = match framework.removing && !(is_detached && self.is_level_3()) {
             true => "removed",
             false => "detached",
         };
@@ -159,6 +173,15 @@ impl Model {
         self.answers.retain(|(of, ..), _| *of != id);
         self.cluster.last_finished += 1;
         self.emit(Event::FrameworkRemoved(id));
+    }
+
+    /// Drops the answers of a framework that has ended, and removes it.
+    pub(crate) fn sweep(&mut self, id: FrameworkId) {
+        let sweeps = &mut self.cluster.sweeps;
+        if sweeps.remove(&SweepTarget::Framework(id)).is_some() {
+            self.answers.retain(|(of, ..), _| *of != id);
+            self.remove_if_done(id);
+        }
     }
 
     pub(crate) fn raise_low_water(&mut self, raise: &RaiseLowWater) -> Checked {
@@ -178,12 +201,12 @@ impl Model {
         let (id, number) = (call.framework, call.number);
         let framework = self.framework(id)?;
         let low_water = framework.low_water;
-        refuse(framework.removing, Rejection::FrameworkRemoved(id))?;
         let name = (id, call.session, number);
         if let Some(answer) = self.answers.get(&name) {
             refuse(answer.hash != call.hash, Rejection::CallReused(number))?;
             return Ok(CommandReply::Repeated(answer.clone()));
         }
+        refuse(framework.removing, Rejection::FrameworkRemoved(id))?;
         refuse(framework.session != call.session, Rejection::Superseded(id))?;
         if number < low_water {
             return Err(Rejection::StaleCall { number, low_water });

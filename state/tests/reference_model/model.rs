@@ -111,8 +111,11 @@ impl Model {
                     self.records = Records::Split;
                 }
             }
-            // The random clusters are small: every sweep is complete after its first batch.
-            Command::Sweep(_) | Command::Tick => {}
+            // The random clusters are small: every other sweep is complete after the first batch,
+            // which is in the command that begins it.
+            Command::Sweep(SweepTarget::Framework(id)) => self.sweep(*id),
+            Command::Sweep(SweepTarget::Agent(_) | SweepTarget::PrunedAgent(_)) | Command::Tick => {
+            }
             Command::MassLoss => self.cluster.mass_loss = Some(self.time),
             Command::CompareDigest(compare) => self.emit(Event::DigestLogged {
                 index: compare.index,
@@ -155,7 +158,7 @@ impl Model {
     }
 
     fn report_pending_sweep(&mut self) {
-        if self.records == Records::Converting {
+        if self.records == Records::Converting || !self.cluster.sweeps.is_empty() {
             self.emit(Event::SweepNeeded);
         }
     }
