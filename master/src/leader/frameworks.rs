@@ -328,10 +328,12 @@ impl Leader {
         why: &str,
     ) {
         self.arm_framework(registry, now, id);
-        self.rescind_after_change(registry, id);
+        // The end of the stream withdraws all offers: a message for each one could exceed what the
+        // stream holds, and the scheduler would not receive the reason.
         if let Some(link) = self.linked_frameworks.remove(&id) {
             self.end_stream(link, "removed", why);
         }
+        self.rescind_after_change(registry, id);
     }
 
     /// Notifies every framework whose stream is not behind that an agent failed. This is a hint:
