@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use argosy_state::agent::Agent;
 use argosy_state::ids::{AgentId, FrameworkId, Revision, Role};
@@ -135,7 +136,7 @@ pub(super) struct Client {
     pub(super) offer_timeout_ms: u64,
     pub(super) visibility: VisibilityRules,
     /// The framework's own minimum; `None` means the general one.
-    pub(super) minimum: Option<OfferMinimum>,
+    pub(super) minimum: Option<Arc<OfferMinimum>>,
     pub(super) last_decline: Option<LastDecline>,
 }
 
@@ -144,6 +145,8 @@ pub(super) struct CachedFramework {
     pub(super) session: u64,
     /// The revision of the record from which the clients were made.
     pub(super) revision: Revision,
+    /// The minimum that its clients share, as of that revision.
+    pub(super) minimum: Option<Arc<OfferMinimum>>,
     pub(super) clients: BTreeMap<Role, u32>,
     /// Roles in which it is subscribed or has tasks, as of the last refresh.
     pub(super) accounts: Vec<Role>,

@@ -13,11 +13,16 @@ use argosy_state::ids::{AgentId, FrameworkId, Role};
 use argosy_state::limits;
 use argosy_state::resources::{InvalidResources, Resource, Resources};
 
-use super::skip_reason::SkipReason;
+use super::skip_reason::{SkipReason, covers};
 
 /// Label with which a framework sets its minimum, written as in [`OfferMinimum`]; empty means
 /// anything.
 pub const MINIMUM_LABEL: &str = "argosy.offers/minimum";
+/// Maximum bytes of a minimum as text: each allocation turn compares free resources with it.
+const MINIMUM_BYTES: usize = 1024;
+/// Maximum number of bundles of a minimum.
+const MINIMUM_ALTERNATIVES: usize = 16;
+const MINIMUM_BOUNDS: &str = "a minimum takes at most 1024 bytes and 16 alternatives";
 
 /// State of the leader's stream to a framework.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +158,12 @@ impl FromStr for OfferMinimum {
             .split('|')
             .map(str::trim)
             .filter(|part| !part.is_empty());
+        if text.len() > MINIMUM_BYTES || parts.clone().count() > MINIMUM_ALTERNATIVES {
+            return Err(InvalidResources {
+                part: text.chars().take(64).collect(),
+                rule: MINIMUM_BOUNDS,
+            });
+        }
         let any_of = parts.map(str::parse).collect::<Result<_, _>>()?;
         Ok(Self { any_of })
     }
@@ -172,25 +183,15 @@ impl OfferMinimum {
         if resources.is_empty() {
             return false;
         }
-        self.any_of.is_empty() || self.any_of.iter().any(|least| reaches(resources, least))
+        let reaches = |least: &Resources| least.iter().all(|wanted| covers(resources, wanted));
+        self.any_of.is_empty() || self.any_of.iter().any(reaches)
     }
 
-    /// Returns the minimum that a framework has set. A text that cannot be parsed counts as unset.
+    /// Returns the minimum that a framework has set. A text that cannot be parsed, or is beyond the
+    /// bounds, counts as unset.
     pub(super) fn of(info: &FrameworkInfo) -> Option<Self> {
         info.labels.get(MINIMUM_LABEL)?.parse().ok()
     }
-}
-
-/// Amounts count regardless of their reservation.
-fn reaches(have: &Resources, least: &Resources) -> bool {
-    least.iter().all(|wanted| {
-        let milli = wanted.value.scalar_milli();
-        if milli > 0 {
-            have.scalar_milli(&wanted.identity.name) >= milli
-        } else {
-            have.contains(&Resources::collect([wanted.clone()]).unwrap_or_default())
-        }
-    })
 }
 
 #[cfg(test)]
@@ -219,6 +220,9 @@ mod tests {
         let anything: OfferMinimum = "".parse().unwrap();
         assert!(anything.is_met(&parse("disk:0.001")) && !anything.is_met(&Resources::none()));
         assert!("cpus:x".parse::<OfferMinimum>().is_err());
+        for bound in [MINIMUM_BYTES, MINIMUM_ALTERNATIVES] {
+            assert!(MINIMUM_BOUNDS.contains(&bound.to_string()));
+        }
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Allocator {
         }
         let facts = self.clients.get(client);
         let mirror = self.agents.get(agent);
-        let minimum = facts.minimum.as_ref().unwrap_or(&self.settings.minimum);
+        let minimum = facts.minimum.as_deref().unwrap_or(&self.settings.minimum);
         if mirror.is_plain {
             let ample = match &facts.minimum {
                 None => self.agents.ample.contains(agent),

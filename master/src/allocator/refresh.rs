@@ -2,6 +2,8 @@
 //!
 //! Refreshing is level-triggered: its cause and frequency do not matter.
 
+use std::sync::Arc;
+
 use argosy_state::agent::{Agent, AgentMode};
 use argosy_state::framework::Framework;
 use argosy_state::ids::{AgentId, FrameworkId, Revision, Role};
@@ -73,6 +75,7 @@ impl Allocator {
         self.leave_roles(id, facts);
         if let Some(framework) = facts {
             self.update_session(id, framework.session);
+            self.update_minimum(framework);
             let blocked = framework_obstacle(turn.registry, &turn.links, framework).is_some();
             for role in &framework.info.roles {
                 let at = self.ensure_client(id, role);
@@ -211,6 +214,14 @@ impl Allocator {
         }
     }
 
+    /// Parses the minimum of a framework whose record has changed: once for all of its roles.
+    fn update_minimum(&mut self, framework: &Framework) {
+        let mirror = self.clients.frameworks.entry(framework.id).or_default();
+        if mirror.revision != framework.revision {
+            mirror.minimum = OfferMinimum::of(&framework.info).map(Arc::new);
+        }
+    }
+
     /// Returns the node of a role. A path has one level today; each further level would add a node.
     fn ensure_role(&mut self, role: &Role) -> u32 {
         if let Some(at) = self.roles.get(role) {
@@ -249,10 +260,11 @@ impl Allocator {
         if mirror.is_some_and(|mirror| mirror.revision == framework.revision) {
             return;
         }
+        let minimum = mirror.and_then(|mirror| mirror.minimum.clone());
         let client = self.clients.get_mut(at);
         client.session = framework.session;
         client.visibility = VisibilityRules::new(&framework.info, &client.role);
-        client.minimum = OfferMinimum::of(&framework.info);
+        client.minimum = minimum;
         client.offer_timeout_ms = match framework.info.offer_timeout_ms {
             0 => limits::OFFER_TIMEOUT_MS,
             some => some,

@@ -287,7 +287,7 @@ pub(super) fn covers(have: &Resources, asked: &Resource) -> bool {
     if milli > 0 {
         have.scalar_milli(&asked.identity.name) >= milli
     } else {
-        Resources::collect([asked.clone()]).is_some_and(|asked| have.contains(&asked))
+        have.contains_part(asked)
     }
 }
 

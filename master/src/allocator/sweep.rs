@@ -26,6 +26,16 @@ const CLIENTS_PER_STEP: usize = 16;
 /// those of one turn are served in the order of their shares.
 const CLIENTS_PER_TURN: usize = 32_768;
 
+/// The result of a scan for one client, as far as it has come.
+enum ScanStep {
+    /// The client can be offered this part of the agent.
+    Found(u32, VisiblePart),
+    /// No agent is left.
+    Over,
+    /// The turn's budget is spent. The scan continues at its cursor.
+    TurnSpent,
+}
+
 type Heap = BinaryHeap<Reverse<(DominantShare, u32)>>;
 
 /// Clients that have not scanned all agents yet.
@@ -89,17 +99,23 @@ impl Allocator {
             let Some(client) = descend(&mut heaps, &mut path, |at| self.tree.is_client(at)) else {
                 break;
             };
-            if let Some((agent, part)) = self.next_agent(turn, client) {
-                self.offer(turn, client, agent, part);
-                for (parent, child) in path.iter().rev() {
-                    if let Some(mut top) = heaps[*parent as usize].peek_mut() {
-                        top.0.0 = self.tree.share(*child, &self.kinds);
+            match self.next_agent(turn, client) {
+                ScanStep::Found(agent, part) => {
+                    self.offer(turn, client, agent, part);
+                    for (parent, child) in path.iter().rev() {
+                        if let Some(mut top) = heaps[*parent as usize].peek_mut() {
+                            top.0.0 = self.tree.share(*child, &self.kinds);
+                        }
                     }
                 }
-            } else if let Some((role, _)) = path.last() {
-                heaps[*role as usize].pop();
-                self.scan.members.set(client, false);
-                self.record_unmet(turn, client);
+                ScanStep::Over => {
+                    if let Some((role, _)) = path.last() {
+                        heaps[*role as usize].pop();
+                    }
+                    self.scan.members.set(client, false);
+                    self.record_unmet(turn, client);
+                }
+                ScanStep::TurnSpent => break,
             }
         }
         for heap in &mut heaps {
@@ -135,12 +151,8 @@ impl Allocator {
         }
     }
 
-    /// Returns the next agent of which a client can be offered anything.
-    fn next_agent(
-        &mut self,
-        turn: &mut AllocationTurn<'_>,
-        client: u32,
-    ) -> Option<(u32, VisiblePart)> {
+    /// Continues the scan of a client until an agent of which it can be offered anything.
+    fn next_agent(&mut self, turn: &mut AllocationTurn<'_>, client: u32) -> ScanStep {
         let facts = self.clients.get(client);
         let candidates = if facts.minimum.is_none() {
             &self.agents.ample
@@ -148,7 +160,7 @@ impl Allocator {
             &self.agents.nonempty
         };
         if candidates.is_empty() {
-            return None;
+            return ScanStep::Over;
         }
         let hidden = self.filters.hidden(client);
         let mut cursor = self.scan.cursors[client as usize];
@@ -157,12 +169,16 @@ impl Allocator {
             turn.spend(1 + words / WORDS_PER_STEP);
             let Some(agent) = found else {
                 self.scan.cursors[client as usize] = u32::MAX;
-                return None;
+                return ScanStep::Over;
             };
             cursor = agent + 1;
             if let Some(part) = self.offerable_part(turn.book, turn.now, client, agent) {
                 self.scan.cursors[client as usize] = cursor;
-                return Some((agent, part));
+                return ScanStep::Found(agent, part);
+            }
+            if turn.is_spent() {
+                self.scan.cursors[client as usize] = cursor;
+                return ScanStep::TurnSpent;
             }
         }
     }

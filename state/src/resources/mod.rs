@@ -5,6 +5,7 @@
 
 mod fingerprint;
 mod stored;
+mod sum;
 mod text;
 mod value;
 
@@ -16,6 +17,7 @@ use crate::codec::scalars::AsText;
 use crate::collections::thin_vec::ThinVec;
 use crate::ids::Role;
 
+pub use sum::ResourceSum;
 pub use text::{InvalidResources, scalar_milli};
 pub use value::{Range, Value};
 
@@ -118,10 +120,11 @@ impl Resources {
     /// overlap.
     #[must_use]
     pub fn collect(parts: impl IntoIterator<Item = Resource>) -> Option<Self> {
-        let mut all = Self::none();
+        let mut sum = ResourceSum::default();
         for part in parts {
-            all.add(&part)?;
+            sum.add(part)?;
         }
+        let all = sum.finish();
         let bounded = all
             .entries
             .iter()
@@ -230,10 +233,14 @@ impl Resources {
     /// Returns whether `other` is contained in this bundle.
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {
-        other.entries.iter().all(|entry| {
-            self.position(&entry.identity)
-                .is_ok_and(|at| self.entries[at].value.contains(&entry.value))
-        })
+        other.iter().all(|part| self.contains_part(part))
+    }
+
+    /// Returns whether `part`, an entry of another bundle, is contained in this one.
+    #[must_use]
+    pub fn contains_part(&self, part: &Resource) -> bool {
+        self.position(&part.identity)
+            .is_ok_and(|at| self.entries[at].value.contains(&part.value))
     }
 
     /// Adds one resource from an untrusted source in place. An empty amount changes nothing.

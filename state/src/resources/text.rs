@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Range, Resource, ResourceIdentity, Resources, Value};
+use super::{Range, Resource, ResourceIdentity, ResourceSum, Resources, Value};
 use crate::limits;
 
 /// The error for a text that does not describe resources.
@@ -18,13 +18,15 @@ pub struct InvalidResources {
 }
 
 const SHAPE: &str = "write name:amount as in cpus:0.5;mem:64;ports:[31000-31009];zones:{a,b}";
+const TOO_MANY: &str = "a text has at most 4096 resources, ranges and items";
 const AMOUNT: &str = "an amount is a number from 0 to 1000000000 with at most three decimals";
 
 impl FromStr for Resources {
     type Err = InvalidResources;
 
     fn from_str(text: &str) -> Result<Self, InvalidResources> {
-        let mut all = Resources::none();
+        let mut sum = ResourceSum::default();
+        let mut parts = 0;
         for part in text
             .split(';')
             .map(str::trim)
@@ -34,28 +36,15 @@ impl FromStr for Resources {
                 part: part.chars().take(64).collect(),
                 rule,
             };
-            let (name, amount) = part.split_once(':').ok_or_else(|| wrong(SHAPE))?;
-            let (name, amount) = (name.trim(), amount.trim());
-            if name.is_empty()
-                || name.len() > limits::NAME_BYTES
-                || name.contains(['[', '{', '(', '"'])
-            {
-                return Err(wrong(SHAPE));
+            let resource = resource(part).map_err(wrong)?;
+            parts += count(&resource.value);
+            if parts > limits::RESOURCE_PARTS {
+                return Err(wrong(TOO_MANY));
             }
-            let value = value(amount).ok_or_else(|| {
-                wrong(if amount.starts_with(['[', '{']) {
-                    SHAPE
-                } else {
-                    AMOUNT
-                })
-            })?;
-            let resource = Resource {
-                identity: ResourceIdentity::plain(name),
-                value,
-            };
-            all.add(&resource)
+            sum.add(resource)
                 .ok_or_else(|| wrong("its amounts overlap, are too large or of two kinds"))?;
         }
+        let all = sum.finish();
         let too_large = all
             .iter()
             .find(|entry| entry.value.scalar_milli() > limits::SCALAR_MILLI);
@@ -67,6 +56,34 @@ impl FromStr for Resources {
             None => Ok(all),
         }
     }
+}
+
+/// Reads one resource.
+///
+/// # Errors
+/// The rule that it violates.
+fn resource(text: &str) -> Result<Resource, &'static str> {
+    let (name, amount) = text.split_once(':').ok_or(SHAPE)?;
+    let (name, amount) = (name.trim(), amount.trim());
+    if name.is_empty() || name.len() > limits::NAME_BYTES || name.contains(['[', '{', '(', '"']) {
+        return Err(SHAPE);
+    }
+    let has_parts = amount.starts_with(['[', '{']);
+    let value = value(amount).ok_or(if has_parts { SHAPE } else { AMOUNT })?;
+    Ok(Resource {
+        identity: ResourceIdentity::plain(name),
+        value,
+    })
+}
+
+/// Returns the number of ranges or items of an amount, or one.
+fn count(value: &Value) -> usize {
+    let count = match value {
+        Value::Scalar(_) => 1,
+        Value::Ranges(ranges) => ranges.len(),
+        Value::Set(items) => items.len(),
+    };
+    count.max(1)
 }
 
 fn value(text: &str) -> Option<Value> {
@@ -194,5 +211,27 @@ mod tests {
             let error = bad.parse::<Resources>().unwrap_err();
             assert_eq!(error.part, bad);
         }
+    }
+
+    #[test]
+    fn more_parts_than_a_task_may_have_are_rejected_before_they_are_added_up() {
+        let set = |number| format!("a:{{item{number}}};");
+        let range = |number| format!("ports:[{}];", 2 * number);
+        let in_one = |number| format!("{},", 2 * number);
+        let text = |parts: usize, part: &dyn Fn(usize) -> String| -> String {
+            (0..parts).map(part).collect()
+        };
+        for (part, last) in [
+            (&set as &dyn Fn(usize) -> String, "a:{item4096}"),
+            (&range, "ports:[8192]"),
+        ] {
+            let error = text(9_000, part).parse::<Resources>().unwrap_err();
+            assert_eq!((error.part.as_str(), error.rule), (last, TOO_MANY));
+            assert!(text(4_096, part).parse::<Resources>().is_ok());
+        }
+        let one = format!("ports:[{}]", text(9_000, &in_one));
+        let error = one.parse::<Resources>().unwrap_err();
+        assert_eq!(error.rule, TOO_MANY);
+        assert!(TOO_MANY.contains(&limits::RESOURCE_PARTS.to_string()));
     }
 }

@@ -483,6 +483,16 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "| attributes of an agent; a value | 256; 4,096 bytes |",
     ),
     (
+        "master/src/allocator/eligibility.rs",
+        "MINIMUM_BYTES: usize = 1024",
+        "| the label `argosy.offers/minimum` | 1,024 bytes; 16 alternatives |",
+    ),
+    (
+        "master/src/allocator/eligibility.rs",
+        "MINIMUM_ALTERNATIVES: usize = 16",
+        "| the label `argosy.offers/minimum` | 1,024 bytes; 16 alternatives |",
+    ),
+    (
         "state/src/limits.rs",
         "ROLES_PER_FRAMEWORK: usize = 64",
         "| roles of a framework | 64 |",

@@ -1,9 +1,11 @@
 //! Tests of which agents and frameworks take part in allocation, and of what frameworks see.
 
+use std::sync::Arc;
+
 use argosy_state::command::OperatorOperation;
 
 use super::fixture::{World, parse, role};
-use crate::allocator::{AllocatorSettings, MINIMUM_LABEL, StreamState};
+use crate::allocator::{AllocatorSettings, MINIMUM_LABEL, OfferMinimum, StreamState, TurnBudget};
 
 #[test]
 fn only_registered_agents_with_a_link_are_offered() {
@@ -80,6 +82,90 @@ fn a_framework_may_set_its_own_minimum_and_an_empty_one_accepts_anything() {
     assert_eq!(world.offered(), [(picky, large)]);
     let small = world.agent("cpus:3");
     assert_eq!(world.offered(), [(modest, small)]);
+}
+
+#[test]
+fn a_minimum_is_parsed_once_for_all_roles_of_a_framework() {
+    let mut world = World::new();
+    let names: Vec<String> = (0..64).map(|number| format!("r{number}")).collect();
+    let roles: Vec<&str> = names.iter().map(String::as_str).collect();
+    let id = world.framework_with(&roles, &[(MINIMUM_LABEL, "cpus:4|mem:64")]);
+    let [small, large] = ["cpus:3", "cpus:4"].map(|resources| world.agent(resources));
+    assert_eq!(world.offered(), [(id, large)]);
+    let minima = |world: &World| -> Vec<Arc<OfferMinimum>> {
+        let clients = &world.allocator.clients;
+        let clients = clients.frameworks[&id]
+            .clients
+            .values()
+            .map(|at| clients.get(*at));
+        clients
+            .map(|client| client.minimum.clone().unwrap())
+            .collect()
+    };
+    let first = minima(&world);
+    assert_eq!(first.len(), 64);
+    assert!(first.iter().all(|minimum| Arc::ptr_eq(minimum, &first[0])));
+
+    let session = world.registry.framework(id).unwrap().session;
+    world.subscribe(
+        Some(id),
+        session,
+        World::info(&roles, &[(MINIMUM_LABEL, "cpus:3")]),
+    );
+    // The next round offers what a lower minimum allows.
+    world.wait_ms(1_000);
+    assert_eq!(world.offered(), [(id, small)]);
+    let next = minima(&world);
+    assert!(next.iter().all(|minimum| Arc::ptr_eq(minimum, &next[0])));
+    assert_ne!(first[0], next[0]);
+}
+
+#[test]
+fn a_minimum_beyond_its_bounds_counts_as_unset() {
+    let mut world = World::new();
+    let items: Vec<String> = (0..7_000)
+        .map(|number| format!("a:{{{number:x}}}"))
+        .collect();
+    let spaces = format!("cpus:4{}", " ".repeat(1_019));
+    for (text, is_set) in [
+        (["cpus:4"; 16].join("|"), true),
+        (["cpus:4"; 17].join("|"), false),
+        (spaces[..1_024].to_owned(), true),
+        (spaces, false),
+        (items.join(";"), false),
+    ] {
+        assert_eq!(text.parse::<OfferMinimum>().is_ok(), is_set);
+        let id = world.framework_with(&["a"], &[(MINIMUM_LABEL, &text)]);
+        let agent = world.agent("cpus:0.01");
+        let expected = if is_set { vec![] } else { vec![(id, agent)] };
+        assert_eq!(world.offered(), expected);
+        world.operate(OperatorOperation::Teardown(id));
+        world.book.rescind_framework(id);
+        world.operate(OperatorOperation::MarkGone(agent));
+    }
+}
+
+#[test]
+fn a_scan_for_one_client_ends_with_its_turn_and_continues_in_the_next() {
+    let mut world = World::new();
+    for _ in 0..1_000 {
+        world.agent("cpus:2");
+    }
+    let last = world.agent("cpus:4");
+    assert_eq!(world.offered(), []);
+    let picky = world.framework_with(&["a"], &[(MINIMUM_LABEL, "cpus:4")]);
+    let mut turns = 0;
+    let offers = loop {
+        let round = world.step(TurnBudget(100));
+        turns += 1;
+        if !round.offers.is_empty() {
+            break round.offers;
+        }
+        assert!(round.more);
+    };
+    assert!(turns >= 10, "1,000 agents in {turns} turns of 100");
+    assert_eq!((offers[0].framework, offers[0].agent), (picky, last));
+    assert_eq!(world.offered(), []);
 }
 
 #[test]
