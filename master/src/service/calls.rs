@@ -76,7 +76,7 @@ pub(super) fn subscription(
         Ok(PresentedFilter {
             agent: convert::id("filters.agent_id", &filter.agent_id)?,
             role: role.into_iter().next().unwrap_or_default(),
-            resources: convert::resources_from("filters.resources", &filter.resources)?,
+            resources: convert::offered_from("filters.resources", &filter.resources)?,
             remaining_ms: filter.remaining_ms,
         })
     });

@@ -9,7 +9,7 @@ use argosy_state::ids::{Revision, Role, Timestamp};
 use argosy_state::limits;
 
 use super::security_options::{opt_outs, sizes};
-use super::{InvalidMessage, id, resources, resources_from};
+use super::{InvalidMessage, id, offered_from, resources};
 use crate::v1;
 
 /// Returns a framework's description of itself on the wire.
@@ -119,7 +119,7 @@ pub fn offer_terms(wire: &v1::HeldOffer) -> Result<(OfferTerms, Vec<u8>), Invali
         agent: id("offer.agent_id", &offer.agent_id)?,
         role: Role::new(&offer.role)
             .map_err(|error| InvalidMessage::new("offer.role", error.to_string()))?,
-        resources: resources_from("offer.resources", &offer.resources)?,
+        resources: offered_from("offer.resources", &offer.resources)?,
         offer_revision: Revision {
             index: u64::from_be_bytes(index.try_into().expect("it is 8 bytes long")),
             position: u32::from_be_bytes(position.try_into().expect("it is 4 bytes long")),

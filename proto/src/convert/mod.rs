@@ -38,7 +38,7 @@ pub use frameworks::{call_kind, framework_info, framework_info_from, offer, offe
 pub use groups::group_from;
 pub use kill_policy::{kill_signal, kill_signal_from};
 pub use operations::{operations_from, refused, refused_position, shape};
-pub use resources::{resource, resources, resources_from};
+pub use resources::{offered_from, resource, resources, resources_from};
 pub use security_options::{limits, limits_from, opt_outs, opt_outs_from, sizes, sizes_from};
 pub use tasks::{
     exit_from, reason_from, source_from, spec, spec_from, state_from, status, task, task_history,

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use argosy_state::ids::Role;
 use argosy_state::limits;
 use argosy_state::resources::{
-    Range, Reservation, Resource, ResourceIdentity, Resources, Value, VolumeIdentity, shared_name,
+    Range, Reservation, Resource, ResourceIdentity, ResourceSum, Resources, Value, VolumeIdentity,
+    shared_name,
 };
 
 use super::InvalidMessage;
@@ -57,14 +58,51 @@ pub fn resource(resource: &Resource) -> v1::Resource {
 /// Reads a bundle of resources; `field` is its path.
 ///
 /// # Errors
-/// Names the entry that is negative, out of range, without a value, or overlaps another; or the
-/// name whose entries are out of range together.
+/// Names the entry that is negative, out of range, without a value, or overlaps another; the name
+/// whose entries are out of range together; or the field if the bundle has too many parts.
 pub fn resources_from(field: &str, wire: &[v1::Resource]) -> Result<Resources, InvalidMessage> {
-    let mut all = Resources::none();
+    let parts: usize = wire.iter().map(parts).sum();
+    if parts > limits::RESOURCE_PARTS {
+        let text = format!(
+            "{parts} resources, ranges and items; at most {}",
+            limits::RESOURCE_PARTS
+        );
+        return Err(InvalidMessage::new(field, text));
+    }
+    sum_from(field, wire)
+}
+
+/// Reads the resources of an offer. They have as many entries as its agent at most, but any number
+/// of ranges: tasks may use every second port.
+///
+/// # Errors
+/// As [`resources_from`].
+pub fn offered_from(field: &str, wire: &[v1::Resource]) -> Result<Resources, InvalidMessage> {
+    if wire.len() > limits::RESOURCE_PARTS {
+        let (count, most) = (wire.len(), limits::RESOURCE_PARTS);
+        let text = format!("{count} resources; at most {most}");
+        return Err(InvalidMessage::new(field, text));
+    }
+    sum_from(field, wire)
+}
+
+/// Returns the number of ranges or items of an entry, or one, and that of its reservations.
+fn parts(wire: &v1::Resource) -> usize {
+    let amounts = match &wire.value {
+        Some(v1::resource::Value::Ranges(ranges)) => ranges.range.len(),
+        Some(v1::resource::Value::Set(set)) => set.item.len(),
+        Some(v1::resource::Value::ScalarMilli(_)) | None => 1,
+    };
+    amounts.max(1) + wire.reservations.len()
+}
+
+/// Adds up the entries.
+fn sum_from(field: &str, wire: &[v1::Resource]) -> Result<Resources, InvalidMessage> {
+    let mut all = ResourceSum::default();
     for (at, part) in wire.iter().enumerate() {
         let resource =
             resource_from(part).map_err(|wrong| wrong.inside(&format!("{field}[{at}]")))?;
-        all.add(&resource).ok_or_else(|| {
+        all.add(resource).ok_or_else(|| {
             let text = format!(
                 "{}{}: an amount lies between 0 and {} units, ranges ascend, and entries of one name do not overlap",
                 part.name,
@@ -74,6 +112,7 @@ pub fn resources_from(field: &str, wire: &[v1::Resource]) -> Result<Resources, I
             InvalidMessage::new(format!("{field}[{at}]"), text)
         })?;
     }
+    let all = all.finish();
     // Tasks, agents and frameworks count the amounts of one name together, whatever their volumes
     // and reservations. Within this bound, no such count overflows.
     let mut sums = BTreeMap::<&str, i64>::new();
@@ -181,6 +220,78 @@ mod tests {
         assert_eq!(two.scalar_milli("cpus"), limits::SCALAR_MILLI);
         let error = resources_from("total", &all).unwrap_err();
         assert!(error.to_string().contains("units of one name"), "{error}");
+    }
+
+    #[test]
+    fn more_parts_than_a_task_may_have_are_rejected_before_they_are_added_up() {
+        let entry = |name: &str, value| v1::Resource {
+            name: name.to_owned(),
+            value: Some(value),
+            ..Default::default()
+        };
+        let ranges = |numbers: std::ops::Range<u64>| {
+            let range = |at| v1::Range {
+                begin: 2 * at,
+                end: 2 * at,
+            };
+            v1::resource::Value::Ranges(v1::Ranges {
+                range: numbers.map(range).collect(),
+            })
+        };
+        let set = |numbers: std::ops::Range<u64>| {
+            v1::resource::Value::Set(v1::Set {
+                item: numbers.map(|at| at.to_string()).collect(),
+            })
+        };
+        let one_range_each = |count| -> Vec<v1::Resource> {
+            let singles = (0..count).map(|at| ranges(at..at + 1));
+            singles.map(|value| entry("ports", value)).collect()
+        };
+        let mut reserved = entry("cpus", v1::resource::Value::ScalarMilli(1));
+        reserved.reservations = vec![v1::Reservation::default(); 4_096];
+        let bound = limits::RESOURCE_PARTS as u64;
+        let exact = resources_from("wanted", &one_range_each(bound)).unwrap();
+        assert_eq!(exact.iter().count(), 1);
+        for (parts, wire) in [
+            (4_097, one_range_each(bound + 1)),
+            (4_097, vec![entry("ports", ranges(0..bound + 1))]),
+            (4_097, vec![entry("zones", set(0..bound + 1))]),
+            (
+                4_097,
+                vec![entry("cpus", v1::resource::Value::ScalarMilli(1)); 4_097],
+            ),
+            (4_097, vec![reserved]),
+            (75_000, one_range_each(75_000)),
+        ] {
+            let error = resources_from("wanted", &wire).unwrap_err();
+            let text = format!("{parts} resources, ranges and items; at most 4096");
+            assert_eq!((error.field.as_str(), error.text), ("wanted", text));
+        }
+    }
+
+    #[test]
+    fn an_offer_may_have_more_ranges_than_its_agent() {
+        let numbers = 0..=2 * limits::RESOURCE_PARTS as u64;
+        let range = |at| v1::Range {
+            begin: 2 * at,
+            end: 2 * at,
+        };
+        let ports = v1::Resource {
+            name: "ports".to_owned(),
+            value: Some(v1::resource::Value::Ranges(v1::Ranges {
+                range: numbers.map(range).collect(),
+            })),
+            ..Default::default()
+        };
+        let cpus = v1::Resource {
+            name: "cpus".to_owned(),
+            value: Some(v1::resource::Value::ScalarMilli(1)),
+            ..Default::default()
+        };
+        let offered = offered_from("offer.resources", &[cpus.clone(), ports.clone()]).unwrap();
+        assert_eq!(resources(&offered), [cpus.clone(), ports]);
+        let error = offered_from("offer.resources", &vec![cpus; 4_097]).unwrap_err();
+        assert_eq!(error.text, "4097 resources; at most 4096");
     }
 
     #[test]
