@@ -5,7 +5,8 @@ use argosy_proto::v1;
 use argosy_state::apply::check_subscription;
 use argosy_state::capability::FrameworkCapability;
 use argosy_state::command::{Accept, CallAction, Rejection};
-use argosy_state::ids::{FrameworkId, TaskId};
+use argosy_state::ids::{FrameworkId, Role, TaskId};
+use argosy_state::limits;
 use prost::Message as _;
 use tonic::Status;
 
@@ -105,6 +106,16 @@ pub(super) fn subscription(
         version,
         sends_heartbeats,
     })
+}
+
+/// Returns the roles that a call names: no more than a framework may have.
+pub(super) fn named_roles(names: &[String]) -> Result<Vec<Role>, Status> {
+    if names.len() > limits::ROLES_PER_FRAMEWORK {
+        let (count, most) = (names.len(), limits::ROLES_PER_FRAMEWORK);
+        let text = format!("{count} names; at most {most}");
+        return Err(malformed(&InvalidMessage::new("roles", text)));
+    }
+    convert::roles("roles", names).map_err(|why| malformed(&why))
 }
 
 pub(super) fn framework(text: &str) -> Result<FrameworkId, Status> {

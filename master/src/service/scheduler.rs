@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::audited;
-use super::calls::{accept, framework, parts, subscription, task};
+use super::calls::{accept, framework, named_roles, parts, subscription, task};
 use super::forward::{CallRoute, forwarded, name_leader};
 use super::peers::ConnectionUse;
 use super::{MESSAGE_BYTES, Services, accepted, bounded, check_protocol, malformed};
@@ -394,7 +394,7 @@ impl Services {
         actor: Actor,
     ) -> Result<v1::SuppressReply, Status> {
         let id = (bounded(wire.encoded_len())?, wire.call);
-        let roles = convert::roles("roles", &wire.roles).map_err(|why| malformed(&why))?;
+        let roles = named_roles(&wire.roles)?;
         let (revision, _) = self
             .call(id, actor, CallAction::Suppress(roles), Vec::new(), 0)
             .await?;
@@ -407,7 +407,7 @@ impl Services {
         actor: Actor,
     ) -> Result<v1::ReviveReply, Status> {
         let id = (bounded(wire.encoded_len())?, wire.call);
-        let roles = convert::roles("roles", &wire.roles).map_err(|why| malformed(&why))?;
+        let roles = named_roles(&wire.roles)?;
         let (revision, _) = self
             .call(id, actor, CallAction::Revive(roles), Vec::new(), 0)
             .await?;

@@ -499,6 +499,11 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "state/src/limits.rs",
+        "ROLES_PER_FRAMEWORK: usize = 64",
+        "| roles that one `Suppress` or `Revive` names | 64 |",
+    ),
+    (
+        "state/src/limits.rs",
         "FAILOVER_TIMEOUT_MS: u64 = 7 * 24 * 3_600_000",
         "(absent: one week;",
     ),

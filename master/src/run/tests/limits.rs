@@ -222,6 +222,45 @@ async fn calls_of_a_principal_that_floods_wait_for_no_other_and_the_leader_stays
     alone.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_name_more_roles_than_a_framework_has_are_refused_with_the_bound() {
+    let cluster = TestCluster::start(ConnectionProof::Unauthenticated);
+    let (leader, follower) = cluster.places().await;
+    for place in [leader, follower] {
+        let Calls(mut client) = scheduler(&cluster, "framework/web", place);
+        for count in [64, 65] {
+            let roles = vec!["*".to_owned(); count];
+            let call = Some(v1::CallId {
+                framework_id: "framework-1".to_owned(),
+                session: 7,
+                number: 1,
+                lowest_unanswered: 1,
+            });
+            let suppress = v1::SuppressRequest {
+                call: call.clone(),
+                roles: roles.clone(),
+            };
+            let revive = v1::ReviveRequest { call, roles };
+            for answer in [
+                client.suppress(suppress).await.map(drop),
+                client.revive(revive).await.map(drop),
+            ] {
+                let status = answer.unwrap_err();
+                if count == 64 {
+                    assert_eq!(status.code(), Code::NotFound, "{status}");
+                    continue;
+                }
+                assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+                let details = status.get_details_bad_request().unwrap();
+                let violation = &details.field_violations[0];
+                assert_eq!(violation.field, "roles");
+                assert_eq!(violation.description, "65 names; at most 64");
+            }
+        }
+    }
+    cluster.end().await;
+}
+
 fn heartbeat(request: crate::links::RequestId) -> Input {
     Input::FrameworkHeartbeat {
         request,
