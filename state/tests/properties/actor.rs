@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use argosy_state::Registry;
+use argosy_state::access::{AccessOperation, NewToken, TokenPurpose};
+use argosy_state::actor::PrincipalKind;
 use argosy_state::command::{
     Accept, Acknowledge, Call, CallAction, Command, CompareDigest, FrameworkDecision, LogEntry,
     OfferOperation, OfferTerms, OpenEpoch, Operate, OperatorOperation, ProposedCommand,
@@ -464,19 +466,23 @@ fn operate(
     let count = 1 + dice.below(2);
     let keys: Vec<TaskKey> = registry.tasks().map(|task| task.key.clone()).collect();
     let operations = (0..count).map(|_| match dice.below(40) {
-        0..10 => OperatorOperation::SetAttribute {
+        0..8 => OperatorOperation::SetAttribute {
             agent,
             name: "zone".to_owned(),
             value: "z".repeat(dice.below(3)),
         },
-        10..15 => {
+        8..15 => {
             let key = dice.pick(&keys).unwrap_or(TaskKey {
                 framework,
                 task: task_id(dice),
             });
             let samples = OperatorOperation::samples(agent, &key, &limits(dice));
             let at = usize::try_from(registry.applied()).unwrap() % samples.len();
-            samples.into_iter().nth(at).unwrap().1
+            let sample = samples.into_iter().nth(at).unwrap().1;
+            match dice.percent(30) {
+                true => repeated_token(dice, registry).unwrap_or(sample),
+                false => sample,
+            }
         }
         15..25 => OperatorOperation::KillTask {
             key: dice.pick(&keys).unwrap_or(TaskKey {
@@ -505,6 +511,49 @@ fn operate(
         operations,
         wall_ms: 4,
     })
+}
+
+/// Creates a known token again: as it is, or with another purpose, secret or description.
+fn repeated_token(dice: &mut TestRng, registry: &Registry) -> Option<OperatorOperation> {
+    let tokens = &registry.access().tokens;
+    let known: Vec<_> = tokens.into_iter().collect();
+    let (id, token) = dice.pick(&known)?;
+    let purpose = match dice.below(6) {
+        0 => TokenPurpose::Bearer("operator/other".parse().unwrap()),
+        1 => TokenPurpose::Join {
+            kind: PrincipalKind::Agent,
+            uses_left: 1 + u32::from(dice.percent(50)),
+        },
+        2 => TokenPurpose::Join {
+            kind: PrincipalKind::Master,
+            uses_left: 1,
+        },
+        _ => match token.purpose.clone() {
+            // A new token has a use.
+            TokenPurpose::Join { kind, uses_left } => TokenPurpose::Join {
+                kind,
+                uses_left: uses_left.max(1),
+            },
+            bearer @ TokenPurpose::Bearer(_) => bearer,
+        },
+    };
+    let mut description = token.description.clone();
+    if dice.percent(50) {
+        description.push('x');
+        description.truncate(20);
+    }
+    let new = NewToken {
+        id: *id,
+        purpose,
+        hash: if dice.percent(10) {
+            [7; 32]
+        } else {
+            token.hash
+        },
+        lifetime_ms: None,
+        description,
+    };
+    Some(OperatorOperation::Access(AccessOperation::CreateToken(new)))
 }
 
 /// The actor does not affect the decision.
