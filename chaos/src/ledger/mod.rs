@@ -2,13 +2,14 @@
 //! that every sum can be audited. It uses no sum that a line states, and computes all of them.
 //!
 //! The file only grows. A wrong line is corrected by another line (`Correction`), never by an edit.
-//! Reading order: this file (the lines), `batch` (their writer), `sums`, `targets`, `page`, `git`,
-//! `age`, `release`, `command`.
+//! Reading order: this file (the lines), `batch` (their writer), `sums`, `targets`, `goals`,
+//! `page`, `git`, `age`, `release`, `command`.
 
 mod age;
 mod batch;
 mod command;
 mod git;
+mod goals;
 mod page;
 mod release;
 mod renamed_tests;
@@ -25,7 +26,8 @@ pub use age::{CommitDistance, stale_harnesses};
 pub(crate) use batch::{Batch, BatchPlan, Details};
 pub use command::{LedgerArguments, ledger};
 pub use git::{FileVersion, GitError, GitRepository, is_kept};
-pub use page::{render, shortfalls};
+pub use goals::shortfalls;
+pub use page::render;
 pub use release::early_releases;
 pub use sums::{NewestLine, newest};
 
@@ -102,6 +104,10 @@ pub struct BatchRecord {
     pub leader_kills: u64,
     #[serde(default)]
     pub power_cuts: u64,
+    /// Cuts of a whole machine after at least 1,000 acknowledged operations since its boot; zero in
+    /// lines that do not record it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub loaded_cuts: u64,
     #[serde(default)]
     pub leader_changes: u64,
     /// Operations of known outcome.

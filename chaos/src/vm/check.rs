@@ -2,7 +2,8 @@
 //!
 //! Pure. A series of cuts on the same disks has one `AcknowledgedWrites`. Each boot is read back
 //! before new load begins. The load is fixed: writer `w` sends batch 1, 2, 3 … one at a time. Batch
-//! `n` sets [`BATCH`] keys to the numbers up to `n * BATCH`, each to the key that follows in turn.
+//! `n` has `size` operations, which set the numbers up to `n * size`, each to the key that follows
+//! in turn. A batch with more operations than there are keys sets some keys more than once.
 
 use std::collections::BTreeMap;
 
@@ -10,23 +11,25 @@ use super::report::Values;
 
 /// Writers of one boot, each with one batch in flight.
 pub(crate) const WRITERS: u64 = 4;
-/// Values that one batch sets atomically.
-pub(crate) const BATCH: u64 = 4;
-/// Keys of one writer.
-const KEYS: u64 = 60;
+/// Keys of one writer. They are few: a change of an attribute costs a copy of all attributes of its
+/// agent, and an emulated master must apply a large batch in one turn.
+const KEYS: u64 = 16;
 
-/// Returns the values that a batch sets.
-pub(crate) fn batch(writer: u64, batch: u64) -> Vec<(String, u64)> {
-    ((batch - 1) * BATCH + 1..=batch * BATCH)
-        .map(|number| (format!("w{writer}-{}", number % KEYS), number))
+/// Returns the values that a batch of this size sets atomically, in this order.
+pub(crate) fn batch(writer: u64, batch: u64, size: u64) -> Vec<(String, u64)> {
+    ((batch - 1) * size + 1..=batch * size)
+        .map(|number| (key(writer, number), number))
         .collect()
 }
 
-/// Returns the values of a writer's keys after this many batches.
-fn values_after(writer: u64, batches: u64) -> Values {
-    let first = batches.saturating_sub(KEYS / BATCH) + 1;
-    (first..=batches)
-        .flat_map(|number| batch(writer, number))
+fn key(writer: u64, number: u64) -> String {
+    format!("w{writer}-{}", number % KEYS)
+}
+
+/// Returns the values of a writer's keys after this many operations.
+fn values_after(writer: u64, operations: u64) -> Values {
+    (operations.saturating_sub(KEYS) + 1..=operations)
+        .map(|number| (key(writer, number), number))
         .collect()
 }
 
@@ -103,13 +106,16 @@ pub(crate) struct AcknowledgedWrites {
 #[derive(Debug)]
 struct CurrentLoad {
     agent: String,
+    /// Operations of one batch.
+    batch_size: u64,
     batches: [u64; WRITERS as usize],
 }
 
 impl AcknowledgedWrites {
-    pub(crate) fn start_load(&mut self, agent: &str) {
+    pub(crate) fn start_load(&mut self, agent: &str, batch_size: u64) {
         self.current = Some(CurrentLoad {
             agent: agent.to_owned(),
+            batch_size,
             batches: [0; WRITERS as usize],
         });
     }
@@ -245,7 +251,11 @@ impl CurrentLoad {
     }
 
     fn check_writer(&self, writer: u64, last: u64, found: &Values) -> Vec<DurabilityViolation> {
-        let (expected, next) = (values_after(writer, last), values_after(writer, last + 1));
+        let (acknowledged, in_flight) = (last * self.batch_size, (last + 1) * self.batch_size);
+        let (expected, next) = (
+            values_after(writer, acknowledged),
+            values_after(writer, in_flight),
+        );
         if *found == expected || *found == next {
             return Vec::new();
         }
@@ -264,7 +274,10 @@ impl CurrentLoad {
         for (key, value) in found {
             // A value older than an acknowledged one is lost, which was reported above.
             let older = expected.get(key).is_some_and(|expected| value <= expected);
-            if !older && next.get(key) != Some(value) {
+            // Each value of the batch in flight, also one that it replaces itself.
+            let is_next =
+                (acknowledged + 1..=in_flight).contains(value) && *key == self::key(writer, *value);
+            if !older && !is_next {
                 violations.push(self.never_written(key, *value));
             }
         }
@@ -291,12 +304,19 @@ impl CurrentLoad {
 mod tests {
     use super::*;
 
+    /// Sizes of batches: fewer operations than keys, as many, more, and the most.
+    const SIZES: [u64; 5] = [1, 4, 16, 64, 256];
+
     /// Returns the acknowledgements of a load with 20 acknowledged batches of writer 1.
-    fn known_writes() -> AcknowledgedWrites {
+    fn known_writes_of(batch_size: u64) -> AcknowledgedWrites {
         let mut known_writes = AcknowledgedWrites::default();
-        known_writes.start_load("agent-1");
+        known_writes.start_load("agent-1", batch_size);
         (1..=20).for_each(|batch| known_writes.acknowledge(1, batch, 100 + batch).unwrap());
         known_writes
+    }
+
+    fn known_writes() -> AcknowledgedWrites {
+        known_writes_of(4)
     }
 
     fn found(values: Values) -> BTreeMap<String, Values> {
@@ -305,32 +325,40 @@ mod tests {
 
     #[test]
     fn acknowledged_and_in_flight_batches_are_accepted() {
-        for batches in [20, 21] {
-            let mut known_writes = known_writes();
-            assert_eq!(
-                known_writes.read_back(&found(values_after(1, batches)), 120),
-                []
-            );
-            assert_eq!(
-                known_writes.read_back(&found(values_after(1, batches)), 130),
-                []
-            );
+        for (size, batches) in SIZES.into_iter().flat_map(|size| [(size, 20), (size, 21)]) {
+            let mut known_writes = known_writes_of(size);
+            let found = found(values_after(1, batches * size));
+            assert_eq!(known_writes.read_back(&found, 120), [], "{size}");
+            assert_eq!(known_writes.read_back(&found, 130), [], "{size}");
         }
-        assert_eq!(
-            values_after(1, 20).len(),
-            60,
-            "old numbers are written over"
-        );
-        assert_eq!(values_after(1, 20)["w1-20"], 80);
-        assert_eq!(values_after(1, 20)["w1-21"], 21);
+        let values = values_after(1, 80);
+        assert_eq!(values.len(), 16, "old numbers are written over");
+        assert_eq!((values["w1-0"], values["w1-1"]), (80, 65));
+    }
+
+    #[test]
+    fn a_batch_sets_the_values_that_are_expected_after_it() {
+        for size in SIZES {
+            let mut values = values_after(1, 20 * size);
+            values.extend(batch(1, 21, size));
+            assert_eq!(values, values_after(1, 21 * size), "{size}");
+        }
     }
 
     #[test]
     fn each_missing_acknowledged_value_is_reported() {
-        let violations = known_writes().read_back(&found(values_after(1, 19)), 120);
-        assert_eq!(violations.len(), 4, "{violations:?}");
+        for size in SIZES {
+            let older = found(values_after(1, 19 * size));
+            let violations = known_writes_of(size).read_back(&older, 120);
+            let lost = |violation: &DurabilityViolation| {
+                matches!(violation, DurabilityViolation::ValueLost { .. })
+            };
+            assert!(violations.iter().all(lost), "{size}: {violations:?}");
+            assert_eq!(violations.len() as u64, size.min(KEYS), "{size}");
+        }
+        let violations = known_writes().read_back(&found(values_after(1, 76)), 120);
         let text = violations[0].to_string();
-        assert_eq!(text, "agent-1: w1-17 was acknowledged as 77 and reads 17");
+        assert_eq!(text, "agent-1: w1-0 was acknowledged as 80 and reads 64");
         let nothing = known_writes().read_back(&BTreeMap::new(), 120);
         assert_eq!(
             nothing[0].to_string(),
@@ -340,23 +368,26 @@ mod tests {
 
     #[test]
     fn a_partial_batch_is_reported() {
-        let mut values = values_after(1, 20);
-        let (key, value) = batch(1, 21).remove(0);
-        values.insert(key, value);
-        let violations = known_writes().read_back(&found(values), 120);
-        assert!(
-            matches!(
-                violations[..],
-                [DurabilityViolation::PartialBatch { batch: 21, .. }]
-            ),
-            "{violations:?}"
-        );
+        for size in SIZES.into_iter().filter(|size| *size > 1) {
+            // The first value of a large batch is one that the batch itself replaces.
+            let mut values = values_after(1, 20 * size);
+            let (key, value) = batch(1, 21, size).remove(0);
+            values.insert(key, value);
+            let violations = known_writes_of(size).read_back(&found(values), 120);
+            assert!(
+                matches!(
+                    violations[..],
+                    [DurabilityViolation::PartialBatch { batch: 21, .. }]
+                ),
+                "{size}: {violations:?}"
+            );
+        }
     }
 
     #[test]
     fn unwritten_values_are_reported() {
         for (key, value) in [("w1-3", 9_963), ("w9-3", 3), ("w2-5", 5)] {
-            let mut values = values_after(1, 20);
+            let mut values = values_after(1, 80);
             values.insert(key.into(), value);
             let violations = known_writes().read_back(&found(values), 120);
             let invented = |violation: &DurabilityViolation| {
@@ -369,9 +400,9 @@ mod tests {
     #[test]
     fn in_flight_batches_may_not_change_after_recovery() {
         let mut known_writes = known_writes();
-        known_writes.read_back(&found(values_after(1, 20)), 120);
-        known_writes.start_load("agent-2");
-        let mut later = found(values_after(1, 21));
+        known_writes.read_back(&found(values_after(1, 80)), 120);
+        known_writes.start_load("agent-2", 4);
+        let mut later = found(values_after(1, 84));
         later.insert("agent-2".into(), Values::new());
         let violations = known_writes.read_back(&later, 130);
         assert_eq!(violations.len(), 4);
@@ -380,7 +411,7 @@ mod tests {
 
     #[test]
     fn a_registry_behind_its_acknowledgements_is_reported() {
-        let violations = known_writes().read_back(&found(values_after(1, 20)), 119);
+        let violations = known_writes().read_back(&found(values_after(1, 80)), 119);
         assert!(matches!(
             violations[..],
             [DurabilityViolation::RevisionLost {

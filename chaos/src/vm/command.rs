@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
+use super::cut_plan::CutKinds;
 use super::disk::Flushes;
 use super::machine::{ClockSource, Hardware};
 use super::summary::CutSummary;
@@ -77,6 +78,9 @@ struct PowerCuts {
     /// Number of cuts
     #[arg(long, value_name = "NUMBER", default_value_t = 5)]
     cuts: u64,
+    /// Make each cut after at least 1,000 acknowledged operations of its boot
+    #[arg(long)]
+    loaded: bool,
     /// The seed of the first cut; each further cut has the next seed
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
@@ -154,6 +158,10 @@ fn run_cuts(arguments: &PowerCuts) -> anyhow::Result<u8> {
     let settings = power_cuts::CutSettings {
         hardware: arguments.host.hardware(ClockSource::Host)?,
         cuts: arguments.cuts,
+        kinds: match arguments.loaded {
+            true => CutKinds::Loaded,
+            false => CutKinds::Any,
+        },
         seed: arguments.seed,
         series: arguments.series,
         flushes,

@@ -1,12 +1,13 @@
 //! A small virtual machine, for kernel features that this host lacks, and for power cuts.
 //!
 //! Reading order: `report` (the reports of the guest), `disk` and `nbd` (disks that lose unflushed
-//! data), `machine` (QEMU), `cases`, then `check` and `power_cuts`, `guest` (inside), `command`.
-//! `disk` documents what a cut proves and what it does not.
+//! data), `machine` (QEMU), `cases`, then `check`, `cut_plan` and `power_cuts`, `guest` (inside),
+//! `command`. `disk` documents what a cut proves and what it does not.
 
 mod cases;
 mod check;
 mod command;
+mod cut_plan;
 mod disk;
 mod guest;
 mod machine;

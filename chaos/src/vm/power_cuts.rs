@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::check::{AcknowledgedWrites, DurabilityViolation};
+use super::cut_plan::{BootMilestone, CutKinds, CutPlan, LOADED_OPERATIONS};
 use super::disk::{Disk, Flushes, UnflushedLoss};
 use super::guest::DISKS;
 use super::machine::{Hardware, ReportWait, SharedDisk, VirtualMachine};
 use super::report::{GuestReport, Values};
-use super::summary::CutSummary;
+use super::summary::{BootSummary, CutSummary};
 use crate::rng::Rng;
 
 /// Lines of the console that are shown after a failure.
@@ -36,112 +37,13 @@ pub(crate) struct CutSettings {
     pub(crate) hardware: Hardware,
     /// Cuts of the whole machine.
     pub(crate) cuts: u64,
+    pub(crate) kinds: CutKinds,
     pub(crate) seed: u64,
     /// Cuts after which the disks are recreated.
     pub(crate) series: u64,
     pub(crate) flushes: Flushes,
     /// The directory for disks and sockets.
     pub(crate) work: PathBuf,
-}
-
-/// The moment at which the machine loses its power.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct CutTime {
-    after: BootMilestone,
-    ms: u64,
-}
-
-/// The mark from which a moment is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum BootMilestone {
-    PowerOn,
-    Mounted,
-    Loading,
-    DiskOff,
-    DiskBack,
-    /// Never: everything is read back, and the machine ends.
-    Settled,
-}
-
-/// The plan of one boot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct CutPlan {
-    time: CutTime,
-    /// Disks that lose power separately, with the delay after the load has begun.
-    partial: Option<PartialCut>,
-    loss: UnflushedLoss,
-}
-
-/// Masters whose disks lose power while the others continue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct PartialCut {
-    disks: Vec<u64>,
-    after_ms: u64,
-}
-
-impl CutPlan {
-    fn choose(rng: &mut Rng) -> Self {
-        let (after, bound_ms) = match rng.below(20) {
-            0..=1 => (BootMilestone::PowerOn, 6_000),
-            2..=4 => (BootMilestone::Mounted, 3_000),
-            5..=13 => (BootMilestone::Loading, 2_500),
-            14..=16 => (BootMilestone::DiskOff, 3_000),
-            _ => (BootMilestone::DiskBack, 500),
-        };
-        let moment = CutTime {
-            after,
-            ms: rng.below(bound_ms),
-        };
-        let alone = matches!(after, BootMilestone::DiskOff | BootMilestone::DiskBack)
-            .then(|| PartialCut::choose(rng));
-        Self {
-            time: moment,
-            partial: alone,
-            loss: UnflushedLoss::choose(rng),
-        }
-    }
-
-    fn last() -> Self {
-        Self {
-            time: CutTime {
-                after: BootMilestone::Settled,
-                ms: 0,
-            },
-            partial: None,
-            loss: UnflushedLoss::Nothing,
-        }
-    }
-
-    /// Returns the parameters of the guest for the kernel's command line.
-    fn kernel_args(&self) -> String {
-        let mut words = "argosy.cases=power".to_owned();
-        if self.time.after == BootMilestone::Settled {
-            words.push_str(" argosy.last=1");
-        }
-        if let Some(alone) = &self.partial {
-            let disks: Vec<String> = alone.disks.iter().map(u64::to_string).collect();
-            words.push_str(&format!(
-                " argosy.alone={} argosy.alone_ms={}",
-                disks.join(","),
-                alone.after_ms
-            ));
-        }
-        words
-    }
-}
-
-impl PartialCut {
-    fn choose(rng: &mut Rng) -> Self {
-        let first = rng.below(DISKS as u64) + 1;
-        let mut disks = vec![first];
-        if rng.below(4) == 0 {
-            disks.push(first % DISKS as u64 + 1);
-        }
-        Self {
-            disks,
-            after_ms: 200 + rng.below(1_000),
-        }
-    }
 }
 
 /// Makes this many cuts, and reads back after each one.
@@ -208,6 +110,8 @@ struct BootState {
     /// If no mark is reached until then, the boot has failed.
     deadline: Instant,
     found: BTreeMap<String, Values>,
+    /// Acknowledged operations.
+    operations: u64,
     violations: Vec<DurabilityViolation>,
     settled: bool,
     finished: bool,
@@ -226,7 +130,7 @@ impl<'a> CutSeries<'a> {
         for _ in 0..cuts {
             // Each cut has its own seed, which repeats its plan.
             let mut rng = Rng::new(self.settings.seed.wrapping_add(summary.cuts));
-            let mut plan = CutPlan::choose(&mut rng);
+            let mut plan = CutPlan::choose(&mut rng, self.settings.kinds);
             if self.settings.flushes == Flushes::Ignored {
                 // This reverts to a consistent older state, so that a violation is found in the
                 // registry.
@@ -278,11 +182,13 @@ impl<'a> CutSeries<'a> {
             let lines = machine.console(LAST_LINES);
             eprintln!("  the last lines:\n    {}", lines.join("\n    "));
         }
-        summary.note_boot(
-            &format!("{:?}", boot.plan.time.after),
-            boot.settled,
-            started.elapsed(),
-        );
+        summary.note_boot(&BootSummary {
+            moment: format!("{:?}", boot.plan.time.after),
+            is_cut: boot.plan.time.after != BootMilestone::Settled,
+            settled: boot.settled,
+            operations: boot.operations,
+            spent: started.elapsed(),
+        });
         summary.violations.append(&mut boot.violations);
         Ok(())
     }
@@ -314,7 +220,7 @@ impl<'a> CutSeries<'a> {
                 Ok(())
             }
             GuestReport::Loading { agent } => {
-                self.writes.start_load(&agent);
+                self.writes.start_load(&agent, boot.plan.batch_size);
                 boot.reached(BootMilestone::Loading);
                 Ok(())
             }
@@ -322,7 +228,10 @@ impl<'a> CutSeries<'a> {
                 writer,
                 batch,
                 revision,
-            } => self.writes.acknowledge(writer, batch, revision),
+            } => {
+                boot.acknowledged();
+                self.writes.acknowledge(writer, batch, revision)
+            }
             GuestReport::PowerOff { disk } => self.cut_disk(boot, disk, summary),
             GuestReport::Released { disk } => self.disk(disk).map(|disk| lock(disk).power_on()),
             GuestReport::CaughtUp { ms, .. } => {
@@ -378,6 +287,7 @@ impl BootState {
             cut_at: None,
             deadline: now + RECOVERY_TIMEOUT,
             found: BTreeMap::new(),
+            operations: 0,
             violations: Vec::new(),
             settled: false,
             finished: false,
@@ -394,6 +304,15 @@ impl BootState {
         }
     }
 
+    /// Counts an acknowledged batch.
+    fn acknowledged(&mut self) {
+        let before = self.operations;
+        self.operations += self.plan.batch_size;
+        if before < LOADED_OPERATIONS && self.operations >= LOADED_OPERATIONS {
+            self.reached(BootMilestone::Loaded);
+        }
+    }
+
     fn next_deadline(&self) -> Instant {
         self.cut_at.unwrap_or(self.deadline)
     }
@@ -402,59 +321,5 @@ impl BootState {
         self.violations
             .push(DurabilityViolation::Failed { why: why.into() });
         self.finished = true;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_seed_determines_the_plan_and_every_kind_of_plan_occurs() {
-        let plan = |seed| CutPlan::choose(&mut Rng::new(seed));
-        assert_eq!(plan(3), plan(3));
-        let plans: Vec<CutPlan> = (0..200).map(plan).collect();
-        for mark in [
-            BootMilestone::PowerOn,
-            BootMilestone::Mounted,
-            BootMilestone::Loading,
-            BootMilestone::DiskOff,
-            BootMilestone::DiskBack,
-        ] {
-            assert!(plans.iter().any(|plan| plan.time.after == mark), "{mark:?}");
-        }
-        let alone = |count| {
-            move |plan: &&CutPlan| {
-                plan.partial
-                    .as_ref()
-                    .is_some_and(|alone| alone.disks.len() == count)
-            }
-        };
-        assert!(plans.iter().filter(alone(1)).count() > plans.iter().filter(alone(2)).count());
-        assert!(plans.iter().any(|plan| alone(2)(&plan)));
-        for plan in plans {
-            let needs_disk = matches!(
-                plan.time.after,
-                BootMilestone::DiskOff | BootMilestone::DiskBack
-            );
-            assert_eq!(plan.partial.is_some(), needs_disk, "{plan:?}");
-            if let Some(alone) = plan.partial {
-                assert!(alone.disks.iter().all(|disk| (1..=3).contains(disk)));
-                assert!(alone.disks.windows(2).all(|pair| pair[0] != pair[1]));
-            }
-        }
-    }
-
-    #[test]
-    fn the_guest_receives_its_part_of_the_plan() {
-        let mut plan = CutPlan::last();
-        assert_eq!(plan.kernel_args(), "argosy.cases=power argosy.last=1");
-        plan.time.after = BootMilestone::DiskBack;
-        plan.partial = Some(PartialCut {
-            disks: vec![3, 1],
-            after_ms: 250,
-        });
-        let words = "argosy.cases=power argosy.alone=3,1 argosy.alone_ms=250";
-        assert_eq!(plan.kernel_args(), words);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::check::DurabilityViolation;
+use super::cut_plan::LOADED_OPERATIONS;
 use super::disk::DiskCounts;
 use crate::ledger::{BatchRecord, Details};
 
@@ -14,8 +15,12 @@ pub(crate) struct CutSummary {
     pub(crate) cuts: u64,
     /// Cuts of one disk while the other masters continued.
     pub(crate) partial_cuts: u64,
+    /// Cuts of the whole machine after [`LOADED_OPERATIONS`] of its boot or more.
+    loaded_cuts: u64,
     /// Acknowledged batches.
     pub(crate) acknowledged: u64,
+    /// Acknowledged operations: a batch has one for each value that it sets.
+    operations: u64,
     /// Values that were read back and compared.
     pub(crate) compared: u64,
     /// Time from the start of the masters to the first answer, one for each boot.
@@ -31,12 +36,28 @@ pub(crate) struct CutSummary {
     duration: Duration,
 }
 
+/// One boot, up to its cut.
+#[derive(Debug)]
+pub(crate) struct BootSummary {
+    /// The mark from which the cut was counted.
+    pub(crate) moment: String,
+    /// Whether the boot ended by a cut. The last one of a series ends by itself.
+    pub(crate) is_cut: bool,
+    /// Whether everything was read back.
+    pub(crate) settled: bool,
+    /// Acknowledged operations.
+    pub(crate) operations: u64,
+    pub(crate) spent: Duration,
+}
+
 impl CutSummary {
     pub(crate) fn new() -> Self {
         Self {
             cuts: 0,
             partial_cuts: 0,
+            loaded_cuts: 0,
             acknowledged: 0,
+            operations: 0,
             compared: 0,
             serving_ms: Vec::new(),
             caught_up_ms: Vec::new(),
@@ -48,20 +69,23 @@ impl CutSummary {
         }
     }
 
-    pub(crate) fn note_boot(&mut self, moment: &str, settled: bool, spent: Duration) {
-        *self.cuts_by_mark.entry(moment.to_owned()).or_default() += 1;
-        self.settled += u64::from(settled);
-        self.duration += spent;
+    pub(crate) fn note_boot(&mut self, boot: &BootSummary) {
+        *self.cuts_by_mark.entry(boot.moment.clone()).or_default() += 1;
+        self.settled += u64::from(boot.settled);
+        self.operations += boot.operations;
+        self.loaded_cuts += u64::from(boot.is_cut && boot.operations >= LOADED_OPERATIONS);
+        self.duration += boot.spent;
         println!(
-            "  boot {:3}  {:8}  {}  {:4.1} s  {} single cuts so far",
+            "  boot {:3}  {:8}  {}  {:5} operations  {:4.1} s  {} single cuts so far",
             self.cuts_by_mark.values().sum::<u64>(),
-            moment,
-            if settled {
+            boot.moment,
+            if boot.settled {
                 "all read back"
             } else {
-                "cut before  "
+                "cut before   "
             },
-            spent.as_secs_f64(),
+            boot.operations,
+            boot.spent.as_secs_f64(),
             self.partial_cuts,
         );
     }
@@ -94,6 +118,7 @@ impl CutSummary {
             seeds: self.cuts,
             seconds: self.duration.as_secs(),
             power_cuts: self.cuts + self.partial_cuts,
+            loaded_cuts: self.loaded_cuts,
             moments: self.cuts_by_mark.clone(),
             operations: self.acknowledged,
             violations: self.violations.len() as u64,
@@ -107,6 +132,7 @@ impl CutSummary {
         Details::from_iter([
             ("machine_cuts".to_owned(), self.cuts.into()),
             ("read_back".to_owned(), self.settled.into()),
+            ("write_operations".to_owned(), self.operations.into()),
             ("values_compared".to_owned(), self.compared.into()),
             ("flushes".to_owned(), self.disks.flushes.into()),
             ("sectors_at_risk".to_owned(), self.disks.at_risk.into()),
@@ -123,12 +149,15 @@ impl CutSummary {
         };
         let most = |numbers: &[u64]| numbers.iter().copied().max().unwrap_or(0);
         format!(
-            "power cuts {}, of single disks {}; batches acknowledged {}, values compared {}\n\
+            "power cuts {}, after at least {LOADED_OPERATIONS} operations {}, of single disks {}\n\
+             batches acknowledged {}, their operations {}, values compared {}\n\
              sectors unflushed at a cut {}, lost {}; flushes {}\n\
              serving after a boot: median {} ms, longest {} ms; a single master back: median {} ms, longest {} ms",
             self.cuts,
+            self.loaded_cuts,
             self.partial_cuts,
             self.acknowledged,
+            self.operations,
             self.compared,
             self.disks.at_risk,
             self.disks.lost,
@@ -145,11 +174,36 @@ impl CutSummary {
 mod tests {
     use super::*;
 
+    fn boot(moment: &str, operations: u64) -> BootSummary {
+        BootSummary {
+            moment: moment.to_owned(),
+            is_cut: moment != "Settled",
+            settled: true,
+            operations,
+            spent: Duration::from_secs(4),
+        }
+    }
+
+    #[test]
+    fn only_a_cut_after_enough_operations_of_its_boot_counts_as_one() {
+        let mut summary = CutSummary::new();
+        for (moment, operations) in [
+            ("Loading", 999),
+            ("Loaded", 1_000),
+            ("DiskBack", 1_004),
+            ("Settled", 1_004),
+        ] {
+            summary.note_boot(&boot(moment, operations));
+        }
+        assert_eq!(summary.run().loaded_cuts, 2);
+        assert_eq!(summary.details()["write_operations"], 4_007);
+    }
+
     #[test]
     fn a_run_without_load_or_loss_proves_too_little() {
         let mut summary = CutSummary::new();
         summary.cuts = 3;
-        summary.note_boot("Loading", true, Duration::from_secs(4));
+        summary.note_boot(&boot("Loading", 999));
         assert!(summary.too_little().unwrap().contains("fewer than 12"));
         assert!(summary.run().proves_too_little);
         summary.acknowledged = 12;

@@ -18,6 +18,8 @@ use crate::vm::check::AcknowledgedWrites;
 const TIMEOUT: Duration = Duration::from_secs(80);
 /// Batches that must be acknowledged before and after each step.
 const MIN_BATCHES: u64 = 40;
+/// Operations of a batch.
+const BATCH_SIZE: u64 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DiskFault {
@@ -61,10 +63,11 @@ async fn run_case(cluster: &mut GuestCluster, fault: DiskFault) -> anyhow::Resul
     cluster::wait_for_quorum(cluster, TIMEOUT).await?;
     let agent = load::register().await?;
     let writes = Arc::new(Mutex::new(AcknowledgedWrites::default()));
-    lock(&writes).start_load(&agent);
+    lock(&writes).start_load(&agent, BATCH_SIZE);
     let noted = writes.clone();
     let load = LoadWriters::start(
         &agent,
+        BATCH_SIZE,
         Arc::new(move |writer, batch, revision| {
             Ok(lock(&noted).acknowledge(writer, batch, revision)?)
         }),

@@ -71,16 +71,19 @@ pub(super) struct LoadWriters {
 }
 
 impl LoadWriters {
-    pub(super) fn start(agent: &str, on_ack: AckCallback) -> anyhow::Result<Self> {
+    /// Starts all writers, with batches of this size.
+    pub(super) fn start(agent: &str, batch_size: u64, on_ack: AckCallback) -> anyhow::Result<Self> {
         let mut writers = JoinSet::new();
         let client = cluster::client()?;
         for writer in 0..check::WRITERS {
-            writers.spawn(write(
-                client.clone(),
-                agent.to_owned(),
+            let writer = LoadWriter {
+                client: client.clone(),
+                agent: agent.to_owned(),
                 writer,
-                on_ack.clone(),
-            ));
+                batch_size,
+                on_ack: on_ack.clone(),
+            };
+            writers.spawn(writer.run());
         }
         Ok(Self { writers })
     }
@@ -95,49 +98,56 @@ impl LoadWriters {
     }
 }
 
-async fn write(
+struct LoadWriter {
     client: OperatorClient,
     agent: String,
     writer: u64,
+    batch_size: u64,
     on_ack: AckCallback,
-) -> anyhow::Result<()> {
-    for number in 1.. {
-        let request_id = format!("{agent}-{writer}-{number}");
-        let batch = batch(&agent, writer, number, request_id);
-        let reply = loop {
-            match client.write(batch.clone()).await {
-                Ok(reply) => break reply,
-                Err(CallError::Refused(refusal)) if refusal.code != tonic::Code::Unavailable => {
-                    bail!("batch {number} of writer {writer} is rejected: {refusal}");
-                }
-                Err(_) => {}
-            }
-        };
-        if let Some(refused) = reply.outcomes.iter().find(|outcome| !outcome.done) {
-            bail!("batch {number} of writer {writer}: {}", refused.message);
-        }
-        let revision = reply.revision.context("a response has a revision")?;
-        on_ack(writer, number, revision.index)?;
-    }
-    Ok(())
 }
 
-fn batch(agent: &str, writer: u64, number: u64, request_id: String) -> v1::WriteBatch {
-    let operation = |(name, value): (String, u64)| v1::WriteOperation {
-        operation: Some(v1::write_operation::Operation::SetAttribute(
-            v1::SetAttribute {
-                agent_id: agent.to_owned(),
-                name,
-                value: format!("{value} {}", "x".repeat(PADDING_BYTES)),
-            },
-        )),
-    };
-    v1::WriteBatch {
-        request_id,
-        operations: check::batch(writer, number)
-            .into_iter()
-            .map(operation)
-            .collect(),
-        ..Default::default()
+impl LoadWriter {
+    async fn run(self) -> anyhow::Result<()> {
+        let writer = self.writer;
+        for number in 1.. {
+            let batch = self.batch(number);
+            let reply = loop {
+                match self.client.write(batch.clone()).await {
+                    Ok(reply) => break reply,
+                    Err(CallError::Refused(refusal))
+                        if refusal.code != tonic::Code::Unavailable =>
+                    {
+                        bail!("batch {number} of writer {writer} is rejected: {refusal}");
+                    }
+                    Err(_) => {}
+                }
+            };
+            if let Some(refused) = reply.outcomes.iter().find(|outcome| !outcome.done) {
+                bail!("batch {number} of writer {writer}: {}", refused.message);
+            }
+            let revision = reply.revision.context("a response has a revision")?;
+            (self.on_ack)(writer, number, revision.index)?;
+        }
+        Ok(())
+    }
+
+    fn batch(&self, number: u64) -> v1::WriteBatch {
+        let operation = |(name, value): (String, u64)| v1::WriteOperation {
+            operation: Some(v1::write_operation::Operation::SetAttribute(
+                v1::SetAttribute {
+                    agent_id: self.agent.clone(),
+                    name,
+                    value: format!("{value} {}", "x".repeat(PADDING_BYTES)),
+                },
+            )),
+        };
+        v1::WriteBatch {
+            request_id: format!("{}-{}-{number}", self.agent, self.writer),
+            operations: check::batch(self.writer, number, self.batch_size)
+                .into_iter()
+                .map(operation)
+                .collect(),
+            ..Default::default()
+        }
     }
 }

@@ -74,7 +74,7 @@ async fn run_boot(
             revision,
         })
     };
-    let mut load = LoadWriters::start(&agent, Arc::new(on_ack))?;
+    let mut load = LoadWriters::start(&agent, args.number("batch")?, Arc::new(on_ack))?;
     tokio::select! {
         error = load.failure() => Err(error),
         ended = cut_partially(cluster, args, port) => ended,
