@@ -66,7 +66,12 @@ pub(super) fn check(history: &History) -> Findings {
                     (until_ns - from_ns) - delays.delay_ns(&(from_ns..until_ns), leader, process)
                 };
                 let since_ns = way_ns(history.events[seen].time_ns, time_ns);
-                let is_in_use = mode == AgentMode::Registered || since_ns < apart_ns;
+                // The leader may have registered the agent before the record of it.
+                let soon = known[before..].first().is_some_and(|(next, mode)| {
+                    let next_ns = history.events[*next].time_ns;
+                    *mode == AgentMode::Registered && way_ns(time_ns, next_ns) <= MAX_DELAY_NS
+                });
+                let is_in_use = mode == AgentMode::Registered || since_ns < apart_ns || soon;
                 findings.require(is_in_use, [seen, at], || {
                     format!("offer {offer} is of {agent}, which is {mode:?}")
                 });
@@ -262,13 +267,15 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_is_not_offered_before_its_return_is_committed() {
+    fn an_agent_may_be_offered_shortly_before_its_return_is_recorded() {
         let idle = HistoryBuilder::new()
             .observe_at("log", 8, mode(AgentMode::Unreachable))
             .after_ms(500)
             .offer_made(offer(12, 1));
-        let returned = idle.observe_at("log", 19, mode(AgentMode::Registered));
-        assert_violation(check, returned, "which is Unreachable");
+        let used =
+            |builder: HistoryBuilder| builder.observe_at("log", 19, mode(AgentMode::Registered));
+        assert_clean(check, used(idle.clone().after_ms(290)));
+        assert_violation(check, used(idle.after_ms(310)), "which is Unreachable");
     }
 
     #[test]
