@@ -181,7 +181,7 @@ impl Injector<'_> {
     }
 
     pub(super) fn partition_partial(&mut self) -> InjectionResult {
-        let pairs = random_pairs(&self.voters(), &mut self.rng);
+        let pairs = random_pairs(&self.voters(), self.rng);
         let mut cuts = NetworkDisturbances::default();
         for (one, other) in &pairs {
             cuts.cut_both(*one, *other);

@@ -43,7 +43,7 @@ impl Nemesis {
     /// Cuts one direction between two masters.
     pub(super) fn cut_masters_one_way(&mut self, simulation: &Simulation<'_>) {
         let (from, to) = self.two_masters();
-        let fault = Fault::new(FaultKind::PartitionOneWay, &format!("{from}>{to}"));
+        let fault = Fault::new(FaultKind::PartitionOneWay, format!("{from}>{to}"));
         self.partition(simulation, fault, &[(from, to)], 4_000);
     }
 
@@ -53,7 +53,7 @@ impl Nemesis {
         let (inside, outside): (Vec<usize>, Vec<usize>) =
             members.partition(|place| *place == victim || self.rng.percent(30));
         let names: Vec<String> = inside.into_iter().map(master_name).collect();
-        let fault = Fault::new(FaultKind::PartitionBoth, &names.join(","));
+        let fault = Fault::new(FaultKind::PartitionBoth, names.join(","));
         let outside = outside.into_iter().map(master_name);
         let links: Vec<_> = outside
             .flat_map(|other| names.iter().flat_map(move |one| both_ways(one, &other)))
