@@ -54,6 +54,7 @@ test-long: setup ## run 2,000 launches and kills, the arm64 seccomp filter, all 
 	part env ARGOSY_LONG=1 cargo test --locked --release --package argosy-cli --test process upgrade -- --test-threads=1
 	part scripts/test-arm64
 	part scripts/test-vm cases --limit 600 layers-as-root
+	part scripts/test-vm power-cuts --loaded --cuts 1 --lying-disks agent
 	# Limited by processor time, not by wall time: no deadline passes because the host is busy.
 	part scripts/test-vm cases --clock instructions --limit 1800 outside
 	part scripts/chaos-planted --timeout 900

@@ -13,7 +13,7 @@ pub(super) struct ReleaseGoal {
     pub(super) value: fn(&LedgerTotals) -> u64,
 }
 
-pub(super) const GOALS: [ReleaseGoal; 11] = [
+pub(super) const GOALS: [ReleaseGoal; 12] = [
     ReleaseGoal {
         name: "simulated hours of the whole system",
         minimum: 100,
@@ -53,6 +53,11 @@ pub(super) const GOALS: [ReleaseGoal; 11] = [
         name: "power cuts after at least 1,000 acknowledged operations since the boot",
         minimum: 200,
         value: |sums| sums.all.loaded_cuts(),
+    },
+    ReleaseGoal {
+        name: "power cuts of a machine with an agent and launched tasks",
+        minimum: 300,
+        value: |sums| sums.all.task_cuts(),
     },
     ReleaseGoal {
         name: "fuzz targets that were executed at least 10,000,000 times",
@@ -106,7 +111,7 @@ mod tests {
 {"tier":"sim-graphs","seed":1,"seeds":5120}
 {"tier":"sim-raft","seed":1,"seeds":20000}
 {"tier":"real","seed":1,"leader_kills":1000}
-{"tier":"power","seed":1,"power_cuts":300,"loaded_cuts":200}
+{"tier":"power","seed":1,"power_cuts":300,"loaded_cuts":200,"task_cuts":300}
 "#;
         let enough = &[enough, &targets::enough()].concat();
         let short = |text: &str| shortfalls(&read(text).unwrap());

@@ -108,6 +108,10 @@ pub struct BatchRecord {
     /// lines that do not record it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub loaded_cuts: u64,
+    /// Cuts of a whole machine with an agent, after it was given tasks since the boot; zero in
+    /// lines that do not record it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub task_cuts: u64,
     #[serde(default)]
     pub leader_changes: u64,
     /// Operations of known outcome.

@@ -45,7 +45,7 @@ mod tests {
 {"tier":"sim-graphs","seed":1,"seeds":5120}
 {"tier":"sim-raft","seed":1,"seeds":20000}
 {"tier":"real","seed":1,"leader_kills":1000}
-{"tier":"power","seed":1,"power_cuts":300,"loaded_cuts":200}
+{"tier":"power","seed":1,"power_cuts":300,"loaded_cuts":200,"task_cuts":300}
 "#;
 
     #[test]

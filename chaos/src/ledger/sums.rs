@@ -24,6 +24,8 @@ pub(super) struct HarnessSum {
     pub(super) cuts_before_load: u64,
     /// Cuts of a whole machine after at least 1,000 acknowledged operations since its boot.
     pub(super) loaded_cuts: u64,
+    /// Cuts of a whole machine with an agent that had tasks.
+    pub(super) task_cuts: u64,
     /// Seconds of real processes under faults of several kinds.
     pub(super) mixed_seconds: u64,
     pub(super) leader_changes: u64,
@@ -66,6 +68,10 @@ impl HarnessSums {
         self.by_tier.values().map(|sum| sum.loaded_cuts).sum()
     }
 
+    pub(super) fn task_cuts(&self) -> u64 {
+        self.by_tier.values().map(|sum| sum.task_cuts).sum()
+    }
+
     pub(super) fn violations(&self) -> u64 {
         self.by_tier.values().map(|sum| sum.violations).sum()
     }
@@ -98,6 +104,7 @@ impl HarnessSums {
         sum.power_cuts += run.power_cuts;
         sum.cuts_before_load += run.cuts_before_load();
         sum.loaded_cuts += run.loaded_cuts;
+        sum.task_cuts += run.task_cuts;
         if run.kills_alone() {
             sum.kills_at_rest += run.leader_kills;
         }

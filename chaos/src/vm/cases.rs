@@ -32,7 +32,7 @@ pub(crate) fn run(
     work: &Path,
 ) -> anyhow::Result<Vec<CaseResult>> {
     let wanted: Vec<&str> = group.split(',').collect();
-    let disks = power_cuts::new_disks(work, DISKS, Flushes::Honoured)?;
+    let disks = power_cuts::new_disks(work, &[Flushes::Honoured; DISKS])?;
     let message = format!("argosy.cases={group} argosy.limit={}", limit.as_secs());
     let results = in_machine(hardware, &disks, &message, &wanted, limit, work)?;
     Ok(results)

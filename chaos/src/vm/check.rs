@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::report::Values;
+use super::task_report::ObservedState;
 
 /// Writers of one boot, each with one batch in flight.
 pub(crate) const WRITERS: u64 = 4;
@@ -84,6 +85,43 @@ pub(crate) enum DurabilityViolation {
         digest: String,
         other: String,
     },
+    /// The agent returned under another id.
+    #[error("the agent was registered as {before} and returns as {found}")]
+    AgentIdentityLost { before: String, found: String },
+    /// The framework returned under another id.
+    #[error("the framework was registered as {before} and is {found} now")]
+    FrameworkLost { before: String, found: String },
+    /// An accepted launch is missing.
+    #[error("the launch of task {task} was accepted, and the registry does not have it")]
+    TaskLost { task: String },
+    /// An acknowledged state of a task was undone.
+    #[error("task {task} was acknowledged as {acknowledged} and is {found}")]
+    StateUndone {
+        task: String,
+        acknowledged: ObservedState,
+        found: ObservedState,
+    },
+    /// A task was started more than once.
+    #[error("task {task} was started {starts} times")]
+    StartedTwice { task: String, starts: u64 },
+    /// A task that ended without a start was started.
+    #[error("task {task} was dropped, and has started")]
+    DroppedTaskStarted { task: String },
+    /// A task was started before its launch was durable.
+    #[error("task {task} has started, and the registry does not have it")]
+    UnknownTaskStarted { task: String },
+    /// What a task has synced before its end is missing.
+    #[error("task {task} has finished, and the synced record of its start is lost")]
+    StartLost { task: String },
+    /// A task of an earlier boot did not end.
+    #[error("task {task} has not ended after its host was rebooted: {at}")]
+    TaskNotEnded { task: String, at: ObservedState },
+    /// A task ended for a reason that is not documented for a reboot of its host.
+    #[error("task {task} ended as {at}, which a power cut does not explain")]
+    UndocumentedEnd { task: String, at: ObservedState },
+    /// A process or cgroup of an ended task.
+    #[error("all tasks have ended, and there is still {what}")]
+    LeftBehind { what: String },
     /// The guest reports an error that must not happen.
     #[error("{why}")]
     Failed { why: String },

@@ -32,6 +32,7 @@ pub(crate) struct Hardware {
     /// The initramfs, which is the only root file system.
     pub(crate) initramfs: PathBuf,
     pub(crate) memory_mib: u32,
+    pub(crate) processors: Processors,
     /// The time source.
     pub(crate) clock: ClockSource,
 }
@@ -39,7 +40,7 @@ pub(crate) struct Hardware {
 /// The time source of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum ClockSource {
-    /// The host's clock, with two processors
+    /// The host's clock
     Host,
     /// Executed instructions, with one processor: no deadline passes because the host is busy, and
     /// waiting takes no time
@@ -49,19 +50,28 @@ pub(crate) enum ClockSource {
 impl ClockSource {
     fn options(self) -> &'static [&'static str] {
         match self {
-            Self::Host => &["-accel", "tcg,thread=multi", "-smp", "2"],
-            // Two nanoseconds for each instruction. With two processors QEMU hangs when it starts
-            // the second.
+            Self::Host => &["-accel", "tcg,thread=multi"],
+            // Two nanoseconds for each instruction.
             Self::Instructions => &[
                 "-accel",
                 "tcg,thread=single",
                 "-icount",
                 "shift=1,sleep=off",
-                "-smp",
-                "1",
             ],
         }
     }
+}
+
+/// The number of processors of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Processors {
+    /// Needed where the kernel patches its code while it runs: an agent attaches filters to
+    /// cgroups, and thereby enables a branch of the system call `connect`. If another processor
+    /// executes that code at this moment, QEMU 7.2 may keep the translated breakpoint of the patch,
+    /// and both processors repeat it without end. With the clock [`ClockSource::Instructions`],
+    /// QEMU hangs when it starts a second processor.
+    One,
+    Two,
 }
 
 /// A disk that the machine shares with the code that cuts its power.
@@ -239,6 +249,11 @@ fn qemu(hardware: &Hardware, args: &str, report_socket: &Path) -> Command {
     command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
     command.args(["-machine", "q35", "-cpu", "max"]);
     command.args(hardware.clock.options());
+    let processors = match hardware.processors {
+        Processors::One => "1",
+        Processors::Two => "2",
+    };
+    command.args(["-smp", processors]);
     command.args(["-m", &hardware.memory_mib.to_string()]);
     command.args([
         "-nodefaults",

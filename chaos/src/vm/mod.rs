@@ -1,9 +1,11 @@
 //! A small virtual machine, for kernel features that this host lacks, and for power cuts.
 //!
-//! Reading order: `report` (the reports of the guest), `disk` and `nbd` (disks that lose unflushed
-//! data), `machine` (QEMU), `cases`, then `check`, `cut_plan` and `power_cuts`, `guest` (inside),
-//! `command`. `disk` documents what a cut proves and what it does not.
+//! Reading order: `report` and `task_report` (the reports of the guest), `disk` and `nbd` (disks
+//! that lose unflushed data), `machine` (QEMU), `cases`, then `check`, `acknowledged_tasks`,
+//! `cut_plan` and `power_cuts`, `guest` (inside), `command`. `disk` documents what a cut proves and
+//! what it does not.
 
+mod acknowledged_tasks;
 mod cases;
 mod check;
 mod command;
@@ -15,5 +17,6 @@ mod nbd;
 mod power_cuts;
 mod report;
 mod summary;
+mod task_report;
 
 pub use command::{Arguments, run};

@@ -1,8 +1,8 @@
 //! Power cuts: a cluster under load in a machine that is switched off at a moment that the seed
 //! chooses.
 //!
-//! A series has one set of disks. Each boot reads everything back before new load begins. One disk,
-//! or two, may also lose power separately, and the masters on them are killed with it.
+//! A series has one set of disks. Each boot reads everything back before new load begins. One disk
+//! of a master, or two, may also lose power separately, and the masters on them are killed with it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use super::acknowledged_tasks::AcknowledgedTasks;
 use super::check::{AcknowledgedWrites, DurabilityViolation};
 use super::cut_plan::{BootMilestone, CutKinds, CutPlan, LOADED_OPERATIONS};
 use super::disk::{Disk, Flushes, UnflushedLoss};
@@ -20,13 +21,15 @@ use super::guest::DISKS;
 use super::machine::{Hardware, ReportWait, SharedDisk, VirtualMachine};
 use super::report::{GuestReport, Values};
 use super::summary::{BootSummary, CutSummary};
+use super::task_report::TaskReport;
 use crate::rng::Rng;
 
 /// Lines of the console that are shown after a failure.
 pub(super) const LAST_LINES: usize = 40;
-/// Size of a master's disk.
+/// Size of a disk.
 const DISK_BYTES: u64 = 512 << 20;
-/// Timeout from power on until everything is read back, also on a busy machine.
+/// Timeout of each step until everything is read back, also on a busy machine: the boot, the
+/// masters' data, and the tasks.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(240);
 /// Timeout from the mark that starts the clock until the chosen moment.
 const CUT_TIMEOUT: Duration = Duration::from_secs(240);
@@ -41,7 +44,10 @@ pub(crate) struct CutSettings {
     pub(crate) seed: u64,
     /// Cuts after which the disks are recreated.
     pub(crate) series: u64,
-    pub(crate) flushes: Flushes,
+    /// Of the masters' disks.
+    pub(crate) master_flushes: Flushes,
+    /// Of the agent's disk.
+    pub(crate) agent_flushes: Flushes,
     /// The directory for disks and sockets.
     pub(crate) work: PathBuf,
 }
@@ -59,18 +65,14 @@ pub(crate) fn run(settings: &CutSettings) -> anyhow::Result<CutSummary> {
     Ok(summary)
 }
 
-/// Creates empty disks, each with a file system.
+/// Creates an empty disk with a file system for each of these effects of flushes.
 ///
 /// # Errors
 /// If they cannot be created.
-pub(crate) fn new_disks(
-    work: &Path,
-    count: usize,
-    flushes: Flushes,
-) -> anyhow::Result<Vec<SharedDisk>> {
+pub(crate) fn new_disks(work: &Path, flushes: &[Flushes]) -> anyhow::Result<Vec<SharedDisk>> {
     let mut disks = Vec::new();
-    for number in 1..=count {
-        let path = work.join(format!("master-{number}.disk"));
+    for (number, flushes) in (1..).zip(flushes) {
+        let path = work.join(format!("{number}.disk"));
         let file =
             File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
         file.set_len(DISK_BYTES)?;
@@ -85,7 +87,7 @@ pub(crate) fn new_disks(
         if !made.status.success() {
             bail!("mke2fs: {}", String::from_utf8_lossy(&made.stderr));
         }
-        let disk = Disk::open(&path, flushes)?;
+        let disk = Disk::open(&path, *flushes)?;
         disks.push(Arc::new(Mutex::new(disk)));
     }
     Ok(disks)
@@ -100,6 +102,8 @@ struct CutSeries<'a> {
     settings: &'a CutSettings,
     disks: Vec<SharedDisk>,
     writes: AcknowledgedWrites,
+    tasks: AcknowledgedTasks,
+    boots: u64,
 }
 
 struct BootState {
@@ -119,10 +123,14 @@ struct BootState {
 
 impl<'a> CutSeries<'a> {
     fn new(settings: &'a CutSettings) -> anyhow::Result<Self> {
+        let mut flushes = vec![settings.master_flushes; DISKS];
+        flushes.push(settings.agent_flushes);
         Ok(Self {
             settings,
-            disks: new_disks(&settings.work, DISKS, settings.flushes)?,
+            disks: new_disks(&settings.work, &flushes)?,
             writes: AcknowledgedWrites::default(),
+            tasks: AcknowledgedTasks::default(),
+            boots: 0,
         })
     }
 
@@ -131,7 +139,8 @@ impl<'a> CutSeries<'a> {
             // Each cut has its own seed, which repeats its plan.
             let mut rng = Rng::new(self.settings.seed.wrapping_add(summary.cuts));
             let mut plan = CutPlan::choose(&mut rng, self.settings.kinds);
-            if self.settings.flushes == Flushes::Ignored {
+            let flushes = [self.settings.master_flushes, self.settings.agent_flushes];
+            if flushes.contains(&Flushes::Ignored) {
                 // This reverts to a consistent older state, so that a violation is found in the
                 // registry.
                 plan.loss = UnflushedLoss::Everything;
@@ -147,6 +156,7 @@ impl<'a> CutSeries<'a> {
         }
         summary.acknowledged += self.writes.acknowledged;
         summary.compared += self.writes.compared;
+        summary.tasks.add(&self.tasks);
         for disk in &self.disks {
             summary.count(&lock(disk).counts);
         }
@@ -158,10 +168,16 @@ impl<'a> CutSeries<'a> {
         let started = Instant::now();
         self.disks.iter().for_each(|disk| lock(disk).power_on());
         let settings = self.settings;
-        let words = plan.kernel_args();
+        self.boots += 1;
+        self.tasks.start_boot();
+        let mut words = format!("{} argosy.boot={}", plan.kernel_args(), self.boots);
+        if let Some(framework) = self.tasks.framework() {
+            words.push_str(&format!(" argosy.framework={framework}"));
+        }
         let mut machine =
             VirtualMachine::start(&settings.hardware, &self.disks, &words, &settings.work)?;
         let mut boot = BootState::new(plan, rng, Instant::now());
+        let launches_before = self.tasks.launches;
         while !boot.finished {
             match machine.wait_for_report(boot.next_deadline()) {
                 ReportWait::Report(report) => self.take(&mut boot, report, summary),
@@ -187,6 +203,7 @@ impl<'a> CutSeries<'a> {
             is_cut: boot.plan.time.after != BootMilestone::Settled,
             settled: boot.settled,
             operations: boot.operations,
+            launches: self.tasks.launches - launches_before,
             spent: started.elapsed(),
         });
         summary.violations.append(&mut boot.violations);
@@ -194,35 +211,36 @@ impl<'a> CutSeries<'a> {
     }
 
     fn take(&mut self, boot: &mut BootState, report: GuestReport, summary: &mut CutSummary) {
-        let outcome = match report {
-            GuestReport::Mounted => {
-                boot.reached(BootMilestone::Mounted);
-                Ok(())
-            }
-            GuestReport::Serving { ms } => {
-                summary.serving_ms.push(ms);
-                Ok(())
-            }
-            GuestReport::State { agent, values } => {
-                boot.found.insert(agent, values);
-                Ok(())
-            }
+        if let Err(violation) = self.handle(boot, report, summary) {
+            boot.violations.push(violation);
+        }
+        boot.finished |= !boot.violations.is_empty();
+    }
+
+    fn handle(
+        &mut self,
+        boot: &mut BootState,
+        report: GuestReport,
+        summary: &mut CutSummary,
+    ) -> Result<(), DurabilityViolation> {
+        match report {
+            GuestReport::Mounted => boot.reached(BootMilestone::Mounted),
+            GuestReport::Serving { ms } => summary.serving_ms.push(ms),
+            GuestReport::State { agent, values } => drop(boot.found.insert(agent, values)),
             GuestReport::Digest {
                 master,
                 applied,
                 digest,
-            } => self.writes.digest(master, applied, &digest),
+            } => self.writes.digest(master, applied, &digest)?,
             GuestReport::Settled { applied } => {
-                boot.settled = true;
                 let mut found = self.writes.read_back(&boot.found, applied);
                 boot.violations.append(&mut found);
-                boot.reached(BootMilestone::Settled);
-                Ok(())
+                boot.deadline = Instant::now() + RECOVERY_TIMEOUT;
             }
+            GuestReport::Tasks(report) => self.take_tasks(boot, report),
             GuestReport::Loading { agent } => {
                 self.writes.start_load(&agent, boot.plan.batch_size);
                 boot.reached(BootMilestone::Loading);
-                Ok(())
             }
             GuestReport::Acknowledged {
                 writer,
@@ -230,24 +248,30 @@ impl<'a> CutSeries<'a> {
                 revision,
             } => {
                 boot.acknowledged();
-                self.writes.acknowledge(writer, batch, revision)
+                self.writes.acknowledge(writer, batch, revision)?;
             }
-            GuestReport::PowerOff { disk } => self.cut_disk(boot, disk, summary),
-            GuestReport::Released { disk } => self.disk(disk).map(|disk| lock(disk).power_on()),
+            GuestReport::PowerOff { disk } => self.cut_disk(boot, disk, summary)?,
+            GuestReport::Released { disk } => lock(self.disk(disk)?).power_on(),
             GuestReport::CaughtUp { ms, .. } => {
                 summary.caught_up_ms.push(ms);
                 boot.reached(BootMilestone::DiskBack);
-                Ok(())
             }
-            GuestReport::CaseResult { why, .. } if why.is_empty() => Ok(()),
+            GuestReport::Stalled { .. } => summary.stalls += 1,
+            GuestReport::CaseResult { why, .. } if why.is_empty() => {}
             GuestReport::CaseResult { why, .. } | GuestReport::Failed { why } => {
-                Err(DurabilityViolation::Failed { why })
+                return Err(DurabilityViolation::Failed { why });
             }
-        };
-        if let Err(violation) = outcome {
-            boot.violations.push(violation);
         }
-        boot.finished |= !boot.violations.is_empty();
+        Ok(())
+    }
+
+    fn take_tasks(&mut self, boot: &mut BootState, report: TaskReport) {
+        let is_last = report == TaskReport::Settled;
+        boot.violations.append(&mut self.tasks.take(report));
+        if is_last {
+            boot.settled = true;
+            boot.reached(BootMilestone::Settled);
+        }
     }
 
     fn disk(&self, number: u64) -> Result<&SharedDisk, DurabilityViolation> {
@@ -299,9 +323,18 @@ impl BootState {
     fn reached(&mut self, mark: BootMilestone) {
         if mark == self.plan.time.after {
             self.cut_at = Some(Instant::now() + Duration::from_millis(self.plan.time.ms));
-        } else if mark == BootMilestone::Settled {
-            self.deadline = Instant::now() + CUT_TIMEOUT;
+            return;
         }
+        let timeout = match mark {
+            BootMilestone::Mounted => RECOVERY_TIMEOUT,
+            BootMilestone::Settled => CUT_TIMEOUT,
+            BootMilestone::PowerOn
+            | BootMilestone::Loading
+            | BootMilestone::Loaded
+            | BootMilestone::DiskOff
+            | BootMilestone::DiskBack => return,
+        };
+        self.deadline = Instant::now() + timeout;
     }
 
     /// Counts an acknowledged batch.

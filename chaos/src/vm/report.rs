@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 
+use super::task_report::TaskReport;
+
 /// Values of one agent's keys, as read back.
 pub(crate) type Values = BTreeMap<String, u64>;
 
@@ -39,6 +41,10 @@ pub(crate) enum GuestReport {
     Released { disk: u64 },
     /// The master on that disk has caught up.
     CaughtUp { disk: u64, ms: u64 },
+    /// The watchdog of this master has ended it, and it is started again.
+    Stalled { master: u64 },
+    /// A report about the agent and its tasks.
+    Tasks(TaskReport),
     /// A case has ended. Without `why` it passed.
     CaseResult { case: String, ms: u64, why: String },
     /// An error that must not happen.
@@ -78,6 +84,8 @@ impl Display for GuestReport {
             Self::PowerOff { disk } => write!(f, "off {disk}"),
             Self::Released { disk } => write!(f, "released {disk}"),
             Self::CaughtUp { disk, ms } => write!(f, "back {disk} {ms}"),
+            Self::Stalled { master } => write!(f, "stalled {master}"),
+            Self::Tasks(report) => write!(f, "tasks {report}"),
             Self::CaseResult { case, ms, why } => {
                 write!(f, "result {case} {ms} {}", one_line(why))
             }
@@ -125,6 +133,8 @@ fn parse(line: &str) -> Option<GuestReport> {
             digest: words.next()?.to_owned(),
         },
         "state" => state(words)?,
+        "stalled" => GuestReport::Stalled { master: number()? },
+        "tasks" => GuestReport::Tasks(TaskReport::parse(rest)?),
         "loading" => GuestReport::Loading {
             agent: words.next().filter(|agent| !agent.is_empty())?.to_owned(),
         },
@@ -189,6 +199,10 @@ mod tests {
             GuestReport::PowerOff { disk: 2 },
             GuestReport::Released { disk: 2 },
             GuestReport::CaughtUp { disk: 2, ms: 5 },
+            GuestReport::Stalled { master: 2 },
+            GuestReport::Tasks(TaskReport::Starts {
+                tasks: vec!["1-1".into()],
+            }),
             GuestReport::CaseResult {
                 case: "limits".into(),
                 ms: 12,
@@ -216,6 +230,7 @@ mod tests {
             "[    1.2] random: crng",
             "state ",
             "result limits",
+            "tasks agent",
         ] {
             assert!(line.parse::<GuestReport>().is_err(), "{line:?}");
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::acknowledged_tasks::AcknowledgedTasks;
 use super::check::DurabilityViolation;
 use super::cut_plan::LOADED_OPERATIONS;
 use super::disk::DiskCounts;
@@ -23,6 +24,11 @@ pub(crate) struct CutSummary {
     operations: u64,
     /// Values that were read back and compared.
     pub(crate) compared: u64,
+    pub(crate) tasks: TaskCounts,
+    /// Masters that their watchdog ended, because the host was busy.
+    pub(crate) stalls: u64,
+    /// Cuts of the whole machine after the first accepted launch of its boot.
+    task_cuts: u64,
     /// Time from the start of the masters to the first answer, one for each boot.
     pub(crate) serving_ms: Vec<u64>,
     /// Time from a disk's loss of power until its master has caught up.
@@ -36,6 +42,22 @@ pub(crate) struct CutSummary {
     duration: Duration,
 }
 
+/// Counts of the check of tasks.
+#[derive(Debug, Default)]
+pub(crate) struct TaskCounts {
+    launches: u64,
+    updates: u64,
+    compared: u64,
+}
+
+impl TaskCounts {
+    pub(crate) fn add(&mut self, series: &AcknowledgedTasks) {
+        self.launches += series.launches;
+        self.updates += series.updates;
+        self.compared += series.compared;
+    }
+}
+
 /// One boot, up to its cut.
 #[derive(Debug)]
 pub(crate) struct BootSummary {
@@ -47,6 +69,8 @@ pub(crate) struct BootSummary {
     pub(crate) settled: bool,
     /// Acknowledged operations.
     pub(crate) operations: u64,
+    /// Accepted launches of tasks.
+    pub(crate) launches: u64,
     pub(crate) spent: Duration,
 }
 
@@ -59,6 +83,9 @@ impl CutSummary {
             acknowledged: 0,
             operations: 0,
             compared: 0,
+            tasks: TaskCounts::default(),
+            stalls: 0,
+            task_cuts: 0,
             serving_ms: Vec::new(),
             caught_up_ms: Vec::new(),
             violations: Vec::new(),
@@ -74,9 +101,10 @@ impl CutSummary {
         self.settled += u64::from(boot.settled);
         self.operations += boot.operations;
         self.loaded_cuts += u64::from(boot.is_cut && boot.operations >= LOADED_OPERATIONS);
+        self.task_cuts += u64::from(boot.is_cut && boot.launches > 0);
         self.duration += boot.spent;
         println!(
-            "  boot {:3}  {:8}  {}  {:5} operations  {:4.1} s  {} single cuts so far",
+            "  boot {:3}  {:8}  {}  {:5} operations  {:3} tasks  {:4.1} s  {} single cuts so far",
             self.cuts_by_mark.values().sum::<u64>(),
             boot.moment,
             if boot.settled {
@@ -85,6 +113,7 @@ impl CutSummary {
                 "cut before   "
             },
             boot.operations,
+            boot.launches,
             boot.spent.as_secs_f64(),
             self.partial_cuts,
         );
@@ -98,10 +127,19 @@ impl CutSummary {
 
     /// Returns what this run leaves unproved, if it proves too little.
     pub(crate) fn too_little(&self) -> Option<String> {
-        let least = self.cuts * 4;
-        if self.acknowledged < least {
-            let count = self.acknowledged;
-            return Some(format!("{count} acknowledged batches, fewer than {least}"));
+        let least = self.cuts * 16;
+        if self.operations < least {
+            let count = self.operations;
+            return Some(format!(
+                "{count} acknowledged operations, fewer than {least}"
+            ));
+        }
+        if self.tasks.launches < self.cuts {
+            let count = self.tasks.launches;
+            return Some(format!(
+                "{count} accepted launches, fewer than {}",
+                self.cuts
+            ));
         }
         if self.disks.lost == 0 {
             return Some("no unflushed sector was lost".into());
@@ -119,6 +157,7 @@ impl CutSummary {
             seconds: self.duration.as_secs(),
             power_cuts: self.cuts + self.partial_cuts,
             loaded_cuts: self.loaded_cuts,
+            task_cuts: self.task_cuts,
             moments: self.cuts_by_mark.clone(),
             operations: self.acknowledged,
             violations: self.violations.len() as u64,
@@ -134,6 +173,10 @@ impl CutSummary {
             ("read_back".to_owned(), self.settled.into()),
             ("write_operations".to_owned(), self.operations.into()),
             ("values_compared".to_owned(), self.compared.into()),
+            ("stalls".to_owned(), self.stalls.into()),
+            ("launches".to_owned(), self.tasks.launches.into()),
+            ("task_updates".to_owned(), self.tasks.updates.into()),
+            ("tasks_compared".to_owned(), self.tasks.compared.into()),
             ("flushes".to_owned(), self.disks.flushes.into()),
             ("sectors_at_risk".to_owned(), self.disks.at_risk.into()),
             ("sectors_lost".to_owned(), self.disks.lost.into()),
@@ -151,17 +194,22 @@ impl CutSummary {
         format!(
             "power cuts {}, after at least {LOADED_OPERATIONS} operations {}, of single disks {}\n\
              batches acknowledged {}, their operations {}, values compared {}\n\
+             tasks launched {}, their updates {}, tasks compared {}\n\
              sectors unflushed at a cut {}, lost {}; flushes {}\n\
-             serving after a boot: median {} ms, longest {} ms; a single master back: median {} ms, longest {} ms",
+             masters ended by their watchdog {}; serving after a boot: median {} ms, longest {} ms; a single master back: median {} ms, longest {} ms",
             self.cuts,
             self.loaded_cuts,
             self.partial_cuts,
             self.acknowledged,
             self.operations,
             self.compared,
+            self.tasks.launches,
+            self.tasks.updates,
+            self.tasks.compared,
             self.disks.at_risk,
             self.disks.lost,
             self.disks.flushes,
+            self.stalls,
             middle(&self.serving_ms),
             most(&self.serving_ms),
             middle(&self.caught_up_ms),
@@ -180,6 +228,7 @@ mod tests {
             is_cut: moment != "Settled",
             settled: true,
             operations,
+            launches: u64::from(operations >= 1_000),
             spent: Duration::from_secs(4),
         }
     }
@@ -196,6 +245,7 @@ mod tests {
             summary.note_boot(&boot(moment, operations));
         }
         assert_eq!(summary.run().loaded_cuts, 2);
+        assert_eq!(summary.run().task_cuts, 2);
         assert_eq!(summary.details()["write_operations"], 4_007);
     }
 
@@ -203,10 +253,12 @@ mod tests {
     fn a_run_without_load_or_loss_proves_too_little() {
         let mut summary = CutSummary::new();
         summary.cuts = 3;
-        summary.note_boot(&boot("Loading", 999));
-        assert!(summary.too_little().unwrap().contains("fewer than 12"));
+        summary.note_boot(&boot("Loading", 47));
+        assert!(summary.too_little().unwrap().contains("fewer than 48"));
         assert!(summary.run().proves_too_little);
-        summary.acknowledged = 12;
+        summary.note_boot(&boot("Loading", 1));
+        assert!(summary.too_little().unwrap().contains("fewer than 3"));
+        summary.tasks.launches = 3;
         assert!(
             summary
                 .too_little()
@@ -223,7 +275,7 @@ mod tests {
         let run = summary.run();
         assert_eq!((run.seeds, run.power_cuts), (3, 5));
         assert!(!run.proves_too_little);
-        assert_eq!(run.moments["Loading"], 1);
+        assert_eq!(run.moments["Loading"], 2);
         assert_eq!(summary.details()["sectors_lost"], 2);
     }
 }

@@ -10,7 +10,8 @@ use argosy_testbed::command_lines::{MasterFlags, MemberTransport};
 use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec, last_lines};
 use tokio::time::Instant;
 
-use super::{DISKS, disks};
+use super::super::report::GuestReport;
+use super::{DISKS, ReportPort, disks};
 
 /// The numbers of all masters.
 pub(super) const ALL: [u64; DISKS] = [1, 2, 3];
@@ -21,9 +22,22 @@ pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Lines of a master's output that are shown.
 const LOG_TAIL_LINES: usize = 25;
 
+/// The last line of a master that its watchdog has ended.
+const STALLED: &str = "the loop that owns the registry has not turned for 3 s";
+
 /// All masters. They are killed when this value is dropped.
 pub(super) struct GuestCluster {
     masters: Vec<ManagedProcess>,
+    stalls: Stalls,
+}
+
+/// The reaction to the end of a master by its watchdog.
+pub(super) enum Stalls {
+    /// It is a failure.
+    Fail,
+    /// The master is started again, as by a service manager, and the host counts it: a busy host
+    /// stalls an emulated processor.
+    Restart(ReportPort),
 }
 
 fn host(number: u64) -> String {
@@ -33,6 +47,11 @@ fn host(number: u64) -> String {
 fn list(port: u16) -> String {
     let hosts = (ALL).map(|number| format!("{}:{port}", host(number)));
     hosts.join(",")
+}
+
+/// Returns the API addresses of all masters.
+pub(super) fn addresses() -> String {
+    list(5050)
 }
 
 fn log(number: u64) -> PathBuf {
@@ -65,12 +84,12 @@ pub(super) fn directory(number: u64) -> PathBuf {
 
 impl GuestCluster {
     /// Starts all masters.
-    pub(super) fn start() -> anyhow::Result<Self> {
+    pub(super) fn start(stalls: Stalls) -> anyhow::Result<Self> {
         let mut masters: Vec<_> = ALL.into_iter().map(master).collect();
         for master in &mut masters {
             master.start()?;
         }
-        Ok(Self { masters })
+        Ok(Self { masters, stalls })
     }
 
     fn master(&mut self, number: u64) -> &mut ManagedProcess {
@@ -94,8 +113,17 @@ impl GuestCluster {
     /// Fails if one of these masters has ended without being killed.
     pub(super) fn check_running(&mut self, masters: &[u64]) -> anyhow::Result<()> {
         for &number in masters {
-            if self.has_ended(number) {
-                bail!("master-{number} has ended by itself: {}", log_tail(number));
+            if !self.has_ended(number) {
+                continue;
+            }
+            match &self.stalls {
+                Stalls::Restart(port) if last_lines(&log(number), 1).contains(STALLED) => {
+                    port.send(&GuestReport::Stalled { master: number })?;
+                    self.start_one(number)?;
+                }
+                Stalls::Restart(_) | Stalls::Fail => {
+                    bail!("master-{number} has ended by itself: {}", log_tail(number));
+                }
             }
         }
         Ok(())
@@ -114,7 +142,7 @@ pub(super) fn log_text(number: u64) -> String {
 
 /// Returns a client of all masters.
 pub(super) fn client() -> anyhow::Result<OperatorClient> {
-    Ok(operator(list(5050).parse()?))
+    Ok(operator(addresses().parse()?))
 }
 
 /// Returns a client of one master.

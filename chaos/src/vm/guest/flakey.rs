@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use tokio::time::Instant;
 
-use super::cluster::{self, ALL, GuestCluster, POLL_INTERVAL};
+use super::cluster::{self, ALL, GuestCluster, POLL_INTERVAL, Stalls};
 use super::load::{self, LoadWriters};
 use super::{DISKS, disks, power, reading};
 use crate::vm::check::AcknowledgedWrites;
@@ -49,7 +49,7 @@ pub(super) async fn run(fault: DiskFault) -> anyhow::Result<()> {
         dmsetup(&["create", &name(disk), "--table", &table])?;
         disks::attach(&mapped(disk), disk, TIMEOUT).await?;
     }
-    let mut cluster = GuestCluster::start()?;
+    let mut cluster = GuestCluster::start(Stalls::Fail)?;
     let outcome = run_case(&mut cluster, fault).await;
     if outcome.is_err() {
         for number in ALL {

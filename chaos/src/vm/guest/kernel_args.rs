@@ -16,7 +16,8 @@ impl KernelArgs {
         Ok(Self(text.with_context(|| format!("cannot read {FILE}"))?))
     }
 
-    fn text(&self, name: &str) -> Option<&str> {
+    /// Returns the value of an argument.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.0.split_ascii_whitespace().find_map(|word| {
             let (key, value) = word.strip_prefix("argosy.")?.split_once('=')?;
             (key == name).then_some(value)

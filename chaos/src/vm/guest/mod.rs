@@ -1,8 +1,9 @@
-//! The part inside the machine: three masters on three disks, load, and reading back; and tasks
-//! without a memory request.
+//! The part inside the machine: three masters on three disks, an agent on a fourth, load, and
+//! reading back; and tasks without a memory request.
 //!
 //! It leaves all checks that are possible outside to the host: a cut may come at any line.
 
+mod agent;
 mod background;
 mod cluster;
 mod disks;
@@ -11,6 +12,7 @@ mod kernel_args;
 mod load;
 mod power;
 mod reading;
+mod tasks;
 
 use std::fs::File;
 use std::io::Write;
@@ -23,6 +25,8 @@ use kernel_args::KernelArgs;
 
 /// Masters, each on its own disk.
 pub(crate) const DISKS: usize = 3;
+/// The disk of the agent, counted from 1.
+pub(crate) const AGENT_DISK: u64 = 4;
 /// The serial port of reports.
 const PORT: &str = "/dev/ttyS1";
 

@@ -8,30 +8,41 @@ use anyhow::bail;
 use tokio::time::Instant;
 
 use super::super::report::GuestReport;
-use super::cluster::{self, ALL, GuestCluster, POLL_INTERVAL};
+use super::super::task_report::TaskReport;
+use super::agent::GuestAgent;
+use super::cluster::{self, ALL, GuestCluster, POLL_INTERVAL, Stalls};
 use super::kernel_args::KernelArgs;
 use super::load::{self, LoadWriters};
-use super::{ReportPort, disks, reading};
+use super::tasks::{LoadStart, TaskFramework};
+use super::{AGENT_DISK, ReportPort, agent, disks, reading};
 
 /// Timeout of each step. The host's timeout is longer.
 const TIMEOUT: Duration = Duration::from_secs(180);
+/// Timeout for the end of all tasks of earlier boots. Then the host reports those that remain.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Reads back, reports everything, and generates load. Ends only in the last boot of a series.
 ///
 /// # Errors
 /// The violation.
 pub(super) async fn run(args: &KernelArgs, port: &ReportPort) -> anyhow::Result<()> {
-    for disk in ALL {
+    for disk in ALL.into_iter().chain([AGENT_DISK]) {
         disks::attach(&disks::device(disk), disk, TIMEOUT).await?;
     }
     port.send(&GuestReport::Mounted)?;
-    let mut cluster = GuestCluster::start()?;
-    let outcome = run_boot(&mut cluster, args, port).await;
+    // The agent and the framework wait for the masters themselves.
+    let mut processes = Processes {
+        cluster: GuestCluster::start(Stalls::Restart(port.clone()))?,
+        agent: GuestAgent::start()?,
+    };
+    let (framework, load_start) = TaskFramework::start(args, port)?;
+    let outcome = run_boot(&mut processes, framework, load_start, args, port).await;
     if let Err(error) = &outcome {
         // The host shows the console after a failure.
         for number in ALL {
             eprintln!("master-{number}: {}", cluster::log_tail(number));
         }
+        eprintln!("agent: {}", agent::log_tail());
         port.send(&GuestReport::Failed {
             why: format!("{error:#}"),
         })?;
@@ -39,29 +50,39 @@ pub(super) async fn run(args: &KernelArgs, port: &ReportPort) -> anyhow::Result<
     outcome
 }
 
+/// The masters and the agent.
+struct Processes {
+    cluster: GuestCluster,
+    agent: GuestAgent,
+}
+
 async fn run_boot(
-    cluster: &mut GuestCluster,
+    processes: &mut Processes,
+    mut framework: TaskFramework,
+    load_start: LoadStart,
     args: &KernelArgs,
     port: &ReportPort,
 ) -> anyhow::Result<()> {
-    let ms = cluster::wait_for_quorum(cluster, TIMEOUT).await?;
-    port.send(&GuestReport::Serving { ms })?;
-    for (agent, values) in reading::values().await? {
-        port.send(&GuestReport::State { agent, values })?;
+    // First: masters that have lost something may reject the framework, too.
+    read_back_masters(&mut processes.cluster, port).await?;
+    tokio::select! {
+        ended = work_on_tasks(processes, load_start, args, port) => ended,
+        error = framework.failure() => Err(error),
     }
-    let mut applied = 0;
-    for copy in reading::copies(cluster, &ALL, TIMEOUT).await? {
-        applied = copy.applied;
-        port.send(&GuestReport::Digest {
-            master: copy.master,
-            applied: copy.applied,
-            digest: copy.digest,
-        })?;
-    }
-    port.send(&GuestReport::Settled { applied })?;
+}
+
+/// Reads back the tasks, and generates load on masters and agent.
+async fn work_on_tasks(
+    processes: &mut Processes,
+    load_start: LoadStart,
+    args: &KernelArgs,
+    port: &ReportPort,
+) -> anyhow::Result<()> {
+    let agent_id = read_back_tasks(&mut processes.agent, port).await?;
     if args.number("last")? == 1 {
         return Ok(());
     }
+    load_start.send_replace(Some(agent_id));
     let agent = load::register().await?;
     port.send(&GuestReport::Loading {
         agent: agent.clone(),
@@ -77,17 +98,54 @@ async fn run_boot(
     let mut load = LoadWriters::start(&agent, args.number("batch")?, Arc::new(on_ack))?;
     tokio::select! {
         error = load.failure() => Err(error),
-        ended = cut_partially(cluster, args, port) => ended,
+        ended = cut_partially(processes, args, port) => ended,
     }
+}
+
+async fn read_back_masters(cluster: &mut GuestCluster, port: &ReportPort) -> anyhow::Result<()> {
+    let ms = cluster::wait_for_quorum(cluster, TIMEOUT).await?;
+    port.send(&GuestReport::Serving { ms })?;
+    for (agent, values) in reading::values().await? {
+        port.send(&GuestReport::State { agent, values })?;
+    }
+    let mut applied = 0;
+    for copy in reading::copies(cluster, &ALL, TIMEOUT).await? {
+        applied = copy.applied;
+        port.send(&GuestReport::Digest {
+            master: copy.master,
+            applied: copy.applied,
+            digest: copy.digest,
+        })?;
+    }
+    port.send(&GuestReport::Settled { applied })
+}
+
+/// Waits for the agent and for the end of all tasks, and reports them. Returns the agent's id.
+async fn read_back_tasks(agent: &mut GuestAgent, port: &ReportPort) -> anyhow::Result<String> {
+    let send = |report| port.send(&GuestReport::Tasks(report));
+    let id = agent.wait_until_connected(TIMEOUT).await?;
+    send(TaskReport::Agent { id: id.clone() })?;
+    let (tasks, left) = agent.wait_until_quiet(&id, QUIET_TIMEOUT).await?;
+    for (task, at) in tasks {
+        send(TaskReport::Found { task, at })?;
+    }
+    let tasks = agent::starts()?;
+    send(TaskReport::Starts { tasks })?;
+    for what in left {
+        send(TaskReport::Left { what })?;
+    }
+    send(TaskReport::Settled)?;
+    Ok(id)
 }
 
 /// Cuts the disk power of some masters, kills them and starts them again. Then it watches all
 /// masters until the cut.
 async fn cut_partially(
-    cluster: &mut GuestCluster,
+    processes: &mut Processes,
     args: &KernelArgs,
     port: &ReportPort,
 ) -> anyhow::Result<()> {
+    let cluster = &mut processes.cluster;
     let chosen = args.numbers("alone")?;
     if !chosen.is_empty() {
         tokio::time::sleep(Duration::from_millis(args.number("alone_ms")?)).await;
@@ -112,6 +170,7 @@ async fn cut_partially(
     }
     loop {
         cluster.check_running(&ALL)?;
+        processes.agent.check_running()?;
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

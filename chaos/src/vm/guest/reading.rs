@@ -8,6 +8,7 @@ use argosy_proto::v1;
 use tokio::time::Instant;
 
 use super::super::report::Values;
+use super::agent;
 use super::cluster::{self, GuestCluster, POLL_INTERVAL};
 
 /// One master's copy of the registry at an index.
@@ -18,7 +19,7 @@ pub(super) struct RegistryCopy {
     pub(super) digest: String,
 }
 
-/// Returns the values of each agent, from linearizable reads.
+/// Returns the values of each agent that the load writes to, from linearizable reads.
 pub(super) async fn values() -> anyhow::Result<BTreeMap<String, Values>> {
     let client = cluster::client()?;
     let mut found = BTreeMap::new();
@@ -31,10 +32,13 @@ pub(super) async fn values() -> anyhow::Result<BTreeMap<String, Values>> {
             ..Default::default()
         };
         let page = client.list_agents(request).await?;
-        for agent in page.agents {
-            let info = agent.info.unwrap_or_default();
+        for listed in page.agents {
+            let info = listed.info.unwrap_or_default();
+            if info.host_name == agent::HOST_NAME {
+                continue;
+            }
             let values = info.attributes.iter().map(|(key, text)| value(key, text));
-            found.insert(agent.agent_id, values.collect::<anyhow::Result<_>>()?);
+            found.insert(listed.agent_id, values.collect::<anyhow::Result<_>>()?);
         }
         token = page.next_page_token;
         if token.is_empty() {
