@@ -113,6 +113,14 @@ impl FaultName {
                 | Self::ReconnectStorm
         )
     }
+
+    /// Whether its end waits for a leader, or for a line in the log of a healthy member.
+    pub(crate) fn end_waits_for_health(self) -> bool {
+        matches!(
+            self,
+            Self::ReplaceMaster | Self::CertificateRenewal | Self::ReconnectStorm
+        )
+    }
 }
 
 /// A name that is not a fault.

@@ -71,34 +71,42 @@ enum RoundStep {
         leader_timeout: Duration,
     },
     EndFirst,
+    /// The second fault is ended after half of its time, if it has begun.
+    EndSecond,
 }
 
 /// Returns the parts of a round. The first fault lasts for the given time, and a second one may
-/// begin in it. The first one holds no longer, however long the second one waits.
-fn round_steps(lasts: Duration, second: Option<(FaultName, Duration)>) -> Vec<RoundStep> {
+/// begin in it. No fault holds longer because the other one waits: a second one that waits begins
+/// after the first one, and a first one whose end waits ends after the second one.
+fn round_steps(
+    first: FaultName,
+    lasts: Duration,
+    second: Option<(FaultName, Duration)>,
+) -> Vec<RoundStep> {
+    let begin = |fault, leader_timeout| RoundStep::Begin {
+        fault,
+        leader_timeout,
+    };
     match second {
         None => vec![RoundStep::Wait(lasts), RoundStep::EndFirst],
-        Some((fault, _)) if fault.waits_for_health() => {
-            let finding = LEADER_TIMEOUT;
-            let begin = RoundStep::Begin {
-                fault,
-                leader_timeout: finding,
-            };
-            vec![RoundStep::Wait(lasts), RoundStep::EndFirst, begin]
-        }
+        Some((fault, _)) if fault.waits_for_health() => vec![
+            RoundStep::Wait(lasts),
+            RoundStep::EndFirst,
+            begin(fault, LEADER_TIMEOUT),
+            RoundStep::EndSecond,
+        ],
         Some((fault, after)) => {
             let rest = lasts.saturating_sub(after);
-            let finding = LEADER_TIMEOUT.min(rest);
-            let begin = RoundStep::Begin {
-                fault,
-                leader_timeout: finding,
-            };
-            vec![
+            let mut steps = vec![
                 RoundStep::Wait(after),
-                begin,
+                begin(fault, LEADER_TIMEOUT.min(rest)),
                 RoundStep::Wait(rest),
-                RoundStep::EndFirst,
-            ]
+            ];
+            steps.extend(match first.end_waits_for_health() {
+                true => [RoundStep::EndSecond, RoundStep::EndFirst],
+                false => [RoundStep::EndFirst, RoundStep::EndSecond],
+            });
+            steps
         }
     }
 }
@@ -186,7 +194,7 @@ impl Nemesis<'_> {
             (second, Duration::from_millis(self.rng.below(whole)))
         });
         let (mut held, mut over) = (Some(held), None);
-        for part in round_steps(lasts, second) {
+        for part in round_steps(fault, lasts, second) {
             match part {
                 RoundStep::Wait(time) => self.wait(time).await?,
                 RoundStep::Begin {
@@ -198,12 +206,14 @@ impl Nemesis<'_> {
                         self.end(held).await?;
                     }
                 }
+                RoundStep::EndSecond => {
+                    if let Some(over) = over.take() {
+                        let more = self.timing.of(over.duration / 2);
+                        self.wait(more).await?;
+                        self.end(over).await?;
+                    }
+                }
             }
-        }
-        if let Some(over) = over {
-            let more = self.timing.of(over.duration / 2);
-            self.wait(more).await?;
-            self.end(over).await?;
         }
         let within_ns = u64::try_from(COMMIT_TIMEOUT.as_nanos()).unwrap_or(u64::MAX);
         self.recorder
@@ -341,11 +351,11 @@ mod tests {
     /// It waited 40 s for a healthy cluster, and they stayed frozen for that time.
     #[test]
     fn a_second_fault_does_not_prolong_the_first() {
-        let lasts = Duration::from_secs(7);
+        let (first, lasts) = (FaultName::FreezeAllMasters, Duration::from_secs(7));
         for fault in FaultName::ALL.iter().copied() {
             for after in [0, 3, 6].map(Duration::from_secs) {
                 let mut held = Duration::ZERO;
-                for part in round_steps(lasts, Some((fault, after))) {
+                for part in round_steps(first, lasts, Some((fault, after))) {
                     match part {
                         RoundStep::Wait(time) => held += time,
                         RoundStep::Begin {
@@ -356,15 +366,36 @@ mod tests {
                             assert!(finding <= lasts - after, "{fault}");
                         }
                         RoundStep::EndFirst => break,
+                        RoundStep::EndSecond => panic!("{fault} ends first"),
                     }
                 }
                 assert_eq!(held, lasts, "{fault}");
             }
         }
-        let waits = round_steps(lasts, Some((FaultName::RollingRestart, Duration::ZERO)));
+        let second = Some((FaultName::RollingRestart, Duration::ZERO));
+        let waits = round_steps(first, lasts, second);
         assert!(
-            matches!(waits.last(), Some(RoundStep::Begin { .. })),
+            matches!(waits[2..], [RoundStep::Begin { .. }, RoundStep::EndSecond]),
             "it comes"
         );
+    }
+
+    /// As in the run of seed 460529292595: a master with an empty disk joined its group again while
+    /// the leader was cut off. It waited 60 s for a leader, and the partition lasted for that time.
+    #[test]
+    fn a_first_fault_whose_end_waits_does_not_prolong_the_second() {
+        let lasts = Duration::from_secs(7);
+        let second = Some((FaultName::PartitionLeader, Duration::from_secs(3)));
+        for first in FaultName::ALL.iter().copied() {
+            let steps = round_steps(first, lasts, second);
+            let place = |wanted| steps.iter().position(|step| *step == wanted).unwrap();
+            let (first_end, second_end) = (place(RoundStep::EndFirst), place(RoundStep::EndSecond));
+            assert_eq!(
+                second_end < first_end,
+                first.end_waits_for_health(),
+                "{first}"
+            );
+        }
+        assert!(FaultName::ReplaceMaster.end_waits_for_health());
     }
 }
