@@ -43,6 +43,8 @@ pub(crate) struct AcknowledgedTasks {
 #[derive(Debug, Default)]
 struct ReadTasks {
     found: BTreeMap<String, ObservedState>,
+    /// The explanation of each state.
+    why: BTreeMap<String, String>,
     /// The number of recorded starts of each task.
     starts: BTreeMap<String, u64>,
 }
@@ -82,7 +84,10 @@ impl AcknowledgedTasks {
                 self.updates += 1;
                 return self.update(task, to, revision);
             }
-            TaskReport::Found { task, at } => drop(self.read.found.insert(task, at)),
+            TaskReport::Found { task, at, why } => {
+                self.read.why.insert(task.clone(), why);
+                self.read.found.insert(task, at);
+            }
             TaskReport::Starts { tasks } => {
                 for task in tasks {
                     *self.read.starts.entry(task).or_default() += 1;
@@ -124,7 +129,7 @@ impl AcknowledgedTasks {
         }
         for (task, at) in &read.found {
             let starts = read.starts.get(task).copied().unwrap_or(0);
-            violations.extend(wrong_end(task, *at));
+            violations.extend(wrong_end(task, *at, &read.why[task]));
             violations.extend(wrong_starts(task, *at, starts));
         }
         let unknown = read.starts.keys();
@@ -169,13 +174,13 @@ fn undone(task: &str, known: ObservedState, found: ObservedState) -> Option<Dura
     })
 }
 
-fn wrong_end(task: &str, at: ObservedState) -> Option<DurabilityViolation> {
-    let task = task.to_owned();
+fn wrong_end(task: &str, at: ObservedState, why: &str) -> Option<DurabilityViolation> {
+    let (task, why) = (task.to_owned(), why.to_owned());
     if !is_terminal(at.state) {
         return Some(DurabilityViolation::TaskNotEnded { task, at });
     }
     let is_documented = DOCUMENTED_ENDS.contains(&(at.state, at.reason));
-    (!is_documented).then_some(DurabilityViolation::UndocumentedEnd { task, at })
+    (!is_documented).then_some(DurabilityViolation::UndocumentedEnd { task, at, why })
 }
 
 fn wrong_starts(task: &str, at: ObservedState, starts: u64) -> Option<DurabilityViolation> {
@@ -254,7 +259,8 @@ mod tests {
     ) -> Vec<DurabilityViolation> {
         for (task, at) in found {
             let task = (*task).to_owned();
-            assert_eq!(known.take(TaskReport::Found { task, at: *at }), []);
+            let (at, why) = (*at, "as it is".to_owned());
+            assert_eq!(known.take(TaskReport::Found { task, at, why }), []);
         }
         assert_eq!(known.take(TaskReport::Starts { tasks: ids(starts) }), []);
         known.take(TaskReport::Settled)
@@ -388,7 +394,7 @@ mod tests {
         assert_finds(
             &[("1-1", FINISHED), ("1-2", missing), ("1-3", VOIDED)],
             "1-1",
-            "task 1-2 ended as GONE TASK_MISSING_ON_AGENT, which a power cut does not explain",
+            "task 1-2 ended as GONE TASK_MISSING_ON_AGENT, which a power cut does not explain: as it is",
         );
     }
 
@@ -420,8 +426,8 @@ mod tests {
     #[test]
     fn a_boot_that_was_cut_while_it_was_read_back_leaves_nothing_for_the_next() {
         let mut known = known();
-        let task = "1-9".to_owned();
-        known.take(TaskReport::Found { task, at: RUNNING });
+        let (task, at, why) = ("1-9".to_owned(), RUNNING, String::new());
+        known.take(TaskReport::Found { task, at, why });
         known.take(TaskReport::Starts { tasks: ids("1-1") });
         known.start_boot();
         let found = [("1-1", FINISHED), ("1-2", REBOOTED), ("1-3", VOIDED)];

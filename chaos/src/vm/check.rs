@@ -117,8 +117,12 @@ pub(crate) enum DurabilityViolation {
     #[error("task {task} has not ended after its host was rebooted: {at}")]
     TaskNotEnded { task: String, at: ObservedState },
     /// A task ended for a reason that is not documented for a reboot of its host.
-    #[error("task {task} ended as {at}, which a power cut does not explain")]
-    UndocumentedEnd { task: String, at: ObservedState },
+    #[error("task {task} ended as {at}, which a power cut does not explain: {why}")]
+    UndocumentedEnd {
+        task: String,
+        at: ObservedState,
+        why: String,
+    },
     /// A process or cgroup of an ended task.
     #[error("all tasks have ended, and there is still {what}")]
     LeftBehind { what: String },

@@ -34,8 +34,12 @@ pub(crate) enum TaskReport {
         to: ObservedState,
         revision: UpdateRevision,
     },
-    /// A linearizable read returned this task.
-    Found { task: String, at: ObservedState },
+    /// A linearizable read returned this task, with this explanation of its state.
+    Found {
+        task: String,
+        at: ObservedState,
+        why: String,
+    },
     /// These tasks recorded their start on the agent's disk: each once for each start.
     Starts { tasks: Vec<String> },
     /// This process or cgroup of a task still exists, although all tasks have ended.
@@ -81,7 +85,9 @@ impl Display for TaskReport {
                 let UpdateRevision { index, position } = revision;
                 write!(f, "updated {task} {to} {index} {position}")
             }
-            Self::Found { task, at } => write!(f, "found {task} {at}"),
+            Self::Found { task, at, why } => {
+                write!(f, "found {task} {at} {}", why.replace(['\n', '\r'], " "))
+            }
             Self::Starts { tasks } => write!(f, "starts {}", tasks.join(" ")),
             Self::Left { what } => write!(f, "left {}", what.replace(['\n', '\r'], " ")),
             Self::Settled => f.write_str("settled"),
@@ -111,9 +117,10 @@ impl TaskReport {
                     position: position.parse().ok()?,
                 },
             },
-            ("found", [task, state, reason]) => Self::Found {
+            ("found", [task, state, reason, why @ ..]) => Self::Found {
                 task: (*task).to_owned(),
                 at: ObservedState::parse(state, reason)?,
+                why: why.join(" "),
             },
             ("starts", _) => Self::Starts { tasks: ids() },
             ("left", [_, ..]) => Self::Left {
@@ -154,7 +161,16 @@ mod tests {
                     position: 3,
                 },
             },
-            TaskReport::Found { task, at },
+            TaskReport::Found {
+                task: task.clone(),
+                at,
+                why: "no such program".into(),
+            },
+            TaskReport::Found {
+                task,
+                at,
+                why: String::new(),
+            },
             TaskReport::Starts { tasks: Vec::new() },
             TaskReport::Starts {
                 tasks: vec!["3-1".into(), "3-1".into()],

@@ -1,7 +1,6 @@
 //! The agent of the machine: the release executable with full isolation, its whole state on its own
 //! disk, and what is read back of it after a boot.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,9 +12,8 @@ use argosy_testbed::command_lines::{AgentFlags, MemberTransport};
 use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec, last_lines};
 use tokio::time::Instant;
 
-use super::super::task_report::ObservedState;
 use super::cluster::{self, POLL_INTERVAL};
-use super::{AGENT_DISK, disks};
+use super::{AGENT_DISK, disks, images};
 
 /// The name of its host, by which the registry's agents are distinguished: the load writes to
 /// others.
@@ -49,6 +47,7 @@ impl GuestAgent {
     /// Starts the agent on its disk.
     pub(super) fn start() -> anyhow::Result<Self> {
         prepare_shared().with_context(|| format!("cannot prepare {}", shared().display()))?;
+        fs::create_dir_all(images::directory())?;
         let data_dir = disks::directory(AGENT_DISK).join("agent");
         let flags = AgentFlags {
             listen: ADDRESS,
@@ -58,6 +57,7 @@ impl GuestAgent {
             transport: &MemberTransport::Plaintext,
         };
         let shared = shared().display().to_string();
+        let images = images::directory().display().to_string();
         // There is no nft to give tasks networks.
         let more = [
             "--host-name",
@@ -67,6 +67,8 @@ impl GuestAgent {
             "--allow-host-network",
             "--host-path",
             &shared,
+            "--image-dir",
+            &images,
         ];
         let mut process = ManagedProcess::new(ProcessSpec {
             name: "agent".into(),
@@ -117,7 +119,7 @@ impl GuestAgent {
         &mut self,
         agent_id: &str,
         timeout: Duration,
-    ) -> anyhow::Result<(BTreeMap<String, ObservedState>, Vec<String>)> {
+    ) -> anyhow::Result<(Vec<v1::Task>, Vec<String>)> {
         let deadline = Instant::now() + timeout;
         loop {
             self.check_running()?;
@@ -175,9 +177,9 @@ enum TaskScope {
 }
 
 /// Returns tasks of the registry, from linearizable reads.
-async fn tasks(scope: TaskScope) -> anyhow::Result<BTreeMap<String, ObservedState>> {
+async fn tasks(scope: TaskScope) -> anyhow::Result<Vec<v1::Task>> {
     let client = cluster::client()?;
-    let mut found = BTreeMap::new();
+    let mut found = Vec::new();
     let mut token = String::new();
     loop {
         let request = v1::ListRequest {
@@ -187,13 +189,7 @@ async fn tasks(scope: TaskScope) -> anyhow::Result<BTreeMap<String, ObservedStat
             ..Default::default()
         };
         let page = client.list_tasks(request).await?;
-        for task in page.tasks {
-            let at = ObservedState {
-                state: task.state(),
-                reason: task.latest.clone().unwrap_or_default().reason(),
-            };
-            found.insert(task.task_id, at);
-        }
+        found.extend(page.tasks);
         token = page.next_page_token;
         if token.is_empty() {
             return Ok(found);

@@ -8,6 +8,7 @@ mod background;
 mod cluster;
 mod disks;
 mod flakey;
+mod images;
 mod kernel_args;
 mod load;
 mod power;

@@ -8,12 +8,13 @@ use anyhow::bail;
 use tokio::time::Instant;
 
 use super::super::report::GuestReport;
-use super::super::task_report::TaskReport;
+use super::super::task_report::{ObservedState, TaskReport};
 use super::agent::GuestAgent;
 use super::cluster::{self, ALL, GuestCluster, POLL_INTERVAL, Stalls};
+use super::images::TaskImages;
 use super::kernel_args::KernelArgs;
 use super::load::{self, LoadWriters};
-use super::tasks::{LoadStart, TaskFramework};
+use super::tasks::{LoadStart, TaskFramework, TaskLoad};
 use super::{AGENT_DISK, ReportPort, agent, disks, reading};
 
 /// Timeout of each step. The host's timeout is longer.
@@ -82,7 +83,10 @@ async fn work_on_tasks(
     if args.number("last")? == 1 {
         return Ok(());
     }
-    load_start.send_replace(Some(agent_id));
+    let boot = args.number("boot")?;
+    let images = tokio::task::spawn_blocking(move || TaskImages::prepare(boot)).await??;
+    let agent = agent_id;
+    load_start.send_replace(Some(TaskLoad { agent, images }));
     let agent = load::register().await?;
     port.send(&GuestReport::Loading {
         agent: agent.clone(),
@@ -126,8 +130,16 @@ async fn read_back_tasks(agent: &mut GuestAgent, port: &ReportPort) -> anyhow::R
     let id = agent.wait_until_connected(TIMEOUT).await?;
     send(TaskReport::Agent { id: id.clone() })?;
     let (tasks, left) = agent.wait_until_quiet(&id, QUIET_TIMEOUT).await?;
-    for (task, at) in tasks {
-        send(TaskReport::Found { task, at })?;
+    for task in tasks {
+        let latest = task.latest.clone().unwrap_or_default();
+        send(TaskReport::Found {
+            at: ObservedState {
+                state: task.state(),
+                reason: latest.reason(),
+            },
+            task: task.task_id,
+            why: latest.message,
+        })?;
     }
     let tasks = agent::starts()?;
     send(TaskReport::Starts { tasks })?;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::report::GuestReport;
 use super::super::task_report::{ObservedState, TaskReport, UpdateRevision};
+use super::images::{self, TaskImages};
 use super::kernel_args::KernelArgs;
 use super::{ReportPort, agent, cluster};
 
@@ -32,13 +33,20 @@ pub(super) struct TaskFramework {
     running: JoinHandle<Result<(), SchedulerError>>,
 }
 
-/// The start of the load. It names the agent on which tasks are launched.
-pub(super) type LoadStart = watch::Sender<Option<String>>;
+/// The start of the load.
+pub(super) type LoadStart = watch::Sender<Option<TaskLoad>>;
+
+/// What is launched under load.
+pub(super) struct TaskLoad {
+    /// The agent on which tasks are launched.
+    pub(super) agent: String,
+    pub(super) images: TaskImages,
+}
 
 impl TaskFramework {
     /// Subscribes as the framework of earlier boots, if the command line names it.
     pub(super) fn start(args: &KernelArgs, port: &ReportPort) -> anyhow::Result<(Self, LoadStart)> {
-        let (load_start, agent) = watch::channel(None);
+        let (load_start, load) = watch::channel(None);
         let mut config = SchedulerConfig::new(cluster::addresses().parse()?, "power-cuts");
         config.framework_id = args.text("framework").map(str::to_owned);
         config.first_subscription = None;
@@ -46,7 +54,7 @@ impl TaskFramework {
         let mut scheduler = TaskScheduler {
             port: port.clone(),
             boot: args.number("boot")?,
-            agent,
+            load,
             offers: BTreeMap::new(),
             open: BTreeSet::new(),
             requested: 0,
@@ -72,7 +80,7 @@ struct TaskScheduler {
     port: ReportPort,
     /// Number of this boot, which makes task ids unique.
     boot: u64,
-    agent: watch::Receiver<Option<String>>,
+    load: watch::Receiver<Option<TaskLoad>>,
     offers: BTreeMap<String, v1::Offer>,
     /// Tasks whose launch was requested and whose end is unknown.
     open: BTreeSet<String>,
@@ -89,10 +97,11 @@ impl TaskScheduler {
 
     /// Launches tasks on the offers of the agent, and declines those of others.
     fn use_offers(&mut self, driver: &SchedulerDriver) {
-        let Some(agent) = self.agent.borrow().clone() else {
+        let load = self.load.borrow();
+        let Some(load) = load.as_ref() else {
             return;
         };
-        let is_other = |_: &String, offer: &mut v1::Offer| offer.agent_id != agent;
+        let is_other = |_: &String, offer: &mut v1::Offer| offer.agent_id != load.agent;
         for offer in self.offers.extract_if(.., is_other).map(|(_, offer)| offer) {
             driver.decline(&offer, Some(DECLINED_MS));
         }
@@ -103,7 +112,7 @@ impl TaskScheduler {
             let mut tasks = Vec::new();
             while self.open.len() < OPEN_TASKS {
                 self.requested += 1;
-                let task = task(self.boot, self.requested);
+                let task = task(self.boot, self.requested, load.images.of(self.requested));
                 self.open.insert(task.task_id.clone());
                 tasks.push(task);
             }
@@ -174,16 +183,28 @@ impl Scheduler for TaskScheduler {
     }
 }
 
-/// Returns a task that records its start, syncs the record, and exits after 0 to 0.7 s.
-fn task(boot: u64, number: u64) -> v1::TaskSpec {
+/// Returns a task that records its start, syncs the record, and exits after 0 to 0.7 s. That of an
+/// image first compares the content of the image.
+fn task(boot: u64, number: u64, image: Option<&str>) -> v1::TaskSpec {
     let (id, starts) = (format!("{boot}-{number}"), agent::starts_file());
     let starts = starts.display();
     let shared = agent::shared().display().to_string();
+    let record = format!(
+        "printf '\\n%s;\\n' {id} >> {starts} && busybox sync {starts} && sleep 0.{}",
+        number % 8
+    );
+    let container = image.map(|image| v1::ContainerSpec {
+        image: image.to_owned(),
+        ..Default::default()
+    });
     v1::TaskSpec {
-        shell: format!(
-            "printf '\\n%s;\\n' {id} >> {starts} && sync {starts} && sleep 0.{}",
-            number % 8
-        ),
+        shell: match image {
+            Some(_) => format!("{} && {record}", images::COMPARE),
+            None => record,
+        },
+        container,
+        // On host paths, the root of an image is refused.
+        user: image.map_or("", |_| "1000").to_owned(),
         task_id: id,
         resources: resources("cpus:0.1;mem:32").expect("the resources are valid"),
         host_paths: vec![v1::HostPath {
