@@ -1,6 +1,7 @@
 //! Test cases inside a machine: names go in, results come out. A missing result is a failure.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::disk::Flushes;
@@ -32,7 +33,7 @@ pub(crate) fn run(
     work: &Path,
 ) -> anyhow::Result<Vec<CaseResult>> {
     let wanted: Vec<&str> = group.split(',').collect();
-    let disks = power_cuts::new_disks(work, &[Flushes::Honoured; DISKS])?;
+    let disks = power_cuts::new_disks(work, &[Flushes::Honoured; DISKS], &Arc::default())?;
     let message = format!("argosy.cases={group} argosy.limit={}", limit.as_secs());
     let results = in_machine(hardware, &disks, &message, &wanted, limit, work)?;
     Ok(results)

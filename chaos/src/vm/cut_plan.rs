@@ -15,6 +15,9 @@ const BATCH_SIZES: [u64; 4] = [4, 4, 16, 64];
 /// batches in a second.
 const LOADED_BATCH_SIZES: [u64; 3] = [32, 64, 128];
 
+/// The last write after the chosen moment at which the power may be cut.
+const LAST_WRITE: u64 = 64;
+
 /// The cuts of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CutKinds {
@@ -49,6 +52,9 @@ pub(super) enum BootMilestone {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CutPlan {
     pub(super) time: CutTime,
+    /// The write after that moment at which the power is cut, counted from 1 over all disks. Without
+    /// it, the power is cut at the moment itself, when there is rarely unflushed data.
+    pub(super) at_write: Option<u64>,
     /// Operations of one batch.
     pub(super) batch_size: u64,
     /// Disks that lose power separately, with the delay after the load has begun.
@@ -91,6 +97,7 @@ impl CutPlan {
         };
         Self {
             time: moment,
+            at_write: (rng.below(4) > 0).then(|| 1 + rng.below(LAST_WRITE)),
             batch_size: sizes[rng.below(sizes.len() as u64) as usize],
             partial: alone,
             loss: UnflushedLoss::choose(rng),
@@ -103,6 +110,7 @@ impl CutPlan {
                 after: BootMilestone::Settled,
                 ms: 0,
             },
+            at_write: None,
             batch_size: BATCH_SIZES[0],
             partial: None,
             loss: UnflushedLoss::Nothing,
@@ -169,6 +177,11 @@ mod tests {
         };
         assert!(plans.iter().filter(alone(1)).count() > plans.iter().filter(alone(2)).count());
         assert!(plans.iter().any(|plan| alone(2)(&plan)));
+        assert!(plans.iter().any(|plan| plan.at_write.is_none()));
+        for write in [1, LAST_WRITE] {
+            let near = |plan: &CutPlan| plan.at_write.is_some_and(|at| at.abs_diff(write) < 8);
+            assert!(plans.iter().any(near), "write {write}");
+        }
         for plan in plans {
             let needs_disk = matches!(
                 plan.time.after,

@@ -12,7 +12,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
+use super::power_switch::PowerSwitch;
 use crate::rng::Rng;
 
 /// The unit that a disk writes atomically.
@@ -81,6 +83,8 @@ pub(crate) struct Disk {
     unflushed: UnflushedSectors,
     flushes: Flushes,
     powered: bool,
+    /// The power of the whole machine.
+    switch: Arc<PowerSwitch>,
     pub(crate) counts: DiskCounts,
 }
 
@@ -89,7 +93,11 @@ impl Disk {
     ///
     /// # Errors
     /// If it cannot be opened for reading and writing.
-    pub(crate) fn open(path: &Path, flushes: Flushes) -> io::Result<Self> {
+    pub(crate) fn open(
+        path: &Path,
+        flushes: Flushes,
+        switch: Arc<PowerSwitch>,
+    ) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(path)?;
         let bytes = file.metadata()?.len();
         Ok(Self {
@@ -98,6 +106,7 @@ impl Disk {
             unflushed: UnflushedSectors::default(),
             flushes,
             powered: true,
+            switch,
             counts: DiskCounts::default(),
         })
     }
@@ -107,7 +116,7 @@ impl Disk {
     }
 
     fn check(&self, offset: u64, length: usize) -> io::Result<()> {
-        if !self.powered {
+        if !self.powered || self.is_machine_off() {
             return Err(io::Error::other("the disk has no power"));
         }
         let whole = |number: u64| number.is_multiple_of(SECTOR_BYTES as u64);
@@ -143,7 +152,13 @@ impl Disk {
         if self.unflushed.0.len() > CACHE_SECTORS {
             self.unflushed.0.clear();
         }
+        self.switch.count_write();
         Ok(())
+    }
+
+    /// Returns whether the whole machine has lost its power: nothing more is answered.
+    pub(crate) fn is_machine_off(&self) -> bool {
+        self.switch.is_off()
     }
 
     pub(crate) fn flush(&mut self) -> io::Result<()> {
@@ -231,7 +246,7 @@ mod tests {
     fn disk(flushes: Flushes) -> (tempfile::NamedTempFile, Disk) {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(64 * SECTOR_BYTES as u64).unwrap();
-        let disk = Disk::open(file.path(), flushes).unwrap();
+        let disk = Disk::open(file.path(), flushes, Arc::default()).unwrap();
         (file, disk)
     }
 
@@ -267,6 +282,33 @@ mod tests {
         disk.power_on();
         assert_eq!((get(&disk, 3), get(&disk, 4), get(&disk, 5)), (1, 0, 2));
         assert_eq!((disk.counts.at_risk, disk.counts.lost), (2, 2));
+    }
+
+    #[test]
+    fn a_cut_at_a_write_stops_all_disks_of_the_machine_with_that_write_unflushed() {
+        let switch = Arc::<PowerSwitch>::default();
+        let (_file, mut first) = disk(Flushes::Honoured);
+        let (_other_file, mut second) = disk(Flushes::Honoured);
+        first.switch = Arc::clone(&switch);
+        second.switch = Arc::clone(&switch);
+        put(&mut first, 0, 1, WriteMode::WriteBack);
+        first.flush().unwrap();
+        switch.cut_at_write(2);
+        put(&mut first, 1, 1, WriteMode::WriteBack);
+        first.flush().unwrap();
+        put(&mut second, 2, 1, WriteMode::WriteBack);
+        assert!(second.is_machine_off());
+        for disk in [&mut first, &mut second] {
+            assert!(disk.flush().is_err() && disk.read(0, &mut [0; SECTOR_BYTES]).is_err());
+            disk.cut(UnflushedLoss::Everything, &mut Rng::new(1))
+                .unwrap();
+        }
+        switch.turn_on();
+        first.power_on();
+        second.power_on();
+        assert_eq!((get(&first, 0), get(&first, 1), get(&second, 2)), (1, 1, 0));
+        assert_eq!((first.counts.at_risk, second.counts.at_risk), (0, 1));
+        put(&mut second, 2, 2, WriteMode::WriteBack);
     }
 
     #[test]

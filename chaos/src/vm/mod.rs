@@ -1,9 +1,9 @@
 //! A small virtual machine, for kernel features that this host lacks, and for power cuts.
 //!
-//! Reading order: `report` and `task_report` (the reports of the guest), `disk` and `nbd` (disks
-//! that lose unflushed data), `machine` (QEMU), `cases`, then `check`, `acknowledged_tasks`,
-//! `cut_plan` and `power_cuts`, `guest` (inside), `command`. `disk` documents what a cut proves and
-//! what it does not.
+//! Reading order: `report` and `task_report` (the reports of the guest), `disk`, `power_switch` and
+//! `nbd` (disks that lose unflushed data), `machine` (QEMU), `cases`, then `check`,
+//! `acknowledged_tasks`, `cut_plan` and `power_cuts`, `guest` (inside), `command`. `disk` documents
+//! what a cut proves and what it does not.
 
 mod acknowledged_tasks;
 mod cases;
@@ -15,6 +15,7 @@ mod guest;
 mod machine;
 mod nbd;
 mod power_cuts;
+mod power_switch;
 mod report;
 mod summary;
 mod task_report;

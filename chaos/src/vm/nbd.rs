@@ -56,6 +56,10 @@ fn serve_client(mut stream: UnixStream, disk: &Arc<Mutex<Disk>>) -> io::Result<(
     while let Some(request) = NbdRequest::read(&mut stream)? {
         data.resize(request.length as usize, 0);
         let done = request.perform(&mut stream, disk, &mut data)?;
+        if lock(disk).is_machine_off() {
+            // A host without power answers nothing, and no error either.
+            return read_until_gone(&mut stream);
+        }
         let mut reply = Vec::with_capacity(16 + data.len());
         reply.extend(REPLY_MAGIC.to_be_bytes());
         reply.extend(error_number(&done).to_be_bytes());
@@ -65,6 +69,12 @@ fn serve_client(mut stream: UnixStream, disk: &Arc<Mutex<Disk>>) -> io::Result<(
         }
         stream.write_all(&reply)?;
     }
+    Ok(())
+}
+
+/// Reads and ignores requests until the client is gone.
+fn read_until_gone(stream: &mut UnixStream) -> io::Result<()> {
+    io::copy(stream, &mut io::sink())?;
     Ok(())
 }
 
@@ -223,6 +233,7 @@ fn read_u64(stream: &mut UnixStream) -> io::Result<u64> {
 mod tests {
     use super::*;
     use crate::vm::disk::Flushes;
+    use crate::vm::power_switch::PowerSwitch;
 
     struct NbdClient(UnixStream);
 
@@ -285,7 +296,7 @@ mod tests {
     fn a_client_reads_its_writes_and_receives_errors() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(32_768).unwrap();
-        let disk = Disk::open(file.path(), Flushes::Honoured).unwrap();
+        let disk = Disk::open(file.path(), Flushes::Honoured, Arc::default()).unwrap();
         let disk = Arc::new(Mutex::new(disk));
         let mut client = NbdClient::connect(&disk);
         assert_eq!(client.request(1, 512, 512, &[9; 512]), 0);
@@ -302,5 +313,23 @@ mod tests {
         assert_eq!(client.request(0, 0, 512, &[]), 5);
         client.send(&[&REQUEST_MAGIC.to_be_bytes(), &[0, 0, 0, 2], &[0; 20]]);
         assert_eq!(client.0.read(&mut [0; 1]).unwrap(), 0, "a goodbye is taken");
+    }
+
+    #[test]
+    fn a_machine_without_power_answers_nothing() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(32_768).unwrap();
+        let switch = Arc::<PowerSwitch>::default();
+        let disk = Disk::open(file.path(), Flushes::Honoured, Arc::clone(&switch)).unwrap();
+        let disk = Arc::new(Mutex::new(disk));
+        let mut client = NbdClient::connect(&disk);
+        assert_eq!(client.request(1, 0, 512, &[1; 512]), 0);
+        switch.cut_at_write(1);
+        let header = |kind| [&REQUEST_MAGIC.to_be_bytes()[..], &[0, 0, 0, kind], &[0; 16]].concat();
+        client.send(&[&header(1), &512_u32.to_be_bytes(), &[2; 512]]);
+        client.send(&[&header(3), &[0; 4]]);
+        client.0.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(client.0.read(&mut [0; 16]).unwrap(), 0, "no answer");
+        assert_eq!(lock(&disk).counts.flushes, 0);
     }
 }

@@ -19,6 +19,7 @@ use super::cut_plan::{BootMilestone, CutKinds, CutPlan, LOADED_OPERATIONS};
 use super::disk::{Disk, Flushes, UnflushedLoss};
 use super::guest::DISKS;
 use super::machine::{Hardware, ReportWait, SharedDisk, VirtualMachine};
+use super::power_switch::PowerSwitch;
 use super::report::{GuestReport, Values};
 use super::summary::{BootSummary, CutSummary};
 use super::task_report::TaskReport;
@@ -33,6 +34,11 @@ const DISK_BYTES: u64 = 512 << 20;
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(240);
 /// Timeout from the mark that starts the clock until the chosen moment.
 const CUT_TIMEOUT: Duration = Duration::from_secs(240);
+
+/// Timeout for the write at which the power is cut. Then it is cut without one.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval at which the host looks whether that write was made.
+const SWITCH_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The settings of a run.
 #[derive(Debug, Clone)]
@@ -65,11 +71,16 @@ pub(crate) fn run(settings: &CutSettings) -> anyhow::Result<CutSummary> {
     Ok(summary)
 }
 
-/// Creates an empty disk with a file system for each of these effects of flushes.
+/// Creates an empty disk with a file system for each of these effects of flushes, in a machine with
+/// this switch.
 ///
 /// # Errors
 /// If they cannot be created.
-pub(crate) fn new_disks(work: &Path, flushes: &[Flushes]) -> anyhow::Result<Vec<SharedDisk>> {
+pub(crate) fn new_disks(
+    work: &Path,
+    flushes: &[Flushes],
+    switch: &Arc<PowerSwitch>,
+) -> anyhow::Result<Vec<SharedDisk>> {
     let mut disks = Vec::new();
     for (number, flushes) in (1..).zip(flushes) {
         let path = work.join(format!("{number}.disk"));
@@ -87,7 +98,7 @@ pub(crate) fn new_disks(work: &Path, flushes: &[Flushes]) -> anyhow::Result<Vec<
         if !made.status.success() {
             bail!("mke2fs: {}", String::from_utf8_lossy(&made.stderr));
         }
-        let disk = Disk::open(&path, *flushes)?;
+        let disk = Disk::open(&path, *flushes, Arc::clone(switch))?;
         disks.push(Arc::new(Mutex::new(disk)));
     }
     Ok(disks)
@@ -101,6 +112,7 @@ fn lock(disk: &SharedDisk) -> std::sync::MutexGuard<'_, Disk> {
 struct CutSeries<'a> {
     settings: &'a CutSettings,
     disks: Vec<SharedDisk>,
+    switch: Arc<PowerSwitch>,
     writes: AcknowledgedWrites,
     tasks: AcknowledgedTasks,
     boots: u64,
@@ -111,6 +123,8 @@ struct BootState {
     rng: Rng,
     /// The time of the cut, once it is known.
     cut_at: Option<Instant>,
+    /// When the power is cut also without the write that the plan names.
+    cut_by: Option<Instant>,
     /// If no mark is reached until then, the boot has failed.
     deadline: Instant,
     found: BTreeMap<String, Values>,
@@ -125,9 +139,11 @@ impl<'a> CutSeries<'a> {
     fn new(settings: &'a CutSettings) -> anyhow::Result<Self> {
         let mut flushes = vec![settings.master_flushes; DISKS];
         flushes.push(settings.agent_flushes);
+        let switch = Arc::default();
         Ok(Self {
             settings,
-            disks: new_disks(&settings.work, &flushes)?,
+            disks: new_disks(&settings.work, &flushes, &switch)?,
+            switch,
             writes: AcknowledgedWrites::default(),
             tasks: AcknowledgedTasks::default(),
             boots: 0,
@@ -166,6 +182,7 @@ impl<'a> CutSeries<'a> {
     /// Switches the machine on, reads everything back, generates load, and cuts the power.
     fn boot(&mut self, plan: CutPlan, rng: Rng, summary: &mut CutSummary) -> anyhow::Result<()> {
         let started = Instant::now();
+        self.switch.turn_on();
         self.disks.iter().for_each(|disk| lock(disk).power_on());
         let settings = self.settings;
         self.boots += 1;
@@ -181,14 +198,18 @@ impl<'a> CutSeries<'a> {
         while !boot.finished {
             match machine.wait_for_report(boot.next_deadline()) {
                 ReportWait::Report(report) => self.take(&mut boot, report, summary),
-                ReportWait::Silence if boot.cut_at.is_some() => boot.finished = true,
+                ReportWait::Silence if boot.cut_at.is_some() => boot.approach_cut(&self.switch),
                 ReportWait::Silence => boot.fail("nothing more was heard of the guest in time"),
                 ReportWait::Ended => boot.fail("the machine has ended by itself"),
             }
         }
         let late = machine.cut();
+        let mut at_risk = 0;
         for disk in &self.disks {
-            lock(disk).cut(boot.plan.loss, &mut boot.rng)?;
+            let mut disk = lock(disk);
+            let before = disk.counts.at_risk;
+            disk.cut(boot.plan.loss, &mut boot.rng)?;
+            at_risk += disk.counts.at_risk - before;
         }
         // An acknowledgement that was sent before the cut counts, even if it is read later.
         late.into_iter()
@@ -204,6 +225,7 @@ impl<'a> CutSeries<'a> {
             settled: boot.settled,
             operations: boot.operations,
             launches: self.tasks.launches - launches_before,
+            sectors_at_risk: at_risk,
             spent: started.elapsed(),
         });
         summary.violations.append(&mut boot.violations);
@@ -309,6 +331,7 @@ impl BootState {
             plan,
             rng,
             cut_at: None,
+            cut_by: None,
             deadline: now + RECOVERY_TIMEOUT,
             found: BTreeMap::new(),
             operations: 0,
@@ -344,6 +367,21 @@ impl BootState {
         if before < LOADED_OPERATIONS && self.operations >= LOADED_OPERATIONS {
             self.reached(BootMilestone::Loaded);
         }
+    }
+
+    /// Finishes the boot at the write that the plan names, or now if it names none.
+    fn approach_cut(&mut self, switch: &PowerSwitch) {
+        let now = Instant::now();
+        self.finished = match (self.plan.at_write, self.cut_by) {
+            (None, _) => true,
+            (Some(number), None) => {
+                switch.cut_at_write(number);
+                self.cut_by = Some(now + WRITE_TIMEOUT);
+                false
+            }
+            (Some(_), Some(cut_by)) => switch.is_off() || now >= cut_by,
+        };
+        self.cut_at = Some(now + SWITCH_INTERVAL);
     }
 
     fn next_deadline(&self) -> Instant {

@@ -29,6 +29,8 @@ pub(crate) struct CutSummary {
     pub(crate) stalls: u64,
     /// Cuts of the whole machine after the first accepted launch of its boot.
     task_cuts: u64,
+    /// Cuts of the whole machine that met unflushed data.
+    cuts_at_risk: u64,
     /// Time from the start of the masters to the first answer, one for each boot.
     pub(crate) serving_ms: Vec<u64>,
     /// Time from a disk's loss of power until its master has caught up.
@@ -71,6 +73,8 @@ pub(crate) struct BootSummary {
     pub(crate) operations: u64,
     /// Accepted launches of tasks.
     pub(crate) launches: u64,
+    /// Sectors that were unflushed at the cut.
+    pub(crate) sectors_at_risk: u64,
     pub(crate) spent: Duration,
 }
 
@@ -86,6 +90,7 @@ impl CutSummary {
             tasks: TaskCounts::default(),
             stalls: 0,
             task_cuts: 0,
+            cuts_at_risk: 0,
             serving_ms: Vec::new(),
             caught_up_ms: Vec::new(),
             violations: Vec::new(),
@@ -102,9 +107,10 @@ impl CutSummary {
         self.operations += boot.operations;
         self.loaded_cuts += u64::from(boot.is_cut && boot.operations >= LOADED_OPERATIONS);
         self.task_cuts += u64::from(boot.is_cut && boot.launches > 0);
+        self.cuts_at_risk += u64::from(boot.is_cut && boot.sectors_at_risk > 0);
         self.duration += boot.spent;
         println!(
-            "  boot {:3}  {:8}  {}  {:5} operations  {:3} tasks  {:4.1} s  {} single cuts so far",
+            "  boot {:3}  {:8}  {}  {:5} operations  {:3} tasks  {:4} sectors at risk  {:4.1} s  {} single cuts so far",
             self.cuts_by_mark.values().sum::<u64>(),
             boot.moment,
             if boot.settled {
@@ -114,6 +120,7 @@ impl CutSummary {
             },
             boot.operations,
             boot.launches,
+            boot.sectors_at_risk,
             boot.spent.as_secs_f64(),
             self.partial_cuts,
         );
@@ -173,6 +180,7 @@ impl CutSummary {
             ("read_back".to_owned(), self.settled.into()),
             ("write_operations".to_owned(), self.operations.into()),
             ("values_compared".to_owned(), self.compared.into()),
+            ("cuts_at_risk".to_owned(), self.cuts_at_risk.into()),
             ("stalls".to_owned(), self.stalls.into()),
             ("launches".to_owned(), self.tasks.launches.into()),
             ("task_updates".to_owned(), self.tasks.updates.into()),
@@ -195,7 +203,7 @@ impl CutSummary {
             "power cuts {}, after at least {LOADED_OPERATIONS} operations {}, of single disks {}\n\
              batches acknowledged {}, their operations {}, values compared {}\n\
              tasks launched {}, their updates {}, tasks compared {}\n\
-             sectors unflushed at a cut {}, lost {}; flushes {}\n\
+             cuts that met unflushed data {}; sectors unflushed at a cut {}, lost {}; flushes {}\n\
              masters ended by their watchdog {}; serving after a boot: median {} ms, longest {} ms; a single master back: median {} ms, longest {} ms",
             self.cuts,
             self.loaded_cuts,
@@ -206,6 +214,7 @@ impl CutSummary {
             self.tasks.launches,
             self.tasks.updates,
             self.tasks.compared,
+            self.cuts_at_risk,
             self.disks.at_risk,
             self.disks.lost,
             self.disks.flushes,
@@ -229,6 +238,7 @@ mod tests {
             settled: true,
             operations,
             launches: u64::from(operations >= 1_000),
+            sectors_at_risk: operations,
             spent: Duration::from_secs(4),
         }
     }
@@ -246,6 +256,7 @@ mod tests {
         }
         assert_eq!(summary.run().loaded_cuts, 2);
         assert_eq!(summary.run().task_cuts, 2);
+        assert_eq!(summary.details()["cuts_at_risk"], 3);
         assert_eq!(summary.details()["write_operations"], 4_007);
     }
 
