@@ -4,6 +4,7 @@
 //! They panic if a test requests something impossible, and are never part of a production build.
 
 mod line;
+mod update;
 
 use std::collections::BTreeMap;
 
@@ -14,10 +15,9 @@ use crate::apply::AppliedProposal;
 use crate::capability::AgentCapability;
 use crate::check::CheckRound;
 use crate::command::{
-    Accept, Acknowledge, AgentDecision, AgentUpdate, ApplyOutcome, Call, CallAction, Command,
-    CommandReply, FrameworkDecision, HeldTask, LogEntry, OfferOperation, OfferTerms, OpenEpoch,
-    Operate, OperatorOperation, ProposedCommand, ReconcileAgent, RegisterAgent, Subscribe,
-    UpdateTasks,
+    Accept, Acknowledge, AgentDecision, ApplyOutcome, Call, CallAction, Command, CommandReply,
+    FrameworkDecision, HeldTask, LogEntry, OfferOperation, OfferTerms, OpenEpoch, Operate,
+    OperatorOperation, ProposedCommand, ReconcileAgent, RegisterAgent, Subscribe, UpdateTasks,
 };
 use crate::framework::FrameworkInfo;
 use crate::ids::{
@@ -27,11 +27,10 @@ use crate::level::{self, Level};
 use crate::limits;
 use crate::registry::RecordWrite;
 use crate::resources::Resources;
-use crate::task::{
-    CheckResults, CommandSpec, ExecutorSpec, Reason, TaskSpec, TaskState, UpdateSource,
-};
+use crate::task::{CommandSpec, ExecutorSpec, TaskSpec, TaskState};
 
 pub use line::ScenarioLine;
+pub use update::next_update;
 
 /// The number of records in a slice of checks; few, so that a round takes several entries.
 const SLICE: usize = 5;
@@ -367,25 +366,9 @@ impl World {
     /// Reports from the agent that the task is in `state`.
     pub fn update(&mut self, key: &TaskKey, state: TaskState) -> AppliedProposal {
         let task = self.registry.task(key).expect("a known task");
-        let update = AgentUpdate {
-            key: key.clone(),
-            order: task.order,
-            number: task.reported + 1,
-            state,
-            source: UpdateSource::Agent,
-            reason: Reason::None,
-            causes: Vec::new(),
-            message: String::new(),
-            exit: None,
-            standing: CheckResults::default(),
-            limits: None,
-            wall_ms: 0,
-        };
         let agent = task.agent;
-        self.apply(Command::UpdateTasks(UpdateTasks {
-            agent,
-            updates: vec![update],
-        }))
+        let updates = vec![next_update(task, state)];
+        self.apply(Command::UpdateTasks(UpdateTasks { agent, updates }))
     }
 
     /// Acknowledges the newest update of a task.

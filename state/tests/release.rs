@@ -39,8 +39,8 @@ use argosy_state::encode;
 use argosy_state::ids::{AgentId, FrameworkId, NodeId};
 use argosy_state::level::{self, Level};
 use argosy_state::limits;
-use argosy_state::task::{CheckResults, Reason, Task, TaskState, UpdateSource};
-use argosy_state::testing::{World, spec};
+use argosy_state::task::{Reason, Task, TaskState};
+use argosy_state::testing::{World, next_update, spec};
 use former::FormerRegistry;
 use interpreter::Interpreter;
 use rng::TestRng;
@@ -219,18 +219,8 @@ fn the_scenarios_leave_the_same_records_at_level_2() {
 /// Returns the first update of a task from its agent, which ends it.
 fn ended(task: &Task, reason: Reason) -> AgentUpdate {
     AgentUpdate {
-        key: task.key.clone(),
-        order: task.order,
-        number: 1,
-        state: TaskState::Finished,
-        source: UpdateSource::Agent,
         reason,
-        causes: Vec::new(),
-        message: String::new(),
-        exit: None,
-        standing: CheckResults::default(),
-        limits: None,
-        wall_ms: 0,
+        ..next_update(task, TaskState::Finished)
     }
 }
 

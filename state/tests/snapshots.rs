@@ -19,8 +19,8 @@ use argosy_state::command::{
 };
 use argosy_state::ids::{AgentId, FrameworkId, TaskKey};
 use argosy_state::registry::RegistrySnapshot;
-use argosy_state::task::{CheckResults, Reason, TaskState, UpdateSource};
-use argosy_state::testing::{World, key, registration, spec};
+use argosy_state::task::{TaskState, UpdateSource};
+use argosy_state::testing::{World, key, next_update, registration, spec};
 
 const AGENTS: usize = 10_000;
 const TASKS: usize = 100_000;
@@ -94,18 +94,10 @@ fn filled() -> (World, FrameworkId) {
 fn update(registry: &Registry, key: TaskKey, number: u64) -> Command {
     let task = registry.task(&key).unwrap();
     let update = AgentUpdate {
-        key,
-        order: task.order,
         number,
-        state: TaskState::Running,
         source: UpdateSource::Task,
-        reason: Reason::None,
-        causes: Vec::new(),
-        message: String::new(),
-        exit: None,
-        standing: CheckResults::default(),
-        limits: None,
         wall_ms: 1_700_000_000_000,
+        ..next_update(task, TaskState::Running)
     };
     Command::UpdateTasks(UpdateTasks {
         agent: task.agent,

@@ -22,8 +22,8 @@ use argosy_state::command::{
 use argosy_state::encode;
 use argosy_state::ids::{AgentId, FrameworkId, TaskKey};
 use argosy_state::level::Level;
-use argosy_state::task::{CheckResults, Exit, Reason, TaskState, UpdateSource};
-use argosy_state::testing::{World, key, spec};
+use argosy_state::task::{Exit, Reason, TaskState, UpdateSource};
+use argosy_state::testing::{World, key, next_update, spec};
 
 /// The commands per second that one core must encode, and decode, at least.
 const FLOOR: f64 = 100_000.0;
@@ -94,18 +94,13 @@ impl TaskLifecycles {
         let key = self.key(at);
         let task = self.world.registry.task(&key).unwrap();
         let update = AgentUpdate {
-            key,
-            order: task.order,
             number,
-            state,
             source: UpdateSource::Task,
             reason: Reason::CommandExited,
-            causes: Vec::new(),
             message: "exited with code 0".to_owned(),
             exit: Some(Exit::Code(0)),
-            standing: CheckResults::default(),
-            limits: None,
             wall_ms: 1_700_000_000_000,
+            ..next_update(task, state)
         };
         Command::UpdateTasks(UpdateTasks {
             agent: task.agent,

@@ -15,10 +15,9 @@ use argosy_state::ids::{AgentId, FrameworkId, NodeId, Revision, TaskKey};
 use argosy_state::level::Level;
 use argosy_state::limits;
 use argosy_state::task::{
-    CheckResults, DiskLimit, Exit, LimitsReport, Reason, TaskLimits, TaskSpec, TaskState,
-    UpdateSource,
+    DiskLimit, Exit, LimitsReport, Reason, TaskLimits, TaskSpec, TaskState, UpdateSource,
 };
-use argosy_state::testing::{World, key, registration, spec};
+use argosy_state::testing::{World, key, next_update, registration, spec};
 
 /// The largest number of bytes that an entry of one command may write, for each byte of the
 /// command.
@@ -86,18 +85,8 @@ impl LargeCluster {
     fn update(&mut self, name: &'static str, key: &TaskKey, change: impl FnOnce(&mut AgentUpdate)) {
         let task = self.world.registry.task(key).unwrap();
         let mut update = AgentUpdate {
-            key: key.clone(),
-            order: task.order,
-            number: task.reported + 1,
-            state: TaskState::Running,
-            source: UpdateSource::Agent,
-            reason: Reason::None,
-            causes: Vec::new(),
-            message: String::new(),
-            exit: None,
-            standing: CheckResults::default(),
-            limits: None,
             wall_ms: 1_700_000_000_000,
+            ..next_update(task, TaskState::Running)
         };
         change(&mut update);
         let report = UpdateTasks {

@@ -44,8 +44,8 @@ impl Evictions {
     }
 
     /// Returns the task to evict now, and the reason. It is no longer measured. The tasks in
-    /// `ending` end because they exceeded their limits: if one of them exceeds its request by most,
-    /// its end is the eviction.
+    /// `ending` are killed because they exceeded their limits: if one of them exceeds its request
+    /// by most, no other task is evicted.
     pub(super) fn next(
         &mut self,
         schedule: &mut ScanSchedule,

@@ -51,23 +51,18 @@ impl LinkFaults {
         }
     }
 
-    /// Returns whether this direction between two different hosts can be cut.
-    pub(super) fn is_whole(&self, from: &str, to: &str) -> bool {
-        from != to && !self.is_broken(from, to)
-    }
-
     fn is_broken(&self, from: &str, to: &str) -> bool {
         self.active.iter().any(|link| link.affects(from, to))
     }
 
-    /// Cuts a link. Returns `None` if the link is broken already.
+    /// Cuts a link. Returns `None` if the link is broken already, or leads to its own host.
     pub(super) fn cut(
         &mut self,
         simulation: &Simulation<'_>,
         from: &str,
         to: &str,
     ) -> Option<LinkFault> {
-        if self.is_broken(from, to) {
+        if from == to || self.is_broken(from, to) {
             return None;
         }
         self.cuts.cut(from, to);

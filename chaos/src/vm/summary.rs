@@ -65,9 +65,9 @@ impl TaskCounts {
 pub(crate) struct BootSummary {
     /// The mark from which the cut was counted.
     pub(crate) moment: String,
-    /// Whether the boot ended by a cut. The last one of a series ends by itself.
+    /// Whether the power was cut. After the last boot of a series the machine shuts down.
     pub(crate) is_cut: bool,
-    /// Whether everything was read back.
+    /// Whether all values were read back before the cut.
     pub(crate) settled: bool,
     /// Acknowledged operations.
     pub(crate) operations: u64,

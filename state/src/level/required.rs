@@ -210,10 +210,8 @@ mod tests {
     use crate::command::{AgentUpdate, CommandReply, Operate, Subscribe, UpdateTasks};
     use crate::ids::OrderIndex;
     use crate::resources::{Reservation, Resource, ResourceIdentity, Value};
-    use crate::task::{
-        CheckResults, Code, Explanation, LimitsReport, Task, TaskState, UpdateSource,
-    };
-    use crate::testing::{World, framework_info, registration, spec};
+    use crate::task::{Code, Explanation, LimitsReport, Task, TaskState};
+    use crate::testing::{World, framework_info, next_update, registration, spec};
 
     /// The samples of fields that agents rightly ignore.
     const OF_MASTERS: [&str; 1] = ["call-accept-discovery"];
@@ -283,20 +281,7 @@ mod tests {
 
     /// Returns a report of the task's agent that the task still runs, after this change.
     fn reported_with(task: &Task, change: impl FnOnce(&mut AgentUpdate)) -> Command {
-        let mut update = AgentUpdate {
-            key: task.key.clone(),
-            order: task.order,
-            number: task.reported + 1,
-            state: TaskState::Running,
-            source: UpdateSource::Agent,
-            reason: Reason::None,
-            causes: Vec::new(),
-            message: String::new(),
-            exit: None,
-            standing: CheckResults::default(),
-            limits: None,
-            wall_ms: 0,
-        };
+        let mut update = next_update(task, TaskState::Running);
         change(&mut update);
         Command::UpdateTasks(UpdateTasks {
             agent: task.agent,

@@ -252,8 +252,8 @@ impl Nemesis {
         self.partition(simulation, FaultKind::PartitionBoth, names, &links, 5_000);
     }
 
-    /// Cuts the links that are whole, and records that as one fault. Without such a link there is
-    /// no fault.
+    /// Cuts links, and records that as one fault. If all of them are broken already, nothing is
+    /// recorded.
     fn partition(
         &mut self,
         simulation: &mut Simulation<'_>,
@@ -262,16 +262,15 @@ impl Nemesis {
         links: &[(usize, usize)],
         longest_ms: u64,
     ) {
-        let mut whole = links.to_vec();
-        whole.retain(|(from, to)| self.links.is_whole(&name(*from), &name(*to)));
-        if whole.is_empty() {
-            return;
+        let cuts = links.iter();
+        let cuts: Vec<_> = cuts
+            .filter_map(|(from, to)| self.links.cut(simulation, &name(*from), &name(*to)))
+            .collect();
+        if !cuts.is_empty() {
+            self.note(kind, target, "");
         }
-        self.note(kind, target, "");
-        for (from, to) in whole {
-            if let Some(link) = self.links.cut(simulation, &name(from), &name(to)) {
-                self.lasting(simulation, RaftActiveFault::Link(link), 20, longest_ms);
-            }
+        for link in cuts {
+            self.lasting(simulation, RaftActiveFault::Link(link), 20, longest_ms);
         }
     }
 

@@ -17,7 +17,8 @@ use argosy_state::ids::{
     AgentId, FrameworkId, NodeId, Revision, Role, TaskId, TaskKey, Ticket, Timestamp,
 };
 use argosy_state::resources::Resources;
-use argosy_state::task::{CheckResults, CommandSpec, Reason, TaskSpec, TaskState, UpdateSource};
+use argosy_state::task::{CommandSpec, Reason, TaskSpec, TaskState, UpdateSource};
+use argosy_state::testing::next_update;
 
 use crate::allocator::{
     AllocationRound, Allocator, AllocatorSettings, DeclineReason, DeclinedResources,
@@ -272,18 +273,9 @@ impl World {
         };
         let task = self.registry.task(&key).unwrap();
         let update = AgentUpdate {
-            key: key.clone(),
-            order: task.order,
-            number: task.reported + 1,
-            state: TaskState::Finished,
             source: UpdateSource::Task,
             reason: Reason::CommandExited,
-            causes: Vec::new(),
-            message: String::new(),
-            exit: None,
-            standing: CheckResults::default(),
-            limits: None,
-            wall_ms: 0,
+            ..next_update(task, TaskState::Finished)
         };
         let agent = task.agent;
         self.apply(Command::UpdateTasks(UpdateTasks {

@@ -40,10 +40,9 @@ const PING_BYTES: usize = 17;
 #[derive(Clone, Default)]
 struct TestNetwork {
     hosts: Arc<Mutex<BTreeMap<String, ListeningMaster>>>,
-    /// The place of the master that is cut off from the raft ports of the others, and they from
-    /// its own. Requests wait.
+    /// The master whose raft requests to the others are delayed, as are theirs to it.
     held: watch::Sender<Option<usize>>,
-    /// Whether a request of that master waits.
+    /// Whether that master has sent a request that is delayed now.
     waits: watch::Sender<bool>,
 }
 

@@ -16,10 +16,10 @@ use crate::framework::{AnswerOutcome, CallAnswer};
 use crate::ids::{AgentId, FrameworkId, Revision, Role, TaskKey};
 use crate::limits;
 use crate::task::{
-    Check, CheckKind, CheckResults, CommandSpec, Discovery, HealthCheck, Reason, TaskLimits,
-    TaskSpec, TaskState, TaskVolume, UpdateSource, Uri, VolumeSource,
+    Check, CheckKind, CommandSpec, Discovery, HealthCheck, Reason, TaskLimits, TaskSpec, TaskState,
+    TaskVolume, UpdateSource, Uri, VolumeSource,
 };
-use crate::testing::{World, framework_info, key, registration, spec};
+use crate::testing::{World, framework_info, key, next_update, registration, spec};
 
 /// Returns the outcome of a command after `fill` has used up a bound.
 fn answered(world: &mut World, fill: impl FnOnce(&mut Registry), command: Command) -> ApplyOutcome {
@@ -458,18 +458,9 @@ fn revocation() -> Command {
 /// Ends all tasks of a detached framework, which become history immediately.
 fn end_all(world: &mut World, id: FrameworkId, agent: AgentId) {
     let updates = world.registry.tasks_of(id).map(|task| AgentUpdate {
-        key: task.key.clone(),
-        order: task.order,
-        number: 1,
-        state: TaskState::Finished,
         source: UpdateSource::Task,
         reason: Reason::CommandExited,
-        causes: Vec::new(),
-        message: String::new(),
-        exit: None,
-        standing: CheckResults::default(),
-        limits: None,
-        wall_ms: 0,
+        ..next_update(task, TaskState::Finished)
     });
     let updates = updates.collect();
     let command = Command::UpdateTasks(UpdateTasks { agent, updates });
@@ -631,18 +622,8 @@ fn report(world: &mut World, id: FrameworkId, agent: AgentId, names: &[String], 
         let key = key(id, name);
         let task = world.registry.task(&key).unwrap();
         let update = AgentUpdate {
-            order: task.order,
-            number: task.reported + 1,
-            key,
-            state,
-            source: UpdateSource::Agent,
-            reason: Reason::None,
-            causes: Vec::new(),
             message: "m".repeat(100),
-            exit: None,
-            standing: CheckResults::default(),
-            limits: None,
-            wall_ms: 0,
+            ..next_update(task, state)
         };
         let updates = vec![update];
         world.apply(Command::UpdateTasks(UpdateTasks { agent, updates }));

@@ -11,8 +11,8 @@ use crate::ids::{AgentId, NodeId, TaskKey};
 use crate::level::Level;
 use crate::limits;
 use crate::registry::RecordKey;
-use crate::task::{CheckResults, Reason, TaskState, TaskTransition, UpdateSource};
-use crate::testing::{World, key, spec};
+use crate::task::{Reason, TaskState, TaskTransition, UpdateSource};
+use crate::testing::{World, key, next_update, spec};
 
 const AGENT: AgentId = AgentId(1);
 
@@ -297,18 +297,8 @@ fn ends(world: &World, keys: &[TaskKey]) -> Vec<AgentUpdate> {
     let end = |key: &TaskKey| {
         let task = world.registry.task(key).unwrap();
         AgentUpdate {
-            key: key.clone(),
-            order: task.order,
-            number: task.reported + 1,
-            state: TaskState::Failed,
-            source: UpdateSource::Agent,
-            reason: Reason::None,
-            causes: Vec::new(),
             message: "m".repeat(100),
-            exit: None,
-            standing: CheckResults::default(),
-            limits: None,
-            wall_ms: 0,
+            ..next_update(task, TaskState::Failed)
         }
     };
     keys.iter().map(end).collect()

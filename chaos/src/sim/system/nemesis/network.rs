@@ -18,8 +18,8 @@ impl Nemesis {
         (master_name(one), master_name(other))
     }
 
-    /// Cuts the links that are whole, each one from its first host to its second, and records that
-    /// as one fault. Without such a link there is no fault.
+    /// Cuts links, each from its first host to its second, and records that as one fault. If all of
+    /// them are broken already, nothing is recorded.
     fn partition(
         &mut self,
         simulation: &Simulation<'_>,
@@ -27,16 +27,15 @@ impl Nemesis {
         links: &[(String, String)],
         longest_ms: u64,
     ) {
-        let mut whole = links.to_vec();
-        whole.retain(|(from, to)| self.links.is_whole(from, to));
-        if whole.is_empty() {
-            return;
+        let cuts = links.iter();
+        let cuts: Vec<_> = cuts
+            .filter_map(|(from, to)| self.links.cut(simulation, from, to))
+            .collect();
+        if !cuts.is_empty() {
+            self.world.notes.fault(fault);
         }
-        self.world.notes.fault(fault);
-        for (from, to) in whole {
-            if let Some(link) = self.links.cut(simulation, &from, &to) {
-                self.lasting(simulation, SystemActiveFault::Link(link), 20, longest_ms);
-            }
+        for link in cuts {
+            self.lasting(simulation, SystemActiveFault::Link(link), 20, longest_ms);
         }
     }
 
