@@ -52,8 +52,8 @@ pub(super) enum BootMilestone {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CutPlan {
     pub(super) time: CutTime,
-    /// The write after that moment at which the power is cut, counted from 1 over all disks. Without
-    /// it, the power is cut at the moment itself, when there is rarely unflushed data.
+    /// The write after that moment at which the power is cut, counted from 1 over all disks.
+    /// Without it, the power is cut at the moment itself, when there is rarely unflushed data.
     pub(super) at_write: Option<u64>,
     /// Operations of one batch.
     pub(super) batch_size: u64,
