@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use nix::sys::signal::Signal;
-use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::error::PullErrorKind;
+use super::manifest::ImageConfiguration;
 
 /// Maximum length of all strings in a configuration, in bytes. With the usual stack of 8 MiB, the
 /// kernel accepts twice as much for a command line and its environment (execve(2)).
@@ -46,7 +46,7 @@ pub struct ImageConfig {
 impl ImageConfig {
     /// Reads and validates a configuration.
     pub(super) fn read(what: &str, document: &ImageConfiguration) -> Result<Self, PullErrorKind> {
-        let Some(config) = document.config() else {
+        let Some(config) = &document.config else {
             return Ok(Self {
                 working_dir: "/".to_owned(),
                 ..Self::default()
@@ -59,7 +59,7 @@ impl ImageConfig {
         let mut env: Vec<(String, String)> = Vec::new();
         let mut names = HashSet::new();
         // The last entry of a name has its value.
-        for entry in config.env().iter().flatten().rev() {
+        for entry in config.env.iter().flatten().rev() {
             let Some((name, value)) = entry.split_once('=').filter(|(name, _)| !name.is_empty())
             else {
                 return Err(malformed(format!("{entry:?} in Env is not NAME=VALUE")));
@@ -69,7 +69,7 @@ impl ImageConfig {
             }
         }
         env.reverse();
-        let stop_signal = match config.stop_signal().as_deref().unwrap_or_default() {
+        let stop_signal = match config.stop_signal.as_deref().unwrap_or_default() {
             "" => None,
             text => Some(
                 signal(text)
@@ -77,11 +77,11 @@ impl ImageConfig {
             ),
         };
         let read = Self {
-            entrypoint: config.entrypoint().clone().unwrap_or_default(),
-            cmd: config.cmd().clone().unwrap_or_default(),
+            entrypoint: config.entrypoint.clone().unwrap_or_default(),
+            cmd: config.cmd.clone().unwrap_or_default(),
             env,
-            working_dir: absolute(config.working_dir().as_deref().unwrap_or_default()),
-            user: config.user().clone().unwrap_or_default(),
+            working_dir: absolute(config.working_dir.as_deref().unwrap_or_default()),
+            user: config.user.clone().unwrap_or_default(),
             stop_signal,
         };
         read.validate(what)?;

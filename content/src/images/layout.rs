@@ -12,18 +12,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use oci_spec::image::{Descriptor, OciLayout};
+use oci_spec::image::OciLayout;
 
 use super::digest::Digest;
 use super::error::PullErrorKind;
-use super::manifest::{BlobDescriptor, MANIFEST_BYTES, ManifestDocument, document};
+use super::manifest::{BlobDescriptor, Descriptor, MANIFEST_BYTES, ManifestDocument, document};
 
 /// The maximum number of entries of an archive.
 const ENTRIES: usize = 65_536;
 /// Bytes read at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// The annotation with the tag of an index entry.
-const TAG: &str = "org.opencontainers.image.ref.name";
 
 #[derive(Debug)]
 pub(super) struct ImageLayout {
@@ -105,20 +103,20 @@ impl ImageLayout {
         else {
             return Err(self.invalid("its file index.json is not an index".to_owned()));
         };
-        let tags: Vec<_> = entries.iter().filter_map(tag_of).collect();
+        let tags: Vec<_> = entries.iter().filter_map(Descriptor::tag).collect();
         let tags = match tags.is_empty() {
             true => "it has no tags".to_owned(),
             false => format!("it has {}", tags.join(", ")),
         };
         match tag {
             Some(tag) => {
-                entries.retain(|entry| tag_of(entry) == Some(tag));
+                entries.retain(|entry| entry.tag() == Some(tag));
                 if entries.is_empty() {
                     return Err(self.invalid(format!("it has no tag {tag:?}: {tags}")));
                 }
             }
             // Entries for several platforms name their platform.
-            None if entries.len() > 1 && entries.iter().any(|entry| entry.platform().is_none()) => {
+            None if entries.len() > 1 && !entries.iter().all(Descriptor::has_platform) => {
                 return Err(self.invalid(format!("it has several images: name a tag; {tags}")));
             }
             None => {}
@@ -207,11 +205,6 @@ impl LayoutFile {
             bytes.extend_from_slice(&chunk);
         }
     }
-}
-
-fn tag_of(entry: &Descriptor) -> Option<&str> {
-    let annotations = entry.annotations().as_ref()?;
-    annotations.get(TAG).map(String::as_str)
 }
 
 fn directory(path: &Path) -> io::Result<OwnedFd> {

@@ -1,15 +1,17 @@
 //! Parsing and validation of manifests, indexes and configurations. Pure.
 
+mod schema;
+
 use std::collections::BTreeSet;
 
 use argosy_isolation::LAYERS_MAX;
-use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest, Os};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::digest::Digest;
 use super::error::PullErrorKind;
 use super::unpacker::LayerCompression;
+pub(super) use schema::{Descriptor, ImageConfiguration, ImageManifest};
+use schema::{DocumentKind, ImageIndex, ShortText};
 
 /// The maximum size of a manifest or index, in bytes.
 pub(super) const MANIFEST_BYTES: u64 = 4 * 1024 * 1024;
@@ -17,6 +19,10 @@ pub(super) const MANIFEST_BYTES: u64 = 4 * 1024 * 1024;
 pub(super) const CONFIG_BYTES: u64 = 8 * 1024 * 1024;
 /// The maximum number of layers of an image: that of a container's root.
 pub(super) const LAYERS: usize = LAYERS_MAX;
+/// The maximum number of platforms in an error.
+const OFFERED: usize = 20;
+/// The operating system of images that a host of this agent can run.
+const LINUX: &str = "linux";
 
 /// The accepted media types of a manifest response.
 pub(super) const MEDIA_TYPES: [&str; 4] = [INDEX, DOCKER_INDEX, MANIFEST, DOCKER_MANIFEST];
@@ -46,7 +52,7 @@ pub(super) struct LayerDescriptor {
 #[derive(Debug)]
 pub(super) enum ManifestDocument {
     Index(Vec<Descriptor>),
-    Manifest(Box<ImageManifest>),
+    Manifest(ImageManifest),
 }
 
 /// The platform of this host.
@@ -85,23 +91,26 @@ pub(super) fn document(
         what: what.to_owned(),
         rule: rule.to_owned(),
     };
-    let value: Value =
-        serde_json::from_slice(bytes).map_err(|error| PullErrorKind::malformed(what, &error))?;
-    let has = |field: &str| value.get(field).is_some_and(|field| !field.is_null());
-    if has("fsLayers") || value.get("schemaVersion").and_then(Value::as_u64) == Some(1) {
+    // Lists have no fields, but the parser accepts their items as those of a struct.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(malformed("it is neither a manifest nor an index"));
+    }
+    let read = |error: serde_json::Error| PullErrorKind::malformed(what, &error);
+    let kind: DocumentKind = serde_json::from_slice(bytes).map_err(read)?;
+    if kind.fs_layers.is_some() || kind.schema_version == Some(1) {
         return Err(malformed(
             "it has the format of before 2016: push the image again with a newer tool",
         ));
     }
     // One document must not be a manifest for one reader and an index for another.
-    let is_index = has("manifests");
-    if is_index && (has("layers") || has("config")) {
+    let is_index = kind.manifests.is_some();
+    if is_index && (kind.layers.is_some() || kind.config.is_some()) {
         return Err(malformed("it is a manifest and an index at once"));
     }
-    if !is_index && !has("layers") {
+    if !is_index && kind.layers.is_none() {
         return Err(malformed("it is neither a manifest nor an index"));
     }
-    let inside = value.get("mediaType").and_then(Value::as_str);
+    let inside = kind.media_type.as_deref();
     for output in [inside, announced].into_iter().flatten() {
         let is_typed_index = match output {
             INDEX | DOCKER_INDEX => true,
@@ -116,16 +125,23 @@ pub(super) fn document(
             )));
         }
     }
-    if value.get("schemaVersion").and_then(Value::as_u64) != Some(2) {
+    if kind.schema_version != Some(2) {
         return Err(malformed("its schemaVersion is not 2"));
     }
-    let read = |error: serde_json::Error| PullErrorKind::malformed(what, &error);
     if is_index {
-        let index: ImageIndex = serde_json::from_value(value).map_err(read)?;
-        return Ok(ManifestDocument::Index(index.manifests().clone()));
+        let index: ImageIndex = serde_json::from_slice(bytes).map_err(read)?;
+        return Ok(ManifestDocument::Index(index.manifests));
     }
-    let manifest = serde_json::from_value(value).map_err(read)?;
-    Ok(ManifestDocument::Manifest(Box::new(manifest)))
+    let manifest: ImageManifest = serde_json::from_slice(bytes).map_err(read)?;
+    // At once, because a manifest stays in memory while the configuration is downloaded.
+    let count = manifest.layers.len();
+    if count > LAYERS {
+        return Err(PullErrorKind::TooManyLayers {
+            count,
+            limit: LAYERS,
+        });
+    }
+    Ok(ManifestDocument::Manifest(manifest))
 }
 
 /// Returns the entry of an index for this host.
@@ -136,22 +152,22 @@ pub(super) fn choose<'a>(
     let mut fitting = Vec::new();
     let mut offered = Vec::new();
     for entry in entries {
-        let Some(platform) = entry.platform() else {
+        let Some(platform) = &entry.platform else {
             // An entry without a platform is for all hosts, but only if it is the only one.
             if entries.len() == 1 {
                 return Ok(entry);
             }
             continue;
         };
-        let architecture = platform.architecture().to_string();
-        let variant = platform.variant().as_deref().unwrap_or_default();
-        if *platform.os() == Os::Linux && architecture == host.architecture {
-            fitting.push((!is_baseline(&architecture, variant), entry));
+        let (os, architecture) = (platform.os.as_str(), platform.architecture.as_str());
+        let variant = platform.variant.as_ref().map_or("", ShortText::as_str);
+        if os == LINUX && architecture == host.architecture {
+            fitting.push((!is_baseline(architecture, variant), entry));
         }
         // Signatures and the like are listed in indexes as images for no platform.
-        if architecture != "unknown" {
-            let parts = [platform.os().to_string(), architecture, variant.to_owned()];
-            let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        if architecture != "unknown" && offered.len() < OFFERED {
+            let parts = [os, architecture, variant].into_iter();
+            let parts: Vec<_> = parts.filter(|part| !part.is_empty()).collect();
             offered.push(parts.join("/"));
         }
     }
@@ -160,7 +176,6 @@ pub(super) fn choose<'a>(
     if let Some((_, entry)) = fitting.first().copied() {
         return Ok(entry);
     }
-    offered.truncate(20);
     Err(PullErrorKind::Platform {
         wanted: host.name(),
         offered: match offered.is_empty() {
@@ -183,7 +198,7 @@ pub(super) fn content(
     kind: &str,
     descriptor: &Descriptor,
 ) -> Result<BlobDescriptor, PullErrorKind> {
-    let named = descriptor.digest().to_string();
+    let named = descriptor.digest.as_str();
     let what = format!("{kind} {named}");
     let digest = named
         .parse::<Digest>()
@@ -191,13 +206,13 @@ pub(super) fn content(
     Ok(BlobDescriptor {
         what,
         digest,
-        size: descriptor.size(),
+        size: descriptor.size,
     })
 }
 
 /// Returns the configuration that a manifest names.
 pub(super) fn config_of(manifest: &ImageManifest) -> Result<BlobDescriptor, PullErrorKind> {
-    let content = content("the configuration", manifest.config())?;
+    let content = content("the configuration", &manifest.config)?;
     if content.size > CONFIG_BYTES {
         return Err(PullErrorKind::TooLarge {
             what: content.what,
@@ -215,11 +230,11 @@ pub(super) fn configuration(
 ) -> Result<ImageConfiguration, PullErrorKind> {
     let config: ImageConfiguration =
         serde_json::from_slice(bytes).map_err(|error| PullErrorKind::malformed(what, &error))?;
-    let architecture = config.architecture().to_string();
-    if *config.os() != Os::Linux || architecture != host.architecture {
+    let (os, architecture) = (config.os.as_str(), config.architecture.as_str());
+    if os != LINUX || architecture != host.architecture {
         return Err(PullErrorKind::Platform {
             wanted: host.name(),
-            offered: format!("{}/{architecture}", config.os()),
+            offered: format!("{os}/{architecture}"),
         });
     }
     Ok(config)
@@ -232,20 +247,14 @@ pub(super) fn layers(
     config: &ImageConfiguration,
     limit_bytes: u64,
 ) -> Result<Vec<LayerDescriptor>, PullErrorKind> {
-    let count = manifest.layers().len();
-    if count > LAYERS {
-        return Err(PullErrorKind::TooManyLayers {
-            count,
-            limit: LAYERS,
-        });
-    }
+    let count = manifest.layers.len();
     if count == 0 {
         return Err(PullErrorKind::Malformed {
             what: "the manifest".to_owned(),
             rule: "it has no layers, so there is nothing to run".to_owned(),
         });
     }
-    let diff_ids = config.rootfs().diff_ids();
+    let diff_ids = &config.rootfs.diff_ids;
     if diff_ids.len() != count {
         return Err(PullErrorKind::Malformed {
             what: "the configuration".to_owned(),
@@ -254,16 +263,17 @@ pub(super) fn layers(
     }
     let mut total_bytes = 0_u64;
     let mut layers: Vec<LayerDescriptor> = Vec::with_capacity(count);
-    for (descriptor, diff_id) in manifest.layers().iter().zip(diff_ids) {
+    for (descriptor, diff_id) in manifest.layers.iter().zip(diff_ids) {
         let blob = content("the layer", descriptor)?;
-        let media_type = descriptor.media_type().to_string();
-        let packing = LayerCompression::of(&media_type).ok_or_else(|| PullErrorKind::Malformed {
+        let media_type = descriptor.media_type.as_str();
+        let packing = LayerCompression::of(media_type).ok_or_else(|| PullErrorKind::Malformed {
             what: blob.what.clone(),
             rule: format!(
                 "its media type {media_type:?} cannot be unpacked: build the image with tar, gzip or zstd layers"
             ),
         })?;
         let diff_id = diff_id
+            .as_str()
             .parse::<Digest>()
             .map_err(|error| PullErrorKind::malformed("the configuration", &error))?;
         total_bytes = total_bytes.saturating_add(blob.size);

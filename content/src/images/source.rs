@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use oci_spec::image::ImageManifest;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -18,10 +17,11 @@ use super::error::PullErrorKind;
 use super::image::ImageConfig;
 use super::layout::{ImageLayout, LayoutFile};
 use super::manifest::{
-    self, BlobDescriptor, LayerDescriptor, MANIFEST_BYTES, ManifestDocument, Platform, document,
+    self, BlobDescriptor, ImageManifest, LayerDescriptor, MANIFEST_BYTES, ManifestDocument,
+    Platform, document,
 };
 use super::reference::RegistryReference;
-use super::registry::{RegistrySession, RetryState, resumes_at};
+use super::registry::{RegistryDocument, RegistrySession, RetryState, resumes_at};
 use super::store::{StagedPath, blocking};
 
 /// The maximum number of indexes between a name and a manifest.
@@ -171,10 +171,7 @@ impl DirectSource {
         })
     }
 
-    async fn manifest(
-        &self,
-        host: &Platform,
-    ) -> Result<(Box<ImageManifest>, Digest), PullErrorKind> {
+    async fn manifest(&self, host: &Platform) -> Result<(ImageManifest, Digest), PullErrorKind> {
         let (mut document, mut digest) = self.root().await?;
         for _ in 0..=INDEXES {
             let entries = match document {
@@ -183,6 +180,8 @@ impl DirectSource {
             };
             let entry = manifest::choose(&entries, host)?;
             let content = manifest::content("the manifest", entry)?;
+            // The next document may take long to arrive.
+            drop(entries);
             document = self.document(&content).await?;
             digest = content.digest;
         }
@@ -235,7 +234,7 @@ impl DirectSource {
     }
 
     /// Returns a small blob, verified.
-    async fn small(&self, content: &BlobDescriptor) -> Result<Vec<u8>, PullErrorKind> {
+    async fn small(&self, content: &BlobDescriptor) -> Result<RegistryDocument, PullErrorKind> {
         let bytes = match self {
             Self::Registry { session, .. } => {
                 let mut retry = RetryState::new(session.timeouts());
@@ -248,7 +247,7 @@ impl DirectSource {
             }
             Self::Layout { layout, .. } => {
                 let (layout, content) = (Arc::clone(layout), content.clone());
-                blocking(move || layout.small_blob(&content)).await?
+                blocking(move || layout.small_blob(&content)).await?.into()
             }
         };
         if bytes.len() as u64 != content.size {

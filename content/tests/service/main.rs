@@ -10,8 +10,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use argosy_content::fetcher::{
@@ -71,6 +71,9 @@ const CASES: &[TestCase] = &[
     }),
     ("a_long_text_of_a_registry_fails_only_its_own_pull", || {
         long_media_type().boxed_local()
+    }),
+    ("large_configurations_fit_into_its_memory", || {
+        large_configurations().boxed_local()
     }),
     ("a_service_ends_with_its_agent", || ended().boxed_local()),
 ];
@@ -497,8 +500,10 @@ async fn compromised_service() {
     );
 }
 
-/// Starts a registry of one image with one layer.
-fn registry() -> SocketAddr {
+/// Starts a registry of one image with one layer, in all repositories. `more` are other fields of
+/// its configuration, which is sent completely to so many clients at a time.
+fn registry(more: &str, clients: usize) -> SocketAddr {
+    let together = Barrier::new(clients);
     let layer = b"not looked into".to_vec();
     let diff_id = Digest::of(&layer);
     let architecture = match std::env::consts::ARCH {
@@ -506,7 +511,7 @@ fn registry() -> SocketAddr {
         _ => "amd64",
     };
     let config = format!(
-        r#"{{"architecture":"{architecture}","os":"linux","config":{{"Cmd":["serve"]}},
+        r#"{{"architecture":"{architecture}","os":"linux","config":{{"Cmd":["serve"]}},{more}
             "rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
     );
     let (kind, of_config) = (
@@ -520,12 +525,18 @@ fn registry() -> SocketAddr {
         config.len(),
         layer.len()
     );
-    let (address, _) = serve(move |_, stream, head| {
-        let is = |what: String| head.starts_with(&format!("GET /v2/site/{what} "));
+    let (address, _) = serve(move |_, mut stream, head| {
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        let is = |what: String| path.starts_with("/v2/site") && path.ends_with(&what);
         if is("manifests/1".to_owned()) {
             whole(&stream, kind, manifest.as_bytes());
         } else if is(format!("blobs/{of_config}")) {
-            whole(&stream, "application/octet-stream", config.as_bytes());
+            let (most, last) = config.split_at(config.len() - 1);
+            let length = config.len();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{most}");
+            let _ = stream.write_all(head.as_bytes());
+            together.wait();
+            let _ = stream.write_all(last.as_bytes());
         } else if is(format!("blobs/{diff_id}")) {
             whole(&stream, "application/octet-stream", &layer);
         }
@@ -534,7 +545,7 @@ fn registry() -> SocketAddr {
 }
 
 async fn pulled() {
-    let address = registry();
+    let address = registry("", 1);
     let directory = tempfile::tempdir().unwrap();
     let listed = vec![address.to_string().parse().unwrap()];
     let service = service_of(command(), listed);
@@ -558,6 +569,32 @@ async fn pulled() {
         .image;
     let failed = tokio::time::timeout(Duration::from_millis(500), failed).await;
     assert!(failed.is_err(), "a registry that breaks off is asked again");
+}
+
+/// Of these, two at a time would exhaust the memory if everything in them were stored.
+async fn large_configurations() {
+    let (history, features) = ("{},".repeat(2_100_000), r#""","#.repeat(650_000));
+    let more = format!(r#""history":[{history}{{}}],"os.features":[{features}""],"#);
+    let (address, directory) = (registry(&more, 4), tempfile::tempdir().unwrap());
+    let service = service_of(command(), vec![address.to_string().parse().unwrap()]);
+    let images = images_of(directory.path(), ImageSettings::default(), &service);
+    let (server, _) = serve(|_, stream, _| whole(&stream, "text/plain", b"hello"));
+    let (fetcher, url) = (fetcher(&service), format!("http://{server}/f"));
+    let sandbox = tempfile::tempdir().unwrap();
+    let fetched = async || fetch(&fetcher, sandbox.path(), url.clone(), "").await;
+    fetched().await.unwrap();
+    let pid = service.pid();
+    let pulls = (0..24).map(|number| {
+        let name = format!("{address}/site{number}:1").parse().unwrap();
+        let container = format!("1-{number}-1");
+        images.obtain(name, PullPolicy::Always, container).image
+    });
+    let (pulled, between) = tokio::join!(futures::future::join_all(pulls), fetched());
+    between.unwrap();
+    for image in pulled {
+        assert_eq!(image.unwrap().config.cmd, ["serve"]);
+    }
+    assert_eq!(service.pid(), pid);
 }
 
 async fn long_uri() {

@@ -1,6 +1,6 @@
 //! Valid and invalid documents of registries.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -31,11 +31,11 @@ fn chosen(entries: &[Value]) -> Result<String, String> {
     };
     let chosen = choose(&entries, &amd64());
     chosen
-        .map(|entry| entry.digest().to_string())
+        .map(|entry| entry.digest.as_str().to_owned())
         .map_err(|fault| fault.to_string())
 }
 
-fn manifest(layers: &[(&str, &str, u64)]) -> ImageManifest {
+fn manifest_bytes(layers: &[(&str, &str, u64)]) -> Vec<u8> {
     let layers: Vec<_> = layers
         .iter()
         .map(|(seed, media_type, size)| {
@@ -45,14 +45,26 @@ fn manifest(layers: &[(&str, &str, u64)]) -> ImageManifest {
     let config = json!({"mediaType": "application/vnd.oci.image.config.v1+json",
         "digest": digest("config"), "size": 2});
     let document = json!({"schemaVersion": 2, "config": config, "layers": layers});
-    serde_json::from_value(document).unwrap()
+    serde_json::to_vec(&document).unwrap()
 }
 
-fn config(diff_ids: &[&str]) -> ImageConfiguration {
+fn manifest(layers: &[(&str, &str, u64)]) -> ImageManifest {
+    let bytes = manifest_bytes(layers);
+    let Ok(ManifestDocument::Manifest(manifest)) = document("the manifest", &bytes, None) else {
+        panic!("it is a manifest");
+    };
+    manifest
+}
+
+fn config_bytes(diff_ids: &[&str]) -> Vec<u8> {
     let diff_ids: Vec<_> = diff_ids.iter().map(|seed| digest(seed)).collect();
     let document = json!({"architecture": "amd64", "os": "linux",
         "rootfs": {"type": "layers", "diff_ids": diff_ids}});
-    serde_json::from_value(document).unwrap()
+    serde_json::to_vec(&document).unwrap()
+}
+
+fn config(diff_ids: &[&str]) -> ImageConfiguration {
+    serde_json::from_slice(&config_bytes(diff_ids)).unwrap()
 }
 
 const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -160,7 +172,7 @@ fn layer_counts_sizes_and_types_are_validated() {
     let sizes = manifest(&[("a", GZIP, u64::MAX), ("b", GZIP, u64::MAX)]);
     assert!(layers(&sizes, &config(&["A", "B"]), 10).is_err());
     let many = vec![("a", GZIP, 1); LAYERS + 1];
-    let many = layers(&manifest(&many), &config(&[]), 10).unwrap_err();
+    let many = document("the manifest", &manifest_bytes(&many), None).unwrap_err();
     assert!(many.to_string().contains("129 layers"), "{many}");
     // An image that a container cannot mount is not pulled either.
     assert_eq!(LAYERS, argosy_isolation::LAYERS_MAX);
@@ -176,7 +188,7 @@ fn a_repeated_layer_keeps_its_highest_position() {
 
 #[test]
 fn an_image_for_another_platform_is_rejected_also_without_an_index() {
-    let bytes = serde_json::to_vec(&config(&[])).unwrap();
+    let bytes = config_bytes(&[]);
     assert!(configuration("the configuration", &bytes, &amd64()).is_ok());
     let arm = Platform {
         architecture: "arm64".to_owned(),
@@ -186,4 +198,50 @@ fn an_image_for_another_platform_is_rejected_also_without_an_index() {
         fault.to_string(),
         "it is not made for linux/arm64, only for linux/amd64"
     );
+}
+
+/// Other parts may be many times as large in memory as in the document.
+#[test]
+fn unused_parts_of_large_documents_are_skipped() {
+    let fill = |head: &str, item: &str, tail: &str, bytes: u64| {
+        let count = (bytes as usize - head.len() - tail.len()) / item.len() - 1;
+        let items = item.repeat(count);
+        format!("{head}{}{tail}", items.trim_end_matches(',')).into_bytes()
+    };
+    let rootfs = r#""rootfs":{"type":"layers","diff_ids":[]}}"#;
+    let bytes = fill(
+        r#"{"architecture":"amd64","os":"linux","history":["#,
+        "{},",
+        &format!("],{rootfs}"),
+        CONFIG_BYTES,
+    );
+    let read = configuration("the configuration", &bytes, &amd64()).unwrap();
+    // What is printed is all that was stored.
+    let stored = format!("{read:?}");
+    assert!(stored.len() < 1_000, "{stored:.1000}");
+    let layer = json!({"mediaType": GZIP, "digest": digest("a"), "size": 1});
+    let head =
+        format!(r#"{{"schemaVersion":2,"config":{layer},"layers":[{layer}],"annotations":["#);
+    for item in [r#"{"":0},"#, "[],"] {
+        let bytes = fill(&head, item, "]}", MANIFEST_BYTES);
+        let Ok(ManifestDocument::Manifest(read)) = document("the manifest", &bytes, None) else {
+            panic!("it is a manifest");
+        };
+        let stored = format!("{read:?}");
+        assert!(stored.len() < 2_000, "{stored:.1000}");
+    }
+}
+
+#[test]
+fn long_texts_of_parts_are_refused() {
+    let long = "x".repeat(5_000);
+    for layer in [
+        json!({"mediaType": long, "digest": digest("a"), "size": 1}),
+        json!({"mediaType": GZIP, "digest": long, "size": 1}),
+    ] {
+        let manifest = json!({"schemaVersion": 2, "config": layer, "layers": []});
+        let bytes = serde_json::to_vec(&manifest).unwrap();
+        let fault = document("the manifest", &bytes, None).unwrap_err();
+        assert!(fault.to_string().contains("at most 4096"), "{fault}");
+    }
 }

@@ -5,6 +5,7 @@
 //! files, and contacted without TLS only if the operator lists it.
 
 pub(super) mod challenge;
+mod document;
 mod insecure;
 mod retry;
 
@@ -15,6 +16,7 @@ use argosy_proto::uri::RedactedUri;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Response, Url};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use super::credentials::AuthHeader;
 use super::digest::Digest;
@@ -26,7 +28,11 @@ use crate::fetcher::{
     ServerAccess, client, redirection,
 };
 use challenge::Challenge;
+use document::LARGE_AT_ONCE;
 
+pub(super) use document::RegistryDocument;
+#[cfg(test)]
+pub(super) use document::SMALL_BYTES;
 pub use insecure::{InsecureRegistry, InvalidRegistry};
 pub(super) use retry::{RetryState, RetryTimeouts};
 
@@ -42,6 +48,8 @@ const DOCKER: (&str, &str) = ("docker.io", "index.docker.io");
 pub(super) struct Registries {
     web: Arc<HttpClientPool>,
     insecure: Arc<Vec<InsecureRegistry>>,
+    /// The limit of [`LARGE_AT_ONCE`].
+    pub(super) large_documents: Arc<Semaphore>,
     pub(super) timeouts: RetryTimeouts,
 }
 
@@ -61,6 +69,7 @@ impl Registries {
         Ok(Self {
             web: Arc::new(HttpClientPool::new(client, Arc::new(policy), lost)),
             insecure: Arc::new(insecure.to_vec()),
+            large_documents: Arc::new(Semaphore::new(LARGE_AT_ONCE)),
             timeouts,
         })
     }
@@ -122,7 +131,7 @@ pub(super) struct RegistrySession {
 
 /// A manifest or index as received.
 pub(super) struct ManifestResponse {
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: RegistryDocument,
     pub(super) media_type: Option<String>,
 }
 
@@ -178,7 +187,10 @@ impl RegistrySession {
     }
 
     /// Requests a small blob, completely.
-    pub(super) async fn small(&self, content: &BlobDescriptor) -> Result<Vec<u8>, PullErrorKind> {
+    pub(super) async fn small(
+        &self,
+        content: &BlobDescriptor,
+    ) -> Result<RegistryDocument, PullErrorKind> {
         let answer = self.blob(content, 0).await?;
         self.whole(answer, &content.what, content.size).await
     }
@@ -234,7 +246,7 @@ impl RegistrySession {
         mut answer: Response,
         what: &str,
         limit: u64,
-    ) -> Result<Vec<u8>, PullErrorKind> {
+    ) -> Result<RegistryDocument, PullErrorKind> {
         let too_large = || PullErrorKind::TooLarge {
             what: what.to_owned(),
             limit_bytes: limit,
@@ -242,14 +254,15 @@ impl RegistrySession {
         if answer.content_length().is_some_and(|length| length > limit) {
             return Err(too_large());
         }
-        let mut bytes = Vec::new();
+        let mut document = RegistryDocument::default();
         while let Some(chunk) = self.chunk(&mut answer).await? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() as u64 > limit {
+            if (document.len() + chunk.len()) as u64 > limit {
                 return Err(too_large());
             }
+            let slots = &self.registries.large_documents;
+            document.extend(&chunk, slots).await;
         }
-        Ok(bytes)
+        Ok(document)
     }
 
     fn url(&self, path: &str) -> Result<Url, PullErrorKind> {

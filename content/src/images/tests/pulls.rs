@@ -5,6 +5,7 @@ use serde_json::json;
 use super::fixtures::{INDEX, descriptor, host, index, tar};
 use super::registry::InjectedFault;
 use super::*;
+use crate::images::registry::SMALL_BYTES;
 
 fn web() -> TestImage {
     TestImage::new(&[("base", "lowest"), ("page", "higher")])
@@ -362,6 +363,37 @@ async fn a_slow_registry_does_not_delay_others() {
     world.obtain(&world.name("web:1"), 2).await.unwrap();
     assert_eq!(slow.requests("/blobs/").len(), 1 + 4, "others wait");
     stalled.abort();
+}
+
+#[tokio::test]
+async fn large_documents_take_turns_and_do_not_delay_small_ones() {
+    let registry = TestRegistry::start().await;
+    let (small, large) = (b"small".to_vec(), vec![b'x'; SMALL_BYTES + 1]);
+    let listed = [registry.address().parse().unwrap()];
+    let settings = fetch_settings(&[]);
+    let registries = Registries::new(&settings, &listed, RetryTimeouts::default()).unwrap();
+    let name = format!("{}/web", registry.address()).parse().unwrap();
+    let ImageReference::Registry(name) = name else {
+        panic!("it names a registry");
+    };
+    let session = Arc::new(registries.session(&name, None));
+    let read = |bytes: &[u8]| {
+        registry.put_blob(bytes.to_vec());
+        let described = descriptor("x", bytes);
+        let described = serde_json::from_value(json!({"what": "it", "digest": described["digest"],
+            "size": described["size"]}));
+        let (session, described): (_, BlobDescriptor) = (session.clone(), described.unwrap());
+        tokio::spawn(async move { session.small(&described).await.map(|bytes| bytes.len()) })
+    };
+    // As many as may be in memory are.
+    let slots = Arc::clone(&registries.large_documents);
+    let taken = slots.try_acquire_many_owned(4).unwrap();
+    let waiting = read(&large);
+    eventually(|| !registry.requests("/blobs/").is_empty()).await;
+    assert_eq!(read(&small).await.unwrap().unwrap(), small.len());
+    assert!(!waiting.is_finished());
+    drop(taken);
+    assert_eq!(waiting.await.unwrap().unwrap(), large.len());
 }
 
 #[tokio::test]
