@@ -6,6 +6,7 @@
 //! ports/tcp-8080         -> /var/lib/argosy#c-1#10.183.0.5:80
 //! cursors/0abcd          -> 7                                next address of the agent with this tag
 //! owners/0abcd           -> /var/lib/argosy                  that agent's directory
+//! subnets/0abcd          -> 10.183.0.0/16                    the subnet of its addresses
 //! forwarding-cookie-4097 -> off eth0 eth1                    a namespace that forwarded nothing
 //! forwarding6-cookie-4097                                    the same for IPv6, a file
 //! ```
@@ -15,11 +16,13 @@
 mod cursor;
 mod note6;
 mod notes;
+mod recorded_subnet;
 
 use self::cursor::AddressCursor;
 pub(super) use self::note6::{DeviceSettings6, ForwardingRecord6};
 pub(super) use self::notes::ForwardingRecord;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -80,7 +83,7 @@ impl Ipam {
             owner: owner.to_owned(),
             cursor: Mutex::default(),
         };
-        for kind in ["addresses", "ports", "cursors", "owners"] {
+        for kind in ["addresses", "ports", "cursors", "owners", "subnets"] {
             let path = dir.join(kind);
             fs::create_dir_all(&path).map_err(record_error("create the directory", &path))?;
         }
@@ -217,6 +220,7 @@ impl Ipam {
             self.release_address(held.address)?;
         }
         remove(&self.cursor_path())?;
+        remove(&self.subnet_path())?;
         remove(&self.directory.join("owners").join(self.tag()))
     }
 
@@ -235,14 +239,22 @@ impl Ipam {
     }
 
     /// Registers this agent, before it takes an address.
-    pub(super) fn register(&self, subnet: Subnet) -> Result<(), NetworkError> {
+    ///
+    /// # Errors
+    /// If one of the `known` containers has an address of another subnet, or a record cannot be
+    /// written.
+    pub(super) fn register(
+        &self,
+        subnet: Subnet,
+        known: &BTreeSet<ContainerId>,
+    ) -> Result<(), NetworkError> {
         let begin = PathBuf::from(self.first_number(subnet).to_string());
         for (kind, target) in [("owners", &self.owner), ("cursors", &begin)] {
             let path = self.directory.join(kind).join(self.tag());
             // An existing one is from an earlier run of this agent.
             claims::claim(&path, target).map_err(record_error("make the link", &path))?;
         }
-        Ok(())
+        self.record_subnet(subnet, known)
     }
 
     /// Whether another agent is registered.
@@ -342,8 +354,6 @@ fn record_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Ne
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]
@@ -456,8 +466,8 @@ mod tests {
         records.take_address(Subnet::DEFAULT).unwrap();
         assert_eq!(records.lost_owners().unwrap(), [lost.owner]);
         let idle = records.for_owner(Path::new("/nowhere/without/addresses"));
-        idle.register(Subnet::DEFAULT).unwrap();
-        records.register(Subnet::DEFAULT).unwrap();
+        idle.register(Subnet::DEFAULT, &BTreeSet::new()).unwrap();
+        records.register(Subnet::DEFAULT, &BTreeSet::new()).unwrap();
         assert!(records.lost_owners().unwrap().contains(&idle.owner));
         idle.clear().unwrap();
         assert!(!records.lost_owners().unwrap().contains(&idle.owner));

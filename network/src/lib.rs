@@ -168,6 +168,16 @@ pub enum NetworkError {
         /// The pool.
         subnet: Subnet,
     },
+    /// A container of an earlier run of the agent has an address of another subnet.
+    #[error(
+        "container {container} has the address {address}, and the subnet is now {subnet}: end the tasks with task networks, or keep the former subnet"
+    )]
+    SubnetChanged {
+        /// The present subnet.
+        subnet: Subnet,
+        container: String,
+        address: Ipv4Addr,
+    },
     /// Another container has published the port.
     #[error("port {name:?} ({protocol} {port}) is already published for {holder}: choose another")]
     Published {

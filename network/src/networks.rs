@@ -85,7 +85,8 @@ impl Networks {
     /// the host.
     ///
     /// # Errors
-    /// If a subnet overlaps a route, `nft` is missing, or the host refuses an operation.
+    /// If a subnet overlaps a route, a known container has an address of another subnet, `nft` is
+    /// missing, or the host refuses an operation.
     pub fn open(
         mut settings: NetworkConfig,
         known: &BTreeSet<ContainerId>,
@@ -95,7 +96,7 @@ impl Networks {
         host::check_routes(settings.subnet, settings.subnet6)?;
         let records = Ipam::open(&settings.directory, &settings.owner)?;
         let _alone = records.lock()?;
-        records.register(settings.subnet)?;
+        records.register(settings.subnet, known)?;
         let shared = NetworkState {
             tag: records.tag(),
             forwarding_denied: forwarding::enable(&records, settings.subnet6)?,
@@ -189,7 +190,8 @@ impl Networks {
     /// # Errors
     /// If the kernel cannot be queried.
     pub fn statistics(&self, container: &ContainerId) -> Result<Option<LinkStats>, NetworkError> {
-        let device = self.address(container).map(|at| self.shared.device(at));
+        let address = self.address(container);
+        let device = address.and_then(|at| self.shared.device(at));
         device.map_or(Ok(None), |device| link_stats::of(&device))
     }
 
@@ -288,10 +290,10 @@ impl NetworkState {
         Ok(())
     }
 
-    fn device(&self, address: Ipv4Addr) -> String {
-        let number = self.settings.subnet.number(address);
-        let number = number.expect("addresses come from the subnet");
-        format!("{DEVICES}{}{number:06x}", self.tag)
+    /// Returns the device that leads to an address of the subnet.
+    fn device(&self, address: Ipv4Addr) -> Option<String> {
+        let number = self.settings.subnet.number(address)?;
+        Some(format!("{DEVICES}{}{number:06x}", self.tag))
     }
 
     fn address6(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
@@ -308,7 +310,9 @@ impl NetworkState {
         drop(pool);
         crash_point!("network.address-taken");
         let wiring = NamespaceConfig {
-            device: self.device(address),
+            device: self
+                .device(address)
+                .expect("addresses come from the subnet"),
             address,
             gateway: subnet.gateway(),
             ipv6: self.settings.subnet6.map(|subnet6| NamespaceConfig6 {

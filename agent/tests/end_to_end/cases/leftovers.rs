@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use argosy_agent::Config;
 use argosy_network::why_no_ipv6;
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
@@ -20,6 +21,7 @@ use crate::running::{Agent, content};
 super::cases!("leftovers":
     an_orphan_that_does_not_exit_does_not_block_its_agent,
     a_route_that_overlaps_the_container_network_does_not_block_adoption,
+    another_subnet_is_used_when_the_tasks_of_the_former_have_ended,
     tasks_have_ipv4_on_a_host_without_ipv6,
 );
 
@@ -163,6 +165,47 @@ async fn resumed_below(subnet: impl Fn(&TestHost) -> String) {
     link.order(4, kill("t", 0)).await;
     let updates = link.end_of("t").await;
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Killed);
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn another_subnet_is_used_when_the_tasks_of_the_former_have_ended() {
+    on_a_host_of_its_own(resumed_in_another_subnet).await;
+}
+
+async fn resumed_in_another_subnet() {
+    let (host, mut master) = (TestHost::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, bridged("t", "echo up > up; sleep 1000"))
+        .await;
+    link.until("t", runs).await;
+    content(&host.sandbox("t").join("up")).await;
+    let former = agent.containers().await[0].clone();
+    agent.stop().await;
+    let change = |config: &mut Config| config.networks.subnet = "10.184.0.0/16".parse().unwrap();
+    let agent = host.agent_with(master.address, change).await;
+    let (mut link, _) = master.registered(true).await;
+    link.answer_during(unresolved(&agent, "networks", 1)).await;
+    let found = agent.containers().await[0].clone();
+    assert_eq!(found["pid"], former["pid"]);
+    link.launch(2, bridged("u", "exit 0")).await;
+    let updates = link.end_of("u").await;
+    let end = updates.last().unwrap();
+    assert_eq!(state(end), v1::TaskState::Failed);
+    assert!(end.text.contains("keep the former subnet"), "{}", end.text);
+    // Statistics are requested as well, and end no process.
+    agent.containers().await;
+    link.order(3, kill("t", 0)).await;
+    let updates = link.end_of("t").await;
+    assert_eq!(state(updates.last().unwrap()), v1::TaskState::Killed);
+    link.answer_during(unresolved(&agent, "networks", 0)).await;
+    link.launch(4, bridged("v", "echo $ARGOSY_ADDRESS > given"))
+        .await;
+    let updates = link.end_of("v").await;
+    assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
+    let given = content(&host.sandbox("v").join("given")).await;
+    assert!(given.starts_with("10.184."), "{given}");
     agent.is_clear().await;
     agent.stop().await;
 }
