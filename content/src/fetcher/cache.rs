@@ -4,8 +4,9 @@
 //! A file's name is the digest of its URI and of its required digest, so one task's claim about a
 //! file never affects what another task gets. Two kinds are never evicted: files that are being
 //! copied, whose space would not be free before the copy ends, and files that the operator has
-//! pinned. A file that does not fit is delivered to the waiting tasks and not cached: the limit
-//! holds regardless of pins.
+//! pinned. The limit holds regardless of pins, and includes downloads in progress. The download of
+//! a file that does not fit is stopped, and each waiting task downloads it into its own sandbox,
+//! where the limit of its disk applies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -33,9 +34,14 @@ use crate::singleflight::{Singleflight, Waiter};
 const DRAFT: &str = ".draft-";
 /// Bytes copied at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// Files of this host are not cached, nor are files for tasks that reach no server.
+const RIGHTS: FetchRights = FetchRights {
+    reader: ReadIdentity::Unmapped,
+    reach: ServerAccess::Default,
+};
 
-/// The result of a download, for all its waiters.
-type DownloadResult = Result<Arc<File>, Arc<FetchError>>;
+/// The result of a download, for all its waiters; `None` if the cache has no space for the file.
+type DownloadResult = Result<Option<Arc<File>>, Arc<FetchError>>;
 
 /// The cached files.
 pub struct FetchCache {
@@ -44,12 +50,20 @@ pub struct FetchCache {
     capacity_bytes: u64,
     /// Digests of the pinned URIs; the most recently used file of each stays.
     pins: BTreeSet<String>,
-    /// Names of files in use, with the number of users. Bounded by the number of concurrent
-    /// fetches. A lock, because threads remove files while others start to copy them: the check for
-    /// use and the removal are one step.
-    leases: Mutex<BTreeMap<String, usize>>,
+    /// A lock, because threads remove files while others start to copy them: the check for use and
+    /// the removal are one step.
+    usage: Mutex<CacheUsage>,
     serial: AtomicU64,
     downloads: Arc<Singleflight<String, DownloadResult, FetchProgress>>,
+}
+
+/// What is never evicted. Bounded by the number of concurrent fetches.
+#[derive(Default)]
+struct CacheUsage {
+    /// Names of files in use, with the number of users.
+    leases: BTreeMap<String, usize>,
+    /// The bytes that each download in progress has, or will have if its server announced it.
+    drafts: BTreeMap<u64, u64>,
 }
 
 impl FetchCache {
@@ -73,7 +87,7 @@ impl FetchCache {
             directory: dir.to_owned(),
             capacity_bytes,
             pins: pinned_uris.iter().map(|uri| hex_digest(uri)).collect(),
-            leases: Mutex::default(),
+            usage: Mutex::default(),
             serial: AtomicU64::new(0),
             downloads: Singleflight::new(),
         };
@@ -112,24 +126,25 @@ impl FetchCache {
         let kept = match open(&path) {
             Some(file) => {
                 metrics::counter!("argosy_agent_fetch_cache_hits_total").increment(1);
-                file
+                Some(file)
             }
             None => {
-                let (cache, origin, uri) = (Arc::clone(self), Arc::clone(origin), uri.clone());
+                let (cache, uri) = (Arc::clone(self), uri.clone());
+                let origin = Arc::clone(origin);
                 let seat = self.downloads.join(name, move |progress| async move {
                     // Another download may have ended between the check and the join.
                     match open(&path) {
-                        Some(file) => Ok(file),
-                        None => {
-                            let brought = cache.download(&origin, &uri, &path, &progress).await;
-                            brought.map_err(Arc::new)
-                        }
+                        Some(file) => Ok(Some(file)),
+                        None => cache.download(&origin, &uri, &path, &progress).await,
                     }
                 });
                 await_download(seat, meter)
                     .await
                     .map_err(FetchError::Shared)?
             }
+        };
+        let Some(kept) = kept else {
+            return origin.fetch(uri, to, &RIGHTS, meter).await;
         };
         let place = to.to_owned();
         let copied = tokio::task::spawn_blocking(move || copy(&kept, &place)).await;
@@ -144,16 +159,26 @@ impl FetchCache {
 
     /// Marks a file as in use: it is not removed while the result exists.
     fn lease(self: &Arc<Self>, name: &str) -> CacheLease {
-        *self.leases().entry(name.to_owned()).or_default() += 1;
+        *self.usage().leases.entry(name.to_owned()).or_default() += 1;
         CacheLease {
             cache: Arc::clone(self),
             name: name.to_owned(),
         }
     }
 
-    fn leases(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+    fn usage(&self) -> MutexGuard<'_, CacheUsage> {
         // Every change under the lock is one step, so that a panic leaves nothing half-done.
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn draft(self: &Arc<Self>) -> CacheDraft {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        self.usage().drafts.insert(serial, 0);
+        CacheDraft {
+            cache: Arc::clone(self),
+            serial,
+            path: self.directory.join(format!("{DRAFT}{serial}")),
+        }
     }
 
     async fn download(
@@ -162,19 +187,17 @@ impl FetchCache {
         uri: &v1::Uri,
         path: &Path,
         progress: &watch::Sender<FetchProgress>,
-    ) -> Result<Arc<File>, FetchError> {
-        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let draft = PartialFile(self.directory.join(format!("{DRAFT}{serial}")));
+    ) -> DownloadResult {
+        let draft = self.draft();
         metrics::counter!("argosy_agent_fetch_cache_misses_total").increment(1);
-        // Files of this host are not cached, nor are files for tasks that reach no server.
-        let rights = FetchRights {
-            reader: ReadIdentity::Unmapped,
-            reach: ServerAccess::Default,
+        let file = tokio::select! {
+            biased;
+            () = self.until_full(draft.serial, &uri.value, progress.subscribe()) => return Ok(None),
+            fetched = origin.fetch(uri, &draft.path, &RIGHTS, progress) => fetched.map_err(Arc::new)?,
         };
-        let file = origin.fetch(uri, &draft.0, &rights, progress).await?;
         crash_point!("cache.draft-written");
         let (cache, place, wanted) = (Arc::clone(self), path.to_owned(), uri.value.clone());
-        let keeping = move || -> io::Result<File> {
+        let keeping = move || -> io::Result<Option<File>> {
             let bytes = file.metadata()?.len();
             if bytes <= cache.capacity_bytes {
                 // Its final name means that it is complete, also after a power cut. Synced before
@@ -182,36 +205,106 @@ impl FetchCache {
                 file.sync_all()?;
                 crash_point!("cache.draft-synced");
             }
-            // It is complete and open: an error of caching does not affect the waiting tasks.
-            if let Err(error) = cache.store(&draft.0, &place, bytes, &wanted) {
-                let uri = RedactedUri::of(&wanted);
-                tracing::warn!(%uri, %error, "a fetched file is not cached");
+            match cache.store(&draft, &place, bytes, &wanted) {
+                Ok(true) => Ok(Some(file)),
+                Ok(false) => Ok(None),
+                // It is complete and open: an error of caching does not affect the waiting tasks.
+                Err(error) => {
+                    warn_not_cached(&wanted, &error);
+                    Ok(Some(file))
+                }
             }
-            Ok(file)
         };
         let kept = tokio::task::spawn_blocking(keeping).await;
         let kept = kept.expect("keeping a file never panics");
-        kept.map(Arc::new).map_err(|source| FetchError::Write {
-            uri: RedactedUri::of(&uri.value),
-            path: path.to_owned(),
-            source,
+        kept.map(|file| file.map(Arc::new)).map_err(|source| {
+            Arc::new(FetchError::Write {
+                uri: RedactedUri::of(&uri.value),
+                path: path.to_owned(),
+                source,
+            })
         })
     }
 
-    /// Gives a complete file its name if there is space for it. Blocks.
+    /// Counts the bytes of a download; returns when there is no space for more of them.
+    async fn until_full(
+        self: &Arc<Self>,
+        serial: u64,
+        uri: &str,
+        mut progress: watch::Receiver<FetchProgress>,
+    ) {
+        // The download itself has the sender.
+        while progress.changed().await.is_ok() {
+            let bytes = {
+                let now = progress.borrow_and_update();
+                now.done_bytes.max(now.total_bytes)
+            };
+            let (cache, uri) = (Arc::clone(self), uri.to_owned());
+            let counting = tokio::task::spawn_blocking(move || cache.claim(serial, bytes, &uri));
+            if !counting.await.expect("counting never panics") {
+                return;
+            }
+        }
+    }
+
+    /// Counts these bytes for a download if there is space for them, and returns whether there is.
+    /// Blocks.
+    fn claim(&self, serial: u64, bytes: u64, uri: &str) -> bool {
+        let mut usage = self.usage();
+        // None if the download has ended.
+        let claimed = usage.drafts.get(&serial).copied();
+        if claimed.is_none_or(|claimed| bytes <= claimed) {
+            return true;
+        }
+        let space = self.make_space(&usage, serial, bytes, uri);
+        let fits = space.inspect_err(|error| warn_not_cached(uri, error));
+        let fits = fits.unwrap_or(false);
+        if fits {
+            usage.drafts.insert(serial, bytes);
+        }
+        fits
+    }
+
+    /// Gives a complete file its name if there is space for it, and returns whether there is.
+    /// Blocks.
     ///
     /// Not by `atomic_file`: the file is as large as any download, is synced before the lock, and
     /// need not keep its name after a power cut.
-    fn store(&self, draft: &Path, place: &Path, bytes: u64, uri: &str) -> io::Result<()> {
+    fn store(&self, draft: &CacheDraft, place: &Path, bytes: u64, uri: &str) -> io::Result<bool> {
         // Held until it has its name, so that no two files take the same space.
-        let in_use = self.leases();
+        let mut usage = self.usage();
+        if !self.make_space(&usage, draft.serial, bytes, uri)? {
+            return Ok(false);
+        }
+        crash_point!("cache.room-made");
+        fs::rename(&draft.path, place)?;
+        usage.drafts.remove(&draft.serial);
+        crash_point!("cache.kept");
+        self.entries()?.publish();
+        Ok(true)
+    }
+
+    /// Evicts files until the cache has space for these bytes of a download. Returns whether it
+    /// has; if files in use, pinned files and other downloads leave too little, nothing is evicted.
+    fn make_space(
+        &self,
+        usage: &CacheUsage,
+        serial: u64,
+        bytes: u64,
+        uri: &str,
+    ) -> io::Result<bool> {
         let mark = hex_digest(uri);
         let entries = self.entries()?;
         let stays = |entry: &CacheEntry| {
-            in_use.contains_key(&entry.name) || (entry.is_pinned && !entry.name.starts_with(&mark))
+            usage.leases.contains_key(&entry.name)
+                || (entry.is_pinned && !entry.name.starts_with(&mark))
         };
+        let others = usage.drafts.iter().filter(|(other, _)| **other != serial);
+        let incoming = others
+            .map(|(_, bytes)| *bytes)
+            .fold(bytes, u64::saturating_add);
         let staying: u64 = entries.total(stays);
-        if staying.saturating_add(bytes) > self.capacity_bytes {
+        if staying.saturating_add(incoming) > self.capacity_bytes {
             metrics::counter!("argosy_agent_fetch_cache_bypassed_total").increment(1);
             let (is_pinned, capacity_bytes) = (self.pins.contains(&mark), self.capacity_bytes);
             let uri = RedactedUri::of(uri);
@@ -219,25 +312,22 @@ impl FetchCache {
                 %uri,
                 bytes,
                 staying,
+                incoming,
                 capacity_bytes,
                 is_pinned,
-                "a fetched file is not cached: pinned files and files in use leave no space"
+                "a fetched file is not cached: pinned files, files in use and downloads leave no space"
             );
-            return Ok(());
+            return Ok(false);
         }
         let mut all = entries.total(|_| true);
         for entry in entries.0.iter().filter(|entry| !stays(entry)) {
-            if all + bytes <= self.capacity_bytes {
+            if all.saturating_add(incoming) <= self.capacity_bytes {
                 break;
             }
             remove(&self.directory.join(&entry.name))?;
             all -= entry.bytes;
         }
-        crash_point!("cache.room-made");
-        fs::rename(draft, place)?;
-        crash_point!("cache.kept");
-        self.entries()?.publish();
-        Ok(())
+        Ok(true)
     }
 
     /// Returns the size of the cache, and the pinned part.
@@ -327,7 +417,7 @@ pub(super) struct CacheLease {
 
 impl Drop for CacheLease {
     fn drop(&mut self) {
-        let mut in_use = self.cache.leases();
+        let in_use = &mut self.cache.usage().leases;
         if let Some(users) = in_use.get_mut(&self.name) {
             *users -= 1;
             if *users == 0 {
@@ -357,12 +447,23 @@ async fn await_download(
 }
 
 /// An incomplete file; removed on drop, unless it was renamed.
-struct PartialFile(PathBuf);
+struct CacheDraft {
+    cache: Arc<FetchCache>,
+    serial: u64,
+    path: PathBuf,
+}
 
-impl Drop for PartialFile {
+impl Drop for CacheDraft {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        // The next start removes what remains.
+        let _ = fs::remove_file(&self.path);
+        self.cache.usage().drafts.remove(&self.serial);
     }
+}
+
+fn warn_not_cached(uri: &str, error: &io::Error) {
+    let uri = RedactedUri::of(uri);
+    tracing::warn!(%uri, %error, "a fetched file is not cached");
 }
 
 /// Returns the digest of its URI, followed by that of its required digest.

@@ -1,5 +1,6 @@
 //! Tests with real files and servers.
 
+mod capacity;
 mod drafts;
 mod https;
 mod local;
