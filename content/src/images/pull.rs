@@ -34,8 +34,9 @@ pub(super) struct Puller {
     unpacker: Arc<dyn Unpacker>,
     settings: Arc<ImageSettings>,
     platform: Platform,
-    /// By diff id and blob: a layer that claims a diff id for another blob is not shared.
-    layers: Arc<Singleflight<(Digest, Digest), LayerResult, u64>>,
+    /// By registry, diff id and blob: a layer of a slow registry, or one that claims a diff id for
+    /// another blob, is not shared.
+    layers: Arc<Singleflight<(String, Digest, Digest), LayerResult, u64>>,
     /// By registry: the limit of [`DOWNLOADS_AT_ONCE`], as long as a download uses it. A lock,
     /// because all pulls share it.
     downloads: Arc<Mutex<BTreeMap<String, Weak<Semaphore>>>>,
@@ -110,8 +111,8 @@ impl Puller {
     }
 
     /// Obtains a layer. If the joined pull of another image fails, this one tries itself, because
-    /// the other may have used another registry. Each waiter fails by itself at most once, so this
-    /// ends.
+    /// the other may have used another repository or other credentials. Each waiter fails by itself
+    /// at most once, so this ends.
     async fn layer(
         &self,
         source: &Arc<ImageSource>,
@@ -139,7 +140,8 @@ impl Puller {
         layer: LayerDescriptor,
     ) -> Waiter<LayerResult, u64> {
         let puller = self.clone();
-        let key = (layer.diff_id, layer.blob.digest);
+        let registry = source.registry().to_owned();
+        let key = (registry, layer.diff_id, layer.blob.digest);
         self.layers.join(key, move |progress| async move {
             let brought = puller.download_layer(&source, &layer, &progress).await;
             brought.map_err(Arc::new)
@@ -171,7 +173,7 @@ impl Puller {
         let downloads = self.downloads_from(source.registry());
         let downloading = downloads.acquire().await.expect(NEVER_CLOSED);
         if self.store.has_layer(layer.diff_id) {
-            // It was downloaded with another compression.
+            // It was downloaded with another compression, or from another registry.
             progress.send_replace(layer.blob.size);
             return Ok(());
         }

@@ -361,6 +361,10 @@ async fn a_slow_registry_does_not_delay_others() {
     eventually(|| slow.in_progress() == 4).await;
     world.registry.offer("web:1", &web());
     world.obtain(&world.name("web:1"), 2).await.unwrap();
+    // The same layers of another registry are downloaded from there.
+    world.registry.offer("web:2", &made);
+    let image = world.obtain(&world.name("web:2"), 3).await.unwrap();
+    assert_eq!(texts(&image, "file5"), ["text"]);
     assert_eq!(slow.requests("/blobs/").len(), 1 + 4, "others wait");
     stalled.abort();
 }
@@ -449,28 +453,27 @@ async fn a_failed_pull_fails_all_waiters_and_the_next_retries() {
 
 #[tokio::test]
 async fn a_layer_is_retried_after_another_images_pull_failed() {
-    let elsewhere = TestRegistry::start().await;
-    let world = ImagesFixture::listing(&[elsewhere.address()]).await;
+    let world = ImagesFixture::new().await;
     let made = web();
-    world.registry.offer("web:1", &made);
-    elsewhere.offer("web:1", &made);
+    world.registry.offer("ours:1", &made);
+    world.registry.offer("theirs:1", &made);
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let tampered = vec![0; made.layers[0].len()];
-    let path = blob_path(&made.layers[0]);
+    let path = |repository| format!("{repository}{}", blob_path(&made.layers[0]));
     // The first pull requests the layer, and gets it late and wrong.
     let late = InjectedFault::WaitForBytes(Arc::clone(&gate), tampered);
-    elsewhere.plan(path.clone(), [late]);
-    let theirs = format!("{}/web:1", elsewhere.address()).parse().unwrap();
-    let ours = world.name("web:1");
+    world.registry.plan(path("theirs"), [late]);
+    let requested = |part: &str| world.registry.requests(part).len();
+    let (ours, theirs) = (world.name("ours:1"), world.name("theirs:1"));
     let (them, us, ()) = tokio::join!(
         world.obtain(&theirs, 1),
         async {
-            eventually(|| elsewhere.requests(&path).len() == 1).await;
+            eventually(|| requested(&path("theirs")) == 1).await;
             world.obtain(&ours, 2).await
         },
         async {
             // This pull has everything that it needs itself, except what it joined.
-            eventually(|| world.registry.requests("/blobs/").len() == 1).await;
+            eventually(|| requested("/ours/blobs/") == 1).await;
             eventually(|| world.unpacker.count.load(Ordering::SeqCst) == 1).await;
             tokio::task::yield_now().await;
             gate.add_permits(1);
@@ -478,52 +481,46 @@ async fn a_layer_is_retried_after_another_images_pull_failed() {
     );
     assert!(them.unwrap_err().contains("tampered"));
     assert_eq!(us.unwrap().layers.len(), 2);
-    assert_eq!(world.registry.requests(&path).len(), 1);
+    assert_eq!(requested(&path("ours")), 1);
 }
 
 #[tokio::test]
 async fn a_layer_is_retried_after_several_failed_pulls() {
+    let world = ImagesFixture::new().await;
     let made = web();
-    let path = blob_path(&made.layers[0]);
-    let (mut others, mut gates) = (Vec::new(), Vec::new());
-    for _ in 0..3 {
-        let other = TestRegistry::start().await;
-        other.offer("web:1", &made);
+    let others = ["first", "second", "third"];
+    let gates = others.map(|other| {
+        world.registry.offer(&format!("{other}:1"), &made);
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         let tampered = vec![0; made.layers[0].len()];
-        other.plan(
-            path.clone(),
-            [InjectedFault::WaitForBytes(Arc::clone(&gate), tampered)],
-        );
-        others.push(other);
-        gates.push(gate);
-    }
-    let addresses: Vec<_> = others.iter().map(TestRegistry::address).collect();
-    let world = ImagesFixture::listing(&addresses).await;
-    world.registry.offer("web:1", &made);
-    let name = |other: &TestRegistry| format!("{}/web:1", other.address()).parse().unwrap();
-    let theirs: Vec<_> = others.iter().map(name).collect();
-    let ours = world.name("web:1");
+        let path = format!("{other}{}", blob_path(&made.layers[0]));
+        let late = InjectedFault::WaitForBytes(Arc::clone(&gate), tampered);
+        world.registry.plan(path, [late]);
+        gate
+    });
+    world.registry.offer("ours:1", &made);
     // Its configuration has come: it waits with the others for what is missing.
-    let waits = async |registry: &TestRegistry| {
-        eventually(|| !registry.requests("/blobs/").is_empty()).await;
+    let waits = async |repository: &str| {
+        let path = format!("/{repository}/blobs/");
+        eventually(|| !world.registry.requests(&path).is_empty()).await;
         eventually(|| world.unpacker.count.load(Ordering::SeqCst) == 1).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    let joins = async |name, order, before: Option<&TestRegistry>| {
+    let joins = async |repository: &str, order, before: Option<&str>| {
         if let Some(before) = before {
             waits(before).await;
         }
-        world.obtain(name, order).await
+        let name = world.name(&format!("{repository}:1"));
+        world.obtain(&name, order).await
     };
     // Polls them in this order: this pull is the last to request again.
     let (first, second, third, us, ()) = futures::join!(
-        joins(&theirs[0], 1, None),
-        joins(&theirs[1], 2, Some(&others[0])),
-        joins(&theirs[2], 3, Some(&others[1])),
-        joins(&ours, 4, Some(&others[2])),
+        joins(others[0], 1, None),
+        joins(others[1], 2, Some(others[0])),
+        joins(others[2], 3, Some(others[1])),
+        joins("ours", 4, Some(others[2])),
         async {
-            waits(&world.registry).await;
+            waits("ours").await;
             gates.iter().for_each(|gate| gate.add_permits(1));
         }
     );
