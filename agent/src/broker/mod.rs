@@ -14,8 +14,9 @@
 //! files of its own supervisors. It trusts no data of the agent: paths are computed from names, or
 //! compared with computed ones (`guard`); every directory on the path belongs to root
 //! (`directories`), so that none of them is a link. The agent's end is `broker_client`. Reading
-//! order: `operations/perform`, `operations`, `guard`, `directories`, `server`.
+//! order: `operations/perform`, `operations`, `guard`, `directories`, `content_process`, `server`.
 
+mod content_process;
 mod directories;
 mod guard;
 mod operations;

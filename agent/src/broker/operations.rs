@@ -7,22 +7,21 @@ mod perform;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use argosy_content::service::{ENVIRONMENT, NAME, ServiceCommand};
 use argosy_host::{ContainerId, crash_point};
 use argosy_isolation::division::HostUser;
 use argosy_isolation::profile::CONTAINER_IDS;
 use argosy_isolation::unpack::{ArchiveFormat, HostOwner, UnpackJob, UnpackLimits};
 use argosy_isolation::{
     Adoption, Cgroup, CgroupTree, ContainerUser, Isolation, LaunchDescriptors, LaunchError,
-    LaunchSpec, adopt, cancel_start, destroy, service,
+    LaunchSpec, adopt, cancel_start, destroy,
 };
 use argosy_proto::remedy;
 use argosy_state::planted_bug;
 
+use super::content_process::ContentProcesses;
 use super::guard::{RequestPolicy, check_secrets};
 use super::{directories, guard};
 use crate::broker_client::request::{
@@ -68,9 +67,7 @@ pub(crate) struct PrivilegedOperations {
     /// The endpoints closed to tasks, and to the content service. A lock, so that no older set
     /// overwrites a newer one.
     blocked: Mutex<[BlockedEndpoints; 2]>,
-    content: ServiceCommand,
-    /// A lock, since any thread may request it.
-    service: Mutex<Option<service::ChildProcess>>,
+    content: ContentProcesses,
     scans: Mutex<OpenScans>,
 }
 
@@ -103,8 +100,7 @@ impl PrivilegedOperations {
             limits: DiskLimits::new(&paths, config.disk_enforcement),
             roots: RootFsBuilder::new(config.image_roots, &paths),
             blocked: Mutex::new([reach.blocked(), reach.blocked_for_content()]),
-            content: commands.content,
-            service: Mutex::default(),
+            content: ContentProcesses::new(commands.content),
             scans: Mutex::default(),
             owner,
             tree,
@@ -398,23 +394,10 @@ impl PrivilegedOperations {
     }
 
     fn start_content(&self) -> OperationResult {
-        self.end_content();
-        let mut executed = Command::new(&self.content.program);
-        executed.args(&self.content.arguments);
         let group = self.tree.as_ref().map(CgroupTree::content);
         self.bridges.prepare_records();
-        let (process, packets) = service::spawn(&executed, NAME, &ENVIRONMENT, group.as_deref())
-            .map_err(|error| error_chain(&error))?;
-        let pid = process.id();
-        *self.service() = Some(process);
-        Ok((BrokerReply::Number(pid.into()), vec![packets.into_socket()]))
-    }
-
-    fn end_content(&self) {
-        let present = self.service().take();
-        if let Some(process) = present {
-            service::stop(process);
-        }
+        let (process, socket) = self.content.start(group.as_deref())?;
+        Ok((BrokerReply::ContentStarted(process), vec![socket]))
     }
 
     /// Ends the helpers, and removes the tree when the last supervisor of an ended container has
@@ -443,7 +426,7 @@ impl PrivilegedOperations {
     /// Ends its child processes.
     pub(super) fn end(&self) {
         self.launcher.end();
-        self.end_content();
+        self.content.end_all();
     }
 
     fn sandbox(&self, at: &TaskContainer) -> Result<PathBuf, String> {
@@ -478,10 +461,6 @@ impl PrivilegedOperations {
         let foreign = all.find(|number| !ids.owns(*number));
         let refused = |number| format!("{number} is no user or group of a container of this agent");
         foreign.map_or(Ok(()), |number| Err(refused(number)))
-    }
-
-    fn service(&self) -> MutexGuard<'_, Option<service::ChildProcess>> {
-        self.service.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn scans(&self) -> MutexGuard<'_, OpenScans> {

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files that read, check and dispatch an agent's requests.
-const OWN: [&str; 8] = [
+const OWN: [&str; 9] = [
+    "broker/content_process.rs",
     "broker/directories.rs",
     "broker/guard.rs",
     "broker/operations.rs",

@@ -361,7 +361,7 @@ fn invalid_messages_are_errors_and_do_not_block() {
     assert!(link::receive::<BrokerRequest>(&other).unwrap().is_none());
 }
 
-/// Returns the operations of an agent whose launcher only waits.
+/// Returns the operations of an agent whose launcher and content service only wait.
 fn opened(dir: &std::path::Path) -> PrivilegedOperations {
     let directory = dir.join("agent");
     prepare(&directory, HostUser::current()).unwrap();
@@ -371,7 +371,8 @@ fn opened(dir: &std::path::Path) -> PrivilegedOperations {
             arguments: Vec::new(),
         },
         content: ServiceCommand {
-            program: "/bin/false".into(),
+            // Ends when its socket is closed.
+            program: "/bin/cat".into(),
             arguments: Vec::new(),
         },
     };
@@ -408,6 +409,33 @@ fn release_kills_a_container_that_has_a_cgroup() {
     // Again, as an agent does that has not recorded it.
     release(true);
     release(false);
+    ask(BrokerRequest::Shutdown).unwrap();
+}
+
+#[test]
+fn a_late_request_to_end_a_content_service_does_not_end_its_successor() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let operations = opened(directory.path());
+    let ask = |request: BrokerRequest| operations.perform(request, Vec::new());
+    let start = || match ask(BrokerRequest::StartContent).unwrap() {
+        (BrokerReply::ContentStarted(process), socket) => (process, socket),
+        other => panic!("{other:?}"),
+    };
+    let is_running = |pid: u32| std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let (first, socket) = start();
+    drop(socket);
+    let (second, socket) = start();
+    assert!(!is_running(first.pid));
+    let generation = first.generation;
+    ask(BrokerRequest::EndContent { generation }).unwrap();
+    assert!(is_running(second.pid));
+    drop(socket);
+    let generation = second.generation;
+    ask(BrokerRequest::EndContent { generation }).unwrap();
+    assert!(!is_running(second.pid));
     ask(BrokerRequest::Shutdown).unwrap();
 }
 

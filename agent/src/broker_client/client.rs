@@ -25,8 +25,8 @@ use super::connections::{BrokerConnections, BrokerProcess, TimeoutPolicy, connec
 use super::heartbeat;
 use super::link::{self, BrokerLink, ControlMessage};
 use super::request::{
-    BrokerReply, BrokerRequest, DirectoryAccess, HostPathRequest, LocalOperations, MeasureStep,
-    OperationResult, QuotaScope, ReplyResult, ScanState, TaskContainer, UnpackTarget,
+    BrokerReply, BrokerRequest, ContentProcess, DirectoryAccess, HostPathRequest, LocalOperations,
+    MeasureStep, OperationResult, QuotaScope, ReplyResult, ScanState, TaskContainer, UnpackTarget,
 };
 use crate::core::{ContainerName, CreateError};
 use crate::error::RunError;
@@ -426,15 +426,19 @@ impl BrokerClient {
 
     /// Starts the content service; replaces a running one.
     pub(crate) fn start_content(&self) -> BrokerResult<StartedService> {
-        let (reply, socket) = self.request(BrokerRequest::StartContent, &[])?;
-        let pid = u32::try_from(number(reply)?).map_err(|_| unexpected_reply())?;
+        let (BrokerReply::ContentStarted(started), socket) =
+            self.request(BrokerRequest::StartContent, &[])?
+        else {
+            return Err(unexpected_reply());
+        };
+        let ContentProcess { pid, generation } = started;
         let broker = self.clone();
         Ok(StartedService {
             packets: PacketSocket::from_socket(single_descriptor(socket)?),
             pid,
             stop: Box::new(move || {
                 // If the broker has exited, so has the service.
-                let _ = broker.done(BrokerRequest::EndContent);
+                let _ = broker.done(BrokerRequest::EndContent { generation });
             }),
         })
     }

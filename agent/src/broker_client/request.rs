@@ -321,7 +321,10 @@ pub(crate) enum BrokerRequest {
     ApplyLimits(ContainerName, Box<Limits>, MissingPolicy),
     RecordCpuset(ContainerName, String),
     StartContent,
-    EndContent,
+    /// Ends one process of the content service, unless it was replaced.
+    EndContent {
+        generation: u64,
+    },
     /// The agent stops.
     Shutdown,
 }
@@ -367,4 +370,14 @@ pub(crate) enum BrokerReply {
     Traffic(Option<LinkStats>),
     Containers(Vec<ContainerName>),
     Missing(MissingControllers),
+    /// A process of the content service, with its socket.
+    ContentStarted(ContentProcess),
+}
+
+/// A process of the content service.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct ContentProcess {
+    pub(crate) pid: u32,
+    /// The number of the start, so that a late request to end it does not end its successor.
+    pub(crate) generation: u64,
 }

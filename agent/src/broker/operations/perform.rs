@@ -233,8 +233,8 @@ impl PrivilegedOperations {
                 done(directories::record_cpus(&self.paths, name, &text))
             }
             BrokerRequest::StartContent => self.start_content(),
-            BrokerRequest::EndContent => {
-                self.end_content();
+            BrokerRequest::EndContent { generation } => {
+                self.content.end(generation);
                 plain(BrokerReply::Done)
             }
             BrokerRequest::Shutdown => {
