@@ -1,7 +1,8 @@
 //! The store: the layers and images on disk, and their holders.
 //!
 //! The disk is the source of truth; memory follows it. A crash leaves only complete entries, or
-//! leftovers that the next start removes. The functions block, unless they state otherwise.
+//! leftovers that the next start removes, or the first sweep after it. The functions block, unless
+//! they state otherwise.
 
 mod directories;
 mod disk;

@@ -25,13 +25,15 @@ pub(super) fn clear_blobs(directory: &Path) -> Result<(), PullErrorKind> {
 }
 
 /// Reads all layers with their sizes. A layer gets its name only when it is complete, so damaged
-/// metadata loses no more than the size.
+/// metadata loses no more than the size. Drafts are left to the first sweep: they may be large, and
+/// the agent connects only afterwards.
 pub(super) fn layers(
     directory: &Path,
     changes: &dyn LayerDirs,
 ) -> Result<BTreeMap<Digest, u64>, PullErrorKind> {
     let mut found = BTreeMap::new();
-    for (name, path) in entries(directory)? {
+    let layers = entries(directory)?.into_iter();
+    for (name, path) in layers.filter(|(name, _)| !name.starts_with(disk::DRAFT)) {
         let digest = format!("sha256:{name}").parse::<Digest>();
         let Some(digest) = digest.ok().filter(|_| path.join(ROOT).is_dir()) else {
             warn_if_left(&path, changes.remove(&path));

@@ -1,5 +1,8 @@
 //! Tests of the store: what survives an agent, what a crash leaves, and what protects from removal.
 
+use std::io;
+use std::sync::Mutex;
+
 use super::registry::InjectedFault;
 use super::*;
 
@@ -136,7 +139,9 @@ async fn leftovers_of_a_crash_are_removed_at_the_next_start() {
     fs::write(images.join("leases/.draft-6"), "{").unwrap();
     let before = world.list("layers").len();
     world.restart(ImageSettings::default());
-    assert_eq!(before - world.list("layers").len(), 3);
+    assert_eq!(before - world.list("layers").len(), 2);
+    assert_eq!(world.list("layers").len(), 3);
+    collect(&world, &[1]).await;
     assert_eq!(world.list("layers").len(), 2);
     assert_eq!(world.list("records").len(), 1);
     assert_eq!(world.list("leases").len(), 1);
@@ -144,6 +149,54 @@ async fn leftovers_of_a_crash_are_removed_at_the_next_start() {
     world.registry.clear_requests();
     world.obtain(&one, 2).await.unwrap();
     assert!(world.registry.requests("").is_empty());
+}
+
+/// Records what is removed.
+#[derive(Default)]
+struct RecordedRemovals(Mutex<Vec<PathBuf>>);
+
+impl LayerDirs for RecordedRemovals {
+    fn make(&self, draft: &Path) -> io::Result<()> {
+        LocalLayerDirs.make(draft)
+    }
+
+    fn describe(&self, draft: &Path, json: Vec<u8>) -> io::Result<()> {
+        LocalLayerDirs.describe(draft, json)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        LocalLayerDirs.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.lock().unwrap().push(path.to_owned());
+        LocalLayerDirs.remove(path)
+    }
+}
+
+#[tokio::test]
+async fn opening_the_store_does_not_wait_for_the_removal_of_drafts() {
+    let directory = tempfile::tempdir().unwrap();
+    let draft = directory.path().join("layers/.draft-8");
+    fs::create_dir_all(draft.join("root/deep/er")).unwrap();
+    let removals = Arc::new(RecordedRemovals::default());
+    let removed = || removals.0.lock().unwrap().len();
+    let registries = Registries::new(&fetch_settings(&[]), &[], RetryTimeouts::default()).unwrap();
+    let images = ImageManager::with(
+        directory.path(),
+        ImageSettings::default(),
+        (
+            Arc::new(PlainUnpacker::default()),
+            Arc::clone(&removals) as _,
+        ),
+        RegistryRoute::Local(registries),
+    );
+    let images = images.unwrap();
+    assert_eq!(removed(), 0);
+    let collected = images.collect_garbage(std::future::ready(live(&[])));
+    collected.await.unwrap();
+    assert_eq!(removed(), 1);
+    assert!(!draft.exists());
 }
 
 #[tokio::test]
