@@ -19,7 +19,7 @@ impl Runner {
         self.spawn(async move {
             let _listed = listed;
             let fetching = async {
-                let _slot = shared.fetch_slots.acquire().await;
+                let _slot = shared.fetch_slots.acquire(start.key.framework).await;
                 shared.fetch(&start, &meter).await
             };
             let say = |progress| shared.report(Input::Fetching { instance, progress });

@@ -19,6 +19,7 @@ mod disk_usage;
 mod disks;
 mod etc_files;
 mod executors;
+mod fetch_slots;
 mod fetching;
 pub(crate) mod groups;
 mod handles;
@@ -78,6 +79,7 @@ use argosy_content::service::{ContentService, ServiceCommand, ServiceSettings};
 use cni::CniContainers;
 use cpuset::ContainerCpus;
 pub(crate) use devices::check as check_devices;
+use fetch_slots::FetchSlots;
 pub(crate) use handles::{AttachError, ContainerControls, ExecStartError, SlotError};
 use image_rootfs::ContainerImages;
 pub use launcher_process::LauncherCommand;
@@ -87,9 +89,6 @@ use unpacking::LauncherUnpacker;
 /// Maximum number of containers that are created or adopted concurrently; the same number is
 /// removed concurrently. More would only queue in the kernel.
 const CONTAINER_SLOTS: usize = 8;
-/// Maximum number of tasks whose files are fetched concurrently. It is high because a task that
-/// waits for its server keeps its slot.
-const FETCH_SLOTS: usize = 128;
 /// Timeout of each step of a removal before it is retried.
 pub(crate) const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The delay before a failed removal or adoption is retried.
@@ -165,7 +164,7 @@ pub(super) struct RunnerState {
     /// Separate from the other slots, so that containers that cannot be removed do not block new
     /// ones.
     removal_slots: Semaphore,
-    fetch_slots: Semaphore,
+    fetch_slots: FetchSlots,
     /// The lookup of a user may wait for a directory service.
     user_slots: Arc<Semaphore>,
     /// The channel to the agent's loop. When it is full, the container's task waits: the supervisor
@@ -254,7 +253,7 @@ impl Runner {
             broker,
             slots: Arc::new(Semaphore::new(CONTAINER_SLOTS)),
             removal_slots: Semaphore::new(CONTAINER_SLOTS),
-            fetch_slots: Semaphore::new(FETCH_SLOTS),
+            fetch_slots: FetchSlots::new(),
             user_slots: Arc::new(Semaphore::new(CONTAINER_SLOTS)),
             inbox,
         };
