@@ -33,7 +33,7 @@ test: setup ## run the whole gate; includes verify
 	$(STAGE) unit 1400/1860 make unit
 	$(STAGE) release 120/480 make release
 	$(STAGE) process 480/500 make process
-	$(STAGE) deploy 100/120 make test-deploy-short
+	$(STAGE) deploy 180/200 make test-deploy-short
 	$(STAGE) demo 60/60 scripts/demo
 	$(STAGE) chaos 560/640 make chaos
 	$(STAGE) vm 200/240 make test-vm
@@ -116,9 +116,9 @@ test-deb: ## package the executables of `make release` twice, compare and test t
 	@$(ENV)
 	scripts/deb-test --bin-dir "$$CARGO_TARGET_DIR/release" 2>&1 | scripts/skips
 
-test-deploy-short: ## test the package on one Debian host, by systemd-nspawn, with the executables of `make release`
+test-deploy-short: ## test the package on one Debian host, by systemd-nspawn, with the executables of `make release`; then the playbooks without hosts
 	@$(ENV)
-	scripts/test-deploy short 2>&1 | scripts/skips
+	{ scripts/test-deploy short && scripts/test-playbooks; } 2>&1 | scripts/skips
 
 test-deploy: build ## deploy seven Debian hosts by Ansible, on this machine
 	@$(ENV)
