@@ -233,9 +233,10 @@ const WAIT: &str = "Examples:
   argosy wait cluster --for healthy --timeout 2m
 
 Exits with 0 when the condition holds, with 1 if it cannot hold any more or after --timeout,
-and with 3 if there is no such object. An agent is idle if no task of it is live. The cluster is
-healthy if all voting masters answer and follow one leader with a short lag and equal registries,
-all of this for 5 seconds.";
+and with 3 if there is no such object. For a master, it exits with 1 only if a quorum has named
+another leader, and with 5 if the leader is unknown. An agent is idle if no task of it is live. The
+cluster is healthy if all voting masters answer and follow one leader with a short lag and equal
+registries, all of this for 5 seconds.";
 const STATUS: &str = "Examples:
   argosy status
   argosy status -o json";

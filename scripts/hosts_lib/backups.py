@@ -91,8 +91,11 @@ def truncated(cluster, master):
 
 
 def lost(cluster, master):
-    """Makes backups without their directory, and on a full file system. Each fails, and the next one succeeds."""
+    """Makes backups without their directory, on a full file system, and without a certificate. Each fails, and the next
+    one succeeds."""
+    certificate = "/etc/argosy/tls/operator.crt"
     for loss, remedy, message in [
+            (f"mv {certificate} {certificate}.lost", f"mv {certificate}.lost {certificate}", f"cannot read {certificate}"),
             (f"mv {DIRECTORY} {DIRECTORY}.lost", f"mv {DIRECTORY}.lost {DIRECTORY}", "No such file or directory"),
             (f"mount -t tmpfs -o size=4k tmpfs {DIRECTORY} && head -c 4096 /dev/zero > {DIRECTORY}/filler",
              f"umount {DIRECTORY}", "No space left on device")]:

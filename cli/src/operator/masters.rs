@@ -67,6 +67,15 @@ impl ClusterClient {
         Self::to(masters, timeout, self.transport.clone())
     }
 
+    /// Returns a client with the same connections and another timeout.
+    pub(crate) fn lasting(&self, timeout: Duration) -> Self {
+        Self {
+            client: self.client.with_deadline(timeout),
+            timeout,
+            transport: self.transport.clone(),
+        }
+    }
+
     pub(crate) fn transport(&self) -> &ClientTransport {
         &self.transport
     }

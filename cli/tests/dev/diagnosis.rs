@@ -4,7 +4,7 @@ use std::io::Read as _;
 
 use flate2::read::GzDecoder;
 
-use crate::cluster::{DevCluster, wait_for};
+use crate::cluster::{DevCluster, argosy, split, wait_for};
 
 /// Parts of a task that are not in a report.
 const SECRETS: [&str; 3] = ["hunter2-variable", "hunter2-argument", "hunter2-output"];
@@ -138,6 +138,7 @@ fn a_healthy_cluster_is_waited_for(cluster: &DevCluster) {
     });
     let leaders = leading.iter().filter(|code| **code == 0);
     assert_eq!(leaders.count(), 1, "{leading:?}");
+    without_a_trusted_master_the_leader_is_unknown(cluster);
     let (code, _, stderr) = cluster.run(&["doctor", "--cluster"]);
     assert_eq!(code, 0, "{stderr}");
     for wrong in [
@@ -151,6 +152,23 @@ fn a_healthy_cluster_is_waited_for(cluster: &DevCluster) {
         assert_eq!(code, 2, "{wrong:?}: {stderr}");
     }
     a_lost_master_is_named(cluster, &leading);
+}
+
+/// Exit code 1 would mean that the master does not lead, and every master would skip its backup.
+fn without_a_trusted_master_the_leader_is_unknown(cluster: &DevCluster) {
+    let other = tempfile::tempdir().unwrap();
+    let other = other.path().join("ca").display().to_string();
+    let init = ["ca", "init", "--cluster", "other", "--ca", &other];
+    let output = argosy(&init).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let masters = cluster.record["masters"].as_str().unwrap();
+    let words = ["wait", "master", "master-1", "--for", "leading"];
+    let reach = ["--masters", masters, "--timeout", "2s", "--tls-ca"];
+    let untrusted = format!("{other}/ca.crt");
+    let mut wait = argosy(&[&words[..], &reach, &[&untrusted]].concat());
+    let (code, _, stderr) = split(wait.output().unwrap());
+    assert_eq!(code, 5, "{stderr}");
+    assert!(stderr.contains("no trusted CA has signed it"), "{stderr}");
 }
 
 fn a_lost_master_is_named(cluster: &DevCluster, leading: &[i32]) {
