@@ -124,9 +124,17 @@ fn contexts() -> Vec<String> {
 
 /// Returns the conditions of `argosy wait`.
 fn conditions() -> Vec<String> {
-    let mut all: Vec<_> = ["ended", "healthy", "idle", "leading", "ready", "removed"]
-        .map(str::to_owned)
-        .into();
+    let mut all: Vec<_> = [
+        "connected",
+        "ended",
+        "healthy",
+        "idle",
+        "leading",
+        "ready",
+        "removed",
+    ]
+    .map(str::to_owned)
+    .into();
     all.extend(states());
     all.extend(modes());
     all.sort();

@@ -234,7 +234,8 @@ const WAIT: &str = "Examples:
 
 Exits with 0 when the condition holds, with 1 if it cannot hold any more or after --timeout,
 and with 3 if there is no such object. For a master, it exits with 1 only if a quorum has named
-another leader, and with 5 if the leader is unknown. An agent is idle if no task of it is live. The
+another leader, and with 5 if the leader is unknown. An agent is idle if no task of it is live, and
+connected if it is registered and has a connection to the leader, also while it is deactivated. The
 cluster is healthy if all voting masters answer and follow one leader with a short lag and equal
 registries, all of this for 5 seconds.";
 const STATUS: &str = "Examples:

@@ -55,8 +55,11 @@ def restart(cluster):
     for master in cluster.masters[:2]:
         cluster.argosy(f"master transfer --away-from {master.host.address}:5050")
     cluster.unchanged("site")
+    # A deactivated agent restarts like the others.
+    cluster.argosy("agent deactivate a3")
     with Load(cluster, "rolling_restart.yml"):
         cluster.play("rolling_restart")
+    cluster.argosy("agent reactivate a3")
     services.check("a restart of all processes")
     scraped(cluster)
 
@@ -224,7 +227,7 @@ def cut(cluster):
             cluster.run.host(name).connect()
         seconds = time.monotonic() - begun
         cluster.healthy()
-        cluster.argosy("wait agent a3 --for registered --timeout 60s")
+        cluster.argosy("wait agent a3 --for connected --timeout 60s")
     services.check(f"a cut of {seconds:.0f} s")
     deadline = time.monotonic() + 120
     while left := CUT_ALERTS & firing(cluster):

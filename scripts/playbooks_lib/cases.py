@@ -4,7 +4,7 @@ import os
 import pathlib
 import time
 
-from playbooks_lib.machine import role
+from playbooks_lib.machine import require, role
 
 
 def file(path, text=""):
@@ -28,11 +28,17 @@ def masters_without_a_recent_backup_are_reported(machine):
     machine.fails("No master has saved a backup within 26h", plays)
 
 
+def a_restarted_agent_must_be_connected(machine):
+    machine.passes(role("a1", "agent", "registered"))
+    require(machine.calls("argosy wait agent a1 --for=connected"), "the gate is another one")
+
+
 def a_check_run_does_not_need_a_ca(machine):
     machine.passes(role("m1", "tls", "trust"), "--check")
 
 
 CASES = [
     masters_without_a_recent_backup_are_reported,
+    a_restarted_agent_must_be_connected,
     a_check_run_does_not_need_a_ca,
 ]

@@ -66,7 +66,8 @@ pub(crate) struct Wait {
     #[arg(required_if_eq_any = [("kind", "task"), ("kind", "agent"), ("kind", "framework"), ("kind", "master")])]
     pub(crate) name: Option<String>,
     /// State to wait for: of a task running, ended, healthy, ready or any other state; of an agent
-    /// any state, or idle; of a framework removed; of a master leading; of the cluster healthy
+    /// any state, idle or connected; of a framework removed; of a master leading; of the cluster
+    /// healthy
     #[arg(long = "for", value_name = "CONDITION")]
     pub(crate) condition: String,
     /// Fail after this time [default: unlimited]

@@ -123,11 +123,12 @@ async fn wait(
         line.show(|_| pending_text(&subject.id, condition, last.as_ref()));
         // Every few seconds there is an event.
         last = match watching::next(&mut watch).await? {
+            Event::Change(_) | Event::Progress(_) if condition.needs_reads() => {
+                read(operator, &subject).await?
+            }
             Event::Change(change) => change.record.and_then(|changed| changed.record),
             // History was lost: the object may have ended since, so it is read.
             Event::SnapshotEnd(_) => read(operator, &subject).await?,
-            // The feed has no event when the number of an agent's tasks changes.
-            Event::Progress(_) if condition == Condition::Idle => read(operator, &subject).await?,
             Event::Record(_)
             | Event::HistoryLost(_)
             | Event::SnapshotBegin(_)

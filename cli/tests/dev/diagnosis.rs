@@ -139,6 +139,9 @@ fn a_healthy_cluster_is_waited_for(cluster: &DevCluster) {
     let leaders = leading.iter().filter(|code| **code == 0);
     assert_eq!(leaders.count(), 1, "{leading:?}");
     without_a_trusted_master_the_leader_is_unknown(cluster);
+    let connected = ["wait", "agent", "agent-1", "--for", "connected"];
+    let (code, _, stderr) = cluster.run(&[&connected[..], &["--timeout", "60s"]].concat());
+    assert_eq!(code, 0, "{stderr}");
     let (code, _, stderr) = cluster.run(&["doctor", "--cluster"]);
     assert_eq!(code, 0, "{stderr}");
     for wrong in [

@@ -24,6 +24,8 @@ pub(super) enum Condition {
     Agent(v1::AgentMode),
     /// An agent without live tasks.
     Idle,
+    /// An agent with a connection to the leader.
+    Connected,
     /// A master that leads.
     Leading,
     /// A framework that is removed.
@@ -52,15 +54,31 @@ impl Condition {
                 .map(Self::Task)
                 .map_err(|why| invalid(format!("{why}, ended, healthy, ready"))),
             (WaitKind::Agent, "idle") => Ok(Self::Idle),
+            (WaitKind::Agent, "connected") => Ok(Self::Connected),
             (WaitKind::Agent, _) => agent_mode(text)
                 .map(Self::Agent)
-                .map_err(|why| invalid(format!("{why}, idle"))),
+                .map_err(|why| invalid(format!("{why}, idle, connected"))),
             (WaitKind::Master, "leading") => Ok(Self::Leading),
             (WaitKind::Master, _) => Err(invalid("write leading".to_owned())),
             (WaitKind::Cluster, "healthy") => Ok(Self::Healthy),
             (WaitKind::Cluster, _) => Err(invalid("write healthy".to_owned())),
             (WaitKind::Framework, "removed") => Ok(Self::Removed),
             (WaitKind::Framework, _) => Err(invalid("write removed".to_owned())),
+        }
+    }
+
+    /// Returns whether it depends on facts that the records of the feed do not have.
+    pub(super) fn needs_reads(self) -> bool {
+        match self {
+            // The feed has no event when the number of an agent's tasks or its connection changes.
+            Self::Idle | Self::Connected => true,
+            Self::Ended
+            | Self::Healthy
+            | Self::Ready
+            | Self::Task(_)
+            | Self::Agent(_)
+            | Self::Leading
+            | Self::Removed => false,
         }
     }
 
@@ -71,6 +89,7 @@ impl Condition {
             (Self::Removed, None) => Progress::Met("removed".to_owned()),
             (_, None) => Progress::Never("is no longer known".to_owned()),
             (Self::Agent(wanted), Some(Record::Agent(agent))) => of_agent(agent, wanted),
+            (Self::Connected, Some(Record::Agent(agent))) => connected(agent),
             (Self::Idle, Some(Record::Agent(agent))) if agent.live_tasks == 0 => {
                 Progress::Met("idle".to_owned())
             }
@@ -90,7 +109,7 @@ impl Condition {
             Self::Task(wanted) => task.state() == wanted,
             Self::Healthy => task.state() == v1::TaskState::Running && latest.healthy == Some(true),
             Self::Ready => task.state() == v1::TaskState::Running && latest.ready == Some(true),
-            Self::Agent(_) | Self::Idle | Self::Leading | Self::Removed => false,
+            Self::Agent(_) | Self::Idle | Self::Connected | Self::Leading | Self::Removed => false,
         };
         let state = match exit_word(latest.exit.as_ref()) {
             exit if exit.is_empty() => state_word(task.state),
@@ -132,6 +151,27 @@ fn of_agent(agent: &v1::Agent, wanted: v1::AgentMode) -> Progress {
     }
 }
 
+/// Judges the connection of an agent, which may be deactivated. The connection of an unreachable
+/// agent counts when its registration is committed.
+fn connected(agent: &v1::Agent) -> Progress {
+    match agent.mode() {
+        v1::AgentMode::Gone => Progress::Never("is gone".to_owned()),
+        v1::AgentMode::Unreachable | v1::AgentMode::Unspecified => Progress::Pending,
+        v1::AgentMode::Registered
+        | v1::AgentMode::Draining
+        | v1::AgentMode::Drained
+        | v1::AgentMode::Deactivated
+            if agent.connected =>
+        {
+            Progress::Met(format!("connected and {}", mode_word(agent.mode)))
+        }
+        v1::AgentMode::Registered
+        | v1::AgentMode::Draining
+        | v1::AgentMode::Drained
+        | v1::AgentMode::Deactivated => Progress::Pending,
+    }
+}
+
 impl fmt::Display for Condition {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -140,6 +180,7 @@ impl fmt::Display for Condition {
             Self::Ready => formatter.write_str("ready"),
             Self::Removed => formatter.write_str("removed"),
             Self::Idle => formatter.write_str("idle"),
+            Self::Connected => formatter.write_str("connected"),
             Self::Leading => formatter.write_str("leading"),
             Self::Task(state) => formatter.write_str(&state_word((*state).into())),
             Self::Agent(mode) => formatter.write_str(&mode_word((*mode).into())),
@@ -221,6 +262,30 @@ mod tests {
         let met = Progress::Met("idle".to_owned());
         assert_eq!(idle.evaluate(Some(&with_tasks(0))), met);
         assert_eq!(idle.to_string(), "idle");
+    }
+
+    #[test]
+    fn an_agent_is_connected_by_its_connection_in_every_mode_that_has_one() {
+        use v1::AgentMode::{Deactivated, Gone, Registered, Unreachable};
+        let condition = Condition::parse(WaitKind::Agent, "connected").unwrap();
+        let judged = |mode: v1::AgentMode, connected| {
+            condition.evaluate(Some(&Record::Agent(v1::Agent {
+                mode: mode.into(),
+                connected,
+                ..v1::Agent::default()
+            })))
+        };
+        let met = |text: &str| Progress::Met(text.to_owned());
+        assert_eq!(judged(Registered, true), met("connected and registered"));
+        assert_eq!(judged(Deactivated, true), met("connected and deactivated"));
+        // A stopped agent is registered until the masters count it as lost.
+        assert_eq!(judged(Registered, false), Progress::Pending);
+        assert_eq!(judged(Deactivated, false), Progress::Pending);
+        // It is connected, and its registration is not committed yet.
+        assert_eq!(judged(Unreachable, true), Progress::Pending);
+        assert!(matches!(judged(Gone, false), Progress::Never(_)));
+        assert!(matches!(condition.evaluate(None), Progress::Never(_)));
+        assert_eq!(condition.to_string(), "connected");
     }
 
     #[test]
