@@ -4,7 +4,10 @@ import os
 import pathlib
 import time
 
-from playbooks_lib.machine import require, role
+from playbooks_lib.machine import HOME, require, role
+
+TLS = pathlib.Path("/etc/argosy/tls")
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
 
 
 def file(path, text=""):
@@ -33,6 +36,38 @@ def a_restarted_agent_must_be_connected(machine):
     require(machine.calls("argosy wait agent a1 --for=connected"), "the gate is another one")
 
 
+def a_missing_or_empty_file_of_a_ca_leaves_the_trusted_ones(machine):
+    file(machine.ca / "ca.key")
+    file(machine.ca / "ca.crt", CERTIFICATE)
+    trusted = file(TLS / "ca.crt", "those of before\n")
+    trust = role("m1", "tls", "trust")
+    machine.fails("/missing/ca.crt", trust, tls_trusted_ca_files=["/missing/ca.crt"])
+    machine.fails("/missing/ca.crt", trust, "--check", tls_trusted_ca_files=["/missing/ca.crt"])
+    empty = file(machine.ca / "empty.crt")
+    machine.fails("has no CA certificate", trust, tls_trusted_ca_files=[str(empty)])
+    require(trusted.read_text() == "those of before\n", f"ca.crt is {trusted.read_text()!r}")
+    former = file(pathlib.Path(HOME) / "test-playbooks/former.crt", CERTIFICATE)
+    machine.passes(trust, tls_trusted_ca_files=["~/test-playbooks/former.crt"])
+    require(trusted.read_text().count("BEGIN CERTIFICATE") == 2, f"{former} is not trusted")
+
+
+def a_ca_directory_may_begin_with_a_tilde(machine):
+    home, directory = pathlib.Path(HOME) / "test-playbooks", "~/test-playbooks/new"
+    machine.run(role("m1", "tls", "trust"), common_ca_directory=directory)
+    calls = machine.calls("argosy ca init")
+    require(calls and f"{home}/new" in calls[0] and "~" not in calls[0], f"the CA was created by {calls}")
+    file(home / "new/ca.key")
+    file(home / "new/ca.crt", CERTIFICATE)
+    for name in ("master-m1", "operator-m1"):
+        file(TLS / f"{name}.key")
+        file(TLS / f"{name}.csr", "a request\n")
+        file(home / f"new/issued/m1/{name}.csr", "a request\n")
+        file(home / f"new/issued/m1/{name}.crt", CERTIFICATE)
+    machine.passes(role("m1", "tls"), common_ca_directory=directory)
+    calls = machine.calls("argosy ca (sign|renew)")
+    require(calls and not any("~" in call for call in calls), f"certificates were renewed by {calls}")
+
+
 def a_check_run_does_not_need_a_ca(machine):
     machine.passes(role("m1", "tls", "trust"), "--check")
 
@@ -40,5 +75,7 @@ def a_check_run_does_not_need_a_ca(machine):
 CASES = [
     masters_without_a_recent_backup_are_reported,
     a_restarted_agent_must_be_connected,
+    a_missing_or_empty_file_of_a_ca_leaves_the_trusted_ones,
+    a_ca_directory_may_begin_with_a_tilde,
     a_check_run_does_not_need_a_ca,
 ]
