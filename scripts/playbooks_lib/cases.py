@@ -6,6 +6,8 @@ import time
 
 from playbooks_lib.machine import HOME, require, role
 
+# Plays that wait for the masters before the next play begins.
+GATED = ["upgrade", "site", "rolling_restart", "chaos", "renew_certificates"]
 TLS = pathlib.Path("/etc/argosy/tls")
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
 
@@ -72,10 +74,38 @@ def a_check_run_does_not_need_a_ca(machine):
     machine.passes(role("m1", "tls", "trust"), "--check")
 
 
+def a_failed_gate_ends_the_playbook(machine):
+    gates = {}
+    for book in GATED:
+        plays = [play for play in machine.plays(book) if play.get("hosts") == "masters" and "'gate'" in str(play)]
+        require(len(plays) == 1, f"{book}.yml has {len(plays)} plays with one gate")
+        gates[book] = {**plays[0], "name": "Gate"}
+    require(all(gate == gates["site"] for gate in gates.values()), f"the gates of these playbooks differ: {gates}")
+    # For hosts that are not reached, ansible-core 2.19 ends a playbook only if a play has both.
+    for path in (machine.directory / "ansible/playbooks").glob("*.yml"):
+        for play in machine.plays(path.stem):
+            both = play.get("any_errors_fatal", False) is (play.get("max_fail_percentage") == 0 and "serial" not in play)
+            require(both, f"{path.name}, {play.get('name')!r}: any_errors_fatal without max_fail_percentage, or the reverse")
+    then = [{"name": "Go on", "hosts": "masters:agents", "gather_facts": False,
+             "tasks": [{"name": "Go on", "ansible.builtin.debug": {"msg": "after the gate"}}]}]
+    # A host that is not reached by ssh stops the playbook only if the gate needs it.
+    machine.unreachable("m3")
+    output = machine.output([gates["site"], *then])
+    require("TASK [Go on]" in output, f"a gate that has passed ends the playbook:\n{output}")
+    machine.unreachable("m2")
+    output = machine.output([gates["site"], *then])
+    require("TASK [Go on]" not in output, f"it continues without the host of the gate:\n{output}")
+    machine.unreachable()
+    machine.answer("argosy wait cluster", 1, stderr="the cluster is not healthy after 3 m\n")
+    output = machine.fails("the cluster is not healthy", [gates["site"], *then])
+    require("TASK [Go on]" not in output, f"it continues after a failed gate:\n{output}")
+
+
 CASES = [
     masters_without_a_recent_backup_are_reported,
     a_restarted_agent_must_be_connected,
     a_missing_or_empty_file_of_a_ca_leaves_the_trusted_ones,
     a_ca_directory_may_begin_with_a_tilde,
     a_check_run_does_not_need_a_ca,
+    a_failed_gate_ends_the_playbook,
 ]
