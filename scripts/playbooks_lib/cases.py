@@ -10,6 +10,7 @@ from playbooks_lib.machine import HOME, require, role
 GATED = ["upgrade", "site", "rolling_restart", "chaos", "renew_certificates"]
 TLS = pathlib.Path("/etc/argosy/tls")
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
+DATA = pathlib.Path("/var/lib/argosy")
 
 
 def file(path, text=""):
@@ -101,6 +102,19 @@ def a_failed_gate_ends_the_playbook(machine):
     require("TASK [Go on]" not in output, f"it continues after a failed gate:\n{output}")
 
 
+def a_master_that_the_group_needs_keeps_its_data(machine):
+    machine.empty("common/tasks/preflight.yml", "common/tasks/package.yml")
+    kept = file(DATA / "master/CURRENT")
+    machine.unit("argosy-master.service", "active", 1)
+    address = "127.0.2.2:5052"
+    machine.answer("argosy master list", stdout='{"masters": [%s]}' % ", ".join(
+        f'{{"raftAddress": "127.0.2.{number}:5052", "voter": true}}' for number in (1, 2, 3)))
+    machine.answer(f"argosy master remove {address}", 4, stderr="only 1 of 2 other masters answers\n")
+    machine.fails("only 1 of 2 other masters answers", "replace_master", target_host="m2", replace_force=True)
+    require(kept.exists(), "the data of the master is removed")
+    require(not machine.calls("systemctl stop"), "the master is stopped")
+
+
 CASES = [
     masters_without_a_recent_backup_are_reported,
     a_restarted_agent_must_be_connected,
@@ -108,4 +122,5 @@ CASES = [
     a_ca_directory_may_begin_with_a_tilde,
     a_check_run_does_not_need_a_ca,
     a_failed_gate_ends_the_playbook,
+    a_master_that_the_group_needs_keeps_its_data,
 ]
