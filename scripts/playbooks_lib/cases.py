@@ -75,6 +75,19 @@ def a_check_run_does_not_need_a_ca(machine):
     machine.passes(role("m1", "tls", "trust"), "--check")
 
 
+def a_lost_request_does_not_prevent_the_renewal(machine):
+    file(machine.ca / "ca.key")
+    file(machine.ca / "ca.crt", CERTIFICATE)
+    file(TLS / "master-m1.key")
+    identities = [{"kind": "master", "name": "m1"}]
+    machine.fails("has no request", role("m1", "tls"), tls_identities=identities)
+    file(machine.ca / "issued/m1/master-m1.crt", CERTIFICATE)
+    machine.answer("argosy ca renew", stderr="wrote master-m1.crt\n")
+    machine.passes(role("m1", "tls"), tls_identities=identities)
+    require(machine.calls("argosy ca renew .*master-m1.crt"), "the certificate is not renewed")
+    require((TLS / "master-m1.crt").exists(), "the certificate is not installed")
+
+
 def a_failed_gate_ends_the_playbook(machine):
     gates = {}
     for book in GATED:
@@ -121,6 +134,7 @@ CASES = [
     a_missing_or_empty_file_of_a_ca_leaves_the_trusted_ones,
     a_ca_directory_may_begin_with_a_tilde,
     a_check_run_does_not_need_a_ca,
+    a_lost_request_does_not_prevent_the_renewal,
     a_failed_gate_ends_the_playbook,
     a_master_that_the_group_needs_keeps_its_data,
 ]
