@@ -1,7 +1,9 @@
 """What playbooks and roles must do and must refuse. Each function is one case."""
 
+import contextlib
 import os
 import pathlib
+import subprocess
 import time
 
 from playbooks_lib.machine import HOME, require, role
@@ -128,6 +130,37 @@ def a_master_that_the_group_needs_keeps_its_data(machine):
     require(not machine.calls("systemctl stop"), "the master is stopped")
 
 
+@contextlib.contextmanager
+def cgroups():
+    """Hides the cgroups of this machine. Yields the directory of cgroups of version 2."""
+    lines = pathlib.Path("/proc/self/mounts").read_text().splitlines()
+    directory = pathlib.Path(next(line.split()[1] for line in lines if line.split()[2] == "cgroup2"))
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/sys/fs/cgroup"], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "/sys/fs/cgroup"], check=True)
+
+
+def no_host_with_running_tasks_is_uninstalled(machine):
+    key = file(TLS / "agent-a1.key")
+    plays = [play for play in machine.plays("uninstall") if play["name"] in ("Remove the agents", "Remove the package and the data")]
+    plays[1]["tasks"] = [task for task in plays[1]["tasks"] if task["name"] != "Remove the package"]
+    for parent in ("argosy", "argosy.slice/argosy"):
+        with cgroups() as directory:
+            file(directory / parent / "c1/cgroup.events", "populated 1\nfrozen 0\n")
+            machine.fails("still runs tasks", plays, "--limit", "a1")
+            require(key.exists(), "the keys of a host with running tasks are removed")
+
+
+def tasks_of_an_agent_with_another_directory_are_ended(machine):
+    file(DATA.parent / "elsewhere/journal/1")
+    plays = [play for play in machine.plays("uninstall") if play["name"] == "Remove the agents"]
+    plays[0]["tasks"][0]["loop"][0] = str(machine.directory / "bin/argosy")
+    machine.passes(plays, "--limit", "a1", agent_settings={"ARGOSY_AGENT_DATA_DIR": "/var/lib/elsewhere"})
+    require(machine.calls("argosy agent stop --kill-tasks --data-dir=/var/lib/elsewhere$"), "they are not ended")
+
+
 CASES = [
     masters_without_a_recent_backup_are_reported,
     a_restarted_agent_must_be_connected,
@@ -137,4 +170,6 @@ CASES = [
     a_lost_request_does_not_prevent_the_renewal,
     a_failed_gate_ends_the_playbook,
     a_master_that_the_group_needs_keeps_its_data,
+    no_host_with_running_tasks_is_uninstalled,
+    tasks_of_an_agent_with_another_directory_are_ended,
 ]
