@@ -161,6 +161,37 @@ def tasks_of_an_agent_with_another_directory_are_ended(machine):
     require(machine.calls("argosy agent stop --kill-tasks --data-dir=/var/lib/elsewhere$"), "they are not ended")
 
 
+def a_purge_empties_a_file_system(machine):
+    script = machine.root / "deploy/debian/argosy/postrm"
+    key = file(TLS / "agent.key")
+    DATA.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", DATA], check=True)
+    try:
+        file(DATA / "agent/journal/1")
+        done = subprocess.run(["sh", script, "purge"], env={**os.environ, "PATH": f"{machine.directory}/bin:{os.environ['PATH']}"},
+                              capture_output=True, text=True, check=False)
+        require(done.returncode == 0, f"a purge ended with {done.returncode}: {done.stderr}")
+        require(not key.exists() and not list(DATA.iterdir()), "a purge has left data or keys")
+    finally:
+        subprocess.run(["umount", DATA], check=True)
+
+
+def an_uninstall_empties_a_file_system(machine):
+    plays = [play for play in machine.plays("uninstall") if play["name"] == "Remove the package and the data"]
+    plays[0]["tasks"] = [task for task in plays[0]["tasks"] if task["name"] != "Remove the package"]
+    DATA.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", DATA], check=True)
+    with cgroups():
+        try:
+            file(DATA / "agent/journal/1")
+            machine.passes(plays, "--limit", "a1")
+            require(not list(DATA.iterdir()), "uninstall.yml has left data")
+        finally:
+            subprocess.run(["umount", DATA], check=True)
+        machine.passes(plays, "--limit", "a1")
+        require(not DATA.exists(), "uninstall.yml has left the directory")
+
+
 CASES = [
     masters_without_a_recent_backup_are_reported,
     a_restarted_agent_must_be_connected,
@@ -172,4 +203,6 @@ CASES = [
     a_master_that_the_group_needs_keeps_its_data,
     no_host_with_running_tasks_is_uninstalled,
     tasks_of_an_agent_with_another_directory_are_ended,
+    a_purge_empties_a_file_system,
+    an_uninstall_empties_a_file_system,
 ]
