@@ -192,6 +192,20 @@ def an_uninstall_empties_a_file_system(machine):
         require(not DATA.exists(), "uninstall.yml has left the directory")
 
 
+def prometheus_gets_files_that_are_newer_than_its_process(machine):
+    machine.tasks_of_role("monitoring/tasks/main.yml", without=["Install Prometheus"])
+    for name in ("ca.crt", "framework.crt", "framework.key"):
+        file(TLS / name, name)
+    # An earlier run has ended after it has written the files.
+    machine.unit("prometheus.service", "active", int(time.time()) + 3600)
+    machine.passes(role("p1", "monitoring"))
+    machine.passes(role("p1", "monitoring"))
+    require(not machine.calls("systemctl restart"), "Prometheus is restarted without a change")
+    machine.unit("prometheus.service", "active", 1)
+    machine.passes(role("p1", "monitoring"))
+    require(machine.calls("systemctl restart prometheus.service"), "Prometheus runs with older files")
+
+
 CASES = [
     masters_without_a_recent_backup_are_reported,
     a_restarted_agent_must_be_connected,
@@ -205,4 +219,5 @@ CASES = [
     tasks_of_an_agent_with_another_directory_are_ended,
     a_purge_empties_a_file_system,
     an_uninstall_empties_a_file_system,
+    prometheus_gets_files_that_are_newer_than_its_process,
 ]
