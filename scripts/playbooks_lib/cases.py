@@ -206,6 +206,20 @@ def prometheus_gets_files_that_are_newer_than_its_process(machine):
     require(machine.calls("systemctl restart prometheus.service"), "Prometheus runs with older files")
 
 
+def a_lost_agent_does_not_prevent_the_repair_of_masters(machine):
+    machine.tasks_of_role("common/tasks/preflight.yml", without=[
+        "Check the inventory and the package", "Check the releases and the clocks", "Check the disks and the kernel",
+        "Check the certificate authority"])
+    machine.answer("timeout .*127.0.2.12:5051", 124)
+    lost = "127.0.2.12:5051: no answer within 3 s"
+    for book in ("add_master", "replace_master", "restore"):
+        plays = [play for play in machine.plays(book) if "preflight" in str(play)]
+        require(len(plays) == 1, f"{book}.yml has {len(plays)} plays with checks")
+        machine.passes([{**plays[0], **role("m1", "common", "preflight")[0]}])
+    site = machine.plays("site")[0]
+    machine.fails(lost, [{**site, **role("m1", "common", "preflight")[0]}])
+
+
 CASES = [
     masters_without_a_recent_backup_are_reported,
     a_restarted_agent_must_be_connected,
@@ -220,4 +234,5 @@ CASES = [
     a_purge_empties_a_file_system,
     an_uninstall_empties_a_file_system,
     prometheus_gets_files_that_are_newer_than_its_process,
+    a_lost_agent_does_not_prevent_the_repair_of_masters,
 ]
