@@ -220,6 +220,17 @@ def a_lost_agent_does_not_prevent_the_repair_of_masters(machine):
     machine.fails(lost, [{**site, **role("m1", "common", "preflight")[0]}])
 
 
+def a_master_that_waits_for_its_group_gets_corrected_settings(machine):
+    file(pathlib.Path("/etc/argosy/master.env"))
+    machine.answer("argosy wait cluster", 1, stderr="the cluster is not healthy after 3 m\n")
+    machine.unit("argosy-master.service", "activating", int(time.time()) + 3600)
+    machine.passes(role("m1", "master", "apply"))
+    require(not machine.calls("systemctl .*restart"), "the master is restarted without a change")
+    machine.unit("argosy-master.service", "activating", 1)
+    machine.passes(role("m1", "master", "apply"))
+    require(machine.calls("systemctl --no-block restart argosy-master.service"), "it is not restarted")
+
+
 CASES = [
     masters_without_a_recent_backup_are_reported,
     a_restarted_agent_must_be_connected,
@@ -235,4 +246,5 @@ CASES = [
     an_uninstall_empties_a_file_system,
     prometheus_gets_files_that_are_newer_than_its_process,
     a_lost_agent_does_not_prevent_the_repair_of_masters,
+    a_master_that_waits_for_its_group_gets_corrected_settings,
 ]
