@@ -31,7 +31,7 @@ test: setup ## run the whole gate; includes verify
 	trap 'kill $$early 2> /dev/null || true' EXIT
 	$(STAGE) verify 120/300 make verify
 	$(STAGE) unit 1400/1860 make unit
-	$(STAGE) release 120/480 make release
+	$(STAGE) release 120/400 make release
 	$(STAGE) process 480/500 make process
 	$(STAGE) deploy 180/200 make test-deploy-short
 	$(STAGE) demo 60/60 scripts/demo

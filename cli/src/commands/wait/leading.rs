@@ -1,7 +1,6 @@
 //! `argosy wait master --for leading`: until a quorum confirms that this master leads. Backups use
-//! it as a condition, because only one master has to make them. While
-//! the leader is unknown, no failure has the exit code of a master that does not lead: every master
-//! would skip its backup.
+//! it as a condition, because only one master has to make them. While the leader is unknown, no
+//! failure has the exit code of a master that does not lead: every master would skip its backup.
 
 use std::time::Instant;
 
