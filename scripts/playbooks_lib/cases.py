@@ -102,19 +102,19 @@ def a_failed_gate_ends_the_playbook(machine):
         for play in machine.plays(path.stem):
             both = play.get("any_errors_fatal", False) is (play.get("max_fail_percentage") == 0 and "serial" not in play)
             require(both, f"{path.name}, {play.get('name')!r}: any_errors_fatal without max_fail_percentage, or the reverse")
-    then = [{"name": "Go on", "hosts": "masters:agents", "gather_facts": False,
-             "tasks": [{"name": "Go on", "ansible.builtin.debug": {"msg": "after the gate"}}]}]
+    then = [{"name": "Continue", "hosts": "masters:agents", "gather_facts": False,
+             "tasks": [{"name": "Continue", "ansible.builtin.debug": {"msg": "after the gate"}}]}]
     # A host that is not reached by ssh stops the playbook only if the gate needs it.
     machine.unreachable("m3")
     output = machine.output([gates["site"], *then])
-    require("TASK [Go on]" in output, f"a gate that has passed ends the playbook:\n{output}")
+    require("TASK [Continue]" in output, f"a gate that has passed ends the playbook:\n{output}")
     machine.unreachable("m2")
     output = machine.output([gates["site"], *then])
-    require("TASK [Go on]" not in output, f"it continues without the host of the gate:\n{output}")
+    require("TASK [Continue]" not in output, f"it continues without the host of the gate:\n{output}")
     machine.unreachable()
     machine.answer("argosy wait cluster", 1, stderr="the cluster is not healthy after 3 m\n")
     output = machine.fails("the cluster is not healthy", [gates["site"], *then])
-    require("TASK [Go on]" not in output, f"it continues after a failed gate:\n{output}")
+    require("TASK [Continue]" not in output, f"it continues after a failed gate:\n{output}")
 
 
 def a_master_that_the_group_needs_keeps_its_data(machine):
