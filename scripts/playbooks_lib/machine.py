@@ -14,7 +14,7 @@ import yaml
 GROUPS = {"masters": ["m1", "m2", "m3"], "agents": ["a1", "a2"], "monitoring": ["p1"]}
 # Playbooks write to these directories.
 HOME = str(pathlib.Path.home())
-CHANGED = ["/etc", "/var", HOME]
+CHANGED = ["/etc", "/run", "/var", HOME]
 # Ends like the first answer whose pattern its command line matches.
 PROGRAM = f"#!{sys.executable}" + """
 import json, os, re, sys
