@@ -1,5 +1,5 @@
 //! The agent of the machine: the release executable with full isolation, its whole state on its own
-//! disk, and what is read back of it after a boot.
+//! disk, and the state of its tasks after a boot.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec, last_
 use tokio::time::Instant;
 
 use super::cluster::{self, POLL_INTERVAL};
-use super::{AGENT_DISK, disks, images};
+use super::{AGENT_DISK, disks, images, show};
 
 /// The name of its host, by which the registry's agents are distinguished: the load writes to
 /// others.
@@ -127,8 +127,8 @@ impl GuestAgent {
             let is_quiet = left.is_empty() && tasks(TaskScope::Live).await?.is_empty();
             if is_quiet || Instant::now() > deadline {
                 if !is_quiet {
-                    // The host decides. The console shows the reason.
-                    eprintln!("agent: {}", log_tail());
+                    // The host reports the tasks that remain.
+                    show(&format!("agent: {}", log_tail()));
                 }
                 return Ok((tasks(TaskScope::All).await?, left));
             }

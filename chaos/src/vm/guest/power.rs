@@ -15,7 +15,7 @@ use super::images::TaskImages;
 use super::kernel_args::KernelArgs;
 use super::load::{self, LoadWriters};
 use super::tasks::{LoadStart, TaskFramework, TaskLoad};
-use super::{AGENT_DISK, ReportPort, agent, disks, reading};
+use super::{AGENT_DISK, ReportPort, agent, disks, reading, show};
 
 /// Timeout of each step. The host's timeout is longer.
 const TIMEOUT: Duration = Duration::from_secs(180);
@@ -41,9 +41,9 @@ pub(super) async fn run(args: &KernelArgs, port: &ReportPort) -> anyhow::Result<
     if let Err(error) = &outcome {
         // The host shows the console after a failure.
         for number in ALL {
-            eprintln!("master-{number}: {}", cluster::log_tail(number));
+            show(&format!("master-{number}: {}", cluster::log_tail(number)));
         }
-        eprintln!("agent: {}", agent::log_tail());
+        show(&format!("agent: {}", agent::log_tail()));
         port.send(&GuestReport::Failed {
             why: format!("{error:#}"),
         })?;

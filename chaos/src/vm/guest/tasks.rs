@@ -1,5 +1,5 @@
 //! The framework of the machine: it launches short tasks on the agent until the cut, and reports
-//! what was acknowledged.
+//! all acknowledgements.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::super::report::GuestReport;
 use super::super::task_report::{ObservedState, TaskReport, UpdateRevision};
 use super::images::{self, TaskImages};
 use super::kernel_args::KernelArgs;
-use super::{ReportPort, agent, cluster};
+use super::{ReportPort, agent, cluster, show};
 
 /// Tasks that are open at the same time.
 const OPEN_TASKS: usize = 4;
@@ -36,7 +36,7 @@ pub(super) struct TaskFramework {
 /// The start of the load.
 pub(super) type LoadStart = watch::Sender<Option<TaskLoad>>;
 
-/// What is launched under load.
+/// The agent and the images of tasks that are launched under load.
 pub(super) struct TaskLoad {
     /// The agent on which tasks are launched.
     pub(super) agent: String,
@@ -90,7 +90,7 @@ struct TaskScheduler {
 impl TaskScheduler {
     fn report(&self, driver: &SchedulerDriver, report: TaskReport) {
         if let Err(error) = self.port.send(&GuestReport::Tasks(report)) {
-            eprintln!("framework: {error:#}");
+            show(&format!("framework: {error:#}"));
             driver.stop();
         }
     }
@@ -167,7 +167,7 @@ impl Scheduler for TaskScheduler {
             }
         }
         for (task, why) in answer.not_launched() {
-            eprintln!("framework: task {task} was not launched: {why}");
+            show(&format!("framework: task {task} was not launched: {why}"));
             self.open.remove(task);
         }
         // They may run. Then their updates arrive.
