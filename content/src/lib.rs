@@ -7,6 +7,8 @@ mod http_client;
 pub mod images;
 pub mod service;
 mod singleflight;
+#[cfg(test)]
+mod testing;
 
 use std::error::Error;
 

@@ -30,7 +30,7 @@ use crate::resources::Resources;
 use crate::task::{CommandSpec, ExecutorSpec, TaskSpec, TaskState};
 
 pub use line::ScenarioLine;
-pub use update::next_update;
+pub use update::{next_update, update};
 
 /// The number of records in a slice of checks; few, so that a round takes several entries.
 const SLICE: usize = 5;

@@ -135,7 +135,9 @@ fn prefix6(host: &TestHost) -> String {
     kept.unwrap().trim().to_owned()
 }
 
-async fn resumed_below(subnet: impl Fn(&TestHost) -> String) {
+/// Returns a host whose agent was stopped, and the process id of the task `t` on it, which has a
+/// network.
+async fn stopped() -> (TestHost, Master, serde_json::Value) {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -145,6 +147,11 @@ async fn resumed_below(subnet: impl Fn(&TestHost) -> String) {
     content(&host.sandbox("t").join("up")).await;
     let pid = agent.containers().await[0]["pid"].clone();
     agent.stop().await;
+    (host, master, pid)
+}
+
+async fn resumed_below(subnet: impl Fn(&TestHost) -> String) {
+    let (host, mut master, pid) = stopped().await;
     // Like a VPN that was started in the meantime.
     let subnet = subnet(&host);
     run("ip", &["route", "add", &subnet, "dev", "lo"]);
@@ -174,21 +181,12 @@ pub(super) async fn another_subnet_is_used_when_the_tasks_of_the_former_have_end
 }
 
 async fn resumed_in_another_subnet() {
-    let (host, mut master) = (TestHost::new(), Master::start().await);
-    let agent = host.agent(master.address).await;
-    let (mut link, _) = master.registered(true).await;
-    link.launch(1, bridged("t", "echo up > up; sleep 1000"))
-        .await;
-    link.until("t", runs).await;
-    content(&host.sandbox("t").join("up")).await;
-    let former = agent.containers().await[0].clone();
-    agent.stop().await;
+    let (host, mut master, pid) = stopped().await;
     let change = |config: &mut Config| config.networks.subnet = "10.184.0.0/16".parse().unwrap();
     let agent = host.agent_with(master.address, change).await;
     let (mut link, _) = master.registered(true).await;
     link.answer_during(unresolved(&agent, "networks", 1)).await;
-    let found = agent.containers().await[0].clone();
-    assert_eq!(found["pid"], former["pid"]);
+    assert_eq!(agent.containers().await[0]["pid"], pid);
     link.launch(2, bridged("u", "exit 0")).await;
     let updates = link.end_of("u").await;
     let end = updates.last().unwrap();

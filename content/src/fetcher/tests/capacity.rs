@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::testing::eventually;
 
 /// A fetcher that caches 250 bytes, and a server whose pages end when there is a permit.
 struct CapacityFixture {
@@ -77,16 +78,6 @@ impl CapacityFixture {
             .filter_map(|path| Some(fs::metadata(path).ok()?.len()))
             .sum()
     }
-}
-
-async fn eventually(holds: impl Fn() -> bool) {
-    let waiting = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let waited = tokio::time::timeout(Duration::from_secs(30), waiting).await;
-    waited.expect("the condition comes true in time");
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::fetcher::FetchSettings;
+use crate::testing::eventually;
 use fixtures::TestImage;
 use registry::TestRegistry;
 
@@ -186,17 +187,6 @@ fn opened(
         RegistryRoute::Local(registries),
     )
     .unwrap()
-}
-
-/// Waits for a condition that must become true.
-async fn eventually(mut holds: impl FnMut() -> bool) {
-    let waiting = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let waited = tokio::time::timeout(DEADLINE, waiting).await;
-    waited.expect("the condition comes true in time");
 }
 
 fn container(order: u64) -> String {

@@ -21,8 +21,8 @@ use argosy_state::ids::{
     AgentId, Epoch, FrameworkId, NodeId, OrderIndex, Revision, TaskId, TaskKey, Ticket, Timestamp,
 };
 use argosy_state::limits;
-use argosy_state::task::{CheckResults, Reason, TaskSpec, TaskState, UpdateSource};
-use argosy_state::testing::{amounts, framework_info, key, spec};
+use argosy_state::task::{TaskSpec, TaskState};
+use argosy_state::testing::{amounts, framework_info, key, spec, update};
 use expect_test::Expect;
 
 use super::messages_text;
@@ -292,20 +292,7 @@ impl World {
             .registry
             .task(&key)
             .map_or(OrderIndex(1), |task| task.order);
-        AgentUpdate {
-            key,
-            order,
-            number,
-            state,
-            source: UpdateSource::Agent,
-            reason: Reason::None,
-            causes: Vec::new(),
-            message: String::new(),
-            exit: None,
-            standing: CheckResults::default(),
-            limits: None,
-            wall_ms: 0,
-        }
+        update(key, order, number, state)
     }
 
     /// Subscribes a new framework.

@@ -1,15 +1,14 @@
 //! Tests of the service discovery for Prometheus, by the real routes.
 
 use argosy_state::command::{
-    Accept, AgentUpdate, Call, CallAction, OfferOperation, OfferTerms, Subscribe, UpdateTasks,
+    Accept, Call, CallAction, OfferOperation, OfferTerms, Subscribe, UpdateTasks,
 };
 use argosy_state::ids::{OfferId, OrderIndex};
 use argosy_state::registry::Registry;
 use argosy_state::task::{
-    CheckResults, ContainerNetwork, Discovery, DiscoveryPort, PublishedPort, Reason, TaskSpec,
-    TaskState, UpdateSource,
+    ContainerNetwork, Discovery, DiscoveryPort, PublishedPort, TaskSpec, TaskState,
 };
-use argosy_state::testing::{framework_info, registration, spec};
+use argosy_state::testing::{framework_info, registration, spec, update};
 use axum::body::Body;
 use axum::extract::Request;
 use serde_json::{Value, json};
@@ -73,20 +72,7 @@ fn accept(registry: &Registry, task: TaskSpec) -> Command {
 }
 
 fn running(key: &TaskKey) -> Command {
-    let update = AgentUpdate {
-        key: key.clone(),
-        order: OrderIndex(1),
-        number: 1,
-        state: TaskState::Running,
-        source: UpdateSource::Agent,
-        reason: Reason::None,
-        causes: Vec::new(),
-        message: String::new(),
-        exit: None,
-        standing: CheckResults::default(),
-        limits: None,
-        wall_ms: 0,
-    };
+    let update = update(key.clone(), OrderIndex(1), 1, TaskState::Running);
     Command::UpdateTasks(UpdateTasks {
         agent: AgentId(1),
         updates: vec![update],
