@@ -114,7 +114,7 @@ impl FaultName {
         )
     }
 
-    /// Whether its end waits for a leader, or for a line in the log of a healthy member.
+    /// Returns whether its end waits for a leader, or for a line in the log of a healthy member.
     pub(crate) fn end_waits_for_health(self) -> bool {
         matches!(
             self,

@@ -1,5 +1,5 @@
-//! The check of agents and tasks after a power cut: what was acknowledged holds, and each task was
-//! started at most once.
+//! The check of agents and tasks after a power cut: no acknowledgement is lost or undone, and each
+//! task was started at most once.
 //!
 //! Pure. A series of cuts on the same disks has one `AcknowledgedTasks`. An update is committed
 //! before a framework receives it, so each received state counts as acknowledged.

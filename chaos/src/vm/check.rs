@@ -110,7 +110,7 @@ pub(crate) enum DurabilityViolation {
     /// A task was started before its launch was durable.
     #[error("task {task} has started, and the registry does not have it")]
     UnknownTaskStarted { task: String },
-    /// What a task has synced before its end is missing.
+    /// Data that a task synced before its end is missing.
     #[error("task {task} has finished, and the synced record of its start is lost")]
     StartLost { task: String },
     /// A task of an earlier boot did not end.
