@@ -27,8 +27,9 @@ demo: setup ## run work on a cluster, kill two leaders and an agent, verify ever
 test: setup ## run the whole gate; includes verify
 	@$(ENV)
 	started=$$(date +%s)
+	scripts/source-times restore
 	scripts/early-build & early=$$!
-	trap 'kill $$early 2> /dev/null || true' EXIT
+	trap 'kill $$early 2> /dev/null && wait $$early || true; scripts/source-times record || true' EXIT
 	$(STAGE) verify 120/300 make verify
 	$(STAGE) unit 1400/1860 make unit
 	$(STAGE) release 120/400 make release

@@ -20,7 +20,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ]
     .map(|name| format!("argosy/v1/{name}.proto"));
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    println!("cargo:rerun-if-changed=proto");
+    // Not the directory: its time changes with every clone.
+    for file in &files {
+        println!("cargo:rerun-if-changed=proto/{file}");
+    }
     let descriptors = protox::compile(files, ["proto"])?;
     let bytes = protox::prost::Message::encode_to_vec(&descriptors);
     std::fs::write(out.join("descriptors.bin"), &bytes)?;

@@ -1,7 +1,7 @@
 //! Compiles the raft transport's `.proto` file without an external compiler.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rerun-if-changed=proto/raft.proto");
     let descriptors = protox::compile(["raft.proto"], ["proto"])?;
     tonic_prost_build::configure()
         // Blocks and commands are passed on as they arrived, without a copy.

@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
 
 fn stage(target: &Path, arguments: &[&str]) -> Output {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -94,4 +95,73 @@ fn skipped_tests_need_an_allowed_reason_and_stay_within_its_limit() {
     let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
     let (passes, output) = check_skips(&skip("needs root"));
     assert_eq!(passes, !is_root, "{output}");
+}
+
+/// Runs `scripts/source-times` in this checkout.
+fn source_times(checkout: &Path, target: &Path, action: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let output = Command::new(root.join("scripts/source-times"))
+        .arg(action)
+        .env("CARGO_TARGET_DIR", target)
+        .current_dir(checkout)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    output_text(&output)
+}
+
+/// Creates a checkout of two files with this time, the second with the given content.
+fn checkout(path: &Path, second: &str, time: SystemTime) {
+    let _ = std::fs::remove_dir_all(path);
+    std::fs::create_dir_all(path).unwrap();
+    let git = |arguments: &[&str]| {
+        let command = Command::new("git")
+            .args(arguments)
+            .current_dir(path)
+            .output();
+        assert!(command.unwrap().status.success(), "{arguments:?}");
+    };
+    git(&["init", "-q", "."]);
+    for (name, content) in [("first", "same"), ("second", second)] {
+        let mut file = std::fs::File::create(path.join(name)).unwrap();
+        file.write_all(content.as_bytes()).unwrap();
+        file.set_modified(time).unwrap();
+    }
+    git(&["add", "."]);
+}
+
+#[test]
+fn a_clone_gets_the_times_of_the_same_contents_unless_something_was_built_later() {
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("source-times");
+    let (clone, target) = (directory.join("clone"), directory.join("target"));
+    let _ = std::fs::remove_dir_all(&directory);
+    let modified = |name: &str| clone.join(name).metadata().unwrap().modified().unwrap();
+    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let new = old + Duration::from_secs(86_400);
+    checkout(&clone, "before", old);
+    let output = source_times(&clone, &target, "restore");
+    assert!(output.contains("there is no record"), "{output}");
+    source_times(&clone, &target, "record");
+
+    checkout(&clone, "after", new);
+    source_times(&clone, &target, "restore");
+    assert_eq!((modified("first"), modified("second")), (old, new));
+    // A change that is not in the index.
+    std::fs::write(clone.join("first"), "changed").unwrap();
+    let changed = modified("first");
+    source_times(&clone, &target, "restore");
+    assert_eq!(modified("first"), changed);
+
+    let built = target.join("debug/.fingerprint/some-crate");
+    std::fs::create_dir_all(&built).unwrap();
+    std::fs::write(built.join("lib"), "").unwrap();
+    let later = SystemTime::now() + Duration::from_secs(60);
+    std::fs::File::open(built.join("lib"))
+        .unwrap()
+        .set_modified(later)
+        .unwrap();
+    checkout(&clone, "before", new);
+    let output = source_times(&clone, &target, "restore");
+    assert!(output.contains("built after the record"), "{output}");
+    assert_eq!((modified("first"), modified("second")), (new, new));
 }
