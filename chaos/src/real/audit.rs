@@ -17,13 +17,14 @@ use argosy_testbed::run_directory::RunDirectory;
 /// Maximum number of records in one page.
 const PAGE: u32 = 10_000;
 
-/// A process of a task, as reported by the kernel.
+/// A process of a task, as reported by the kernel. The first one of a task is its oldest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TaskProcess {
     pub(crate) task: TaskKey,
     pub(crate) agent: Option<AgentId>,
-    pub(crate) pid: i32,
     pub(crate) start_ticks: u64,
+    /// Not the order of starts: numbers begin again.
+    pub(crate) pid: i32,
 }
 
 /// Returns the processes of all tasks of a run: those in its agents' cgroups, and those that name a

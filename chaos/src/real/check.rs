@@ -10,6 +10,7 @@ use argosy_state::ids::{FrameworkId, TaskKey};
 use argosy_state::task::TaskState;
 
 use super::framework::port;
+use super::framework::tasks::group_of;
 use super::report::{
     EpochRecord, OUTAGE_MS, OperationCounts, Outage, ReportedViolation, RunReport,
 };
@@ -230,6 +231,7 @@ pub(crate) fn services(history: &History) -> Vec<ReportedViolation> {
     let mut asked = BTreeSet::new();
     let mut running = BTreeSet::new();
     let mut found = Vec::new();
+    let lost_groups = lost_groups(history);
     for event in &history.events {
         match &event.what {
             EventKind::Invoke {
@@ -259,7 +261,9 @@ pub(crate) fn services(history: &History) -> Vec<ReportedViolation> {
                         | TaskState::Dropped
                 );
                 let was_running = running.contains(task) || *state != TaskState::Dropped;
-                if is_service && is_over && was_running && !asked.contains(task) {
+                let group = group_of(task.task.as_str()).map(|group_id| (task.framework, group_id));
+                let is_lost = group.is_some_and(|group| lost_groups.contains(&group));
+                if is_service && is_over && was_running && !is_lost && !asked.contains(task) {
                     found.push(ReportedViolation {
                         checker: "TaskSurvival".to_owned(),
                         what: format!(
@@ -273,6 +277,19 @@ pub(crate) fn services(history: &History) -> Vec<ReportedViolation> {
         }
     }
     found
+}
+
+/// Returns the groups with a task whose launch was lost, which ends the whole group.
+fn lost_groups(history: &History) -> BTreeSet<(FrameworkId, &str)> {
+    let dropped = history.events.iter().filter_map(|event| match &event.what {
+        EventKind::Observation(Observation::Task(TaskFact::UpdateReceived {
+            task,
+            state: TaskState::Dropped,
+            ..
+        })) => Some((task.framework, group_of(task.task.as_str())?)),
+        _ => None,
+    });
+    dropped.collect()
 }
 
 /// Checks the epochs that masters reported: each has one leader.
@@ -341,6 +358,14 @@ mod tests {
         recorder.observe("f", update_received("f-service-2", TaskState::Killed));
         recorder.observe("f", update_received("f-service-3", TaskState::Dropped));
         recorder.observe("f", update_received("f-short-4", TaskState::Failed));
+        recorder.observe(
+            "f",
+            update_received("f-group-5-service-1", TaskState::Dropped),
+        );
+        recorder.observe(
+            "f",
+            update_received("f-group-5-service-2", TaskState::Killed),
+        );
         let found = services(&recording.finish().unwrap());
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].what.contains("f-service-1"));

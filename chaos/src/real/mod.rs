@@ -2,15 +2,17 @@
 //! namespace. A nemesis injects the faults, and the checkers check the recorded history.
 //!
 //! The crate `testbed` starts and ends the members. Reading order: `arguments`, `run`, `session`,
-//! `nemesis`, `faults`, `inject`; then the workloads (`framework`, `registers`), `master_recorder`,
-//! `audit`, `check`, `report`.
+//! `nemesis`, `faults`, `inject`; then the workloads (`framework`, `registers`, `exec_prober`),
+//! `master_recorder`, `audit`, `check`, `groups`, `report`.
 
 mod agent_swarm;
 mod arguments;
 mod audit;
 mod check;
+mod exec_prober;
 mod faults;
 mod framework;
+mod groups;
 mod html;
 mod inject;
 mod live_cluster;

@@ -23,7 +23,7 @@ use super::nemesis::FaultSource;
 use super::process_faults::FakeClock;
 use super::report::{ReportedViolation, RunReport};
 use super::session::{RunSession, SessionFindings};
-use super::{check, html, run_log, script};
+use super::{check, groups, html, run_log, script};
 use crate::faults::choice::FaultMix;
 use crate::history::Recorder;
 use crate::ledger::{Batch, REAL};
@@ -335,6 +335,18 @@ fn check_results(
         });
     }
     check::check_run(&history, &mut report);
+    report
+        .operations
+        .insert("exec".to_owned(), found.execs.counts);
+    report.violations.extend(found.execs.violations);
+    let (launched, divided) = groups::check(&history);
+    report.violations.extend(divided);
+    for (rule, compared) in [
+        ("GroupAtomicity", launched),
+        ("LimitEnforcement", found.limit_reports),
+    ] {
+        *report.checkers.entry(rule.to_owned()).or_default() += compared;
+    }
     let (held, taken) = check::ports(&directory.shared());
     *report
         .checkers
@@ -387,6 +399,8 @@ fn too_little(arguments: &RunArguments, wanted: &[FaultName], report: &mut RunRe
         "OfferSingleUse",
         "SingleStart",
         "Agreement",
+        "GroupAtomicity",
+        "LimitEnforcement",
         "NoLeftovers",
     ] {
         if report.checkers.get(rule).copied().unwrap_or_default() == 0 {

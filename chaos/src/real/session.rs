@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::arguments::FaultTiming;
 use super::audit;
+use super::exec_prober::{ExecFindings, ExecProber};
 use super::framework::FrameworkProgress;
 use super::master_recorder::MasterRecorder;
 use super::nemesis::{FaultSource, Nemesis};
@@ -52,6 +53,9 @@ pub(crate) struct SessionFindings {
     pub(crate) epochs: Vec<EpochRecord>,
     pub(crate) tasks: Vec<TaskCount>,
     pub(crate) faults_ns: (u64, u64),
+    pub(crate) execs: ExecFindings,
+    /// Reports of changed limits.
+    pub(crate) limit_reports: u64,
     cgroups: BTreeSet<PathBuf>,
 }
 
@@ -114,6 +118,7 @@ impl<'a> RunSession<'a> {
         let registers = Registers::start(&self.cluster, &register_name, &self.recorder, &self.rng);
         let observer = RegistryObserver::start(operator.clone(), self.recorder.clone());
         let counts = self.count_tasks();
+        let prober = ExecProber::start(&self.cluster, self.rng.fork(0x6578_6563));
         tokio::time::sleep(WARM_UP).await;
         self.phase(RunPhase::Faults);
         self.findings.faults_ns.0 = self.recorder.now_ns();
@@ -123,6 +128,7 @@ impl<'a> RunSession<'a> {
         self.expect_services();
         self.heal().await?;
         registers.stop().await;
+        self.findings.execs = prober.finish().await?;
         self.phase(RunPhase::Final);
         self.read_registers(&operator, register).await;
         self.audit(&operator, &ids).await;
@@ -212,6 +218,14 @@ impl<'a> RunSession<'a> {
             short == 0 && services == progress.services.len()
         })
         .await;
+        let otherwise = "groups have ended in part, or changed limits are not reported";
+        self.await_frameworks(WorkPhase::Drain, otherwise, |progress| {
+            progress.broken_groups.is_empty() && progress.unreported_limits.is_empty()
+        })
+        .await;
+        for place in self.cluster.hosts_of(MemberKind::Framework) {
+            self.findings.limit_reports += self.progress(place).limit_reports;
+        }
         Ok(())
     }
 
@@ -232,11 +246,8 @@ impl<'a> RunSession<'a> {
                 }
                 if Instant::now() >= deadline {
                     let name = self.cluster.members[place].name().to_owned();
-                    let open: Vec<_> = progress.open.iter().take(10).cloned().collect();
-                    let why = format!(
-                        "{name}: {otherwise} after {RECOVERY_TIMEOUT:?}: {}",
-                        open.join(" ")
-                    );
+                    let why =
+                        format!("{name}: {otherwise} after {RECOVERY_TIMEOUT:?}: {progress:?}");
                     self.violation("Agreement", why);
                     break;
                 }

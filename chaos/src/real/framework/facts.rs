@@ -4,6 +4,8 @@ use argosy_proto::v1;
 use argosy_state::ids::OfferId;
 use argosy_state::task::TaskState;
 
+use crate::history::ProcessExit;
+
 /// Returns the offer ids. Invalid ones are left out.
 pub(super) fn offer_ids(ids: &[String]) -> Vec<OfferId> {
     ids.iter().filter_map(|id| id.parse().ok()).collect()
@@ -28,4 +30,12 @@ pub(super) fn state_of(state: v1::TaskState) -> Option<TaskState> {
         Wire::Unreachable => TaskState::Unreachable,
         Wire::Unknown => TaskState::Unknown,
     })
+}
+
+/// Returns how the process of a task ended; `None` if the update does not report it.
+pub(super) fn exit_of(status: &v1::TaskStatus) -> Option<ProcessExit> {
+    match status.exit?.how? {
+        v1::exit::How::Code(code) => Some(ProcessExit::Code(code)),
+        v1::exit::How::Signal(signal) => Some(ProcessExit::Signal(signal)),
+    }
 }

@@ -5,9 +5,11 @@
 
 mod facts;
 mod journal;
+mod limits;
 pub(crate) mod port;
+mod queue;
 mod scheduler;
-mod tasks;
+pub(crate) mod tasks;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,6 +74,12 @@ pub(crate) struct FrameworkProgress {
     /// Running services whose end was not requested.
     pub(crate) services: Vec<String>,
     pub(crate) offers_held: u64,
+    /// Groups of which some tasks have ended and others have not.
+    pub(crate) broken_groups: Vec<String>,
+    /// Services with a committed change of limits that no update has reported.
+    pub(crate) unreported_limits: Vec<String>,
+    /// The number of reports of changed limits to this process.
+    pub(crate) limit_reports: u64,
 }
 
 /// Writes log lines to the output of this process, from which the harness learns that changed

@@ -1,27 +1,29 @@
 //! The framework's reactions to offers, updates and time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use argosy_client::SchedulerConfig;
-use argosy_client::resources::{Remainder, from_wire};
+use argosy_client::resources::from_wire;
 use argosy_client::scheduler::{
-    CallKey, CallOutcome as Ending, CallResult, Scheduler, SchedulerDriver, SchedulerError,
-    Subscription, is_terminal,
+    Accept, CallKey, CallOutcome as Ending, CallResult, OfferOperation, Scheduler, SchedulerDriver,
+    SchedulerError, Subscription, is_terminal,
 };
 use argosy_host::atomic_file::{self, WriteOptions};
 use argosy_proto::v1;
 use argosy_state::ids::{FrameworkId, Revision, TaskId, TaskKey};
 use argosy_testbed::schedulers::{FrameworkBehaviour, WorkPhase};
 
-use super::facts::{offer_ids, state_of};
+use super::facts::{exit_of, offer_ids, state_of};
 use super::journal::FrameworkJournal;
-use super::tasks::{RESOURCES, TaskKind, spec};
+use super::limits::LimitChanges;
+use super::queue::WorkQueue;
+use super::tasks::{TaskKind, group_members, group_of, has_changed_limits, service_lifetime};
 use super::{FrameworkArguments, FrameworkProgress};
 use crate::history::{
-    CallId, CallName, LaunchedTask, OfferFact, Operation, OperationResponse, ProcessExit,
-    ProcessName, Recorder, TaskFact,
+    CallId, CallName, LaunchedTask, OfferFact, Operation, OperationResponse, ProcessName, Recorder,
+    TaskFact,
 };
 use crate::rng::Rng;
 use crate::workload::calls::{offer_made, response};
@@ -61,11 +63,11 @@ pub(super) struct ChaosScheduler {
     framework: Option<FrameworkId>,
     open_tasks: BTreeMap<String, OpenTask>,
     offers: BTreeMap<String, HeldOffer>,
-    pending: VecDeque<(String, TaskKind)>,
+    queue: WorkQueue,
+    limits: LimitChanges,
     /// Open calls. A kill has its task.
     calls: BTreeMap<CallKey, (CallId, Option<String>)>,
     calls_made: u64,
-    tasks_made: u64,
     phase: WorkPhase,
     reconciled_at: Instant,
 }
@@ -96,14 +98,14 @@ impl ChaosScheduler {
             progress_file,
             process: ProcessName::new(&format!("{}.{}", arguments.name, journal.incarnation())),
             open_tasks: open.collect(),
-            tasks_made: journal.tasks().len() as u64,
+            queue: WorkQueue::new(&arguments.name, journal.tasks().len() as u64),
+            limits: LimitChanges::default(),
             framework: None,
             journal,
             recorder,
             rng,
             session: config.session,
             offers: BTreeMap::new(),
-            pending: VecDeque::new(),
             calls: BTreeMap::new(),
             calls_made: 0,
             phase: WorkPhase::Work,
@@ -169,33 +171,9 @@ impl ChaosScheduler {
     }
 
     fn refill(&mut self) {
-        let (services, shorts) = self.targets();
-        let waiting = |service: bool, worker: &Self| {
-            let queued = worker.pending.iter();
-            let queued = queued
-                .filter(|(id, _)| TaskKind::is_service(id) == service)
-                .count();
-            let open = worker.open_tasks.keys();
-            queued
-                + open
-                    .filter(|id| TaskKind::is_service(id) == service)
-                    .count()
-        };
-        for _ in waiting(true, self)..services {
-            self.tasks_made += 1;
-            let id = format!("{}-service-{}", self.name, self.tasks_made);
-            self.pending
-                .push_back((id, TaskKind::Service { port: None }));
-        }
-        for _ in waiting(false, self)..shorts {
-            self.tasks_made += 1;
-            let id = format!("{}-short-{}", self.name, self.tasks_made);
-            let work = TaskKind::short(&mut self.rng);
-            self.pending.push_back((id, work));
-        }
-        if services + shorts == 0 {
-            self.pending.clear();
-        }
+        let targets = self.targets();
+        let open = self.open_tasks.keys().map(String::as_str);
+        self.queue.refill(open, targets, &mut self.rng);
     }
 
     /// Accepts or declines the offers whose hold time is over.
@@ -208,58 +186,48 @@ impl ChaosScheduler {
                 continue;
             };
             let gives_back = self.behaviour == FrameworkBehaviour::Decliner && self.rng.percent(60);
-            let tasks = if gives_back {
+            let operations = if gives_back {
                 Vec::new()
             } else {
-                self.fit(&held.offer)
+                let shared = self.directory.join("shared");
+                self.queue.fit(&held.offer, &shared, &self.executable)
             };
-            if tasks.is_empty() {
+            if operations.is_empty() {
                 self.decline(driver, &held.offer);
             } else {
-                self.accept(driver, &held.offer, tasks);
+                self.accept(driver, &held.offer, operations);
             }
         }
     }
 
-    /// Returns the waiting tasks that fit into the offer, spread over offers.
-    fn fit(&mut self, offer: &v1::Offer) -> Vec<v1::TaskSpec> {
-        let each = RESOURCES.parse().expect("the resources are valid");
-        let mut rest = Remainder::of(offer);
-        let shared = self.directory.join("shared");
-        let mut tasks = Vec::new();
-        while tasks.len() < 4 && !self.pending.is_empty() && rest.take(&each) {
-            if let Some((id, work)) = self.pending.pop_front() {
-                let work = match work {
-                    TaskKind::Service { .. } => TaskKind::Service {
-                        port: rest.take_port(),
-                    },
-                    TaskKind::Short { .. } => work,
-                };
-                tasks.push(spec(&id, work, &shared, &self.executable));
-            }
-        }
-        tasks
-    }
-
-    fn accept(&mut self, driver: &SchedulerDriver, offer: &v1::Offer, tasks: Vec<v1::TaskSpec>) {
+    fn accept(
+        &mut self,
+        driver: &SchedulerDriver,
+        offer: &v1::Offer,
+        operations: Vec<OfferOperation>,
+    ) {
         let Some(call) = self.call_name() else { return };
         let mut launches = Vec::new();
-        for task in &tasks {
-            self.journal.launch(&task.task_id);
-            let service = TaskKind::is_service(&task.task_id);
-            let dies = service && self.rng.percent(40);
-            let kill_at =
-                dies.then(|| Instant::now() + Duration::from_millis(self.rng.between(0, 12_000)));
-            let open = OpenTask {
-                kill_at,
-                ..OpenTask::default()
-            };
-            self.open_tasks.insert(task.task_id.clone(), open);
-            let resources = from_wire(&task.resources).unwrap_or_default();
-            launches.extend(
-                self.key(&task.task_id)
-                    .map(|task| LaunchedTask { task, resources }),
-            );
+        for operation in &operations {
+            // All tasks of a group are killed together.
+            let group_kill_at = Instant::now() + service_lifetime(&mut self.rng);
+            for task in operation.tasks() {
+                self.journal.launch(&task.task_id);
+                let kill_at = match operation {
+                    OfferOperation::LaunchGroup { .. } => group_kill_at,
+                    OfferOperation::Launch(_) => Instant::now() + service_lifetime(&mut self.rng),
+                };
+                let open = OpenTask {
+                    kill_at: TaskKind::is_service(&task.task_id).then_some(kill_at),
+                    ..OpenTask::default()
+                };
+                self.open_tasks.insert(task.task_id.clone(), open);
+                let resources = from_wire(&task.resources).unwrap_or_default();
+                launches.extend(
+                    self.key(&task.task_id)
+                        .map(|task| LaunchedTask { task, resources }),
+                );
+            }
         }
         let offers = offer_ids(std::slice::from_ref(&offer.offer_id));
         let invoked = self.recorder.invoke(
@@ -271,7 +239,12 @@ impl ChaosScheduler {
                 all_or_nothing: false,
             },
         );
-        let asked = driver.accept(offer, tasks);
+        let asked = driver.accept_with(Accept {
+            offer_ids: vec![offer.offer_id.clone()],
+            operations,
+            filter_ms: Some(0),
+            all_or_nothing: false,
+        });
         self.calls.insert(asked.key, (invoked, None));
     }
 
@@ -291,25 +264,43 @@ impl ChaosScheduler {
     fn kill_due(&mut self, driver: &SchedulerDriver) {
         let now = Instant::now();
         let ends_all = self.phase == WorkPhase::End;
+        let works = self.phase == WorkPhase::Work;
         let due = self.open_tasks.iter().filter(|(id, open)| {
-            let is_due = open.kill_at.is_some_and(|at| at <= now);
+            let is_due = works && open.kill_at.is_some_and(|at| at <= now);
             !open.kill_requested && (is_due || (ends_all && TaskKind::is_service(id)))
         });
         let due: Vec<String> = due.map(|(id, _)| id.clone()).collect();
+        // All requests are recorded before the first is made: the kill of one task of a group ends
+        // the others.
+        let mut invoked = Vec::new();
         for id in due {
             let (Some(task), Some(call)) = (self.key(&id), self.call_name()) else {
-                return;
+                break;
             };
             self.journal.kill(&id);
             if let Some(open) = self.open_tasks.get_mut(&id) {
                 open.kill_requested = true;
             }
             let name = Some(call);
-            let invoked = self
-                .recorder
-                .invoke(&self.process, Operation::Kill { name, task });
+            let kill = Operation::Kill { name, task };
+            invoked.push((self.recorder.invoke(&self.process, kill), id));
+        }
+        for (call, id) in invoked {
             let asked = driver.kill(&id, Some(300));
-            self.calls.insert(asked.key, (invoked, Some(id)));
+            self.calls.insert(asked.key, (call, Some(id)));
+        }
+    }
+
+    /// Changes the limits of some services.
+    fn change_limits(&mut self, driver: &SchedulerDriver) {
+        if self.phase != WorkPhase::Work {
+            return;
+        }
+        for (id, open) in &self.open_tasks {
+            let may_change = open.running && !open.kill_requested && has_changed_limits(id);
+            if may_change && self.rng.percent(5) {
+                self.limits.request(driver, id);
+            }
         }
     }
 
@@ -332,7 +323,22 @@ impl ChaosScheduler {
 
     fn ended(&mut self, task: &str) {
         self.open_tasks.remove(task);
+        self.limits.ended(task);
         self.journal.ended(task);
+    }
+
+    /// Returns the groups of which some tasks have ended and others have not.
+    fn broken_groups(&self) -> Vec<String> {
+        let groups = self.open_tasks.keys().filter_map(|id| group_of(id));
+        let mut broken: Vec<String> = groups
+            .filter(|group_id| {
+                let mut members = group_members(group_id).into_iter();
+                members.any(|member| !self.open_tasks.contains_key(&member))
+            })
+            .map(str::to_owned)
+            .collect();
+        broken.dedup();
+        broken
     }
 
     fn write_progress(&self) {
@@ -353,6 +359,9 @@ impl ChaosScheduler {
             open: self.open_tasks.keys().cloned().collect(),
             services: services.map(|(id, _)| id.clone()).collect(),
             offers_held: self.offers.len() as u64,
+            broken_groups: self.broken_groups(),
+            unreported_limits: self.limits.unreported(),
+            limit_reports: self.limits.reports(),
         };
         let text = serde_json::to_vec(&progress).expect("progress has a JSON form");
         let draft = self.progress_file.with_extension("new");
@@ -371,11 +380,7 @@ impl ChaosScheduler {
             index: revision.index,
             position: revision.position,
         };
-        let end = status.exit.and_then(|exit| match exit.how {
-            Some(v1::exit::How::Code(code)) => Some(ProcessExit::Code(code)),
-            Some(v1::exit::How::Signal(signal)) => Some(ProcessExit::Signal(signal)),
-            None => None,
-        });
+        let end = exit_of(status);
         let fact = TaskFact::UpdateReceived {
             task,
             update,
@@ -424,6 +429,7 @@ impl Scheduler for ChaosScheduler {
 
     fn update(&mut self, _: &SchedulerDriver, status: &v1::TaskStatus) {
         self.record_update(status);
+        self.limits.update(status);
         let state = status.state();
         if is_terminal(state) || (state == v1::TaskState::Unknown && status.revision.is_none()) {
             self.ended(&status.task_id);
@@ -433,6 +439,9 @@ impl Scheduler for ChaosScheduler {
     }
 
     fn answered(&mut self, driver: &SchedulerDriver, answer: &CallResult) {
+        if self.limits.answered(answer) {
+            return;
+        }
         let Some((call, killed)) = self.calls.remove(&answer.call) else {
             return;
         };
@@ -472,6 +481,7 @@ impl Scheduler for ChaosScheduler {
         self.refill();
         self.use_offers(driver);
         self.kill_due(driver);
+        self.change_limits(driver);
         if self.reconciled_at.elapsed() > RECONCILE_EVERY {
             self.reconcile(driver);
         }

@@ -1,7 +1,8 @@
 //! The tasks of the workload. Each records its start in the witness file, and short ones also
-//! record their end.
+//! record their end. Tasks of groups record nothing, because they cannot have host paths.
 
 use std::path::Path;
+use std::time::Duration;
 
 use argosy_client::resources::resources;
 use argosy_proto::v1;
@@ -14,6 +15,44 @@ use crate::rng::Rng;
 pub(super) const RESOURCES: &str = "cpus:0.1;mem:16";
 /// File in which short tasks record their end.
 pub(crate) const ENDS: &str = "ends";
+
+/// Bytes of the file system in memory that some services have.
+const TMPFS_BYTES: u64 = 64 * 1024;
+
+/// A part of the product that a service uses in addition. A defect of it ends the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Feature {
+    None,
+    /// A check that always succeeds.
+    HealthCheck,
+    /// A file system in memory, and a directory of the sandbox, whose contents it compares again
+    /// and again.
+    Volumes,
+    /// Its limits are changed while it runs.
+    ChangedLimits,
+}
+
+impl Feature {
+    /// Returns the feature of the service with this id.
+    fn of(task_id: &str) -> Self {
+        let number: u64 = task_id
+            .rsplit('-')
+            .next()
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(0);
+        match number % 4 {
+            1 => Self::HealthCheck,
+            2 => Self::Volumes,
+            3 => Self::ChangedLimits,
+            _ => Self::None,
+        }
+    }
+}
+
+/// Returns whether the limits of this task are changed while it runs.
+pub(super) fn has_changed_limits(task_id: &str) -> bool {
+    TaskKind::is_service(task_id) && Feature::of(task_id) == Feature::ChangedLimits
+}
 
 /// The work of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,13 +85,19 @@ impl TaskKind {
         }
     }
 
-    fn line(self, own: &Path) -> String {
+    fn line(self, feature: Feature, own: &Path) -> String {
         match self {
             Self::Short { lasts_ms, code } => format!(
                 "sleep {}.{:03}; echo \"$me {code}\" >> \"$there/{ENDS}\"; exit {code}",
                 lasts_ms / 1_000,
                 lasts_ms % 1_000
             ),
+            Self::Service { port: None } if feature == Feature::Volumes => concat!(
+                "echo \"$me\" > /scratch/me && echo \"$me\" > /kept/me; ",
+                "while read -r a < /scratch/me && read -r b < /kept/me ",
+                "&& [ \"$a $b\" = \"$me $me\" ]; do sleep 1; done; exit 8"
+            )
+            .to_owned(),
             Self::Service { port: None } => "exec sleep 1000000".to_owned(),
             Self::Service { port: Some(port) } => format!(
                 "exec '{}' hold --port {port} --witness \"$there/{PORTS}\" --task \"$me\"",
@@ -93,16 +138,117 @@ pub(super) fn spec(id: &str, work: TaskKind, shared: &Path, own: &Path) -> v1::T
         }),
         ..v1::ContainerSpec::default()
     });
+    let feature = match work {
+        TaskKind::Short { .. } => Feature::None,
+        TaskKind::Service { .. } => Feature::of(id),
+    };
     v1::TaskSpec {
         task_id: id.to_owned(),
         container,
-        shell: sign + &work.line(own),
+        shell: sign + &work.line(feature, own),
         resources: resources(&uses).expect("the resources are valid"),
         kill_policy: Some(v1::KillPolicy {
             grace_ms: 300,
             ..v1::KillPolicy::default()
         }),
         host_paths: host_paths.collect(),
+        health_check: (feature == Feature::HealthCheck).then(successful_check),
+        volumes: match feature {
+            Feature::Volumes => volumes(),
+            Feature::None | Feature::HealthCheck | Feature::ChangedLimits => Vec::new(),
+        },
         ..Default::default()
+    }
+}
+
+/// Returns the time after which a service is killed: some soon, so that others begin, and others
+/// late.
+pub(super) fn service_lifetime(rng: &mut Rng) -> Duration {
+    Duration::from_millis(match rng.percent(40) {
+        true => rng.between(0, 12_000),
+        false => rng.between(12_000, 90_000),
+    })
+}
+
+fn successful_check() -> v1::HealthCheck {
+    let command = v1::CommandCheck {
+        shell: "exit 0".to_owned(),
+        ..v1::CommandCheck::default()
+    };
+    v1::HealthCheck {
+        check: Some(v1::Check {
+            kind: Some(v1::check::Kind::Command(command)),
+            delay_ms: Some(0),
+            interval_ms: Some(1_000),
+            ..v1::Check::default()
+        }),
+        ..v1::HealthCheck::default()
+    }
+}
+
+fn volumes() -> Vec<v1::TaskVolume> {
+    use v1::task_volume::Source;
+    let tmpfs = v1::Tmpfs { bytes: TMPFS_BYTES };
+    let sources = [
+        ("/scratch", Source::Tmpfs(tmpfs)),
+        ("/kept", Source::Sandbox("kept".to_owned())),
+    ];
+    let volume = |(path, source): (&str, Source)| v1::TaskVolume {
+        container_path: path.to_owned(),
+        source: Some(source),
+        ..v1::TaskVolume::default()
+    };
+    sources.into_iter().map(volume).collect()
+}
+
+/// Returns the task ids of the two services of a group.
+pub(super) fn group_members(group_id: &str) -> [String; 2] {
+    [1, 2].map(|place| format!("{group_id}-service-{place}"))
+}
+
+/// Returns the group of a task; `None` if it has none.
+pub(crate) fn group_of(task_id: &str) -> Option<&str> {
+    let (group_id, _place) = task_id.rsplit_once("-service-")?;
+    group_id.contains("-group-").then_some(group_id)
+}
+
+/// Returns two services that start together. The second one fails unless it sees the file of the
+/// first in the directory of their group.
+pub(super) fn group(task_ids: &[String; 2]) -> Vec<v1::TaskSpec> {
+    let lines = [
+        "echo \"$ARGOSY_GROUP_ID\" > \"$ARGOSY_GROUP_DIR/first\" || exit 8; exec sleep 1000000",
+        concat!(
+            "tries=0; until read -r id < \"$ARGOSY_GROUP_DIR/first\" ",
+            "&& [ \"$id\" = \"$ARGOSY_GROUP_ID\" ]; ",
+            "do tries=$((tries + 1)); [ $tries -lt 600 ] || exit 9; sleep 0.1; done 2> /dev/null; ",
+            "exec sleep 1000000"
+        ),
+    ];
+    let member = |(id, line): (&String, &str)| v1::TaskSpec {
+        task_id: id.clone(),
+        shell: line.to_owned(),
+        resources: resources(RESOURCES).expect("the resources are valid"),
+        kill_policy: Some(v1::KillPolicy {
+            grace_ms: 300,
+            ..v1::KillPolicy::default()
+        }),
+        ..Default::default()
+    };
+    task_ids.iter().zip(lines).map(member).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_of_a_group_are_services_and_name_it() {
+        let members = group_members("f-1-group-7");
+        for member in &members {
+            assert!(TaskKind::is_service(member));
+            assert_eq!(group_of(member), Some("f-1-group-7"));
+        }
+        assert_eq!(group_of("f-1-service-7"), None);
+        assert_eq!(group_of("f-1-short-7"), None);
     }
 }

@@ -1,0 +1,191 @@
+//! An operator that runs commands in services by `argosy exec`, one after the other. A command that
+//! succeeds must have run in the named task. When the cluster is healthy again, each must succeed.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use argosy_testbed::cluster::Cluster;
+use argosy_testbed::members::MemberKind;
+use tokio::process::Command;
+use tokio::task::JoinHandle;
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+use super::framework::FrameworkProgress;
+use super::report::{OperationCounts, ReportedViolation};
+use crate::rng::Rng;
+
+/// Pause between two commands.
+const PAUSE: Duration = Duration::from_millis(400);
+/// Timeout of a command. While its agent is paused, it may take this long.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Prints the task in whose environment it runs, and a word of the caller.
+const COMMAND: &str = "echo \"$ARGOSY_TASK_ID $1\"";
+
+/// The results of all commands.
+#[derive(Debug, Default)]
+pub(crate) struct ExecFindings {
+    pub(crate) counts: OperationCounts,
+    pub(crate) violations: Vec<ReportedViolation>,
+}
+
+/// Runs commands until it is finished.
+pub(crate) struct ExecProber {
+    stop: CancellationToken,
+    task: JoinHandle<(ExecOperator, ExecFindings)>,
+}
+
+impl ExecProber {
+    pub(crate) fn start(cluster: &Cluster, rng: Rng) -> Self {
+        let mut operator = ExecOperator::new(cluster, rng);
+        let stop = CancellationToken::new();
+        let is_over = stop.clone();
+        let task = tokio::spawn(async move {
+            let mut findings = ExecFindings::default();
+            while is_over
+                .run_until_cancelled(time::sleep(PAUSE))
+                .await
+                .is_some()
+            {
+                if let Some(service) = operator.any_service() {
+                    let result = operator.run(&service).await;
+                    findings.note(&service, &result);
+                }
+            }
+            (operator, findings)
+        });
+        Self { stop, task }
+    }
+
+    /// Ends it, and runs a command in one service of each framework, all of which must succeed: the
+    /// cluster is healthy.
+    ///
+    /// # Errors
+    /// If its task has failed.
+    pub(crate) async fn finish(self) -> Result<ExecFindings> {
+        self.stop.cancel();
+        let ended = self.task.await;
+        let (mut operator, mut findings) = ended.context("the operator of exec has failed")?;
+        for file in operator.progress_files.clone() {
+            let Some(service) = services(&file).into_iter().next() else {
+                continue;
+            };
+            let result = operator.run(&service).await;
+            findings.note(&service, &result);
+            if let ExecResult::Failed(why) = result {
+                // Its framework writes its requests for ends to this file.
+                time::sleep(PAUSE).await;
+                if services(&file).contains(&service) {
+                    findings.violation(format!("no command can be run in {service}: {why}"));
+                }
+            }
+        }
+        Ok(findings)
+    }
+}
+
+impl ExecFindings {
+    fn note(&mut self, service: &str, result: &ExecResult) {
+        match result {
+            ExecResult::Succeeded => self.counts.ok += 1,
+            ExecResult::Failed(_) => self.counts.unknown += 1,
+            ExecResult::Wrong { expected, printed } => self.violation(format!(
+                "a command in {service} printed {printed:?} instead of {expected:?}"
+            )),
+        }
+    }
+
+    fn violation(&mut self, what: String) {
+        self.violations.push(ReportedViolation {
+            checker: "ExecSession".to_owned(),
+            what,
+            time_ns: None,
+        });
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum ExecResult {
+    Succeeded,
+    /// It may have run or not, with the reason.
+    Failed(String),
+    /// It reported success with another output.
+    Wrong {
+        expected: String,
+        printed: String,
+    },
+}
+
+struct ExecOperator {
+    argosy: PathBuf,
+    /// The flags of masters and transport.
+    reach: Vec<String>,
+    progress_files: Vec<PathBuf>,
+    rng: Rng,
+}
+
+impl ExecOperator {
+    fn new(cluster: &Cluster, rng: Rng) -> Self {
+        let masters = cluster.voters.iter().map(|place| cluster.api(*place));
+        let masters: Vec<String> = masters.collect();
+        let mut reach = vec!["--masters".to_owned(), masters.join(",")];
+        if let Some(certificates) = &cluster.environment.certificates {
+            reach.extend(certificates.files("harness").flags());
+        }
+        let frameworks = cluster.hosts_of(MemberKind::Framework).into_iter();
+        Self {
+            argosy: cluster.environment.argosy.clone(),
+            reach,
+            progress_files: frameworks
+                .map(|place| cluster.data(place).join("progress"))
+                .collect(),
+            rng,
+        }
+    }
+
+    /// Returns a random running service, as FRAMEWORK/TASK.
+    fn any_service(&mut self) -> Option<String> {
+        let file = self.rng.pick(&self.progress_files)?.clone();
+        let all = services(&file);
+        self.rng.pick(&all).cloned()
+    }
+
+    async fn run(&mut self, service: &str) -> ExecResult {
+        let word = self.rng.below(u64::MAX).to_string();
+        let task = service.split_once('/').map_or(service, |(_, task)| task);
+        let expected = format!("{task} {word}\n");
+        let output = Command::new(&self.argosy)
+            .args(["exec", service])
+            .args(&self.reach)
+            .args(["--", "/bin/sh", "-c", COMMAND, "sh", &word])
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        match time::timeout(TIMEOUT, output).await {
+            Ok(Ok(output)) if output.status.success() => {
+                let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+                match printed == expected {
+                    true => ExecResult::Succeeded,
+                    false => ExecResult::Wrong { expected, printed },
+                }
+            }
+            Ok(Ok(output)) => {
+                let text = String::from_utf8_lossy(&output.stderr);
+                ExecResult::Failed(format!("{}: {}", output.status, text.trim()))
+            }
+            Ok(Err(error)) => ExecResult::Failed(error.to_string()),
+            Err(_) => ExecResult::Failed(format!("it did not end within {TIMEOUT:?}")),
+        }
+    }
+}
+
+/// Returns the running services of the framework that writes this file, as FRAMEWORK/TASK.
+fn services(progress_file: &Path) -> Vec<String> {
+    let text = std::fs::read(progress_file).unwrap_or_default();
+    let progress: FrameworkProgress = serde_json::from_slice(&text).unwrap_or_default();
+    let all = progress.services.iter();
+    all.map(|task| format!("{}/{task}", progress.framework_id))
+        .collect()
+}
