@@ -216,6 +216,11 @@ impl VirtualMachine {
         output
     }
 
+    /// Returns how long the machine has waited for a processor of this host.
+    pub(crate) fn waited_for_processor(&self) -> Duration {
+        waited_for_processor(self.qemu.id())
+    }
+
     /// Returns the last lines of the console.
     pub(crate) fn console(&self, lines: usize) -> Vec<String> {
         self.console.last(lines)
@@ -227,6 +232,19 @@ impl Drop for VirtualMachine {
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
     }
+}
+
+/// Returns the longest time that a thread of this process was ready and did not run; zero if the
+/// kernel does not report it.
+fn waited_for_processor(pid: u32) -> Duration {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let threads = threads.into_iter().flatten().flatten();
+    let waited_ns = threads.filter_map(|thread| {
+        // Nanoseconds on a processor, nanoseconds on a queue for one, the number of time slices.
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split(' ').nth(1)?.parse().ok()
+    });
+    Duration::from_nanos(waited_ns.max().unwrap_or(0))
 }
 
 fn bind(path: &Path) -> Result<UnixListener, MachineError> {
@@ -399,5 +417,26 @@ mod tests {
     fn a_disk_reports_its_errors_and_has_a_cache() {
         let words = device(1, Path::new("/run/d")).join(" ");
         assert!(words.contains("write-cache=on,werror=report"), "{words}");
+    }
+
+    #[test]
+    fn a_process_that_competes_for_a_processor_has_waited() {
+        let busy = || {
+            Command::new("taskset")
+                .args(["--cpu-list", "0", "sh", "-c", "while :; do :; done"])
+                .spawn()
+                .unwrap()
+        };
+        let mut both = [busy(), busy()];
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while waited_for_processor(both[0].id()) < Duration::from_millis(100) {
+            assert!(Instant::now() < deadline, "it has not waited");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        for process in &mut both {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+        assert_eq!(waited_for_processor(0), Duration::ZERO, "no such process");
     }
 }

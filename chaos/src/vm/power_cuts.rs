@@ -34,6 +34,8 @@ const DISK_BYTES: u64 = 512 << 20;
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(240);
 /// Timeout from the mark that starts the clock until the chosen moment.
 const CUT_TIMEOUT: Duration = Duration::from_secs(240);
+/// The least time of waiting for a processor that extends a deadline.
+const LEAST_EXTENSION: Duration = Duration::from_secs(1);
 
 /// Timeout for the write at which the power is cut. Then it is cut without one.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -127,6 +129,8 @@ struct BootState {
     cut_by: Option<Instant>,
     /// If no mark is reached until then, the boot has failed.
     deadline: Instant,
+    /// The time of waiting for a processor by which the deadline was extended.
+    waited: Duration,
     found: BTreeMap<String, Values>,
     /// Acknowledged operations.
     operations: u64,
@@ -199,6 +203,7 @@ impl<'a> CutSeries<'a> {
             match machine.wait_for_report(boot.next_deadline()) {
                 ReportWait::Report(report) => self.take(&mut boot, report, summary),
                 ReportWait::Silence if boot.cut_at.is_some() => boot.approach_cut(&self.switch),
+                ReportWait::Silence if boot.extend(machine.waited_for_processor()) => {}
                 ReportWait::Silence => boot.fail("nothing more was heard of the guest in time"),
                 ReportWait::Ended => boot.fail("the machine has ended by itself"),
             }
@@ -333,6 +338,7 @@ impl BootState {
             cut_at: None,
             cut_by: None,
             deadline: now + RECOVERY_TIMEOUT,
+            waited: Duration::ZERO,
             found: BTreeMap::new(),
             operations: 0,
             violations: Vec::new(),
@@ -384,6 +390,15 @@ impl BootState {
         self.cut_at = Some(now + SWITCH_INTERVAL);
     }
 
+    /// Extends the deadline by the time that the machine has waited for a processor since the last
+    /// extension: a busy host is no violation. Returns false if that is hardly any.
+    fn extend(&mut self, waited: Duration) -> bool {
+        let more = waited.saturating_sub(self.waited);
+        self.waited = waited;
+        self.deadline += more;
+        more >= LEAST_EXTENSION
+    }
+
     fn next_deadline(&self) -> Instant {
         self.cut_at.unwrap_or(self.deadline)
     }
@@ -392,5 +407,25 @@ impl BootState {
         self.violations
             .push(DurabilityViolation::Failed { why: why.into() });
         self.finished = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_extended_by_the_time_without_a_processor() {
+        let now = Instant::now();
+        let mut boot = BootState::new(CutPlan::last(), Rng::new(1), now);
+        let first = boot.next_deadline();
+        assert!(!boot.extend(Duration::from_millis(900)));
+        assert!(boot.extend(Duration::from_secs(100)));
+        assert_eq!(boot.next_deadline(), first + Duration::from_secs(100));
+        assert!(
+            !boot.extend(Duration::from_secs(100)),
+            "it has not waited again"
+        );
+        assert_eq!(boot.next_deadline(), first + Duration::from_secs(100));
     }
 }

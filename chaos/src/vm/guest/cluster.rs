@@ -15,8 +15,8 @@ use super::{DISKS, ReportPort, disks};
 
 /// The numbers of all masters.
 pub(super) const ALL: [u64; DISKS] = [1, 2, 3];
-/// Timeout of a call. It is long, because the machine is slow.
-const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Timeout of a call. It is long, because the machine is slow, and its host may be busy.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Interval of polling.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Lines of a master's output that are shown.
