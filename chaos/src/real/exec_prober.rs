@@ -189,3 +189,48 @@ fn services(progress_file: &Path) -> Vec<String> {
     all.map(|task| format!("{}/{task}", progress.framework_id))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// Returns the result of an `argosy` that is this shell script. Its last argument is the word.
+    async fn result_of(script: &str) -> ExecResult {
+        let directory = tempfile::tempdir().unwrap();
+        let argosy = directory.path().join("argosy");
+        std::fs::write(&argosy, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&argosy, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut operator = ExecOperator {
+            argosy,
+            reach: Vec::new(),
+            progress_files: Vec::new(),
+            rng: Rng::new(1),
+        };
+        operator.run("framework-1/f-service-1").await
+    }
+
+    #[tokio::test]
+    async fn a_successful_command_with_another_output_is_a_violation() {
+        let word = "for word; do :; done; ";
+        let right = result_of(&format!("{word} echo f-service-1 $word")).await;
+        assert_eq!(right, ExecResult::Succeeded);
+        let failed = result_of("echo no such task >&2; exit 4").await;
+        assert!(matches!(&failed, ExecResult::Failed(why) if why.ends_with("no such task")));
+        let mut findings = ExecFindings::default();
+        for result in [right, failed] {
+            findings.note("f/t", &result);
+        }
+        assert_eq!((findings.counts.ok, findings.counts.unknown), (1, 1));
+        assert_eq!(findings.violations, []);
+        for script in [
+            &format!("{word} echo f-service-2 $word"),
+            "echo f-service-1 7",
+            "true",
+        ] {
+            findings.note("f/t", &result_of(script).await);
+        }
+        assert_eq!(findings.violations.len(), 3, "{findings:?}");
+    }
+}

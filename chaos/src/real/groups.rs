@@ -1,5 +1,5 @@
-//! The rule of task groups in the history of real processes: the masters launch all tasks of a group,
-//! or none. That they end together is checked while the cluster recovers, by the session.
+//! The rule of task groups in the history of real processes: the masters launch all tasks of a
+//! group, or none. That they end together is checked while the cluster recovers, by the session.
 
 use std::collections::{BTreeMap, BTreeSet};
 
