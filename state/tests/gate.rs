@@ -4,6 +4,11 @@
     clippy::unwrap_used,
     reason = "a failed expectation must panic at its line, with its values"
 )]
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "times of files are what one of the scripts restores"
+)]
 
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
