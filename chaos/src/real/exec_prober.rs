@@ -183,8 +183,7 @@ impl ExecOperator {
 
 /// Returns the running services of the framework that writes this file, as FRAMEWORK/TASK.
 fn services(progress_file: &Path) -> Vec<String> {
-    let text = std::fs::read(progress_file).unwrap_or_default();
-    let progress: FrameworkProgress = serde_json::from_slice(&text).unwrap_or_default();
+    let progress = FrameworkProgress::read(progress_file);
     let all = progress.services.iter();
     all.map(|task| format!("{}/{task}", progress.framework_id))
         .collect()

@@ -257,9 +257,7 @@ impl<'a> RunSession<'a> {
     }
 
     fn progress(&self, place: usize) -> FrameworkProgress {
-        let file = self.cluster.data(place).join("progress");
-        let text = std::fs::read(file).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
+        FrameworkProgress::read(&self.cluster.data(place).join("progress"))
     }
 
     /// Reads every register in use once more. It must hold the last write.
@@ -428,9 +426,7 @@ impl<'a> RunSession<'a> {
                     ..TaskCount::default()
                 };
                 for file in &files {
-                    let text = std::fs::read(file).unwrap_or_default();
-                    let progress: FrameworkProgress =
-                        serde_json::from_slice(&text).unwrap_or_default();
+                    let progress = FrameworkProgress::read(file);
                     count.launched += progress.launched;
                     count.ended += progress.ended;
                 }

@@ -37,6 +37,14 @@ fn position(revision: v1::Revision) -> Position {
 }
 
 impl LimitChanges {
+    /// Continues the count of reports of earlier processes of the framework.
+    pub(super) fn continued(reports: u64) -> Self {
+        Self {
+            reports,
+            ..Self::default()
+        }
+    }
+
     /// Requests other limits than before, unless a request is open.
     pub(super) fn request(&mut self, driver: &SchedulerDriver, task: &str) {
         let change = self.by_task.entry(task.to_owned()).or_default();
@@ -95,7 +103,7 @@ impl LimitChanges {
         late.map(|(task, _)| task.clone()).collect()
     }
 
-    /// Returns how often other limits were reported.
+    /// Returns how often other limits were reported, also to earlier processes.
     pub(super) fn reports(&self) -> u64 {
         self.reports
     }
@@ -123,9 +131,9 @@ mod tests {
 
     #[test]
     fn a_committed_change_needs_a_report_of_it_or_of_a_later_one() {
-        let mut changes = LimitChanges::default();
+        let mut changes = LimitChanges::continued(5);
         changes.update(&status(3, true, ""));
-        assert_eq!(changes.reports(), 0, "nothing was requested");
+        assert_eq!(changes.reports(), 5, "nothing was requested");
         let committed = Some((7, 0));
         let change = LimitChange {
             committed,
@@ -140,7 +148,7 @@ mod tests {
             changes.update(&report);
             assert_eq!(changes.unreported().is_empty(), is_reported, "{report:?}");
         }
-        assert_eq!(changes.reports(), 2);
+        assert_eq!(changes.reports(), 7);
         changes.by_task.get_mut("t").unwrap().committed = Some((9, 0));
         assert_eq!(changes.unreported(), ["t"]);
         changes.ended("t");

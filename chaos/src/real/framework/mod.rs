@@ -11,7 +11,7 @@ mod queue;
 mod scheduler;
 pub(crate) mod tasks;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -78,8 +78,16 @@ pub(crate) struct FrameworkProgress {
     pub(crate) broken_groups: Vec<String>,
     /// Services with a committed change of limits that no update has reported.
     pub(crate) unreported_limits: Vec<String>,
-    /// The number of reports of changed limits to this process.
+    /// The number of reports of changed limits.
     pub(crate) limit_reports: u64,
+}
+
+impl FrameworkProgress {
+    /// Returns the newest progress in this file; nothing if there is none.
+    pub(crate) fn read(file: &Path) -> Self {
+        let text = std::fs::read(file).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
 }
 
 /// Writes log lines to the output of this process, from which the harness learns that changed

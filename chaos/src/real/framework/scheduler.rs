@@ -78,28 +78,34 @@ impl ChaosScheduler {
         config: &SchedulerConfig,
         journal: FrameworkJournal,
         recorder: Recorder,
-        rng: Rng,
+        mut rng: Rng,
         progress_file: PathBuf,
         executable: PathBuf,
     ) -> Self {
         let open = journal.tasks().iter().filter(|(_, entry)| !entry.ended);
+        let mut kill_times = BTreeMap::new();
         let open = open.map(|(id, entry)| {
+            let kill_at = Instant::now() + service_lifetime(&mut rng);
+            let together = group_of(id).unwrap_or(id);
+            let kill_at = *kill_times.entry(together).or_insert(kill_at);
             let open = OpenTask {
                 kill_requested: entry.kill_requested,
+                kill_at: TaskKind::is_service(id).then_some(kill_at),
                 ..OpenTask::default()
             };
             (id.clone(), open)
         });
+        let open_tasks = open.collect();
         Self {
             name: arguments.name.clone(),
             behaviour: arguments.habit,
             directory: arguments.directory.clone(),
             executable,
+            limits: LimitChanges::continued(FrameworkProgress::read(&progress_file).limit_reports),
             progress_file,
             process: ProcessName::new(&format!("{}.{}", arguments.name, journal.incarnation())),
-            open_tasks: open.collect(),
+            open_tasks,
             queue: WorkQueue::new(&arguments.name, journal.tasks().len() as u64),
-            limits: LimitChanges::default(),
             framework: None,
             journal,
             recorder,
