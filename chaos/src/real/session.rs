@@ -208,19 +208,22 @@ impl<'a> RunSession<'a> {
                 format!("the cluster is not in health again: {error:#}"),
             );
         }
-        self.await_frameworks(WorkPhase::Drain, "short tasks are open", |progress| {
-            let short = progress
-                .open
-                .iter()
-                .filter(|id| !id.contains("-service-"))
-                .count();
+        let wanted = WorkPhase::Drain;
+        self.await_frameworks("Agreement", wanted, "short tasks are open", |progress| {
+            let is_short = |id: &&String| !id.contains("-service-");
+            let short = progress.open.iter().filter(is_short).count();
             let services = progress.open.len() - short;
             short == 0 && services == progress.services.len()
         })
         .await;
-        let otherwise = "groups have ended in part, or changed limits are not reported";
-        self.await_frameworks(WorkPhase::Drain, otherwise, |progress| {
-            progress.broken_groups.is_empty() && progress.unreported_limits.is_empty()
+        let otherwise = "groups have ended in part";
+        self.await_frameworks("GroupAtomicity", wanted, otherwise, |progress| {
+            progress.broken_groups.is_empty()
+        })
+        .await;
+        let otherwise = "changed limits are not reported";
+        self.await_frameworks("LimitEnforcement", wanted, otherwise, |progress| {
+            progress.unreported_limits.is_empty()
         })
         .await;
         for place in self.cluster.hosts_of(MemberKind::Framework) {
@@ -232,6 +235,7 @@ impl<'a> RunSession<'a> {
     /// Waits until every framework reports it.
     async fn await_frameworks(
         &mut self,
+        rule: &str,
         wanted: WorkPhase,
         otherwise: &str,
         is_done: impl Fn(&FrameworkProgress) -> bool,
@@ -248,7 +252,7 @@ impl<'a> RunSession<'a> {
                     let name = self.cluster.members[place].name().to_owned();
                     let why =
                         format!("{name}: {otherwise} after {RECOVERY_TIMEOUT:?}: {progress:?}");
-                    self.violation("Agreement", why);
+                    self.violation(rule, why);
                     break;
                 }
                 tokio::time::sleep(POLL_INTERVAL).await;
@@ -362,9 +366,12 @@ impl<'a> RunSession<'a> {
     async fn end_services(&mut self) -> Result<()> {
         self.display.print("ending services");
         self.cluster.set_phase(WorkPhase::End)?;
-        self.await_frameworks(WorkPhase::End, "services are open", |progress| {
-            progress.open.is_empty()
-        })
+        self.await_frameworks(
+            "Agreement",
+            WorkPhase::End,
+            "services are open",
+            |progress| progress.open.is_empty(),
+        )
         .await;
         let deadline = Instant::now() + EXIT_TIMEOUT;
         while !self.leftovers().is_empty() && Instant::now() < deadline {

@@ -12,7 +12,7 @@ use crate::rng::Rng;
 
 /// Maximum number of tasks on one offer, so that they spread over agents.
 const TASKS_PER_OFFER: usize = 4;
-/// Every so many services belong to a group.
+/// New services whose number is a multiple of this are a group.
 const GROUP_INTERVAL: u64 = 5;
 
 /// Work that is launched at once.

@@ -28,7 +28,7 @@ enum Feature {
     /// A file system in memory, and a directory of the sandbox, whose contents it compares again
     /// and again.
     Volumes,
-    /// Its limits are changed while it runs.
+    /// The scheduler changes its limits while it runs.
     ChangedLimits,
 }
 
