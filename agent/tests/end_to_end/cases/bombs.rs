@@ -45,7 +45,8 @@ const BOMBS: [ResourceAttack; 8] = [
         name: "fill its sandbox with names",
         line: "n=0; while n=$((n+1)); do true > f$n; done",
         end: OUT_OF_DISK,
-        control: "n=0; while [ $n -lt 20000 ]; do n=$((n+1)); true > f$n; done",
+        // Each name counts as 4 KiB: two thirds of the limit, for longer than a measurement takes.
+        control: "n=0; while [ $n -lt 10000 ]; do n=$((n+1)); true > f$n; done; sleep 3",
     },
     ResourceAttack {
         name: "flood its output",
