@@ -12,7 +12,10 @@ use argosy_host::ProcessId;
 use argosy_isolation::cgroup;
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, FrameworkId, TaskId, TaskKey};
+use argosy_state::task::TaskState;
 use argosy_testbed::run_directory::RunDirectory;
+
+use crate::history::FinalTask;
 
 /// Maximum number of records in one page.
 const PAGE: u32 = 10_000;
@@ -102,6 +105,28 @@ pub(crate) async fn live_tasks(operator: &OperatorClient) -> Result<Vec<v1::Task
         }
         page_token = page.next_page_token;
     }
+}
+
+/// Returns a task as a history records it; `None` if it has ended.
+pub(crate) fn final_task(task: &v1::Task) -> Option<FinalTask> {
+    use v1::TaskState as Wire;
+    let state = match task.state() {
+        Wire::Staging => TaskState::Staging,
+        Wire::Starting => TaskState::Starting,
+        Wire::Running => TaskState::Running,
+        Wire::Killing => TaskState::Killing,
+        Wire::Unreachable => TaskState::Unreachable,
+        // These have ended, and the list holds none of them.
+        _ => return None,
+    };
+    Some(FinalTask {
+        task: TaskKey {
+            framework: task.framework_id.parse::<FrameworkId>().ok()?,
+            task: TaskId::new(&task.task_id).ok()?,
+        },
+        agent: task.agent_id.parse().ok()?,
+        state,
+    })
 }
 
 /// Returns the cgroups of containers in these trees.

@@ -10,8 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use argosy_client::OperatorClient;
 use argosy_proto::v1;
-use argosy_state::ids::{AgentId, FrameworkId, TaskId, TaskKey};
-use argosy_state::task::TaskState;
+use argosy_state::ids::{AgentId, TaskKey};
 use argosy_testbed::cluster::Cluster;
 use argosy_testbed::members::{MemberKind, REGISTER_HOST};
 use argosy_testbed::progress::ProgressDisplay;
@@ -29,9 +28,7 @@ use super::nemesis::{FaultSource, Nemesis};
 use super::registers::Registers;
 use super::registry_observer::RegistryObserver;
 use super::report::{EpochRecord, FaultLine, ReportedViolation, TaskCount};
-use crate::history::{
-    AuditFinding, Expectation, FinalTask, ProcessName, Recorder, RunPhase, TaskFact,
-};
+use crate::history::{AuditFinding, Expectation, ProcessName, Recorder, RunPhase, TaskFact};
 use crate::rng::Rng;
 use crate::workload::registers::{RegisterClient, RegisterResult};
 use crate::workload::rights;
@@ -357,7 +354,7 @@ impl<'a> RunSession<'a> {
             self.recorder
                 .observe("auditor", AuditFinding::Host { agent, tasks });
         }
-        let tasks = listed.iter().filter_map(final_task).collect();
+        let tasks = listed.iter().filter_map(audit::final_task).collect();
         self.recorder
             .observe("auditor", AuditFinding::Registry { tasks });
     }
@@ -475,24 +472,3 @@ impl<'a> RunSession<'a> {
 
 /// Task counts that a separate task appends to.
 type TaskCounts = Arc<Mutex<Vec<TaskCount>>>;
-
-fn final_task(task: &v1::Task) -> Option<FinalTask> {
-    use v1::TaskState as Wire;
-    let state = match task.state() {
-        Wire::Staging => TaskState::Staging,
-        Wire::Starting => TaskState::Starting,
-        Wire::Running => TaskState::Running,
-        Wire::Killing => TaskState::Killing,
-        Wire::Unreachable => TaskState::Unreachable,
-        // These have ended, and the list holds none of them.
-        _ => return None,
-    };
-    Some(FinalTask {
-        task: TaskKey {
-            framework: task.framework_id.parse::<FrameworkId>().ok()?,
-            task: TaskId::new(&task.task_id).ok()?,
-        },
-        agent: task.agent_id.parse().ok()?,
-        state,
-    })
-}
