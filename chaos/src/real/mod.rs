@@ -3,7 +3,7 @@
 //!
 //! The crate `testbed` starts and ends the members. Reading order: `arguments`, `run`, `session`,
 //! `nemesis`, `faults`, `inject`; then the workloads (`framework`, `registers`, `exec_prober`),
-//! `master_recorder`, `audit`, `check`, `groups`, `report`.
+//! `master_recorder`, `audit`, `check`, `groups`, `services`, `report`.
 
 mod agent_swarm;
 mod arguments;
@@ -26,6 +26,7 @@ mod report;
 mod run;
 mod run_log;
 mod script;
+mod services;
 mod session;
 
 pub use arguments::{ReportArguments, RunArguments};
