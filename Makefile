@@ -86,15 +86,7 @@ fix: ## format the code
 
 unit: ## run tests of all crates that need no cluster of optimized processes
 	@$(ENV)
-	bounded_tests
-	{
-	cargo test --locked --workspace --exclude argosy-cli --features argosy-raft/rocksdb --no-run
-	cargo test --locked --package argosy-cli --lib --bins --test dev --test executable --no-run
-	# Otherwise the syncs of tests wait behind gigabytes of build output.
-	sync
-	cargo test --locked --workspace --exclude argosy-cli --features argosy-raft/rocksdb
-	cargo test --locked --package argosy-cli --lib --bins --test dev --test executable
-	} 2>&1 | scripts/techniques 250 | scripts/skips
+	scripts/unit-tests 2>&1 | scripts/techniques 250 | scripts/skips
 
 attacks: setup ## run escape techniques from containers, and attacks from outside them; part of unit
 	@$(ENV)

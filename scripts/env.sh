@@ -12,11 +12,12 @@ export ROCKSDB_LIB_DIR="$ARGOSY_CACHE/rocksdb-0.19.0"
 export ROCKSDB_STATIC=1
 export CHAOS_LEDGER="${CHAOS_LEDGER:-$ARGOSY_CACHE/chaos-ledger.jsonl}"
 # For tests: a hanging test program is killed long before its stage is, and what it leaves is killed,
-# too. Takes the root of this checkout as the working directory.
+# too. Takes the root of this checkout as the working directory. Its arguments are a command that
+# runs before that of the test program.
 bounded_tests() {
   local host
   host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
-  export "CARGO_TARGET_${host}_RUNNER=$PWD/scripts/bounded 1200"
+  export "CARGO_TARGET_${host}_RUNNER=$*${*:+ }$PWD/scripts/bounded 1200"
 }
 # The packages that `make demo` builds, not optimized, and half of those that `make unit` needs.
 export DEMO_PACKAGES='--package argosy-cli --package argosy-frameworks'

@@ -10,7 +10,7 @@
     reason = "times of files are what one of the scripts restores"
 )]
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -169,4 +169,57 @@ fn a_clone_gets_the_times_of_the_same_contents_unless_something_was_built_later(
     let output = source_times(&clone, &target, "restore");
     assert!(output.contains("built after the record"), "{output}");
     assert_eq!((modified("first"), modified("second")), (new, new));
+}
+
+fn script(name: &str) -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    Command::new(root.join("scripts").join(name))
+}
+
+#[test]
+fn a_test_program_runs_only_in_the_chosen_packages() {
+    let packages = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("packages");
+    for package in ["chaos", "chaos-2"] {
+        std::fs::create_dir_all(packages.join(package)).unwrap();
+    }
+    let runs = |package: &str, choice: &str| {
+        let output = script("in-packages")
+            .args([choice, "state,chaos", "echo", "it runs"])
+            .current_dir(packages.join(package))
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        output_text(&output) == "it runs\n"
+    };
+    assert!(runs("chaos", "only") && !runs("chaos", "except"));
+    assert!(!runs("chaos-2", "only") && runs("chaos-2", "except"));
+    let failing = script("in-packages")
+        .args(["except", "state", "false"])
+        .current_dir(packages.join("chaos"))
+        .status();
+    assert_eq!(failing.unwrap().code(), Some(1));
+}
+
+#[test]
+fn an_idle_command_has_the_lowest_priority_and_ends_with_its_script() {
+    let idle = |line: &str| script("idle").args(["sh", "-c", line]).output().unwrap();
+    let scheduled = output_text(&idle("chrt --pid $$"));
+    assert!(scheduled.contains("SCHED_IDLE"), "{scheduled}");
+    assert_eq!(idle("exit 7").status.code(), Some(7));
+    let mut child = script("idle")
+        .args(["sh", "-c", "echo started; sleep 1000; echo over"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "started\n");
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+    // Ends only if all processes that hold the output have ended.
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "");
+    assert!(!child.wait().unwrap().success());
 }
