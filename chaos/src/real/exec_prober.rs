@@ -1,19 +1,15 @@
 //! An operator that runs commands in services by `argosy exec`, one after the other. A command that
 //! succeeds must have run in the named task. When the cluster is healthy again, each must succeed.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use argosy_testbed::cluster::Cluster;
-use argosy_testbed::members::MemberKind;
-use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use super::framework::FrameworkProgress;
+use super::cli_operator::CliOperator;
 use super::report::{OperationCounts, ReportedViolation};
 use crate::rng::Rng;
 
@@ -34,12 +30,12 @@ pub(crate) struct ExecFindings {
 /// Runs commands until it is finished.
 pub(crate) struct ExecProber {
     stop: CancellationToken,
-    task: JoinHandle<(ExecOperator, ExecFindings)>,
+    task: JoinHandle<(CliOperator, ExecFindings)>,
 }
 
 impl ExecProber {
     pub(crate) fn start(cluster: &Cluster, rng: Rng) -> Self {
-        let mut operator = ExecOperator::new(cluster, rng);
+        let mut operator = CliOperator::new(cluster, rng);
         let stop = CancellationToken::new();
         let is_over = stop.clone();
         let task = tokio::spawn(async move {
@@ -50,7 +46,7 @@ impl ExecProber {
                 .is_some()
             {
                 if let Some(service) = operator.any_service() {
-                    let result = operator.run(&service).await;
+                    let result = run(&mut operator, &service).await;
                     findings.note(&service, &result);
                 }
             }
@@ -68,11 +64,8 @@ impl ExecProber {
         self.stop.cancel();
         let ended = self.task.await;
         let (mut operator, mut findings) = ended.context("the operator of exec has failed")?;
-        for file in operator.progress_files.clone() {
-            let Some(service) = services(&file).into_iter().next() else {
-                continue;
-            };
-            let result = operator.run(&service).await;
+        for service in operator.one_of_each() {
+            let result = run(&mut operator, &service).await;
             findings.note(&service, &result);
             // No service is killed until the audit is over.
             if let ExecResult::Failed(why) = result {
@@ -115,75 +108,30 @@ enum ExecResult {
     },
 }
 
-struct ExecOperator {
-    argosy: PathBuf,
-    /// The flags of masters and transport.
-    reach: Vec<String>,
-    progress_files: Vec<PathBuf>,
-    rng: Rng,
-}
-
-impl ExecOperator {
-    fn new(cluster: &Cluster, rng: Rng) -> Self {
-        let masters = cluster.voters.iter().map(|place| cluster.api(*place));
-        let masters: Vec<String> = masters.collect();
-        let mut reach = vec!["--masters".to_owned(), masters.join(",")];
-        if let Some(certificates) = &cluster.environment.certificates {
-            reach.extend(certificates.files("harness").flags());
-        }
-        let frameworks = cluster.hosts_of(MemberKind::Framework).into_iter();
-        Self {
-            argosy: cluster.environment.argosy.clone(),
-            reach,
-            progress_files: frameworks
-                .map(|place| cluster.data(place).join("progress"))
-                .collect(),
-            rng,
-        }
-    }
-
-    /// Returns a random running service, as FRAMEWORK/TASK.
-    fn any_service(&mut self) -> Option<String> {
-        let file = self.rng.pick(&self.progress_files)?.clone();
-        let all = services(&file);
-        self.rng.pick(&all).cloned()
-    }
-
-    async fn run(&mut self, service: &str) -> ExecResult {
-        let word = self.rng.below(u64::MAX).to_string();
-        let task = service.split_once('/').map_or(service, |(_, task)| task);
-        let expected = format!("{task} {word}\n");
-        let output = Command::new(&self.argosy)
-            .args(["exec", service])
-            .args(&self.reach)
-            .args(["--", "/bin/sh", "-c", COMMAND, "sh", &word])
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        match time::timeout(TIMEOUT, output).await {
-            Ok(Ok(output)) if output.status.success() => {
-                let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-                match printed == expected {
-                    true => ExecResult::Succeeded,
-                    false => ExecResult::Wrong { expected, printed },
-                }
+/// Runs a command in a service.
+async fn run(operator: &mut CliOperator, service: &str) -> ExecResult {
+    let word = operator.rng.below(u64::MAX).to_string();
+    let task = service.split_once('/').map_or(service, |(_, task)| task);
+    let expected = format!("{task} {word}\n");
+    let output = operator
+        .command(&["exec", service])
+        .args(["--", "/bin/sh", "-c", COMMAND, "sh", &word])
+        .output();
+    match time::timeout(TIMEOUT, output).await {
+        Ok(Ok(output)) if output.status.success() => {
+            let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+            match printed == expected {
+                true => ExecResult::Succeeded,
+                false => ExecResult::Wrong { expected, printed },
             }
-            Ok(Ok(output)) => {
-                let text = String::from_utf8_lossy(&output.stderr);
-                ExecResult::Failed(format!("{}: {}", output.status, text.trim()))
-            }
-            Ok(Err(error)) => ExecResult::Failed(error.to_string()),
-            Err(_) => ExecResult::Failed(format!("it did not end within {TIMEOUT:?}")),
         }
+        Ok(Ok(output)) => {
+            let text = String::from_utf8_lossy(&output.stderr);
+            ExecResult::Failed(format!("{}: {}", output.status, text.trim()))
+        }
+        Ok(Err(error)) => ExecResult::Failed(error.to_string()),
+        Err(_) => ExecResult::Failed(format!("it did not end within {TIMEOUT:?}")),
     }
-}
-
-/// Returns the running services of the framework that writes this file, as FRAMEWORK/TASK.
-fn services(progress_file: &Path) -> Vec<String> {
-    let progress = FrameworkProgress::read(progress_file);
-    let all = progress.services.iter();
-    all.map(|task| format!("{}/{task}", progress.framework_id))
-        .collect()
 }
 
 #[cfg(test)]
@@ -198,13 +146,8 @@ mod tests {
         let argosy = directory.path().join("argosy");
         std::fs::write(&argosy, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&argosy, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let mut operator = ExecOperator {
-            argosy,
-            reach: Vec::new(),
-            progress_files: Vec::new(),
-            rng: Rng::new(1),
-        };
-        operator.run("framework-1/f-service-1").await
+        let mut operator = CliOperator::of(argosy, Rng::new(1));
+        run(&mut operator, "framework-1/f-service-1").await
     }
 
     #[tokio::test]

@@ -9,6 +9,8 @@ mod agent_swarm;
 mod arguments;
 mod audit;
 mod check;
+mod cli_operator;
+mod evidence;
 mod exec_prober;
 mod faults;
 mod framework;
