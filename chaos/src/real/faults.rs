@@ -19,6 +19,8 @@ pub(crate) enum FaultRequirement {
     Voters(usize),
     /// A cluster with TLS.
     Tls,
+    /// A small disk for each agent.
+    AgentDisks,
 }
 
 macro_rules! faults {
@@ -86,6 +88,9 @@ faults! {
     FullDisk "full-disk" 3 FaultRequirement::Nothing, "the disk of a master fills up";
     FailingSync "failing-sync" 3 FaultRequirement::Program("strace"), "fdatasync fails on a master";
     StalledDisk "stalled-disk" 3 FaultRequirement::Program("strace"), "fdatasync of the leader takes seconds";
+    FullAgentDisk "full-agent-disk" 4 FaultRequirement::AgentDisks, "the disk of an agent fills up, and is freed later";
+    FailingAgentSync "failing-agent-sync" 3 FaultRequirement::Program("strace"), "fdatasync fails on an agent";
+    StalledAgentDisk "stalled-agent-disk" 3 FaultRequirement::Program("strace"), "fdatasync of an agent takes seconds";
     MemoryLimit "memory-limit" 2 FaultRequirement::Program("prlimit"), "a master cannot allocate more memory";
     DescriptorLimit "descriptor-limit" 3 FaultRequirement::Program("prlimit"), "a master cannot open more descriptors";
     ClockJump "clock-jump" 3 FaultRequirement::FakeClock, "the wall clock of a master jumps by an hour, there and back";
@@ -208,12 +213,12 @@ mod tests {
             faults.map(FaultName::name).collect()
         };
         let first = [
-            "full-disk",
-            "pause-agent",
-            "packet-loss",
-            "kill-agent-in-destroy",
-            "kill-agent-in-launch",
-            "pause-leader",
+            "partition-agent",
+            "transfer-leader",
+            "kill-leader",
+            "pause-framework",
+            "cut-leader-from-masters",
+            "rolling-restart",
         ];
         assert_eq!(next(6), first);
         let mut rest = next(FaultName::ALL.len() - 6);
@@ -223,11 +228,11 @@ mod tests {
         all.sort_unstable();
         assert_eq!(rest, all);
         let repeated = [
-            "cut-leader-from-masters",
-            "freeze-all-masters",
-            "rolling-restart",
+            "packet-loss",
+            "damage-link",
             "kill-leader",
-            "partition-leader",
+            "kill-agent-in-destroy",
+            "kill-leader",
         ];
         assert_eq!(next(5), repeated);
     }

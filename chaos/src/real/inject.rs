@@ -19,7 +19,7 @@ use argosy_testbed::tracer::Tracer;
 
 use super::agent_swarm::AgentSwarm;
 use super::faults::FaultName;
-use super::process_faults::{LimitedResource, SmallDisk};
+use super::process_faults::{Filler, LimitedResource, SmallDisk};
 use super::proxy::Proxy;
 use crate::history::{Fault, FaultKind, Recorder};
 use crate::rng::Rng;
@@ -46,6 +46,7 @@ pub(super) enum UndoStep {
     RemoveRateLimit(HostIndex),
     DetachTracer(HostIndex, Tracer),
     RestoreDisk(HostIndex, SmallDisk),
+    FreeAgentDisk(HostIndex, Filler),
     RemoveLimit(HostIndex, LimitedResource),
     ResetClock(HostIndex),
     AddMaster(HostIndex),
@@ -127,6 +128,9 @@ impl<'a> Injector<'a> {
             F::FullDisk => self.full_disk().await,
             F::FailingSync => self.failing_sync().await,
             F::StalledDisk => self.stalled_disk().await,
+            F::FullAgentDisk => self.full_agent_disk().await,
+            F::FailingAgentSync => self.failing_agent_sync().await,
+            F::StalledAgentDisk => self.stalled_agent_disk().await,
             F::MemoryLimit => self.limit(LimitedResource::Memory),
             F::DescriptorLimit => self.limit(LimitedResource::Descriptors),
             F::ClockJump => self.clock_jump().await,
@@ -263,10 +267,12 @@ impl UndoStep {
             }
             Self::RestoreDisk(place, disk) => {
                 note(cluster, FaultKind::DiskFreed, place);
-                disk.free();
-                cluster.members[place].kill();
+                restore_disk(cluster, recorder, place, disk)?;
+            }
+            Self::FreeAgentDisk(place, filler) => {
+                filler.remove();
+                note(cluster, FaultKind::DiskFreed, place);
                 cluster.members[place].forbid_exit();
-                disk.remove()?;
                 restart_if_ended(cluster, recorder, place)?;
             }
             Self::ResetClock(place) => {
@@ -282,6 +288,20 @@ impl UndoStep {
         }
         Ok(())
     }
+}
+
+/// Restarts a member on its former disk, with the present content.
+fn restore_disk(
+    cluster: &mut Cluster,
+    recorder: &Recorder,
+    place: HostIndex,
+    disk: SmallDisk,
+) -> Result<()> {
+    disk.free();
+    cluster.members[place].kill();
+    cluster.members[place].forbid_exit();
+    disk.remove()?;
+    restart_if_ended(cluster, recorder, place)
 }
 
 /// Starts a member that may have ended because of the fault.

@@ -5,6 +5,7 @@
 //! `nemesis`, `faults`, `inject`; then the workloads (`framework`, `registers`, `exec_prober`),
 //! `master_recorder`, `audit`, `check`, `groups`, `services`, `report`.
 
+mod agent_disks;
 mod agent_swarm;
 mod arguments;
 mod audit;

@@ -102,26 +102,16 @@ impl SmallDisk {
 
     /// Leaves no byte free.
     pub(crate) fn fill(&self) -> Result<()> {
-        let filler = self.filler();
-        let mut file = fs::File::create(&filler)?;
-        let block = vec![0_u8; 64 * 1024];
-        loop {
-            match io::Write::write(&mut file, &block) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        self.filler().fill()
     }
 
-    fn filler(&self) -> PathBuf {
-        self.directory.join("filler")
+    fn filler(&self) -> Filler {
+        Filler::of(&self.directory)
     }
 
     /// Frees the space again.
     pub(crate) fn free(&self) {
-        // It may not have been filled.
-        let _ = fs::remove_file(self.filler());
+        self.filler().remove();
     }
 
     /// Unmounts it and copies its content back into the directory. The process must not run.
@@ -135,6 +125,38 @@ impl SmallDisk {
         fs::remove_dir_all(&self.directory)?;
         fs::rename(&kept, &self.directory)?;
         Ok(())
+    }
+}
+
+/// A file that takes all free space of a disk.
+#[derive(Debug)]
+pub(crate) struct Filler(PathBuf);
+
+impl Filler {
+    /// Names the file in this directory, and creates nothing.
+    pub(crate) fn of(directory: &Path) -> Self {
+        Self(directory.join("filler"))
+    }
+
+    /// Leaves no byte free.
+    pub(crate) fn fill(&self) -> Result<()> {
+        let mut file = fs::File::create(&self.0)?;
+        for bytes in [64 * 1024, 4 * 1024] {
+            let block = vec![0_u8; bytes];
+            loop {
+                match io::Write::write(&mut file, &block) {
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::StorageFull => break,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the space again. It may not have been filled.
+    pub(crate) fn remove(&self) {
+        let _ = fs::remove_file(&self.0);
     }
 }
 

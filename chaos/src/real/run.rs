@@ -23,7 +23,7 @@ use super::nemesis::FaultSource;
 use super::process_faults::FakeClock;
 use super::report::{ReportedViolation, RunReport};
 use super::session::{RunSession, SessionFindings};
-use super::{check, evidence, groups, html, run_log, script};
+use super::{agent_disks, check, evidence, groups, html, run_log, script};
 use crate::faults::choice::FaultMix;
 use crate::history::Recorder;
 use crate::ledger::{Batch, REAL};
@@ -234,6 +234,9 @@ fn check_possible(
         FaultRequirement::Voters(least) if masters >= least => Ok(()),
         FaultRequirement::Voters(least) => {
             Err(format!("{fault} needs {least} masters, not {masters}"))
+        }
+        FaultRequirement::AgentDisks => {
+            agent_disks::check_possible().map_err(|what| format!("{fault} needs {what}"))
         }
         FaultRequirement::Tls if transport == ClusterTransport::Tls => Ok(()),
         FaultRequirement::Tls => Err(format!("{fault} needs TLS, not --insecure-plaintext")),

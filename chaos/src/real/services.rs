@@ -1,28 +1,28 @@
 //! The rule that a service of real processes runs until its end is requested.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use argosy_state::ids::FrameworkId;
+use argosy_state::ids::{FrameworkId, TaskKey};
 use argosy_state::task::TaskState;
 
 use super::framework::tasks::group_of;
 use super::report::ReportedViolation;
-use crate::history::{EventKind, History, Observation, Operation, TaskFact};
+use crate::history::{EventKind, FaultKind, History, Observation, Operation, TaskFact};
 
 /// Checks that a service runs until its end is requested, whatever happens to masters, networks and
-/// agents.
+/// agents. A service whose launch was lost, or failed because a disk was full, has never run.
 pub(crate) fn check(history: &History) -> Vec<ReportedViolation> {
     let mut asked = BTreeSet::new();
-    let mut running = BTreeSet::new();
     let mut found = Vec::new();
-    let lost_groups = lost_groups(history);
+    let unlaunched = unlaunched(history);
+    let groups: BTreeSet<_> = unlaunched.iter().filter_map(|task| group(task)).collect();
     for event in &history.events {
         match &event.what {
             EventKind::Invoke {
                 operation: Operation::Kill { task, .. },
                 ..
             } => {
-                asked.insert(task.clone());
+                asked.insert(task);
             }
             EventKind::Observation(Observation::Task(TaskFact::UpdateReceived {
                 task,
@@ -30,24 +30,11 @@ pub(crate) fn check(history: &History) -> Vec<ReportedViolation> {
                 end,
                 ..
             })) => {
+                // One task that is not launched ends its whole group.
+                let is_excused = unlaunched.contains(task)
+                    || group(task).is_some_and(|group| groups.contains(&group));
                 let is_service = task.task.as_str().contains("-service-");
-                if *state == TaskState::Running {
-                    running.insert(task.clone());
-                }
-                let is_over = matches!(
-                    state,
-                    TaskState::Finished
-                        | TaskState::Failed
-                        | TaskState::Killed
-                        | TaskState::Error
-                        | TaskState::Gone
-                        | TaskState::GoneByOperator
-                        | TaskState::Dropped
-                );
-                let was_running = running.contains(task) || *state != TaskState::Dropped;
-                let group = group_of(task.task.as_str()).map(|group_id| (task.framework, group_id));
-                let is_lost = group.is_some_and(|group| lost_groups.contains(&group));
-                if is_service && is_over && was_running && !is_lost && !asked.contains(task) {
+                if is_service && is_over(*state) && !is_excused && !asked.contains(task) {
                     found.push(ReportedViolation {
                         checker: "TaskSurvival".to_owned(),
                         what: format!(
@@ -63,25 +50,78 @@ pub(crate) fn check(history: &History) -> Vec<ReportedViolation> {
     found
 }
 
-/// Returns the groups with a task whose launch was lost, which ends the whole group.
-fn lost_groups(history: &History) -> BTreeSet<(FrameworkId, &str)> {
-    let dropped = history.events.iter().filter_map(|event| match &event.what {
-        EventKind::Observation(Observation::Task(TaskFact::UpdateReceived {
-            task,
-            state: TaskState::Dropped,
-            ..
-        })) => Some((task.framework, group_of(task.task.as_str())?)),
-        _ => None,
-    });
-    dropped.collect()
+fn is_over(state: TaskState) -> bool {
+    matches!(
+        state,
+        TaskState::Finished
+            | TaskState::Failed
+            | TaskState::Killed
+            | TaskState::Error
+            | TaskState::Gone
+            | TaskState::GoneByOperator
+            | TaskState::Dropped
+    )
+}
+
+fn group(task: &TaskKey) -> Option<(FrameworkId, &str)> {
+    Some((task.framework, group_of(task.task.as_str())?))
+}
+
+/// Returns the tasks that ended without having run: dropped, or failed after the disk of an agent
+/// had been full at some time since their launch.
+fn unlaunched(history: &History) -> BTreeSet<TaskKey> {
+    let mut full: BTreeSet<&str> = BTreeSet::new();
+    let mut last_full = None;
+    let mut launched: BTreeMap<&TaskKey, usize> = BTreeMap::new();
+    let mut ran = BTreeSet::new();
+    let mut found = BTreeSet::new();
+    for (at, event) in history.events.iter().enumerate() {
+        if !full.is_empty() {
+            last_full = Some(at);
+        }
+        match &event.what {
+            EventKind::Fault(fault) if fault.target.starts_with("agent-") => match fault.kind {
+                FaultKind::DiskFull => {
+                    full.insert(&fault.target);
+                }
+                FaultKind::DiskFreed => {
+                    full.remove(fault.target.as_str());
+                }
+                _ => {}
+            },
+            EventKind::Invoke {
+                operation: Operation::Accept { launches, .. },
+                ..
+            } => launched.extend(launches.iter().map(|launch| (&launch.task, at))),
+            EventKind::Observation(Observation::Task(TaskFact::UpdateReceived {
+                task,
+                state,
+                ..
+            })) if !ran.contains(task) => {
+                let was_full = last_full >= launched.get(task).copied();
+                let is_lost = match state {
+                    TaskState::Dropped => true,
+                    TaskState::Failed => was_full && last_full.is_some(),
+                    _ => false,
+                };
+                if is_lost {
+                    found.insert(task.clone());
+                } else if *state == TaskState::Running {
+                    ran.insert(task);
+                }
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 #[cfg(test)]
 mod tests {
-    use argosy_state::ids::{Revision, TaskId, TaskKey};
+    use argosy_state::ids::{Revision, TaskId};
 
     use super::*;
-    use crate::history::{CallName, OperationResponse, Recorder};
+    use crate::history::{CallName, Fault, LaunchedTask, OperationResponse, Recorder};
 
     fn key(id: &str) -> TaskKey {
         TaskKey {
@@ -132,5 +172,64 @@ mod tests {
         let found = check(&recording.finish().unwrap());
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].what.contains("f-service-1"));
+    }
+
+    fn launched(id: &str) -> Operation {
+        Operation::Accept {
+            name: CallName {
+                framework: FrameworkId(1),
+                session: 1,
+                number: 1,
+            },
+            offers: Vec::new(),
+            launches: vec![LaunchedTask {
+                task: key(id),
+                resources: argosy_state::resources::Resources::default(),
+            }],
+            all_or_nothing: false,
+        }
+    }
+
+    #[test]
+    fn a_full_disk_excuses_failed_launches_and_nothing_else() {
+        let failed = |id: &str| update_received(id, TaskState::Failed);
+        let fault = |kind, agent: &str| Fault::new(kind, agent);
+        let (recorder, recording) = Recorder::in_memory(|| 1);
+        let launch = |id: &str| {
+            let call = recorder.invoke("f", launched(id));
+            let refused = Vec::new();
+            recorder.ok(call, OperationResponse::Accepted { refused }, None);
+        };
+        recorder.fault(fault(FaultKind::DiskFull, "agent-1"));
+        recorder.fault(fault(FaultKind::DiskFreed, "agent-1"));
+        // Launched too late.
+        launch("f-service-1");
+        recorder.observe("f", failed("f-service-1"));
+        // The disk of a master is not that of a task.
+        recorder.fault(fault(FaultKind::DiskFull, "master-1"));
+        launch("f-service-2");
+        recorder.observe("f", failed("f-service-2"));
+        // It has run, and may not end.
+        launch("f-service-3");
+        recorder.observe("f", update_received("f-service-3", TaskState::Running));
+        recorder.fault(fault(FaultKind::DiskFull, "agent-1"));
+        recorder.observe("f", failed("f-service-3"));
+        // Both are excused: the first one failed after the disk was freed.
+        launch("f-service-4");
+        launch("f-group-5-service-1");
+        recorder.observe("f", failed("f-group-5-service-1"));
+        recorder.observe(
+            "f",
+            update_received("f-group-5-service-2", TaskState::Killed),
+        );
+        recorder.fault(fault(FaultKind::DiskFreed, "agent-1"));
+        recorder.observe("f", failed("f-service-4"));
+        let found = check(&recording.finish().unwrap());
+        let named = |number: usize| {
+            found[number - 1]
+                .what
+                .contains(&format!("f-service-{number} "))
+        };
+        assert!(found.len() == 3 && (1..=3).all(named), "{found:?}");
     }
 }

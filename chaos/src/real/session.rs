@@ -19,6 +19,7 @@ use argosy_testbed::watch::lock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::agent_disks;
 use super::arguments::FaultTiming;
 use super::audit;
 use super::exec_prober::{ExecFindings, ExecProber};
@@ -99,6 +100,7 @@ impl<'a> RunSession<'a> {
             .start()
             .await
             .context("the cluster does not start")?;
+        agent_disks::mount_all(&self.cluster)?;
         self.display.print(&format!(
             "{} masters, {} agents, {} schedulers are up",
             self.cluster.voters.len(),

@@ -164,7 +164,7 @@ mod tests {
         let sum = waiting.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         assert_eq!(sum, (6, 1));
         let (shared, own) = (Path::new("/shared"), Path::new("/own"));
-        let large = offer("cpus:8;mem:1024;ports:[1-9]");
+        let large = offer("cpus:8;mem:1024;disk:512;ports:[1-9]");
         let ids = |operations: Vec<OfferOperation>| -> Vec<String> {
             let tasks = operations.iter().flat_map(OfferOperation::tasks);
             tasks.map(|task| task.task_id.clone()).collect()
@@ -175,7 +175,7 @@ mod tests {
             [1, 2, 3, 4].map(|number| format!("f-service-{number}"))
         );
         assert_eq!(
-            queue.fit(&offer("cpus:0.1;mem:16"), shared, own),
+            queue.fit(&offer("cpus:0.1;mem:16;disk:8"), shared, own),
             [],
             "half a group"
         );

@@ -11,8 +11,8 @@ use super::WITNESS;
 use super::port::PORTS;
 use crate::rng::Rng;
 
-/// Resources of each task.
-pub(super) const RESOURCES: &str = "cpus:0.1;mem:16";
+/// Resources of each task. A task that uses less disk than it requests is never evicted.
+pub(super) const RESOURCES: &str = "cpus:0.1;mem:16;disk:8";
 /// File in which short tasks record their end.
 pub(crate) const ENDS: &str = "ends";
 
@@ -93,7 +93,9 @@ impl TaskKind {
                 lasts_ms % 1_000
             ),
             Self::Service { port: None } if feature == Feature::Volumes => concat!(
-                "echo \"$me\" > /scratch/me && echo \"$me\" > /kept/me; ",
+                "echo \"$me\" > /scratch/me; ",
+                // The disk of the agent may be full.
+                "until echo \"$me\" > /kept/me; do sleep 1; done 2> /dev/null; ",
                 "while read -r a < /scratch/me && read -r b < /kept/me ",
                 "&& [ \"$a $b\" = \"$me $me\" ]; do sleep 1; done; exit 8"
             )
@@ -216,7 +218,10 @@ pub(crate) fn group_of(task_id: &str) -> Option<&str> {
 /// first in the directory of their group.
 pub(super) fn group(task_ids: &[String; 2]) -> Vec<v1::TaskSpec> {
     let lines = [
-        "echo \"$ARGOSY_GROUP_ID\" > \"$ARGOSY_GROUP_DIR/first\" || exit 8; exec sleep 1000000",
+        concat!(
+            "until echo \"$ARGOSY_GROUP_ID\" > \"$ARGOSY_GROUP_DIR/first\"; do sleep 1; done ",
+            "2> /dev/null; exec sleep 1000000"
+        ),
         concat!(
             "tries=0; until read -r id < \"$ARGOSY_GROUP_DIR/first\" ",
             "&& [ \"$id\" = \"$ARGOSY_GROUP_ID\" ]; ",

@@ -298,7 +298,7 @@ impl Injector<'_> {
         Ok((format!("{name} ({output})"), self.between(200, 1_500)))
     }
 
-    async fn trace(
+    pub(super) async fn trace(
         &mut self,
         place: HostIndex,
         kind: FaultKind,

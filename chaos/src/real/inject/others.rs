@@ -2,17 +2,22 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use argosy_testbed::members::{AGENT_TIMEOUT, MemberKind};
 use argosy_testbed::partitions::{HostIndex, NetworkDisturbances};
+use argosy_testbed::tracer::SyncFault;
 
 use super::{Injector, LEADER_TIMEOUT, UndoStep};
 use crate::history::FaultKind;
+use crate::real::agent_disks::is_mounted;
 use crate::real::agent_swarm::AgentSwarm;
+use crate::real::process_faults::Filler;
 
 /// Agents of a reconnect storm.
 const SWARM_SIZE: usize = 1_000;
 const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(40);
+/// Time for an agent to end because of a failed sync. It syncs when it records something.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 type InjectionResult = Result<(String, Duration)>;
 
@@ -62,6 +67,47 @@ impl Injector<'_> {
         tokio::time::sleep(pause).await;
         let name = self.kill(place, FaultKind::AgentCrashInDestroy, "kill -9");
         Ok((name, self.between(100, 2_000)))
+    }
+
+    /// Fills the disk of an agent. Its tasks continue, and it must record their ends. Launches may
+    /// fail.
+    pub(super) async fn full_agent_disk(&mut self) -> InjectionResult {
+        let place = self.worker()?;
+        let data = self.cluster.data(place);
+        if !is_mounted(&data) {
+            bail!("the agent has no disk of its own");
+        }
+        let name = self.name(place);
+        let filler = Filler::of(&data);
+        self.note(FaultKind::DiskFull, &name, data.display().to_string());
+        // Without the reserve of its journal it ends, and its tasks continue.
+        self.cluster.members[place].allow_exit();
+        self.undo
+            .push(UndoStep::FreeAgentDisk(place, Filler::of(&data)));
+        tokio::task::spawn_blocking(move || filler.fill()).await??;
+        Ok((name, self.between(2_000, 12_000)))
+    }
+
+    pub(super) async fn failing_agent_sync(&mut self) -> InjectionResult {
+        let place = self.worker()?;
+        let name = self
+            .trace(place, FaultKind::SyncFailure, SyncFault::Fail)
+            .await?;
+        let ended = self.cluster.members[place].ended_within(EXIT_TIMEOUT).await;
+        let output = ended.map_or("it still runs", |_| "it stopped");
+        Ok((format!("{name} ({output})"), self.between(100, 1_000)))
+    }
+
+    pub(super) async fn stalled_agent_disk(&mut self) -> InjectionResult {
+        let place = self.worker()?;
+        let time = self.between(300, 3_000);
+        let name = self
+            .trace(place, FaultKind::StalledDisk, SyncFault::Take(time))
+            .await?;
+        Ok((
+            format!("{name} {time:?} a sync"),
+            self.between(1_500, 5_000),
+        ))
     }
 
     pub(super) fn kill_framework(&mut self) -> InjectionResult {
