@@ -54,6 +54,12 @@ impl CliOperator {
         self.rng.pick(&all).cloned()
     }
 
+    /// Returns all running services.
+    pub(super) fn all_services(&self) -> Vec<String> {
+        let files = self.progress_files.iter();
+        files.flat_map(|file| services(file)).collect()
+    }
+
     /// Returns one running service of each framework that has any.
     pub(super) fn one_of_each(&self) -> Vec<String> {
         let files = self.progress_files.iter();

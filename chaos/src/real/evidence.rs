@@ -1,8 +1,11 @@
 //! The shortfalls of a run: why it proves too little.
 
+use std::time::Duration;
+
 use super::arguments::RunArguments;
 use super::faults::FaultName;
 use super::report::RunReport;
+use super::{growth, log_follower};
 
 /// Records the shortfalls. A run without violations that did nothing proves nothing.
 pub(super) fn add_shortfalls(
@@ -18,6 +21,10 @@ pub(super) fn add_shortfalls(
         report.too_little.push(text);
     }
     report.too_little.extend(report.mostly_failed());
+    let faults = Duration::from_secs(seconds);
+    report
+        .too_little
+        .extend(growth::shortfalls(&report.growth, faults));
     let least = arguments.least_leader_changes.unwrap_or(seconds / 60);
     if report.leader_changes() < least {
         let changes = report.leader_changes();
@@ -53,6 +60,7 @@ pub(super) fn add_shortfalls(
         "Agreement",
         "GroupAtomicity",
         "LimitEnforcement",
+        log_follower::RULE,
         "NoLeftovers",
     ] {
         if report.checkers.get(rule).copied().unwrap_or_default() == 0 {

@@ -2,8 +2,9 @@
 //! namespace. A nemesis injects the faults, and the checkers check the recorded history.
 //!
 //! The crate `testbed` starts and ends the members. Reading order: `arguments`, `run`, `session`,
-//! `nemesis`, `faults`, `inject`; then the workloads (`framework`, `registers`, `exec_prober`),
-//! `master_recorder`, `audit`, `check`, `groups`, `services`, `report`.
+//! `nemesis`, `faults`, `inject`; then the workloads (`framework`, `registers`, `exec_prober`,
+//! `log_follower`), `master_recorder`, `growth`, `audit`, `check`, `groups`, `services`,
+//! `evidence`, `report`.
 
 mod agent_disks;
 mod agent_swarm;
@@ -16,9 +17,11 @@ mod exec_prober;
 mod faults;
 mod framework;
 mod groups;
+mod growth;
 mod html;
 mod inject;
 mod live_cluster;
+mod log_follower;
 mod master_recorder;
 mod nemesis;
 mod process_faults;
@@ -35,6 +38,7 @@ mod session;
 pub use arguments::{ReportArguments, RunArguments};
 pub use framework::port::{HoldArguments, hold};
 pub use framework::{FrameworkArguments, run as run_framework};
+pub use growth::{Growth, GrowthMeasure};
 pub use report::{
     EpochRecord, FaultLine, OperationCounts, Outage, ReportedViolation, RunReport, TaskCount,
 };

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::growth::Growth;
+
 /// A violation that a run found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportedViolation {
@@ -80,7 +82,7 @@ pub struct TaskCount {
     pub ended: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct RunReport {
     /// The release under test.
     pub version: String,
@@ -108,6 +110,9 @@ pub struct RunReport {
     pub faults_ns: (u64, u64),
     /// Tasks over time.
     pub tasks: Vec<TaskCount>,
+    /// How much the members grew. Earlier reports lack this.
+    #[serde(default)]
+    pub growth: Vec<Growth>,
     /// Starts in the witness files of tasks.
     pub witnessed: u64,
     /// The number of comparisons by the checker of each rule. Zero proves nothing.
@@ -244,6 +249,13 @@ impl RunReport {
         );
         for what in &self.undecided {
             let _ = writeln!(text, "  undecided: {what}");
+        }
+        let judged: Vec<_> = self.growth.iter().filter(|one| one.is_judged()).collect();
+        if !judged.is_empty() {
+            let _ = writeln!(text, "{:<28}{:>9}", "measures of growth", judged.len());
+        }
+        for growth in judged {
+            let _ = writeln!(text, "  {growth}");
         }
         let _ = writeln!(text, "{:<28}{:>9}", "violations", self.violations.len());
         for violation in &self.violations {

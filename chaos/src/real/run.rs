@@ -18,12 +18,13 @@ use argosy_testbed::testbed::{ClusterPlan, ClusterTransport, Testbed, create_dir
 
 use super::arguments::{ReportArguments, RunArguments};
 use super::faults::{FaultName, FaultRequirement};
+use super::growth::Growth;
 use super::live_cluster::run_live;
 use super::nemesis::FaultSource;
 use super::process_faults::FakeClock;
 use super::report::{ReportedViolation, RunReport};
 use super::session::{RunSession, SessionFindings};
-use super::{agent_disks, check, evidence, groups, html, run_log, script};
+use super::{agent_disks, check, evidence, groups, html, log_follower, run_log, script};
 use crate::faults::choice::FaultMix;
 use crate::history::Recorder;
 use crate::ledger::{Batch, REAL};
@@ -338,15 +339,24 @@ fn check_results(
         });
     }
     check::check_run(&history, &mut report);
-    report
-        .operations
-        .insert("exec".to_owned(), found.execs.counts);
+    for (kind, counts) in [("exec", found.execs.counts), ("logs", found.logs.counts)] {
+        report.operations.insert(kind.to_owned(), counts);
+    }
     report.violations.extend(found.execs.violations);
+    report.violations.extend(found.logs.violations);
+    report
+        .violations
+        .extend(found.growth.iter().filter_map(Growth::leak));
+    let judged = found.growth.iter().filter(|growth| growth.is_judged());
+    let judged = judged.map(|growth| growth.samples).sum();
+    report.growth = found.growth;
     let (launched, divided) = groups::check(&history);
     report.violations.extend(divided);
     for (rule, compared) in [
         ("GroupAtomicity", launched),
         ("LimitEnforcement", found.limit_reports),
+        ("BoundedGrowth", judged),
+        (log_follower::RULE, found.logs.lines),
     ] {
         *report.checkers.entry(rule.to_owned()).or_default() += compared;
     }

@@ -24,6 +24,8 @@ use super::arguments::FaultTiming;
 use super::audit;
 use super::exec_prober::{ExecFindings, ExecProber};
 use super::framework::FrameworkProgress;
+use super::growth::{Growth, GrowthRecorder};
+use super::log_follower::{LogFindings, LogFollower};
 use super::master_recorder::MasterRecorder;
 use super::nemesis::{FaultSource, Nemesis};
 use super::registers::Registers;
@@ -52,8 +54,10 @@ pub(crate) struct SessionFindings {
     pub(crate) tasks: Vec<TaskCount>,
     pub(crate) faults_ns: (u64, u64),
     pub(crate) execs: ExecFindings,
+    pub(crate) logs: LogFindings,
     /// Reports of changed limits.
     pub(crate) limit_reports: u64,
+    pub(crate) growth: Vec<Growth>,
     cgroups: BTreeSet<PathBuf>,
 }
 
@@ -96,11 +100,11 @@ impl<'a> RunSession<'a> {
     pub(crate) async fn run(&mut self, plan: FaultSource) -> Result<()> {
         self.cluster.set_phase(WorkPhase::Work)?;
         self.masters.follow(&self.cluster.watch);
+        agent_disks::mount_all(&self.cluster)?;
         self.cluster
             .start()
             .await
             .context("the cluster does not start")?;
-        agent_disks::mount_all(&self.cluster)?;
         self.display.print(&format!(
             "{} masters, {} agents, {} schedulers are up",
             self.cluster.voters.len(),
@@ -118,16 +122,20 @@ impl<'a> RunSession<'a> {
         let observer = RegistryObserver::start(operator.clone(), self.recorder.clone());
         let counts = self.count_tasks();
         let prober = ExecProber::start(&self.cluster, self.rng.fork(0x6578_6563));
+        let follower = LogFollower::start(&self.cluster, self.rng.fork(0x6c6f_6773));
+        let growth = GrowthRecorder::start(&self.cluster, self.recorder.clone());
         tokio::time::sleep(WARM_UP).await;
         self.phase(RunPhase::Faults);
         self.findings.faults_ns.0 = self.recorder.now_ns();
         self.inject_faults(plan, &registers).await?;
         self.findings.faults_ns.1 = self.recorder.now_ns();
+        self.findings.growth = growth.finish().await?;
         self.phase(RunPhase::Healing);
         self.expect_services();
         self.heal().await?;
         registers.stop().await;
         self.findings.execs = prober.finish().await?;
+        self.findings.logs = follower.finish().await?;
         self.phase(RunPhase::Final);
         self.read_registers(&operator, register).await;
         self.audit(&operator, &ids).await;

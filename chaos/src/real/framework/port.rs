@@ -5,12 +5,15 @@ use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
 /// File in which tasks record that they hold their port, or found it taken.
 pub(crate) const PORTS: &str = "ports";
+/// Pause between two lines of output.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 /// The word for a held port.
 pub(crate) const HELD: &str = "held";
 /// The word for a port that another process holds.
@@ -30,7 +33,7 @@ pub struct HoldArguments {
     task: String,
 }
 
-/// Holds the port until this process is ended.
+/// Holds the port until this process is ended, and counts in its output, as other services do.
 ///
 /// # Errors
 /// If another process has the port, or it cannot be recorded.
@@ -48,9 +51,12 @@ pub fn hold(arguments: &HoldArguments) -> Result<()> {
     file.write_all(line.as_bytes())
         .context("cannot write to the witness file")?;
     let _held = held?;
-    loop {
-        std::thread::park();
+    let mut output = std::io::stdout();
+    for number in 0_u64.. {
+        writeln!(output, "{number}").context("cannot write to the output")?;
+        std::thread::sleep(COUNT_INTERVAL);
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub(super) const RESOURCES: &str = "cpus:0.1;mem:16;disk:8";
 /// File in which short tasks record their end.
 pub(crate) const ENDS: &str = "ends";
 
+/// Counts in the output of a service, from 0, one line each second.
+const COUNT: &str = "n=0; while :; do echo $n; n=$((n + 1)); sleep 1; done";
 /// Bytes of the file system in memory that some services have.
 const TMPFS_BYTES: u64 = 64 * 1024;
 
@@ -96,11 +98,11 @@ impl TaskKind {
                 "echo \"$me\" > /scratch/me; ",
                 // The disk of the agent may be full.
                 "until echo \"$me\" > /kept/me; do sleep 1; done 2> /dev/null; ",
-                "while read -r a < /scratch/me && read -r b < /kept/me ",
-                "&& [ \"$a $b\" = \"$me $me\" ]; do sleep 1; done; exit 8"
+                "n=0; while read -r a < /scratch/me && read -r b < /kept/me ",
+                "&& [ \"$a $b\" = \"$me $me\" ]; do echo $n; n=$((n + 1)); sleep 1; done; exit 8"
             )
             .to_owned(),
-            Self::Service { port: None } => "exec sleep 1000000".to_owned(),
+            Self::Service { port: None } => COUNT.to_owned(),
             Self::Service { port: Some(port) } => format!(
                 "exec '{}' hold --port {port} --witness \"$there/{PORTS}\" --task \"$me\"",
                 own.display()
@@ -220,18 +222,17 @@ pub(super) fn group(task_ids: &[String; 2]) -> Vec<v1::TaskSpec> {
     let lines = [
         concat!(
             "until echo \"$ARGOSY_GROUP_ID\" > \"$ARGOSY_GROUP_DIR/first\"; do sleep 1; done ",
-            "2> /dev/null; exec sleep 1000000"
+            "2> /dev/null; "
         ),
         concat!(
             "tries=0; until read -r id < \"$ARGOSY_GROUP_DIR/first\" ",
             "&& [ \"$id\" = \"$ARGOSY_GROUP_ID\" ]; ",
-            "do tries=$((tries + 1)); [ $tries -lt 600 ] || exit 9; sleep 0.1; done 2> /dev/null; ",
-            "exec sleep 1000000"
+            "do tries=$((tries + 1)); [ $tries -lt 600 ] || exit 9; sleep 0.1; done 2> /dev/null; "
         ),
     ];
     let member = |(id, line): (&String, &str)| v1::TaskSpec {
         task_id: id.clone(),
-        shell: line.to_owned(),
+        shell: format!("{line}{COUNT}"),
         resources: resources(RESOURCES).expect("the resources are valid"),
         kill_policy: Some(v1::KillPolicy {
             grace_ms: 300,
