@@ -55,16 +55,17 @@ impl ExecProber {
         Self { stop, task }
     }
 
-    /// Ends it, and runs a command in one service of each framework, all of which must succeed: the
-    /// cluster is healthy.
+    /// Ends it. If the cluster is healthy, runs a command in one service of each framework, all of
+    /// which must succeed.
     ///
     /// # Errors
     /// If its task has failed.
-    pub(crate) async fn finish(self) -> Result<ExecFindings> {
+    pub(crate) async fn finish(self, is_healthy: bool) -> Result<ExecFindings> {
         self.stop.cancel();
         let ended = self.task.await;
         let (mut operator, mut findings) = ended.context("the operator of exec has failed")?;
-        for service in operator.one_of_each() {
+        let services = operator.one_of_each().into_iter();
+        for service in services.filter(|_| is_healthy) {
             let result = run(&mut operator, &service).await;
             findings.note(&service, &result);
             // No service is killed until the audit is over.

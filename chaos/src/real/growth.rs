@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use argosy_host::ProcessId;
 use argosy_testbed::cluster::Cluster;
 use argosy_testbed::members::MemberKind;
 use serde::{Deserialize, Serialize};
@@ -283,7 +284,8 @@ pub(crate) fn shortfalls(found: &[Growth], faults: Duration) -> Vec<String> {
         .collect()
 }
 
-/// Returns the process of the master or agent with this data directory.
+/// Returns the process of the master or agent with this data directory. Children that an agent
+/// forks for its privileged operations have the same command, and are younger.
 fn process_with(kind: MemberKind, directory: &Path) -> Option<i32> {
     let role: &[u8] = match kind {
         MemberKind::Master => b"master",
@@ -291,11 +293,14 @@ fn process_with(kind: MemberKind, directory: &Path) -> Option<i32> {
     };
     let directory = directory.as_os_str().as_encoded_bytes();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.find(|pid| {
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let members = pids.filter(|pid| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         is_command_of(&line, role, directory)
-    })
+    });
+    let processes = members.filter_map(|pid| ProcessId::of(pid).ok());
+    let oldest = processes.min_by_key(|process| (process.start_ticks, process.pid));
+    oldest.map(|process| process.pid)
 }
 
 /// Whether a command line, with zero bytes between its words, starts this member. That of a tracer

@@ -64,16 +64,17 @@ impl LogFollower {
         Self { stop, task }
     }
 
-    /// Ends it, and reads the whole output of each running service, which must succeed: the cluster
-    /// is healthy.
+    /// Ends it. If the cluster is healthy, reads the whole output of each running service, which
+    /// must succeed.
     ///
     /// # Errors
     /// If its task has failed.
-    pub(crate) async fn finish(self) -> Result<LogFindings> {
+    pub(crate) async fn finish(self, is_healthy: bool) -> Result<LogFindings> {
         self.stop.cancel();
         let ended = self.task.await;
         let (operator, mut findings) = ended.context("the operator of logs has failed")?;
-        for service in operator.all_services() {
+        let services = operator.all_services().into_iter();
+        for service in services.filter(|_| is_healthy) {
             let read = operator
                 .command(&["logs", "--stdout", &service])
                 .stderr(Stdio::piped())

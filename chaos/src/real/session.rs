@@ -132,19 +132,24 @@ impl<'a> RunSession<'a> {
         self.findings.growth = growth.finish().await?;
         self.phase(RunPhase::Healing);
         self.expect_services();
-        self.heal().await?;
+        let is_healthy = self.heal().await?;
         registers.stop().await;
-        self.findings.execs = prober.finish().await?;
-        self.findings.logs = follower.finish().await?;
+        self.findings.execs = prober.finish(is_healthy).await?;
+        self.findings.logs = follower.finish(is_healthy).await?;
         self.phase(RunPhase::Final);
-        self.read_registers(&operator, register).await;
-        self.audit(&operator, &ids).await;
+        // Otherwise each of these would only wait for its timeout, and name its own rule.
+        if is_healthy {
+            self.read_registers(&operator, register).await;
+            self.audit(&operator, &ids).await;
+        }
         if let Err(error) = observer.finish().await {
             self.violation("StaleLeaderFencing", format!("{error:#}"));
         }
-        self.end_services().await?;
+        if is_healthy {
+            self.end_services().await?;
+            self.check_leftovers();
+        }
         counts.abort();
-        self.check_leftovers();
         self.stop_members().await;
         self.findings.epochs = self.epochs();
         Ok(())
@@ -193,8 +198,9 @@ impl<'a> RunSession<'a> {
         raged
     }
 
-    /// Ends all faults. Then the cluster must become healthy, and all short tasks must end.
-    async fn heal(&mut self) -> Result<()> {
+    /// Ends all faults. Then the cluster must become healthy, and all short tasks must end. Returns
+    /// whether it is healthy.
+    async fn heal(&mut self) -> Result<bool> {
         self.display.print("healing");
         self.cluster.end_disturbances()?;
         for member in &mut self.cluster.members {
@@ -214,6 +220,7 @@ impl<'a> RunSession<'a> {
                 "Liveness",
                 format!("the cluster is not in health again: {error:#}"),
             );
+            return Ok(false);
         }
         let wanted = WorkPhase::Drain;
         self.await_frameworks("Agreement", wanted, "short tasks are open", |progress| {
@@ -236,7 +243,7 @@ impl<'a> RunSession<'a> {
         for place in self.cluster.hosts_of(MemberKind::Framework) {
             self.findings.limit_reports += self.progress(place).limit_reports;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Waits until every framework reports it.
