@@ -3,11 +3,13 @@
 //! Faults may overlap. Between most rounds it waits until the cluster is healthy again. That this
 //! happens is checked, too.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
 use argosy_testbed::cluster::Cluster;
 use argosy_testbed::members::MemberKind;
+use argosy_testbed::partitions::HostIndex;
 use argosy_testbed::processes::describe;
 use argosy_testbed::progress::ProgressDisplay;
 use tokio::time::Instant;
@@ -32,6 +34,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const OVERLAP_PERCENT: u64 = 25;
 /// Number of attempts of a fault that is not possible at the moment.
 const MAX_ATTEMPTS: usize = 3;
+/// A member that has ended by itself this often is not started again.
+const MAX_ENDS: u32 = 3;
 /// Percentage of rounds after which the next fault does not wait for a healthy cluster.
 const HASTE_PERCENT: u64 = 20;
 
@@ -59,6 +63,10 @@ pub(crate) struct Nemesis<'a> {
     pub(crate) violations: Vec<ReportedViolation>,
     /// Further text of the live line.
     pub(crate) status: &'a dyn Fn() -> String,
+    /// How often each member has ended by itself.
+    pub(crate) ends: BTreeMap<HostIndex, u32>,
+    /// Set when the cluster has not recovered from a fault, or a member ends again and again.
+    pub(crate) is_over: bool,
 }
 
 /// One part of a round, after its first fault has begun.
@@ -138,7 +146,7 @@ impl Nemesis<'_> {
                 Some(rounds) => done >= rounds,
                 None => begun.elapsed() >= lasts,
             };
-            if is_over || self.stop.is_cancelled() {
+            if is_over || self.is_over || self.stop.is_cancelled() {
                 return Ok(());
             }
             let pause = Duration::from_millis(self.rng.between(100, 1_200));
@@ -169,7 +177,7 @@ impl Nemesis<'_> {
         for step in steps {
             let left = step.at.saturating_sub(begun.elapsed());
             self.wait(left).await?;
-            if self.stop.is_cancelled() {
+            if self.is_over || self.stop.is_cancelled() {
                 return Ok(());
             }
             self.round(step.fault, None, step.duration).await?;
@@ -269,7 +277,8 @@ impl Nemesis<'_> {
         Ok(())
     }
 
-    /// Waits until the cluster is healthy, or records that it does not recover.
+    /// Waits until the cluster is healthy, or records that it does not recover. Then no further
+    /// fault is injected: each would wait as long.
     pub(crate) async fn recover(&mut self) -> Result<()> {
         let begun = Instant::now();
         loop {
@@ -285,6 +294,7 @@ impl Nemesis<'_> {
                     "Liveness",
                     format!("not in health {RECOVERY_TIMEOUT:?} after the last fault: {missing}"),
                 );
+                self.is_over = true;
                 return Ok(());
             }
             self.display
@@ -310,7 +320,8 @@ impl Nemesis<'_> {
         }
     }
 
-    /// Reports a member that ended without a fault that explains it, and starts it again.
+    /// Reports a member that ended without a fault that explains it, and starts it again, unless it
+    /// has often ended.
     fn check_members(&mut self) -> Result<()> {
         for place in 0..self.cluster.members.len() {
             let member = &mut self.cluster.members[place];
@@ -328,6 +339,13 @@ impl Nemesis<'_> {
                 MemberKind::Framework => "framework-ended",
             };
             self.violation(checker, what);
+            let ends = self.ends.entry(place).or_default();
+            *ends += 1;
+            if *ends == MAX_ENDS {
+                self.cluster.members[place].allow_exit();
+                self.is_over = true;
+                continue;
+            }
             self.cluster.restart(place)?;
         }
         Ok(())

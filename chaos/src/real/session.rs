@@ -187,6 +187,8 @@ impl<'a> RunSession<'a> {
             faults: Vec::new(),
             violations: Vec::new(),
             status: &pulse,
+            ends: BTreeMap::new(),
+            is_over: false,
         };
         let raged = nemesis.run(plan).await;
         let (faults, violations) = (
