@@ -335,7 +335,7 @@ impl Nemesis<'_> {
             let name = name_of(self.cluster, place);
             let what = format!("{name} ended by itself ({}):\n{words}", describe(status));
             let checker = match self.cluster.kind(place) {
-                MemberKind::Master | MemberKind::Agent => "member-ended",
+                MemberKind::Master | MemberKind::Agent => rule_of_end(&words),
                 MemberKind::Framework => "framework-ended",
             };
             self.violation(checker, what);
@@ -361,9 +361,30 @@ impl Nemesis<'_> {
     }
 }
 
+/// Returns the rule that the end of a member violates, by the end of its log. A master ends rather
+/// than serve a registry that differs from the leader's.
+fn rule_of_end(log: &str) -> &'static str {
+    match log.contains("the registry of this master differs from that of the leader") {
+        true => "StateMachineSafety",
+        false => "member-ended",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_master_that_diverges_violates_the_safety_of_the_state_machine() {
+        let error = argosy_master::Divergence {
+            index: 299,
+            logged: 1,
+            own: 2,
+        };
+        let log = format!("error: the data in /d must not be served: {error}");
+        assert_eq!(rule_of_end(&log), "StateMachineSafety");
+        assert_eq!(rule_of_end("error: the disk is full"), "member-ended");
+    }
 
     /// As in the run of seed 292792766: a rolling restart was chosen while all masters were frozen.
     /// It waited 40 s for a healthy cluster, and they stayed frozen for that time.
