@@ -143,7 +143,7 @@ impl<'a> RunSession<'a> {
             self.audit(&operator, &ids).await;
         }
         if let Err(error) = observer.finish().await {
-            self.violation("StaleLeaderFencing", format!("{error:#}"));
+            self.violation("Liveness", format!("{error:#}"));
         }
         if is_healthy {
             self.end_services().await?;
@@ -289,7 +289,7 @@ impl<'a> RunSession<'a> {
         };
         let Ok(agent) = operator.get_agent(request).await else {
             self.violation(
-                "Linearizability",
+                "Liveness",
                 "the registers cannot be read at the end".to_owned(),
             );
             return;
@@ -351,7 +351,7 @@ impl<'a> RunSession<'a> {
     async fn audit(&mut self, operator: &OperatorClient, ids: &BTreeMap<String, AgentId>) {
         let listed = match audit::live_tasks(operator).await {
             Ok(listed) => listed,
-            Err(error) => return self.violation("Agreement", format!("{error:#}")),
+            Err(error) => return self.violation("Liveness", format!("{error:#}")),
         };
         let processes = audit::task_processes(&self.cluster.environment.directory);
         let mut by_agent: BTreeMap<AgentId, BTreeSet<TaskKey>> = BTreeMap::new();
