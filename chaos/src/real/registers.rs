@@ -25,6 +25,9 @@ const OPERATIONS_EACH: u64 = 600;
 const GENERATION: u64 = OPERATIONS_EACH * REGISTERS;
 /// Timeout of an operation.
 const DEADLINE: Duration = Duration::from_secs(4);
+/// Percentage of writes with a request id. The registry keeps their answers for ten minutes, about
+/// 56,000 of them, and refuses others then.
+const NAMED_PERCENT: u64 = 40;
 /// Maximum pause of a client between two operations.
 const PAUSE_MS: u64 = 40;
 
@@ -117,7 +120,10 @@ impl RegisterWorker {
             let register = register_name(self.rng.below(REGISTERS), number / GENERATION);
             let process = ProcessName::new(&format!("{}.{}", self.name, self.incarnation));
             let result = if self.rng.percent(50) {
-                let request = self.registers.operator.new_request_id();
+                let request = match self.rng.percent(NAMED_PERCENT) {
+                    true => self.registers.operator.new_request_id(),
+                    false => String::new(),
+                };
                 let value = format!("v{number}");
                 self.registers
                     .write(process, &register, value, request)
