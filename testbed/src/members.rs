@@ -151,9 +151,16 @@ pub(crate) fn agent(
             AGENT_RESOURCES
         },
     };
+    let inputs = environment.directory.inputs().display().to_string();
     let arguments = flags.arguments(&[
         "--host-name",
         name,
+        "--image-dir",
+        &inputs,
+        "--fetch-dir",
+        &inputs,
+        "--secret-dir",
+        &environment.directory.secrets().display().to_string(),
         "--host-path",
         &environment.directory.shared().display().to_string(),
         // The program with which services listen on their ports.

@@ -58,9 +58,13 @@ impl RunDirectory {
             directory.logs(),
             directory.history(),
             directory.shared(),
+            directory.inputs(),
+            directory.secrets(),
         ] {
             fs::create_dir_all(&path).map_err(|source| write(&path, source))?;
         }
+        fs::set_permissions(directory.secrets(), fs::Permissions::from_mode(0o700))
+            .map_err(|source| write(&directory.secrets(), source))?;
         // Tasks run as user `nobody` there.
         let all = fs::Permissions::from_mode(0o777);
         fs::set_permissions(directory.shared(), all)
@@ -91,6 +95,16 @@ impl RunDirectory {
     /// Returns the directory that tasks see. It contains the witness file and nothing else.
     pub fn shared(&self) -> PathBuf {
         self.path.join("shared")
+    }
+
+    /// Returns the directory of the images and files that tasks may use.
+    pub fn inputs(&self) -> PathBuf {
+        self.path.join("inputs")
+    }
+
+    /// Returns the directory of the secrets that tasks may use.
+    pub fn secrets(&self) -> PathBuf {
+        self.path.join("secrets")
     }
 
     /// Returns the data directory of a member.

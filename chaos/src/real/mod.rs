@@ -20,6 +20,7 @@ mod groups;
 mod growth;
 mod html;
 mod inject;
+mod inputs;
 mod live_cluster;
 mod log_follower;
 mod master_recorder;

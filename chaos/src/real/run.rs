@@ -19,6 +19,7 @@ use argosy_testbed::testbed::{ClusterPlan, ClusterTransport, Testbed, create_dir
 use super::arguments::{ReportArguments, RunArguments};
 use super::faults::{FaultName, FaultRequirement};
 use super::growth::Growth;
+use super::inputs::TaskInputs;
 use super::live_cluster::run_live;
 use super::nemesis::FaultSource;
 use super::process_faults::FakeClock;
@@ -291,6 +292,7 @@ fn run_in_testbed(
         behaviours: &FrameworkBehaviour::ALL,
         transport: arguments.transport(),
     };
+    TaskInputs::create(directory)?;
     let testbed = Testbed::new(&prepared.programs, directory, plan)?;
     let began_ns = testbed.started_ns();
     let clock = move || clock::monotonic_ns().saturating_sub(began_ns);

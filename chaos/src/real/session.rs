@@ -225,6 +225,10 @@ impl<'a> RunSession<'a> {
             return Ok(false);
         }
         let wanted = WorkPhase::Drain;
+        self.await_frameworks("Kills", wanted, "killed tasks are open", |progress| {
+            progress.killed.is_empty()
+        })
+        .await;
         self.await_frameworks("Agreement", wanted, "short tasks are open", |progress| {
             let is_short = |id: &&String| !id.contains("-service-");
             let short = progress.open.iter().filter(is_short).count();

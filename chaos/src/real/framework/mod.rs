@@ -73,6 +73,9 @@ pub(crate) struct FrameworkProgress {
     pub(crate) open: Vec<String>,
     /// Running services whose end was not requested.
     pub(crate) services: Vec<String>,
+    /// Open tasks whose end was requested.
+    #[serde(default)]
+    pub(crate) killed: Vec<String>,
     pub(crate) offers_held: u64,
     /// Groups of which some tasks have ended and others have not.
     pub(crate) broken_groups: Vec<String>,

@@ -7,13 +7,16 @@ use argosy_client::resources::Remainder;
 use argosy_client::scheduler::OfferOperation;
 use argosy_proto::v1;
 
-use super::tasks::{RESOURCES, TaskKind, group, group_members, spec};
+use super::tasks::{RESOURCES, TaskKind, group, group_members, may_have_port, spec};
 use crate::rng::Rng;
 
 /// Maximum number of tasks on one offer, so that they spread over agents.
 const TASKS_PER_OFFER: usize = 4;
 /// New services whose number is a multiple of this are a group.
 const GROUP_INTERVAL: u64 = 5;
+
+/// More tasks than one incarnation launches.
+const NUMBERS_EACH: u64 = 1_000_000;
 
 /// Work that is launched at once.
 enum Work {
@@ -43,17 +46,17 @@ pub(super) struct WorkQueue {
     /// Prefix of all ids.
     name: String,
     waiting: VecDeque<Work>,
-    /// The number of tasks and groups that were created, for new ids.
-    created: u64,
+    /// The number of the last task or group that was created.
+    last: u64,
 }
 
 impl WorkQueue {
-    /// Creates a queue whose ids follow those of this many earlier tasks.
-    pub(super) fn new(name: &str, created: u64) -> Self {
+    /// Creates the queue of an incarnation. Two that run at the same time use different ids.
+    pub(super) fn new(name: &str, incarnation: u64) -> Self {
         Self {
             name: name.to_owned(),
             waiting: VecDeque::new(),
-            created,
+            last: incarnation * NUMBERS_EACH,
         }
     }
 
@@ -82,13 +85,13 @@ impl WorkQueue {
             have_shorts += shorts;
         }
         while have_services < services {
-            self.created += 1;
-            let work = match self.created % GROUP_INTERVAL {
+            self.last += 1;
+            let work = match self.last % GROUP_INTERVAL {
                 0 => Work::Group {
-                    id: format!("{}-group-{}", self.name, self.created),
+                    id: format!("{}-group-{}", self.name, self.last),
                 },
                 _ => Work::Task {
-                    id: format!("{}-service-{}", self.name, self.created),
+                    id: format!("{}-service-{}", self.name, self.last),
                     kind: TaskKind::Service { port: None },
                 },
             };
@@ -96,19 +99,19 @@ impl WorkQueue {
             self.waiting.push_back(work);
         }
         for _ in have_shorts..shorts {
-            self.created += 1;
-            let id = format!("{}-short-{}", self.name, self.created);
+            self.last += 1;
+            let id = format!("{}-short-{}", self.name, self.last);
             let kind = TaskKind::short(rng);
             self.waiting.push_back(Work::Task { id, kind });
         }
     }
 
-    /// Removes the first work that fits into the offer, and returns its launches. `shared` is the
-    /// directory to which tasks write, and `own` this executable.
+    /// Removes the first work that fits into the offer, and returns its launches. `directory` is
+    /// that of the run, and `own` this executable.
     pub(super) fn fit(
         &mut self,
         offer: &v1::Offer,
-        shared: &Path,
+        directory: &Path,
         own: &Path,
     ) -> Vec<OfferOperation> {
         let each = RESOURCES.parse().expect("the resources are valid");
@@ -126,11 +129,11 @@ impl WorkQueue {
                 Some(Work::Task { id, kind }) => {
                     let kind = match kind {
                         TaskKind::Service { .. } => TaskKind::Service {
-                            port: rest.take_port(),
+                            port: may_have_port(&id).then(|| rest.take_port()).flatten(),
                         },
-                        TaskKind::Short { .. } => kind,
+                        TaskKind::Short { .. } | TaskKind::Sick => kind,
                     };
-                    tasks.push(spec(&id, kind, shared, own));
+                    tasks.push(spec(&id, kind, directory, own));
                 }
                 Some(Work::Group { id }) => groups.push(OfferOperation::LaunchGroup {
                     tasks: group(&group_members(&id)),
@@ -163,23 +166,23 @@ mod tests {
         let waiting = queue.waiting.iter().map(Work::size);
         let sum = waiting.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         assert_eq!(sum, (6, 1));
-        let (shared, own) = (Path::new("/shared"), Path::new("/own"));
+        let (directory, own) = (Path::new("/run"), Path::new("/own"));
         let large = offer("cpus:8;mem:1024;disk:512;ports:[1-9]");
         let ids = |operations: Vec<OfferOperation>| -> Vec<String> {
             let tasks = operations.iter().flat_map(OfferOperation::tasks);
             tasks.map(|task| task.task_id.clone()).collect()
         };
-        let first = ids(queue.fit(&large, shared, own));
+        let first = ids(queue.fit(&large, directory, own));
         assert_eq!(
             first,
             [1, 2, 3, 4].map(|number| format!("f-service-{number}"))
         );
         assert_eq!(
-            queue.fit(&offer("cpus:0.1;mem:16;disk:8"), shared, own),
+            queue.fit(&offer("cpus:0.1;mem:16;disk:8"), directory, own),
             [],
             "half a group"
         );
-        let second = queue.fit(&large, shared, own);
+        let second = queue.fit(&large, directory, own);
         let is_group = |one: &OfferOperation| matches!(one, OfferOperation::LaunchGroup { group_id, .. } if group_id == "f-group-5");
         assert!(second.iter().any(is_group), "{second:?}");
         assert_eq!(
@@ -187,6 +190,6 @@ mod tests {
             ["f-short-6", "f-group-5-service-1", "f-group-5-service-2"]
         );
         queue.refill(std::iter::empty(), (0, 0), &mut rng);
-        assert_eq!(queue.fit(&large, shared, own), []);
+        assert_eq!(queue.fit(&large, directory, own), []);
     }
 }

@@ -105,7 +105,7 @@ impl ChaosScheduler {
             progress_file,
             process: ProcessName::new(&format!("{}.{}", arguments.name, journal.incarnation())),
             open_tasks,
-            queue: WorkQueue::new(&arguments.name, journal.tasks().len() as u64),
+            queue: WorkQueue::new(&arguments.name, journal.incarnation()),
             framework: None,
             journal,
             recorder,
@@ -195,8 +195,8 @@ impl ChaosScheduler {
             let operations = if gives_back {
                 Vec::new()
             } else {
-                let shared = self.directory.join("shared");
-                self.queue.fit(&held.offer, &shared, &self.executable)
+                self.queue
+                    .fit(&held.offer, &self.directory, &self.executable)
             };
             if operations.is_empty() {
                 self.decline(driver, &held.offer);
@@ -348,22 +348,21 @@ impl ChaosScheduler {
     }
 
     fn write_progress(&self) {
-        let services = self
-            .open_tasks
-            .iter()
-            .filter(|(id, open)| TaskKind::is_service(id) && open.running && !open.kill_requested);
+        let ended = self.journal.tasks().values().filter(|entry| entry.ended);
+        let ids = |is_meant: &dyn Fn(&str, &OpenTask) -> bool| {
+            let open = self.open_tasks.iter();
+            let meant = open.filter(|(id, open)| is_meant(id, open));
+            meant.map(|(id, _)| id.clone()).collect()
+        };
+        let is_kept = |open: &OpenTask| open.running && !open.kill_requested;
         let progress = FrameworkProgress {
             framework_id: self.framework.map(|id| id.to_string()).unwrap_or_default(),
             wanted: self.phase.word().to_owned(),
             launched: self.journal.tasks().len() as u64,
-            ended: self
-                .journal
-                .tasks()
-                .values()
-                .filter(|entry| entry.ended)
-                .count() as u64,
+            ended: ended.count() as u64,
             open: self.open_tasks.keys().cloned().collect(),
-            services: services.map(|(id, _)| id.clone()).collect(),
+            services: ids(&|id, open| TaskKind::is_service(id) && is_kept(open)),
+            killed: ids(&|_, open| open.kill_requested),
             offers_held: self.offers.len() as u64,
             broken_groups: self.broken_groups(),
             unreported_limits: self.limits.unreported(),

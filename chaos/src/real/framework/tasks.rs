@@ -9,6 +9,7 @@ use argosy_proto::v1;
 
 use super::WITNESS;
 use super::port::PORTS;
+use crate::real::inputs::{CONTENT, FETCHED, IMAGE_USER, SECRET, SECRET_CONTENT, TaskInputs};
 use crate::rng::Rng;
 
 /// Resources of each task. A task that uses less disk than it requests is never evicted.
@@ -18,6 +19,8 @@ pub(crate) const ENDS: &str = "ends";
 
 /// Counts in the output of a service, from 0, one line each second.
 const COUNT: &str = "n=0; while :; do echo $n; n=$((n + 1)); sleep 1; done";
+/// The path of the secret in a task.
+const SECRET_PATH: &str = "/word";
 /// Bytes of the file system in memory that some services have.
 const TMPFS_BYTES: u64 = 64 * 1024;
 
@@ -32,6 +35,12 @@ enum Feature {
     Volumes,
     /// The scheduler changes its limits while it runs.
     ChangedLimits,
+    /// Its root is an image with a file, which it compares when it starts.
+    Image,
+    /// A file that the agent fetches, whose first line it compares again and again.
+    FetchedFile,
+    /// A secret, which it compares again and again.
+    Secret,
 }
 
 impl Feature {
@@ -42,13 +51,50 @@ impl Feature {
             .next()
             .and_then(|number| number.parse().ok())
             .unwrap_or(0);
-        match number % 4 {
+        match number % 7 {
             1 => Self::HealthCheck,
             2 => Self::Volumes,
             3 => Self::ChangedLimits,
+            4 => Self::Image,
+            5 => Self::FetchedFile,
+            6 => Self::Secret,
             _ => Self::None,
         }
     }
+
+    /// Returns the command that reads what the service compares into `$read`, and the expected
+    /// value; `None` if it compares nothing.
+    fn comparison(self) -> Option<(String, &'static str)> {
+        let read = |path: &str| format!("read -r read < {path}");
+        match self {
+            Self::None | Self::HealthCheck | Self::ChangedLimits => None,
+            Self::Volumes => Some((
+                "read -r a < /scratch/me && read -r b < /kept/me && read=\"$a $b\"".to_owned(),
+                "$me $me",
+            )),
+            Self::Image => Some((read("/content/file"), CONTENT)),
+            Self::FetchedFile => Some((read(FETCHED), CONTENT)),
+            Self::Secret => Some((read(SECRET_PATH), SECRET_CONTENT)),
+        }
+    }
+
+    /// Returns the command by which the service begins.
+    fn preparation(self) -> &'static str {
+        match self {
+            // The disk of the agent may be full.
+            Self::Volumes => concat!(
+                "echo \"$me\" > /scratch/me; ",
+                "until echo \"$me\" > /kept/me; do sleep 1; done 2> /dev/null; "
+            ),
+            Self::Image => "(cd /content && busybox sha256sum -c sums > /dev/null) || exit 8; ",
+            _ => "",
+        }
+    }
+}
+
+/// Returns whether a service may have a port: those that compare something do not listen.
+pub(super) fn may_have_port(task_id: &str) -> bool {
+    Feature::of(task_id).comparison().is_none()
 }
 
 /// Returns whether the limits of this task are changed while it runs.
@@ -61,6 +107,8 @@ pub(super) fn has_changed_limits(task_id: &str) -> bool {
 pub(super) enum TaskKind {
     /// Ends by itself after this many milliseconds with this code.
     Short { lasts_ms: u64, code: u8 },
+    /// Runs until its agent ends it, because its health check fails.
+    Sick,
     /// Runs until it is ended, and listens on its port, if it has one.
     Service { port: Option<u16> },
 }
@@ -68,6 +116,9 @@ pub(super) enum TaskKind {
 impl TaskKind {
     /// Returns a short task, which sometimes fails.
     pub(super) fn short(rng: &mut Rng) -> Self {
+        if rng.percent(5) {
+            return Self::Sick;
+        }
         Self::Short {
             lasts_ms: rng.between(20, 1_500),
             code: if rng.percent(10) { 7 } else { 0 },
@@ -82,7 +133,7 @@ impl TaskKind {
     /// Returns the port that a task needs in addition to the resources of each task.
     pub(super) fn port(self) -> Option<u16> {
         match self {
-            Self::Short { .. } => None,
+            Self::Short { .. } | Self::Sick => None,
             Self::Service { port } => port,
         }
     }
@@ -94,15 +145,15 @@ impl TaskKind {
                 lasts_ms / 1_000,
                 lasts_ms % 1_000
             ),
-            Self::Service { port: None } if feature == Feature::Volumes => concat!(
-                "echo \"$me\" > /scratch/me; ",
-                // The disk of the agent may be full.
-                "until echo \"$me\" > /kept/me; do sleep 1; done 2> /dev/null; ",
-                "n=0; while read -r a < /scratch/me && read -r b < /kept/me ",
-                "&& [ \"$a $b\" = \"$me $me\" ]; do echo $n; n=$((n + 1)); sleep 1; done; exit 8"
-            )
-            .to_owned(),
-            Self::Service { port: None } => COUNT.to_owned(),
+            Self::Sick => "sleep 1000".to_owned(),
+            Self::Service { port: None } => match feature.comparison() {
+                None => COUNT.to_owned(),
+                Some((read, expected)) => format!(
+                    "{}n=0; while {read} && [ \"$read\" = \"{expected}\" ]; \
+                     do echo $n; n=$((n + 1)); sleep 1; done; exit 8",
+                    feature.preparation()
+                ),
+            },
             Self::Service { port: Some(port) } => format!(
                 "exec '{}' hold --port {port} --witness \"$there/{PORTS}\" --task \"$me\"",
                 own.display()
@@ -111,9 +162,10 @@ impl TaskKind {
     }
 }
 
-/// Returns the spec of a task that writes to the directory `shared`. `own` is this executable.
-pub(super) fn spec(id: &str, work: TaskKind, shared: &Path, own: &Path) -> v1::TaskSpec {
-    let there = shared.display().to_string();
+/// Returns the spec of a task of the run in `directory`. `own` is this executable.
+pub(super) fn spec(id: &str, work: TaskKind, directory: &Path, own: &Path) -> v1::TaskSpec {
+    let there = directory.join("shared").display().to_string();
+    let inputs = TaskInputs::of(directory);
     // Only shell builtins: a start costs one process.
     let sign = format!(
         "there='{there}'; me=\"$ARGOSY_FRAMEWORK_ID/$ARGOSY_TASK_ID\"; \
@@ -143,12 +195,26 @@ pub(super) fn spec(id: &str, work: TaskKind, shared: &Path, own: &Path) -> v1::T
         ..v1::ContainerSpec::default()
     });
     let feature = match work {
-        TaskKind::Short { .. } => Feature::None,
+        TaskKind::Short { .. } | TaskKind::Sick => Feature::None,
         TaskKind::Service { .. } => Feature::of(id),
+    };
+    let image = (feature == Feature::Image).then(|| v1::ContainerSpec {
+        image: inputs.image(),
+        ..v1::ContainerSpec::default()
+    });
+    let health_check = match (work, feature) {
+        (TaskKind::Sick, _) => Some(check("exit 1")),
+        (_, Feature::HealthCheck) => Some(check("exit 0")),
+        _ => None,
     };
     v1::TaskSpec {
         task_id: id.to_owned(),
-        container,
+        user: image.as_ref().map_or("", |_| IMAGE_USER).to_owned(),
+        container: container.or(image),
+        uris: match feature {
+            Feature::FetchedFile => vec![inputs.fetched()],
+            _ => Vec::new(),
+        },
         shell: sign + &work.line(feature, own),
         resources: resources(&uses).expect("the resources are valid"),
         kill_policy: Some(v1::KillPolicy {
@@ -156,11 +222,8 @@ pub(super) fn spec(id: &str, work: TaskKind, shared: &Path, own: &Path) -> v1::T
             ..v1::KillPolicy::default()
         }),
         host_paths: host_paths.collect(),
-        health_check: (feature == Feature::HealthCheck).then(successful_check),
-        volumes: match feature {
-            Feature::Volumes => volumes(),
-            Feature::None | Feature::HealthCheck | Feature::ChangedLimits => Vec::new(),
-        },
+        health_check,
+        volumes: volumes(feature),
         ..Default::default()
     }
 }
@@ -168,15 +231,20 @@ pub(super) fn spec(id: &str, work: TaskKind, shared: &Path, own: &Path) -> v1::T
 /// Returns the time after which a service is killed: some soon, so that others begin, and others
 /// late.
 pub(super) fn service_lifetime(rng: &mut Rng) -> Duration {
+    // A kill in the same moment follows its launch before the task has started.
+    if rng.percent(8) {
+        return Duration::ZERO;
+    }
     Duration::from_millis(match rng.percent(40) {
         true => rng.between(0, 12_000),
         false => rng.between(12_000, 90_000),
     })
 }
 
-fn successful_check() -> v1::HealthCheck {
+/// Returns a check by this command, which may fail twice.
+fn check(shell: &str) -> v1::HealthCheck {
     let command = v1::CommandCheck {
-        shell: "exit 0".to_owned(),
+        shell: shell.to_owned(),
         ..v1::CommandCheck::default()
     };
     v1::HealthCheck {
@@ -190,13 +258,17 @@ fn successful_check() -> v1::HealthCheck {
     }
 }
 
-fn volumes() -> Vec<v1::TaskVolume> {
+fn volumes(feature: Feature) -> Vec<v1::TaskVolume> {
     use v1::task_volume::Source;
     let tmpfs = v1::Tmpfs { bytes: TMPFS_BYTES };
-    let sources = [
-        ("/scratch", Source::Tmpfs(tmpfs)),
-        ("/kept", Source::Sandbox("kept".to_owned())),
-    ];
+    let sources = match feature {
+        Feature::Volumes => vec![
+            ("/scratch", Source::Tmpfs(tmpfs)),
+            ("/kept", Source::Sandbox("kept".to_owned())),
+        ],
+        Feature::Secret => vec![(SECRET_PATH, Source::Secret(SECRET.to_owned()))],
+        _ => Vec::new(),
+    };
     let volume = |(path, source): (&str, Source)| v1::TaskVolume {
         container_path: path.to_owned(),
         source: Some(source),
@@ -246,6 +318,39 @@ pub(super) fn group(task_ids: &[String; 2]) -> Vec<v1::TaskSpec> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn services_use_every_feature_and_those_that_compare_have_no_port() {
+        let (directory, own) = (Path::new("/run"), Path::new("/own"));
+        let service = |number: u64| {
+            let id = format!("f-service-{number}");
+            let kind = TaskKind::Service { port: None };
+            (may_have_port(&id), spec(&id, kind, directory, own))
+        };
+        let specs: Vec<_> = (0..7).map(service).collect();
+        let compares = |(may_have_port, spec): &(bool, v1::TaskSpec)| {
+            assert_ne!(
+                spec.shell.contains("exit 8"),
+                *may_have_port,
+                "{}",
+                spec.shell
+            );
+            !may_have_port
+        };
+        assert_eq!(specs.iter().filter(|one| compares(one)).count(), 4);
+        let using = |is_used: &dyn Fn(&v1::TaskSpec) -> bool| {
+            specs.iter().filter(|(_, spec)| is_used(spec)).count()
+        };
+        assert_eq!(
+            using(&|spec| spec.container.is_some() && spec.user == IMAGE_USER),
+            1
+        );
+        assert_eq!(using(&|spec| !spec.uris.is_empty()), 1);
+        assert_eq!(using(&|spec| !spec.volumes.is_empty()), 2);
+        assert_eq!(using(&|spec| spec.health_check.is_some()), 1);
+        let sick = spec("f-short-1", TaskKind::Sick, directory, own);
+        assert_eq!(sick.health_check, Some(check("exit 1")));
+    }
 
     #[test]
     fn members_of_a_group_are_services_and_name_it() {
