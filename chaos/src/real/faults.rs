@@ -66,6 +66,7 @@ faults! {
     KillAgentInLaunch "kill-agent-in-launch" 6 FaultRequirement::Nothing, "repeated kill -9 of one agent while tasks start on it";
     KillAgentInDestroy "kill-agent-in-destroy" 4 FaultRequirement::Nothing, "kill -9 of an agent while services are ended on it";
     KillFramework "kill-framework" 8 FaultRequirement::Nothing, "kill -9 of a scheduler; it returns as the same framework";
+    SecondScheduler "second-scheduler" 3 FaultRequirement::Nothing, "a second process of a scheduler takes its framework over, and is killed later";
     PauseLeader "pause-leader" 10 FaultRequirement::Nothing, "SIGSTOP of the leader, SIGCONT later";
     PauseFollower "pause-follower" 4 FaultRequirement::Voters(3), "SIGSTOP of a follower, SIGCONT later";
     PauseAgent "pause-agent" 5 FaultRequirement::Nothing, "SIGSTOP of an agent, sometimes beyond its timeout";
@@ -213,12 +214,12 @@ mod tests {
             faults.map(FaultName::name).collect()
         };
         let first = [
-            "partition-agent",
-            "transfer-leader",
+            "packet-loss",
             "kill-leader",
-            "pause-framework",
-            "cut-leader-from-masters",
-            "rolling-restart",
+            "descriptor-limit",
+            "kill-agent",
+            "kill-minority",
+            "stalled-disk",
         ];
         assert_eq!(next(6), first);
         let mut rest = next(FaultName::ALL.len() - 6);
@@ -228,10 +229,10 @@ mod tests {
         all.sort_unstable();
         assert_eq!(rest, all);
         let repeated = [
-            "packet-loss",
-            "damage-link",
+            "full-agent-disk",
+            "transfer-leader",
+            "freeze-all-masters",
             "kill-leader",
-            "kill-agent-in-destroy",
             "kill-leader",
         ];
         assert_eq!(next(5), repeated);

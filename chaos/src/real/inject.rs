@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use argosy_proto::v1;
 use argosy_testbed::cluster::Cluster;
 use argosy_testbed::partitions::{HostIndex, NetworkDisturbances};
+use argosy_testbed::processes::ManagedProcess;
 use argosy_testbed::tracer::Tracer;
 
 use super::agent_swarm::AgentSwarm;
@@ -53,6 +54,7 @@ pub(super) enum UndoStep {
     RemoveProxies(u64, Vec<Proxy>),
     StopSwarm(AgentSwarm),
     AwaitRenewal(RenewedMember),
+    EndSecondScheduler(HostIndex, ManagedProcess),
 }
 
 /// The context for injecting a fault.
@@ -139,6 +141,7 @@ impl<'a> Injector<'a> {
             F::KillAgentInLaunch => self.kill_agent_in_launch().await,
             F::KillAgentInDestroy => self.kill_agent_in_destroy().await,
             F::KillFramework => self.kill_framework(),
+            F::SecondScheduler => self.second_scheduler(),
             F::PauseAgent => self.pause_agent(),
             F::PauseFramework => self.pause_framework(),
             F::PartitionAgent => self.partition_agent(),
@@ -265,10 +268,7 @@ impl UndoStep {
                 member.forbid_exit();
                 restart_if_ended(cluster, recorder, place)?;
             }
-            Self::RestoreDisk(place, disk) => {
-                note(cluster, FaultKind::DiskFreed, place);
-                restore_disk(cluster, recorder, place, disk)?;
-            }
+            Self::RestoreDisk(place, disk) => restore_disk(cluster, recorder, place, disk)?,
             Self::FreeAgentDisk(place, filler) => {
                 filler.remove();
                 note(cluster, FaultKind::DiskFreed, place);
@@ -285,6 +285,9 @@ impl UndoStep {
             }
             Self::StopSwarm(swarm) => stop_swarm(cluster, swarm).await,
             Self::AwaitRenewal(renewed) => renewed.finish(cluster, recorder).await?,
+            Self::EndSecondScheduler(place, second) => {
+                end_schedulers(cluster, recorder, place, second)?;
+            }
         }
         Ok(())
     }
@@ -297,10 +300,30 @@ fn restore_disk(
     place: HostIndex,
     disk: SmallDisk,
 ) -> Result<()> {
+    let name = name_of(cluster, place);
+    recorder.fault(Fault::new(FaultKind::DiskFreed, name));
     disk.free();
     cluster.members[place].kill();
     cluster.members[place].forbid_exit();
     disk.remove()?;
+    restart_if_ended(cluster, recorder, place)
+}
+
+/// Kills both processes of a scheduler, and starts one again.
+fn end_schedulers(
+    cluster: &mut Cluster,
+    recorder: &Recorder,
+    place: HostIndex,
+    mut second: ManagedProcess,
+) -> Result<()> {
+    recorder.fault(Fault::new(
+        FaultKind::FrameworkCrash,
+        name_of(cluster, place),
+    ));
+    second.kill();
+    // The first one may not have noticed that it was superseded.
+    cluster.members[place].kill();
+    cluster.members[place].forbid_exit();
     restart_if_ended(cluster, recorder, place)
 }
 

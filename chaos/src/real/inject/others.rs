@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use argosy_testbed::members::{AGENT_TIMEOUT, MemberKind};
 use argosy_testbed::partitions::{HostIndex, NetworkDisturbances};
+use argosy_testbed::processes::ManagedProcess;
 use argosy_testbed::tracer::SyncFault;
 
 use super::{Injector, LEADER_TIMEOUT, UndoStep};
@@ -114,6 +115,24 @@ impl Injector<'_> {
         let place = self.scheduler()?;
         let name = self.kill(place, FaultKind::FrameworkCrash, "kill -9");
         Ok((name, self.between(100, 6_000)))
+    }
+
+    /// Starts a second process of a scheduler, with its journal and its identity. Masters must
+    /// serve the newer session only.
+    pub(super) fn second_scheduler(&mut self) -> InjectionResult {
+        let place = self.scheduler()?;
+        let name = self.name(place);
+        self.note(FaultKind::FrameworkFailover, &name, "a second process");
+        let first = &mut self.cluster.members[place];
+        first.allow_exit();
+        let mut spec = first.spec.clone();
+        spec.name.push_str("-second");
+        spec.log = spec.log.with_file_name(format!("{}.log", spec.name));
+        let mut second = ManagedProcess::new(spec);
+        let started = second.start();
+        self.undo.push(UndoStep::EndSecondScheduler(place, second));
+        started?;
+        Ok((name, self.between(500, 8_000)))
     }
 
     pub(super) fn pause_agent(&mut self) -> InjectionResult {
