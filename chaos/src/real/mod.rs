@@ -3,8 +3,8 @@
 //!
 //! The crate `testbed` starts and ends the members. Reading order: `arguments`, `run`, `session`,
 //! `nemesis`, `faults`, `inject`; then the workloads (`framework`, `registers`, `exec_prober`,
-//! `log_follower`), `master_recorder`, `growth`, `audit`, `check`, `groups`, `services`,
-//! `evidence`, `report`.
+//! `log_follower`, `port_prober`), `master_recorder`, `growth`, `audit`, `check`, `groups`,
+//! `services`, `evidence`, `report`.
 
 mod agent_disks;
 mod agent_swarm;
@@ -25,6 +25,7 @@ mod live_cluster;
 mod log_follower;
 mod master_recorder;
 mod nemesis;
+mod port_prober;
 mod process_faults;
 mod proxy;
 mod registers;

@@ -341,11 +341,17 @@ fn check_results(
         });
     }
     check::check_run(&history, &mut report);
-    for (kind, counts) in [("exec", found.execs.counts), ("logs", found.logs.counts)] {
+    let ports_compared = found.ports.counts.ok;
+    for (kind, counts) in [
+        ("exec", found.execs.counts),
+        ("logs", found.logs.counts),
+        ("connect", found.ports.counts),
+    ] {
         report.operations.insert(kind.to_owned(), counts);
     }
     report.violations.extend(found.execs.violations);
     report.violations.extend(found.logs.violations);
+    report.violations.extend(found.ports.violations);
     report
         .violations
         .extend(found.growth.iter().filter_map(Growth::leak));
@@ -358,6 +364,7 @@ fn check_results(
         ("GroupAtomicity", launched),
         ("LimitEnforcement", found.limit_reports),
         ("BoundedGrowth", judged),
+        ("PublishedPorts", ports_compared),
         (log_follower::RULE, found.logs.lines),
     ] {
         *report.checkers.entry(rule.to_owned()).or_default() += compared;

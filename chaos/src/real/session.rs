@@ -28,6 +28,7 @@ use super::growth::{Growth, GrowthRecorder};
 use super::log_follower::{LogFindings, LogFollower};
 use super::master_recorder::MasterRecorder;
 use super::nemesis::{FaultSource, Nemesis};
+use super::port_prober::{PortFindings, PortProber};
 use super::registers::Registers;
 use super::registry_observer::RegistryObserver;
 use super::report::{EpochRecord, FaultLine, ReportedViolation, TaskCount};
@@ -54,6 +55,7 @@ pub(crate) struct SessionFindings {
     pub(crate) tasks: Vec<TaskCount>,
     pub(crate) faults_ns: (u64, u64),
     pub(crate) execs: ExecFindings,
+    pub(crate) ports: PortFindings,
     pub(crate) logs: LogFindings,
     /// Reports of changed limits.
     pub(crate) limit_reports: u64,
@@ -122,6 +124,7 @@ impl<'a> RunSession<'a> {
         let observer = RegistryObserver::start(operator.clone(), self.recorder.clone());
         let counts = self.count_tasks();
         let prober = ExecProber::start(&self.cluster, self.rng.fork(0x6578_6563));
+        let ports = PortProber::start(&self.cluster, self.rng.fork(0x706f_7274));
         let follower = LogFollower::start(&self.cluster, self.rng.fork(0x6c6f_6773));
         let growth = GrowthRecorder::start(&self.cluster, self.recorder.clone());
         tokio::time::sleep(WARM_UP).await;
@@ -135,6 +138,7 @@ impl<'a> RunSession<'a> {
         let is_healthy = self.heal().await?;
         registers.stop().await;
         self.findings.execs = prober.finish(is_healthy).await?;
+        self.findings.ports = ports.finish(is_healthy).await?;
         self.findings.logs = follower.finish(is_healthy).await?;
         self.phase(RunPhase::Final);
         // Otherwise each of these would only wait for its timeout, and name its own rule.
@@ -292,11 +296,8 @@ impl<'a> RunSession<'a> {
             ..Default::default()
         };
         let Ok(agent) = operator.get_agent(request).await else {
-            self.violation(
-                "Liveness",
-                "the registers cannot be read at the end".to_owned(),
-            );
-            return;
+            let why = "the registers cannot be read at the end";
+            return self.violation("Liveness", why.to_owned());
         };
         let attributes = agent.info.map(|info| info.attributes).unwrap_or_default();
         let registers = RegisterClient {

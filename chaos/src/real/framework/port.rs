@@ -1,5 +1,5 @@
-//! A task that listens on the port that it was given, and records that. Two on one host cannot
-//! listen on the same port.
+//! A task that listens on the port that it was given, records that, and answers each connection
+//! with its name. Two on one host cannot listen on the same port.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
@@ -14,6 +14,8 @@ use clap::Args;
 pub(crate) const PORTS: &str = "ports";
 /// Pause between two lines of output.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+/// Timeout of an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The word for a held port.
 pub(crate) const HELD: &str = "held";
 /// The word for a port that another process holds.
@@ -33,7 +35,8 @@ pub struct HoldArguments {
     task: String,
 }
 
-/// Holds the port until this process is ended, and counts in its output, as other services do.
+/// Holds the port until this process is ended, answers connections, and counts in its output, as
+/// other services do.
 ///
 /// # Errors
 /// If another process has the port, or it cannot be recorded.
@@ -50,7 +53,16 @@ pub fn hold(arguments: &HoldArguments) -> Result<()> {
     // One write, so that lines of several tasks do not mix.
     file.write_all(line.as_bytes())
         .context("cannot write to the witness file")?;
-    let _held = held?;
+    let (held, name) = (held?, format!("{}\n", arguments.task));
+    std::thread::spawn(move || {
+        for stream in held.incoming().flatten() {
+            // A client that does not read would hold up the others.
+            let mut stream = stream;
+            let limited = stream.set_write_timeout(Some(ANSWER_TIMEOUT));
+            // It finds out itself that its answer is not whole.
+            let _ = limited.and_then(|()| stream.write_all(name.as_bytes()));
+        }
+    });
     let mut output = std::io::stdout();
     for number in 0_u64.. {
         writeln!(output, "{number}").context("cannot write to the output")?;

@@ -19,6 +19,8 @@ pub(crate) const ENDS: &str = "ends";
 
 /// Counts in the output of a service, from 0, one line each second.
 const COUNT: &str = "n=0; while :; do echo $n; n=$((n + 1)); sleep 1; done";
+/// The port at which a service listens that publishes its port.
+const CONTAINER_PORT: u16 = 8_000;
 /// The path of the secret in a task.
 const SECRET_PATH: &str = "/word";
 /// Bytes of the file system in memory that some services have.
@@ -28,6 +30,8 @@ const TMPFS_BYTES: u64 = 64 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Feature {
     None,
+    /// Its port is published from a network of its own.
+    PublishedPort,
     /// A check that always succeeds.
     HealthCheck,
     /// A file system in memory, and a directory of the sandbox, whose contents it compares again
@@ -52,6 +56,7 @@ impl Feature {
             .and_then(|number| number.parse().ok())
             .unwrap_or(0);
         match number % 7 {
+            0 => Self::PublishedPort,
             1 => Self::HealthCheck,
             2 => Self::Volumes,
             3 => Self::ChangedLimits,
@@ -67,7 +72,7 @@ impl Feature {
     fn comparison(self) -> Option<(String, &'static str)> {
         let read = |path: &str| format!("read -r read < {path}");
         match self {
-            Self::None | Self::HealthCheck | Self::ChangedLimits => None,
+            Self::None | Self::PublishedPort | Self::HealthCheck | Self::ChangedLimits => None,
             Self::Volumes => Some((
                 "read -r a < /scratch/me && read -r b < /kept/me && read=\"$a $b\"".to_owned(),
                 "$me $me",
@@ -90,6 +95,11 @@ impl Feature {
             _ => "",
         }
     }
+}
+
+/// Returns whether a service, as TASK or FRAMEWORK/TASK, publishes its port.
+pub(crate) fn publishes_port(service: &str) -> bool {
+    group_of(service).is_none() && Feature::of(service) == Feature::PublishedPort
 }
 
 /// Returns whether a service may have a port: those that compare something do not listen.
@@ -155,11 +165,33 @@ impl TaskKind {
                 ),
             },
             Self::Service { port: Some(port) } => format!(
-                "exec '{}' hold --port {port} --witness \"$there/{PORTS}\" --task \"$me\"",
-                own.display()
+                "exec '{}' hold --port {} --witness \"$there/{PORTS}\" --task \"$me\"",
+                own.display(),
+                match feature {
+                    Feature::PublishedPort => CONTAINER_PORT,
+                    _ => port,
+                },
             ),
         }
     }
+}
+
+/// Returns the network of a service with this port.
+fn network(feature: Feature, port: u16) -> v1::Network {
+    use v1::network::Mode;
+    let published = v1::PublishedPort {
+        host_port: port.into(),
+        container_port: CONTAINER_PORT.into(),
+        udp: false,
+    };
+    let mode = match feature {
+        Feature::PublishedPort => Mode::Bridge(v1::BridgeNetwork {
+            published: vec![published],
+        }),
+        // A second user of the port would find it taken.
+        _ => Mode::Host(v1::HostNetwork {}),
+    };
+    v1::Network { mode: Some(mode) }
 }
 
 /// Returns the spec of a task of the run in `directory`. `own` is this executable.
@@ -186,18 +218,14 @@ pub(super) fn spec(id: &str, work: TaskKind, directory: &Path, own: &Path) -> v1
             container_path: path,
             read_only: false,
         });
-    // A task with a port uses the host's network, so that a second user of the port would find it
-    // taken.
-    let container = work.port().map(|_| v1::ContainerSpec {
-        network: Some(v1::Network {
-            mode: Some(v1::network::Mode::Host(v1::HostNetwork {})),
-        }),
-        ..v1::ContainerSpec::default()
-    });
     let feature = match work {
         TaskKind::Short { .. } | TaskKind::Sick => Feature::None,
         TaskKind::Service { .. } => Feature::of(id),
     };
+    let container = work.port().map(|port| v1::ContainerSpec {
+        network: Some(network(feature, port)),
+        ..v1::ContainerSpec::default()
+    });
     let image = (feature == Feature::Image).then(|| v1::ContainerSpec {
         image: inputs.image(),
         ..v1::ContainerSpec::default()
@@ -348,6 +376,18 @@ mod tests {
         assert_eq!(using(&|spec| !spec.uris.is_empty()), 1);
         assert_eq!(using(&|spec| !spec.volumes.is_empty()), 2);
         assert_eq!(using(&|spec| spec.health_check.is_some()), 1);
+        assert!(publishes_port("framework-1/f-service-7"));
+        let published = spec(
+            "f-service-7",
+            TaskKind::Service { port: Some(31_000) },
+            directory,
+            own,
+        );
+        let mode = published.container.unwrap().network.unwrap().mode;
+        assert!(
+            matches!(mode, Some(v1::network::Mode::Bridge(bridge)) if bridge.published[0].host_port == 31_000)
+        );
+        assert!(published.shell.contains("--port 8000 "));
         let sick = spec("f-short-1", TaskKind::Sick, directory, own);
         assert_eq!(sick.health_check, Some(check("exit 1")));
     }
