@@ -169,11 +169,12 @@ impl PrivilegedOperations {
     /// Releases a container's resources. Without a cgroup the container has ended, as an agent
     /// reports after its supervisor has.
     fn release(&self, name: ContainerName, is_ended: bool) -> Result<(), String> {
-        let mut is_ended = is_ended && self.group(name).is_some_and(|group| !group.path().exists());
-        planted_bug!(CgroupLeaked => is_ended |= name.instance.order.0 % 10 == 9);
+        let group = self.group(name);
+        let is_ended = is_ended && group.as_ref().is_some_and(|group| !group.path().exists());
         if !is_ended {
             self.destroy(name)?;
         }
+        planted_bug!(CgroupLeaked if is_leaked(name) => drop(group.map(|group| group.create())));
         crash_point!("remove.destroyed");
         let released = self.bridges.release(name);
         released.map_err(|error| error_chain(&error))?;
@@ -472,6 +473,11 @@ impl PrivilegedOperations {
 pub(crate) fn prepare(directory: &Path, owner: HostUser) -> Result<(), RunError> {
     let prepared = directories::prepare(&Paths::new(directory), owner);
     prepared.map_err(|(path, source)| RunError::Directory { path, source })
+}
+
+/// Implements the planted bug `CgroupLeaked`: whether the group exists again after its removal.
+fn is_leaked(name: ContainerName) -> bool {
+    name.instance.order.0 % 10 == 9
 }
 
 fn id(name: ContainerName) -> ContainerId {
