@@ -32,20 +32,20 @@ test: setup ## run the whole gate; includes verify
 	simulated=
 	# Only what still runs: the number of a process that has ended may be that of another one.
 	trap 'kill $$(jobs -rp) 2> /dev/null && wait || true; rm -f $$simulated; scripts/source-times record || true' EXIT
-	$(STAGE) verify 90/300 make verify
+	$(STAGE) verify 140/300 make verify
 	$(STAGE) unit 1100/1860 make unit
 	$(STAGE) release 30/400 make release
 	# Its output follows that of chaos.
 	simulated=$$(mktemp)
 	$(STAGE) simulate 900/1000 scripts/idle make simulate > $$simulated 2>&1 & simulations=$$!
-	$(STAGE) process 480/500 make process
-	$(STAGE) deploy 180/200 make test-deploy-short
+	$(STAGE) process 400/750 make process
+	$(STAGE) deploy 170/240 make test-deploy-short
 	$(STAGE) demo 60/60 scripts/demo
-	$(STAGE) chaos 240/240 make chaos
+	$(STAGE) chaos 160/240 make chaos
 	wait $$simulations && ended=0 || ended=$$?
 	cat $$simulated
 	[ $$ended = 0 ]
-	$(STAGE) vm 240/240 make test-vm
+	$(STAGE) vm 330/330 make test-vm
 	$(STAGE) summary
 	printf 'all 9 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
