@@ -49,6 +49,8 @@ struct PortClient {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Answer {
+    /// The service publishes no port: the offer had none.
+    NoPort,
     /// The service itself has answered.
     Right,
     /// Nothing has, or the service had ended.
@@ -119,8 +121,10 @@ impl PortClient {
     }
 
     async fn connect(&self, service: &str) -> Answer {
-        let Some(address) = self.address(service).await else {
-            return Answer::Unknown("no master lists its task as running".to_owned());
+        let address = match self.address(service).await {
+            Ok(Some(address)) => address,
+            Ok(None) => return Answer::NoPort,
+            Err(why) => return Answer::Unknown(why),
         };
         let read = match time::timeout(TIMEOUT, read_answer(address)).await {
             Ok(Ok(read)) => read,
@@ -128,30 +132,37 @@ impl PortClient {
             Err(_) => return Answer::Unknown(format!("{address}: no answer in {TIMEOUT:?}")),
         };
         // A task that has ended since may have made room for another one.
-        let may_differ = read != service && self.address(service).await != Some(address);
+        let may_differ = read != service && self.address(service).await != Ok(Some(address));
         judge(service, &read, may_differ)
     }
 
-    /// Returns where a service publishes its port, if it runs.
-    async fn address(&self, service: &str) -> Option<SocketAddr> {
-        let (framework, task) = service.split_once('/')?;
+    /// Returns where a running service publishes its port; `None` if it publishes none.
+    async fn address(&self, service: &str) -> Result<Option<SocketAddr>, String> {
+        let (framework, task) = service.split_once('/').unwrap_or(("", service));
         let request = v1::GetRequest {
             id: task.to_owned(),
             framework_id: framework.to_owned(),
             consistency: v1::Consistency::Linearizable.into(),
             ..Default::default()
         };
-        let task = self.registry.get_task(request).await.ok()?;
+        let task = self.registry.get_task(request).await;
+        let task = task.map_err(|error| format!("its task cannot be read: {error}"))?;
         if task.state() != v1::TaskState::Running || task.kill_wanted {
-            return None;
+            return Err("it does not run".to_owned());
         }
-        let agent: SocketAddr = task.agent_address.parse().ok()?;
-        let network = task.spec?.container?.network?.mode?;
-        let v1::network::Mode::Bridge(bridge) = network else {
-            return None;
-        };
-        let port = bridge.published.first()?.host_port;
-        Some(SocketAddr::new(agent.ip(), u16::try_from(port).ok()?))
+        let host: Result<SocketAddr, _> = task.agent_address.parse();
+        let host = host.map_err(|error| format!("{:?}: {error}", task.agent_address))?;
+        Ok(published_port(&task).map(|port| SocketAddr::new(host.ip(), port)))
+    }
+}
+
+fn published_port(task: &v1::Task) -> Option<u16> {
+    let container = task.spec.as_ref()?.container.as_ref()?;
+    match container.network.as_ref()?.mode.as_ref()? {
+        v1::network::Mode::Bridge(bridge) => {
+            u16::try_from(bridge.published.first()?.host_port).ok()
+        }
+        _ => None,
     }
 }
 
@@ -179,6 +190,7 @@ async fn read_answer(address: SocketAddr) -> std::io::Result<String> {
 impl PortFindings {
     fn note(&mut self, service: &str, answer: &Answer) {
         match answer {
+            Answer::NoPort => {}
             Answer::Right => self.counts.ok += 1,
             Answer::Unknown(_) => self.counts.unknown += 1,
             Answer::Wrong(read) => self.violation(format!(
