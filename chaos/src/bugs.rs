@@ -114,18 +114,6 @@ const REAL: &[(Bug, &[Rule], &str, &str)] = &[
         "kill-leader,kill-follower",
         "a leader that crashes with a forwarded call in flight",
     ),
-    (
-        Bug::UpdatePassedOver,
-        &[Rule::UpdateDelivery],
-        "kill-framework,kill-leader",
-        "an end right after a start",
-    ),
-    (
-        Bug::SecondOfferForgotten,
-        &[Rule::NoDoubleBooking],
-        "kill-leader,kill-agent",
-        "several offers of one agent",
-    ),
 ];
 
 /// Returns the bugs that are found under real processes. Simulations find most of them, too.

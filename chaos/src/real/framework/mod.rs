@@ -102,21 +102,11 @@ fn log_to_output() {
         .init();
 }
 
-/// Enables the planted bugs that the environment names: those of the SDK take effect here.
-#[cfg(feature = "testing")]
-fn plant() -> Result<()> {
-    use argosy_state::bugs;
-    let names = std::env::var(bugs::VARIABLE).unwrap_or_default();
-    bugs::plant_named(&names).context(bugs::VARIABLE)
-}
-
 /// Runs until it is killed.
 ///
 /// # Errors
 /// If the run's directory cannot be used or the masters end the session.
 pub async fn run(arguments: &FrameworkArguments) -> Result<()> {
-    #[cfg(feature = "testing")]
-    plant()?;
     let data = arguments.directory.join("data").join(&arguments.name);
     std::fs::create_dir_all(&data).with_context(|| format!("cannot create {}", data.display()))?;
     let journal = FrameworkJournal::open(&data.join("journal"))?;
