@@ -11,7 +11,8 @@
 //! `waiting`, `network` and `partitions` (hosts), `loopback` (addresses without namespaces),
 //! `watch` (the leader), `health` (of all members), `leftovers` (of killed members),
 //! `run_directory` (the files of a run, and its removal), `tracer` (slow and failing syncs),
-//! `programs` and `host_tools` (what a host must have), `arguments`, `clock`, `progress`.
+//! `reboot` (of the host of an agent), `programs` and `host_tools` (what a host must have),
+//! `arguments`, `clock`, `progress`.
 
 pub mod arguments;
 pub mod certificates;
@@ -28,6 +29,7 @@ pub mod partitions;
 pub mod processes;
 pub mod programs;
 pub mod progress;
+pub mod reboot;
 pub mod run_directory;
 pub mod schedulers;
 pub mod terminal;

@@ -51,6 +51,8 @@ pub enum ProcessError {
 pub enum LaunchMethod {
     /// In this network namespace, the one of its host. Ctrl-C at the terminal does not reach it.
     InNamespace(String),
+    /// The same, with the id of the boot in this file: after a reboot of its host.
+    InBoot(String, PathBuf),
     /// In the network of this program.
     Plain,
     /// By these words, a program and its arguments, which replaces itself with the process.
@@ -60,6 +62,9 @@ pub enum LaunchMethod {
     /// In the network of this program, which ends it by the end of its standard input.
     WithInput,
 }
+
+/// Replaces the boot id of the kernel, for one mount namespace.
+const SET_BOOT_ID: &str = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
 
 /// The command of a process. It can be started again.
 #[derive(Debug, Clone)]
@@ -160,6 +165,12 @@ impl ManagedProcess {
                 words.push(host_tools::path("nsenter").into_os_string());
                 words.extend([inside(namespace).into(), "--".into()]);
             }
+            LaunchMethod::InBoot(namespace, boot_id) => {
+                words.push(host_tools::path("nsenter").into_os_string());
+                words.extend([inside(namespace).into(), "--".into()]);
+                words.extend(["unshare", "--mount", "sh", "-c", SET_BOOT_ID].map(OsString::from));
+                words.push(boot_id.into());
+            }
             LaunchMethod::WithParent => {
                 words.extend(["setpriv", "--pdeathsig", "KILL", "--"].map(OsString::from));
             }
@@ -173,7 +184,9 @@ impl ManagedProcess {
         match &self.spec.launch {
             LaunchMethod::WithInput => command.stdin(Stdio::piped()),
             // Ctrl-C at the terminal must reach only the harness.
-            LaunchMethod::InNamespace(_) => command.stdin(Stdio::null()).process_group(0),
+            LaunchMethod::InNamespace(_) | LaunchMethod::InBoot(..) => {
+                command.stdin(Stdio::null()).process_group(0)
+            }
             LaunchMethod::Plain | LaunchMethod::Through(_) | LaunchMethod::WithParent => {
                 command.stdin(Stdio::null())
             }

@@ -209,7 +209,7 @@ fn is_owner_alive(directory: &Path) -> bool {
 
 /// Kills all processes in these namespaces except this one, until none is left. Returns those that
 /// remain.
-fn kill_all_in(namespaces: &[String]) -> Vec<String> {
+pub(crate) fn kill_all_in(namespaces: &[String]) -> Vec<String> {
     let identities: Vec<_> = namespaces
         .iter()
         .filter_map(|namespace| network::identity(namespace))

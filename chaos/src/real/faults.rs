@@ -65,6 +65,7 @@ faults! {
     KillAgent "kill-agent" 8 FaultRequirement::Nothing, "kill -9 of an agent; its tasks continue";
     KillAgentInLaunch "kill-agent-in-launch" 6 FaultRequirement::Nothing, "repeated kill -9 of one agent while tasks start on it";
     KillAgentInDestroy "kill-agent-in-destroy" 4 FaultRequirement::Nothing, "kill -9 of an agent while services are ended on it";
+    RebootHost "reboot-host" 3 FaultRequirement::Nothing, "the host of an agent is rebooted: all its processes end, and it has another boot id";
     KillFramework "kill-framework" 8 FaultRequirement::Nothing, "kill -9 of a scheduler; it returns as the same framework";
     SecondScheduler "second-scheduler" 3 FaultRequirement::Nothing, "a second process of a scheduler takes its framework over, and is killed later";
     PauseLeader "pause-leader" 10 FaultRequirement::Nothing, "SIGSTOP of the leader, SIGCONT later";
@@ -214,12 +215,12 @@ mod tests {
             faults.map(FaultName::name).collect()
         };
         let first = [
-            "packet-loss",
+            "kill-agent",
             "kill-leader",
             "descriptor-limit",
-            "kill-agent",
-            "kill-minority",
-            "stalled-disk",
+            "kill-agent-in-launch",
+            "clock-jump",
+            "packet-loss",
         ];
         assert_eq!(next(6), first);
         let mut rest = next(FaultName::ALL.len() - 6);
@@ -229,11 +230,11 @@ mod tests {
         all.sort_unstable();
         assert_eq!(rest, all);
         let repeated = [
-            "full-agent-disk",
-            "transfer-leader",
-            "freeze-all-masters",
             "kill-leader",
-            "kill-leader",
+            "failing-agent-sync",
+            "pause-follower",
+            "kill-agent-in-launch",
+            "descriptor-limit",
         ];
         assert_eq!(next(5), repeated);
     }

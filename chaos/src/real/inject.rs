@@ -140,6 +140,7 @@ impl<'a> Injector<'a> {
             F::KillAgent => self.kill_agent(),
             F::KillAgentInLaunch => self.kill_agent_in_launch().await,
             F::KillAgentInDestroy => self.kill_agent_in_destroy().await,
+            F::RebootHost => self.reboot_host().await,
             F::KillFramework => self.kill_framework(),
             F::SecondScheduler => self.second_scheduler(),
             F::PauseAgent => self.pause_agent(),

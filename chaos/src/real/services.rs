@@ -2,27 +2,33 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use argosy_state::ids::{FrameworkId, TaskKey};
+use argosy_state::ids::{AgentId, FrameworkId, OfferId, TaskKey};
 use argosy_state::task::TaskState;
 
 use super::framework::tasks::group_of;
 use super::report::ReportedViolation;
-use crate::history::{EventKind, FaultKind, History, Observation, Operation, TaskFact};
+use crate::history::{EventKind, FaultKind, History, Observation, OfferFact, Operation, TaskFact};
 
-/// Checks that a service runs until its end is requested, whatever happens to masters, networks and
-/// agents. A service whose launch was lost, or failed because a disk was full, has never run.
+/// Checks that a service runs until its end is requested or its host is rebooted, whatever happens
+/// to masters, networks and agents. A service whose launch was lost, or failed because a disk was
+/// full, has never run.
 pub(crate) fn check(history: &History) -> Vec<ReportedViolation> {
     let mut asked = BTreeSet::new();
+    let mut places = Places::default();
     let mut found = Vec::new();
     let unlaunched = unlaunched(history);
     let groups: BTreeSet<_> = unlaunched.iter().filter_map(|task| group(task)).collect();
     for event in &history.events {
+        places.note(&event.what);
         match &event.what {
             EventKind::Invoke {
                 operation: Operation::Kill { task, .. },
                 ..
             } => {
                 asked.insert(task);
+            }
+            EventKind::Fault(fault) if fault.kind == FaultKind::HostReboot => {
+                asked.extend(places.tasks_of(&fault.target));
             }
             EventKind::Observation(Observation::Task(TaskFact::UpdateReceived {
                 task,
@@ -48,6 +54,47 @@ pub(crate) fn check(history: &History) -> Vec<ReportedViolation> {
         }
     }
     found
+}
+
+/// The agents on which tasks were to be launched.
+#[derive(Default)]
+struct Places<'a> {
+    offers: BTreeMap<OfferId, AgentId>,
+    tasks: BTreeMap<&'a TaskKey, AgentId>,
+}
+
+impl<'a> Places<'a> {
+    fn note(&mut self, event: &'a EventKind) {
+        match event {
+            EventKind::Observation(Observation::Offer(OfferFact::Made {
+                offer, agent, ..
+            })) => {
+                self.offers.insert(*offer, *agent);
+            }
+            EventKind::Invoke {
+                operation:
+                    Operation::Accept {
+                        offers, launches, ..
+                    },
+                ..
+            } => {
+                let agent = offers.iter().find_map(|offer| self.offers.get(offer));
+                if let Some(agent) = agent {
+                    let tasks = launches.iter().map(|launch| (&launch.task, *agent));
+                    self.tasks.extend(tasks);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns the tasks of the agent with this id.
+    fn tasks_of(&self, agent: &str) -> impl Iterator<Item = &'a TaskKey> {
+        let agent: Option<AgentId> = agent.parse().ok();
+        let tasks = self.tasks.iter();
+        let own = tasks.filter(move |(_, place)| Some(**place) == agent);
+        own.map(|(task, _)| *task)
+    }
 }
 
 fn is_over(state: TaskState) -> bool {
@@ -175,19 +222,59 @@ mod tests {
     }
 
     fn launched(id: &str) -> Operation {
+        launched_on(id, Vec::new())
+    }
+
+    fn launched_on(id: &str, offers: Vec<OfferId>) -> Operation {
         Operation::Accept {
             name: CallName {
                 framework: FrameworkId(1),
                 session: 1,
                 number: 1,
             },
-            offers: Vec::new(),
+            offers,
             launches: vec![LaunchedTask {
                 task: key(id),
                 resources: argosy_state::resources::Resources::default(),
             }],
             all_or_nothing: false,
         }
+    }
+
+    #[test]
+    fn a_reboot_ends_the_services_of_its_host_and_no_others() {
+        let (recorder, recording) = Recorder::in_memory(|| 1);
+        for number in [1, 2, 3] {
+            let offer: OfferId = format!("1.{number}").parse().unwrap();
+            let agent = AgentId(number.min(2));
+            recorder.observe(
+                "f",
+                OfferFact::Made {
+                    offer,
+                    framework: FrameworkId(1),
+                    session: 1,
+                    agent,
+                    role: argosy_state::ids::Role::new("*").unwrap(),
+                    resources: argosy_state::resources::Resources::default(),
+                },
+            );
+            let id = format!("f-service-{number}");
+            let call = recorder.invoke("f", launched_on(&id, vec![offer]));
+            recorder.info(call, "not answered");
+            recorder.observe("f", update_received(&id, TaskState::Running));
+        }
+        recorder.observe("f", update_received("f-service-3", TaskState::Failed));
+        recorder.fault(Fault::new(FaultKind::HostReboot, "agent-2"));
+        for id in ["f-service-1", "f-service-2"] {
+            recorder.observe("f", update_received(id, TaskState::Failed));
+        }
+        let found = check(&recording.finish().unwrap());
+        let named = |id: &str| found.iter().any(|one| one.what.contains(id));
+        // One ended before the reboot, and one on another host.
+        assert!(
+            found.len() == 2 && named("f-service-3") && named("f-service-1"),
+            "{found:?}"
+        );
     }
 
     #[test]

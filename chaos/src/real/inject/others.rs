@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use argosy_testbed::members::{AGENT_TIMEOUT, MemberKind};
 use argosy_testbed::partitions::{HostIndex, NetworkDisturbances};
 use argosy_testbed::processes::ManagedProcess;
+use argosy_testbed::reboot::AgentHost;
 use argosy_testbed::tracer::SyncFault;
 
 use super::{Injector, LEADER_TIMEOUT, UndoStep};
@@ -68,6 +69,23 @@ impl Injector<'_> {
         tokio::time::sleep(pause).await;
         let name = self.kill(place, FaultKind::AgentCrashInDestroy, "kill -9");
         Ok((name, self.between(100, 2_000)))
+    }
+
+    /// Ends all processes of an agent's host. Its tasks have ended, and it must report that.
+    pub(super) async fn reboot_host(&mut self) -> InjectionResult {
+        let place = self.worker()?;
+        let name = self.name(place);
+        let host = AgentHost::of(&self.cluster.members[place])?;
+        // Histories name tasks with the id of their agent.
+        let ids = self.cluster.agent_ids().await?;
+        let agent = ids.get(self.cluster.members[place].name());
+        let agent = agent.context("the agent is not registered")?.to_string();
+        let boots = self.cluster.environment.directory.path().join("boots");
+        self.cluster.members[place].spec.launch = host.next_boot(&boots)?;
+        self.kill(place, FaultKind::Crash, "its host is rebooted");
+        self.note(FaultKind::HostReboot, &agent, &name);
+        tokio::task::spawn_blocking(move || host.switch_off()).await??;
+        Ok((name, self.downtime()))
     }
 
     /// Fills the disk of an agent. Its tasks continue, and it must record their ends. Launches may
