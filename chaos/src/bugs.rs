@@ -41,8 +41,8 @@ pub fn simulated() -> Vec<PlantedBug> {
     found.collect()
 }
 
-/// Bugs with their rules, the faults of `run`, and a description of the trigger. docs/chaos.md lists
-/// others, which were searched in vain.
+/// Bugs with their rules, the faults of `run`, and a description of the trigger. docs/chaos.md
+/// lists others, which were searched in vain.
 const REAL: &[(Bug, &[Rule], &str, &str)] = &[
     (
         Bug::AnswersNotLoaded,
