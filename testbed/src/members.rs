@@ -20,7 +20,12 @@ use crate::schedulers::FrameworkBehaviour;
 pub const AGENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Absence after which schedulers count as disconnected.
 const FRAMEWORK_GRACE: &str = "4s";
-const AGENT_RESOURCES: &str = "cpus:4;mem:2048;disk:2048;ports:[31000-31099]";
+const AGENT_RESOURCES: &str = "cpus:4;mem:2048;disk:2048";
+/// Ports of each agent. No two agents have the same: their hosts share the records of published
+/// ports, which are files of this machine.
+const AGENT_PORTS: u64 = 100;
+/// The first port of the first agent.
+const FIRST_PORT: u64 = 31_000;
 /// Resources of the agent whose attributes are the registers: too small for any task.
 const REGISTER_RESOURCES: &str = "cpus:0.001;mem:1";
 /// Host name of the agent whose attributes are the registers.
@@ -132,6 +137,20 @@ pub(crate) fn master(
     Ok(process_spec(environment, network, name, command))
 }
 
+/// Returns the resources of the agent with this name, as "agent-2".
+fn resources_of(name: &str) -> String {
+    if name == REGISTER_HOST {
+        return REGISTER_RESOURCES.to_owned();
+    }
+    let number = name
+        .rsplit('-')
+        .next()
+        .and_then(|number| number.parse().ok());
+    let first = FIRST_PORT + AGENT_PORTS * number.map_or(0, |number: u64| number - 1);
+    let last = first + AGENT_PORTS - 1;
+    format!("{AGENT_RESOURCES};ports:[{first}-{last}]")
+}
+
 /// Returns the command of an agent.
 pub(crate) fn agent(
     environment: &ClusterEnvironment,
@@ -145,11 +164,7 @@ pub(crate) fn agent(
         masters,
         transport: &environment.issue(MemberKind::Agent, name, address)?,
         data_dir: &environment.directory.data(name),
-        resources: if name == REGISTER_HOST {
-            REGISTER_RESOURCES
-        } else {
-            AGENT_RESOURCES
-        },
+        resources: &resources_of(name),
     };
     let inputs = environment.directory.inputs().display().to_string();
     let arguments = flags.arguments(&[
@@ -206,4 +221,17 @@ pub(crate) fn framework(
     let program = &environment.chaos;
     let command = (program.as_path(), arguments);
     Ok(process_spec(environment, network, name, command))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_agents_have_the_same_ports() {
+        let ports = |name| resources_of(name).split("ports:").nth(1).map(str::to_owned);
+        assert_eq!(ports("agent-1").as_deref(), Some("[31000-31099]"));
+        assert_eq!(ports("agent-3").as_deref(), Some("[31200-31299]"));
+        assert_eq!(ports(REGISTER_HOST), None);
+    }
 }

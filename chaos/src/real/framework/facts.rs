@@ -39,3 +39,15 @@ pub(super) fn exit_of(status: &v1::TaskStatus) -> Option<ProcessExit> {
         v1::exit::How::Signal(signal) => Some(ProcessExit::Signal(signal)),
     }
 }
+
+/// Logs why a task could not be started. Histories have no texts.
+pub(super) fn log_failure(status: &v1::TaskStatus) {
+    let is_failure = matches!(
+        status.state(),
+        v1::TaskState::Failed | v1::TaskState::Error | v1::TaskState::Dropped
+    );
+    if is_failure && exit_of(status).is_none() {
+        let reason = status.reason().as_str_name();
+        eprintln!("{} failed: {reason}: {}", status.task_id, status.message);
+    }
+}

@@ -15,7 +15,7 @@ use argosy_proto::v1;
 use argosy_state::ids::{FrameworkId, Revision, TaskId, TaskKey};
 use argosy_testbed::schedulers::{FrameworkBehaviour, WorkPhase};
 
-use super::facts::{exit_of, offer_ids, state_of};
+use super::facts::{exit_of, log_failure, offer_ids, state_of};
 use super::journal::FrameworkJournal;
 use super::limits::LimitChanges;
 use super::queue::WorkQueue;
@@ -386,6 +386,7 @@ impl ChaosScheduler {
             position: revision.position,
         };
         let end = exit_of(status);
+        log_failure(status);
         let fact = TaskFact::UpdateReceived {
             task,
             update,
