@@ -9,6 +9,7 @@ use argosy_testbed::members::MemberKind;
 use tokio::process::Command;
 
 use super::framework::FrameworkProgress;
+use super::framework::tasks::has_executor;
 use crate::rng::Rng;
 
 pub(super) struct CliOperator {
@@ -80,10 +81,11 @@ impl CliOperator {
     }
 }
 
-/// Returns the running services of the framework that writes this file, as FRAMEWORK/TASK.
+/// Returns the running services of the framework that writes this file, as FRAMEWORK/TASK, except
+/// those of executors: commands and outputs of these are their executor's.
 fn services(progress_file: &Path) -> Vec<String> {
     let progress = FrameworkProgress::read(progress_file);
-    let all = progress.services.iter();
+    let all = progress.services.iter().filter(|task| !has_executor(task));
     all.map(|task| format!("{}/{task}", progress.framework_id))
         .collect()
 }

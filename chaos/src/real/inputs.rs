@@ -1,5 +1,5 @@
-//! What tasks use from outside: an image, a file that is fetched, and a secret. Tasks end if they
-//! find other contents.
+//! What tasks use from outside: an image, a file that is fetched, a secret, and an executor. Tasks
+//! end if they find other contents.
 
 use std::ffi::OsString;
 use std::fs;
@@ -22,6 +22,8 @@ pub(super) const CONTENT: &str = "a file that tasks compare";
 const CONTENT_BYTES: usize = 256 * 1024;
 /// The name of the fetched file in the sandbox.
 pub(super) const FETCHED: &str = "fetched";
+/// The executor, of those that are released with Argosy.
+pub(super) const EXECUTOR: &str = "argosy-shell-executor";
 /// The name of the secret, and its content.
 pub(super) const SECRET: &str = "word";
 pub(super) const SECRET_CONTENT: &str = "open-sesame";
@@ -35,11 +37,11 @@ impl TaskInputs {
         Self(run.join("inputs"))
     }
 
-    /// Creates those of a run.
+    /// Creates those of a run. `directory` may have the executor.
     ///
     /// # Errors
     /// If a file cannot be written, or /bin/busybox or tar is missing.
-    pub(super) fn create(run: &RunDirectory) -> Result<()> {
+    pub(super) fn create(run: &RunDirectory, directory: &Path) -> Result<()> {
         let inputs = Self(run.inputs());
         let file = inputs.file();
         let failed = || format!("cannot prepare {}", inputs.0.display());
@@ -54,6 +56,12 @@ impl TaskInputs {
         let words = ["-s", "--"].map(OsString::from).into_iter().chain(paths);
         let words: Vec<OsString> = words.collect();
         host_tools::run_with_input("sh", &words, BUSYBOX_IMAGE).with_context(failed)?;
+        let executor = directory.join(EXECUTOR);
+        if executor.is_file() && host_tools::find("strip").is_some() {
+            // Each agent fetches it for each executor: symbols are nine tenths of it.
+            let words = ["-o".into(), inputs.0.join(EXECUTOR), executor];
+            host_tools::run("strip", &words).with_context(failed)?;
+        }
         Ok(())
     }
 
@@ -68,6 +76,16 @@ impl TaskInputs {
     /// Returns the name of the image. Its `/content/file` is the file.
     pub(super) fn image(&self) -> String {
         format!("oci:{}", self.layout().display())
+    }
+
+    /// Returns the program of the executor, to be fetched; `None` if this run has none.
+    pub(super) fn executor(&self) -> Option<v1::Uri> {
+        let program = self.0.join(EXECUTOR);
+        program.is_file().then(|| v1::Uri {
+            value: program.display().to_string(),
+            executable: true,
+            ..v1::Uri::default()
+        })
     }
 
     /// Returns the file that is fetched into the sandbox.
@@ -99,7 +117,7 @@ mod tests {
         }
         let base = tempfile::tempdir().unwrap();
         let run = RunDirectory::create(base.path()).unwrap();
-        TaskInputs::create(&run).unwrap();
+        TaskInputs::create(&run, base.path()).unwrap();
         let inputs = TaskInputs::of(run.path());
         let fetched = inputs.fetched();
         let bytes = fs::read(&fetched.value).unwrap();
@@ -109,6 +127,7 @@ mod tests {
         assert!(bytes.starts_with(format!("{CONTENT}\n").as_bytes()));
         let secret = fs::read_to_string(run.secrets().join("*").join(SECRET)).unwrap();
         assert_eq!(secret.trim_end(), SECRET_CONTENT);
+        assert_eq!(inputs.executor(), None);
         let layout = inputs.image();
         let index = Path::new(layout.strip_prefix("oci:").unwrap()).join("index.json");
         assert!(fs::read_to_string(index).unwrap().contains("sha256:"));

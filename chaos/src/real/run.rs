@@ -292,7 +292,8 @@ fn run_in_testbed(
         behaviours: &FrameworkBehaviour::ALL,
         transport: arguments.transport(),
     };
-    TaskInputs::create(directory)?;
+    let released = prepared.programs.argosy.parent();
+    TaskInputs::create(directory, released.unwrap_or(Path::new("/")))?;
     let testbed = Testbed::new(&prepared.programs, directory, plan)?;
     let began_ns = testbed.started_ns();
     let clock = move || clock::monotonic_ns().saturating_sub(began_ns);

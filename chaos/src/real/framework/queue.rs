@@ -7,7 +7,10 @@ use argosy_client::resources::Remainder;
 use argosy_client::scheduler::OfferOperation;
 use argosy_proto::v1;
 
-use super::tasks::{RESOURCES, TaskKind, group, group_members, may_have_port, spec};
+use super::tasks::{
+    EXECUTOR_RESOURCES, RESOURCES, TaskKind, group, group_members, has_executor, may_have_port,
+    spec,
+};
 use crate::rng::Rng;
 
 /// Maximum number of tasks on one offer, so that they spread over agents.
@@ -31,6 +34,10 @@ enum Work {
 }
 
 impl Work {
+    fn has_executor(&self) -> bool {
+        matches!(self, Self::Task { id, .. } if has_executor(id))
+    }
+
     /// Returns the numbers of its services and of its short tasks.
     fn size(&self) -> (usize, usize) {
         match self {
@@ -115,13 +122,16 @@ impl WorkQueue {
         own: &Path,
     ) -> Vec<OfferOperation> {
         let each = RESOURCES.parse().expect("the resources are valid");
+        let executor = EXECUTOR_RESOURCES.parse();
+        let executor = executor.expect("the resources are valid");
         let mut rest = Remainder::of(offer);
         let (mut tasks, mut groups) = (Vec::new(), Vec::new());
         let mut count = 0;
         while let Some(next) = self.waiting.front() {
             let (services, shorts) = next.size();
             count += services + shorts;
-            let fits = (0..services + shorts).all(|_| rest.take(&each));
+            let fits = (0..services + shorts).all(|_| rest.take(&each))
+                && (!next.has_executor() || rest.take(&executor));
             if count > TASKS_PER_OFFER || !fits {
                 break;
             }

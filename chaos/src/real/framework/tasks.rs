@@ -9,11 +9,15 @@ use argosy_proto::v1;
 
 use super::WITNESS;
 use super::port::PORTS;
-use crate::real::inputs::{CONTENT, FETCHED, IMAGE_USER, SECRET, SECRET_CONTENT, TaskInputs};
+use crate::real::inputs::{
+    CONTENT, EXECUTOR, FETCHED, IMAGE_USER, SECRET, SECRET_CONTENT, TaskInputs,
+};
 use crate::rng::Rng;
 
 /// Resources of each task. A task that uses less disk than it requests is never evicted.
 pub(super) const RESOURCES: &str = "cpus:0.1;mem:16;disk:8";
+/// Resources of an executor, in addition to those of its tasks.
+pub(super) const EXECUTOR_RESOURCES: &str = "cpus:0.1;mem:32;disk:32";
 /// File in which short tasks record their end.
 pub(crate) const ENDS: &str = "ends";
 
@@ -45,6 +49,8 @@ enum Feature {
     FetchedFile,
     /// A secret, which it compares again and again.
     Secret,
+    /// The executor of its framework runs it.
+    Executor,
 }
 
 impl Feature {
@@ -55,7 +61,7 @@ impl Feature {
             .next()
             .and_then(|number| number.parse().ok())
             .unwrap_or(0);
-        match number % 7 {
+        match number % 8 {
             0 => Self::PublishedPort,
             1 => Self::HealthCheck,
             2 => Self::Volumes,
@@ -63,6 +69,7 @@ impl Feature {
             4 => Self::Image,
             5 => Self::FetchedFile,
             6 => Self::Secret,
+            7 => Self::Executor,
             _ => Self::None,
         }
     }
@@ -72,7 +79,11 @@ impl Feature {
     fn comparison(self) -> Option<(String, &'static str)> {
         let read = |path: &str| format!("read -r read < {path}");
         match self {
-            Self::None | Self::PublishedPort | Self::HealthCheck | Self::ChangedLimits => None,
+            Self::None
+            | Self::PublishedPort
+            | Self::HealthCheck
+            | Self::ChangedLimits
+            | Self::Executor => None,
             Self::Volumes => Some((
                 "read -r a < /scratch/me && read -r b < /kept/me && read=\"$a $b\"".to_owned(),
                 "$me $me",
@@ -102,9 +113,18 @@ pub(crate) fn publishes_port(service: &str) -> bool {
     group_of(service).is_none() && Feature::of(service) == Feature::PublishedPort
 }
 
-/// Returns whether a service may have a port: those that compare something do not listen.
+/// Returns whether a service, as TASK or FRAMEWORK/TASK, has an executor.
+pub(crate) fn has_executor(service: &str) -> bool {
+    TaskKind::is_service(service)
+        && group_of(service).is_none()
+        && Feature::of(service) == Feature::Executor
+}
+
+/// Returns whether a service may have a port: those that compare something, and those of an
+/// executor, do not listen.
 pub(super) fn may_have_port(task_id: &str) -> bool {
-    Feature::of(task_id).comparison().is_none()
+    let feature = Feature::of(task_id);
+    feature.comparison().is_none() && feature != Feature::Executor
 }
 
 /// Returns whether the limits of this task are changed while it runs.
@@ -198,6 +218,9 @@ fn network(feature: Feature, port: u16) -> v1::Network {
 pub(super) fn spec(id: &str, work: TaskKind, directory: &Path, own: &Path) -> v1::TaskSpec {
     let there = directory.join("shared").display().to_string();
     let inputs = TaskInputs::of(directory);
+    if let (true, Some(program)) = (has_executor(id), inputs.executor()) {
+        return executor_task(id, program);
+    }
     // Only shell builtins: a start costs one process.
     let sign = format!(
         "there='{there}'; me=\"$ARGOSY_FRAMEWORK_ID/$ARGOSY_TASK_ID\"; \
@@ -252,6 +275,31 @@ pub(super) fn spec(id: &str, work: TaskKind, directory: &Path, own: &Path) -> v1
         host_paths: host_paths.collect(),
         health_check,
         volumes: volumes(feature),
+        ..Default::default()
+    }
+}
+
+/// Returns a service of the executor of its framework. It records nothing, because executors cannot
+/// have host paths.
+fn executor_task(id: &str, program: v1::Uri) -> v1::TaskSpec {
+    let framework = id.split("-service-").next().unwrap_or(id);
+    let executor = v1::ExecutorSpec {
+        executor_id: format!("{framework}-executor"),
+        resources: resources(EXECUTOR_RESOURCES).expect("the resources are valid"),
+        argv: vec![format!("./{EXECUTOR}")],
+        uris: vec![program],
+        grace_ms: 1_000,
+        ..v1::ExecutorSpec::default()
+    };
+    v1::TaskSpec {
+        task_id: id.to_owned(),
+        shell: COUNT.to_owned(),
+        resources: resources(RESOURCES).expect("the resources are valid"),
+        kill_policy: Some(v1::KillPolicy {
+            grace_ms: 300,
+            ..v1::KillPolicy::default()
+        }),
+        executor: Some(executor),
         ..Default::default()
     }
 }
@@ -376,9 +424,9 @@ mod tests {
         assert_eq!(using(&|spec| !spec.uris.is_empty()), 1);
         assert_eq!(using(&|spec| !spec.volumes.is_empty()), 2);
         assert_eq!(using(&|spec| spec.health_check.is_some()), 1);
-        assert!(publishes_port("framework-1/f-service-7"));
+        assert!(publishes_port("framework-1/f-service-8"));
         let published = spec(
-            "f-service-7",
+            "f-service-8",
             TaskKind::Service { port: Some(31_000) },
             directory,
             own,
@@ -388,6 +436,9 @@ mod tests {
             matches!(mode, Some(v1::network::Mode::Bridge(bridge)) if bridge.published[0].host_port == 31_000)
         );
         assert!(published.shell.contains("--port 8000 "));
+        assert!(has_executor("framework-1/f-service-7") && !may_have_port("f-service-7"));
+        let ours = executor_task("f-service-7", v1::Uri::default());
+        assert_eq!(ours.executor.unwrap().executor_id, "f-executor");
         let sick = spec("f-short-1", TaskKind::Sick, directory, own);
         assert_eq!(sick.health_check, Some(check("exit 1")));
     }
