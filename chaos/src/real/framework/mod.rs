@@ -6,6 +6,7 @@
 mod facts;
 mod journal;
 mod limits;
+mod open_task;
 pub(crate) mod port;
 mod queue;
 mod scheduler;

@@ -11,13 +11,15 @@ use argosy_client::scheduler::{
     SchedulerError, Subscription, is_terminal,
 };
 use argosy_host::atomic_file::{self, WriteOptions};
+use argosy_proto::convert::revision_from;
 use argosy_proto::v1;
-use argosy_state::ids::{FrameworkId, Revision, TaskId, TaskKey};
+use argosy_state::ids::{FrameworkId, TaskId, TaskKey};
 use argosy_testbed::schedulers::{FrameworkBehaviour, WorkPhase};
 
 use super::facts::{exit_of, log_failure, offer_ids, state_of};
 use super::journal::FrameworkJournal;
 use super::limits::LimitChanges;
+use super::open_task::OpenTask;
 use super::queue::WorkQueue;
 use super::tasks::{TaskKind, group_members, group_of, has_changed_limits, service_lifetime};
 use super::{FrameworkArguments, FrameworkProgress};
@@ -32,14 +34,6 @@ use crate::workload::calls::{offer_made, response};
 const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 /// Maximum time for which a greedy framework holds an offer.
 const MAX_HOLD_MS: u64 = 4_000;
-
-/// A task that is not known to have ended.
-#[derive(Debug, Clone, Default)]
-struct OpenTask {
-    running: bool,
-    kill_requested: bool,
-    kill_at: Option<Instant>,
-}
 
 /// An offer that the framework holds.
 struct HeldOffer {
@@ -89,7 +83,7 @@ impl ChaosScheduler {
             let together = group_of(id).unwrap_or(id);
             let kill_at = *kill_times.entry(together).or_insert(kill_at);
             let open = OpenTask {
-                kill_requested: entry.kill_requested,
+                must_end: entry.kill_requested,
                 kill_at: TaskKind::is_service(id).then_some(kill_at),
                 ..OpenTask::default()
             };
@@ -269,12 +263,8 @@ impl ChaosScheduler {
 
     fn kill_due(&mut self, driver: &SchedulerDriver) {
         let now = Instant::now();
-        let ends_all = self.phase == WorkPhase::End;
-        let works = self.phase == WorkPhase::Work;
-        let due = self.open_tasks.iter().filter(|(id, open)| {
-            let is_due = works && open.kill_at.is_some_and(|at| at <= now);
-            !open.kill_requested && (is_due || (ends_all && TaskKind::is_service(id)))
-        });
+        let open = self.open_tasks.iter();
+        let due = open.filter(|(id, open)| open.is_due(TaskKind::is_service(id), self.phase, now));
         let due: Vec<String> = due.map(|(id, _)| id.clone()).collect();
         // All requests are recorded before the first is made: the kill of one task of a group ends
         // the others.
@@ -354,7 +344,7 @@ impl ChaosScheduler {
             let meant = open.filter(|(id, open)| is_meant(id, open));
             meant.map(|(id, _)| id.clone()).collect()
         };
-        let is_kept = |open: &OpenTask| open.running && !open.kill_requested;
+        let is_kept = |open: &OpenTask| open.running && !open.is_killed();
         let progress = FrameworkProgress {
             framework_id: self.framework.map(|id| id.to_string()).unwrap_or_default(),
             wanted: self.phase.word().to_owned(),
@@ -362,7 +352,7 @@ impl ChaosScheduler {
             ended: ended.count() as u64,
             open: self.open_tasks.keys().cloned().collect(),
             services: ids(&|id, open| TaskKind::is_service(id) && is_kept(open)),
-            killed: ids(&|_, open| open.kill_requested),
+            killed: ids(&|_, open| open.is_killed()),
             offers_held: self.offers.len() as u64,
             broken_groups: self.broken_groups(),
             unreported_limits: self.limits.unreported(),
@@ -381,10 +371,7 @@ impl ChaosScheduler {
         let Some(state) = state_of(status.state()) else {
             return;
         };
-        let update = Revision {
-            index: revision.index,
-            position: revision.position,
-        };
+        let update = revision_from(Some(revision));
         let end = exit_of(status);
         log_failure(status);
         let fact = TaskFact::UpdateReceived {
@@ -453,10 +440,7 @@ impl Scheduler for ChaosScheduler {
         };
         match &answer.outcome {
             Ending::Done { revision, refused } => {
-                let at = Revision {
-                    index: revision.index,
-                    position: revision.position,
-                };
+                let at = revision_from(Some(*revision));
                 let outcome = response(answer, refused);
                 self.recorder.ok(call, outcome, Some(at));
             }
