@@ -1,7 +1,8 @@
 //! A reboot of an agent's host: its processes end at once, and the agent returns in another boot.
 //!
-//! The kernel is that of this host, which is not rebooted. The agent sees another boot id, in a
-//! mount namespace of its own; what earlier processes have left in its network namespace remains.
+//! The kernel is that of this host, which is not rebooted. The agent runs in a separate
+//! mount namespace, in which the file of the boot id is replaced. Firewall rules and devices that
+//! earlier processes left in the network namespace remain.
 
 use std::fs;
 use std::io;

@@ -1,5 +1,5 @@
-//! What tasks use from outside: an image, a file that is fetched, a secret, and an executor. Tasks
-//! end if they find other contents.
+//! The image, the fetched file, the secret and the executor that tasks of a run use. Tasks fail if
+//! they read other contents.
 
 use std::ffi::OsString;
 use std::fs;

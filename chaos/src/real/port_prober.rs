@@ -1,17 +1,18 @@
-//! A client of services that publish a port of their own network. Whatever answers at the agent's
+//! A client of services that publish a port of their network. Whatever answers at the agent's
 //! port must be the task that has it. When the cluster is healthy again, each must answer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use argosy_client::OperatorClient;
 use argosy_proto::v1;
 use argosy_testbed::cluster::Cluster;
+use argosy_testbed::waiting;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tokio::time::{self, Instant};
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::cli_operator::CliOperator;
@@ -95,18 +96,17 @@ impl PortProber {
         let (client, mut findings) = ended.context("the client of published ports has failed")?;
         let services = client.publishing().into_iter();
         for service in services.filter(|_| is_healthy) {
-            let deadline = Instant::now() + LAST_TIMEOUT;
-            loop {
-                let answer = client.connect(&service).await;
-                findings.note(&service, &answer);
-                let Answer::Unknown(why) = answer else { break };
-                if Instant::now() >= deadline {
-                    findings.violation(format!(
-                        "the port that {service} publishes has not answered in {LAST_TIMEOUT:?}: {why}"
-                    ));
-                    break;
+            let answered = waiting::poll(LAST_TIMEOUT, PAUSE, async || {
+                match client.connect(&service).await {
+                    Answer::Unknown(why) => Err(anyhow!(why)),
+                    answer => Ok(answer),
                 }
-                time::sleep(PAUSE).await;
+            });
+            match answered.await {
+                Ok(answer) => findings.note(&service, &answer),
+                Err(why) => findings.violation(format!(
+                    "the port that {service} publishes has not answered in {LAST_TIMEOUT:?}: {why:#}"
+                )),
             }
         }
         Ok(findings)

@@ -8,15 +8,15 @@ use argosy_testbed::schedulers::WorkPhase;
 #[derive(Debug, Clone, Default)]
 pub(super) struct OpenTask {
     pub(super) running: bool,
-    /// This process has requested its end.
+    /// This process has requested its kill.
     pub(super) kill_requested: bool,
-    /// An earlier process wanted its end, and may not have requested it.
+    /// An earlier process noted a kill, and may not have requested it.
     pub(super) must_end: bool,
     pub(super) kill_at: Option<Instant>,
 }
 
 impl OpenTask {
-    /// Whether its end must be requested now.
+    /// Whether it must be killed now.
     pub(super) fn is_due(&self, is_service: bool, phase: WorkPhase, now: Instant) -> bool {
         let is_over = match phase {
             WorkPhase::Work => self.kill_at.is_some_and(|at| at <= now),
@@ -26,7 +26,7 @@ impl OpenTask {
         !self.kill_requested && (is_over || self.must_end)
     }
 
-    /// Whether its end was requested, or is to be requested again.
+    /// Whether a kill was requested, or will be requested again.
     pub(super) fn is_killed(&self) -> bool {
         self.kill_requested || self.must_end
     }

@@ -34,7 +34,7 @@ const TMPFS_BYTES: u64 = 64 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Feature {
     None,
-    /// Its port is published from a network of its own.
+    /// It has a bridge network, and publishes its port.
     PublishedPort,
     /// A check that always succeeds.
     HealthCheck,
@@ -43,7 +43,8 @@ enum Feature {
     Volumes,
     /// The scheduler changes its limits while it runs.
     ChangedLimits,
-    /// Its root is an image with a file, which it compares when it starts.
+    /// Its root file system is an image with a file. It verifies the checksum of the file when it
+    /// starts, and compares its first line again and again.
     Image,
     /// A file that the agent fetches, whose first line it compares again and again.
     FetchedFile,
@@ -69,8 +70,7 @@ impl Feature {
             4 => Self::Image,
             5 => Self::FetchedFile,
             6 => Self::Secret,
-            7 => Self::Executor,
-            _ => Self::None,
+            _ => Self::Executor,
         }
     }
 
