@@ -36,6 +36,7 @@ use crate::storage::disk;
 use crate::storage::store::{Store, StoreLocation};
 use crate::storage::usage::StoreUsage;
 use crate::transport::connections::Peers;
+use crate::transport::former_peers::close_former;
 use crate::transport::network::{CallerIdentity, NetworkFactory};
 use crate::types::{Member, NodeIdentity, OwnerRequest};
 
@@ -289,11 +290,16 @@ impl NodeStartup {
         let (watch, prober) = self.watchers(&group, &phases, &wall);
         let detector = LeaderDetector::new(&group, &raft_port.leader_contact, &phases, &wall);
         let (measured, store_usage) = watch::channel(StoreUsage::default());
-        let tasks: [BoxFuture<'static, ()>; 11] = [
+        let tasks: [BoxFuture<'static, ()>; 12] = [
             Box::pin(reporter.run(stop.clone())),
             Box::pin(proposer.run(raft.clone(), growth.clone(), stop.clone())),
             Box::pin(ReadIndexTask::new(group.clone()).run(requests, stop.clone())),
             Box::pin(watch.run(stop.clone())),
+            Box::pin(close_former(
+                raft.clone(),
+                group.peers.clone(),
+                stop.clone(),
+            )),
             Box::pin(detector.clone().run(stop.clone())),
             Box::pin(prober.run(stop.clone())),
             Box::pin(changes.clone().finish_interrupted(stop.clone())),

@@ -126,11 +126,6 @@ impl PresenceWatch {
     fn preconnect(&self) {
         let metrics = self.raft.server_metrics();
         let membership = metrics.borrow_watched().membership_config.clone();
-        let addresses: Vec<&str> = membership
-            .nodes()
-            .map(|(_, member)| member.raft_address.as_str())
-            .collect();
-        self.peers.retain(&addresses);
         for (id, member) in membership.nodes() {
             let Ok(connections) = self.peers.to(&member.raft_address) else {
                 continue;

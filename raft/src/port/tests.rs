@@ -40,12 +40,23 @@ impl TestPort {
     pub(crate) async fn start_for(peer: PeerIdentity) -> TestPort {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        TestPort::start_at(listener, address, Vec::new(), peer).await
+    }
+
+    /// Starts a master that is reached at `address`. With `peers` it waits until their leader adds
+    /// it.
+    pub(crate) async fn start_at(
+        listener: TcpListener,
+        address: String,
+        peers: Vec<String>,
+        peer: PeerIdentity,
+    ) -> TestPort {
         let config = NodeConfig {
             directory: None,
             raft_address: address.clone(),
             api_address: address.clone(),
-            peers: Vec::new(),
-            bootstrap: true,
+            bootstrap: peers.is_empty(),
+            peers,
             timing: Timing::testing(),
             snapshot: SnapshotPolicy::default(),
             seed: 1,

@@ -209,12 +209,12 @@ impl Peers {
         Ok(connections)
     }
 
-    /// Closes the connections to masters that are no longer members.
-    pub(crate) fn retain(&self, members: &[&str]) {
+    /// Closes the connections to an address, as soon as no request uses them.
+    pub(crate) fn close(&self, address: &str) {
         let mut open = self
             .open
             .lock()
             .expect("no task panics while holding the lock");
-        open.retain(|address, _| members.contains(&address.as_str()));
+        open.remove(address);
     }
 }
