@@ -1,7 +1,7 @@
-//! The changes that the masters still have: those of the change feed, which has the newest change
-//! of each record, and the former states of tasks.
+//! The changes that the masters still have: those of the change feed, which has at least the newest
+//! change of each record, and the former states of tasks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use argosy_client::Watch;
 use argosy_proto::v1;
@@ -151,7 +151,9 @@ fn newest_tasks(
         Record::Task(task) => Some((task.framework_id.clone(), task.task_id.clone())),
         _ => None,
     });
-    let mut tasks: Vec<_> = tasks.collect();
+    // A master whose feed has readers still has several changes of a task.
+    let mut seen = HashSet::new();
+    let mut tasks: Vec<_> = tasks.filter(|task| seen.insert(task.clone())).collect();
     let most = tail.unwrap_or(TASKS);
     let left_out = tasks.len().saturating_sub(most);
     tasks.truncate(most);
@@ -201,23 +203,26 @@ fn task_state(change: &v1::WatchChange) -> Option<i32> {
 }
 
 /// Merges former states into the changes, in the order of the log. A state is not repeated that its
-/// task has in a change of the same entry, nor one that came after the change.
+/// task has in a change of the same entry, nor one that came after its newest change.
 fn merged(former: Vec<v1::WatchChange>, changes: Vec<v1::WatchChange>) -> Vec<v1::WatchChange> {
     let id = |change: &v1::WatchChange| {
         let record = change.record.as_ref();
         record.map(|record| record.id.clone()).unwrap_or_default()
     };
-    let newest = changes.iter().filter_map(|change| {
-        let state = task_state(change)?;
-        Some((id(change), (index(change.revision), state)))
-    });
-    let newest: HashMap<_, _> = newest.collect();
-    let is_new = |change: &v1::WatchChange| match newest.get(&id(change)) {
-        Some((at, state)) => {
-            let own = index(change.revision);
-            own < *at || (own == *at && task_state(change) != Some(*state))
-        }
-        None => true,
+    let mut newest = HashMap::new();
+    let mut states = HashSet::new();
+    for change in &changes {
+        let Some(state) = task_state(change) else {
+            continue;
+        };
+        let at = index(change.revision);
+        newest.insert(id(change), at);
+        states.insert((id(change), at, state));
+    }
+    let is_new = |change: &v1::WatchChange| {
+        let (id, at) = (id(change), index(change.revision));
+        let is_known = newest.get(&id).is_none_or(|newest| at <= *newest);
+        is_known && task_state(change).is_none_or(|state| !states.contains(&(id, at, state)))
     };
     let former = former.into_iter().filter(is_new);
     let mut all: Vec<_> = former.chain(changes).collect();
@@ -307,6 +312,26 @@ mod tests {
             "10 framework-1/web failed",
         ];
         assert_eq!(shown(&all), expected);
+    }
+
+    #[test]
+    fn the_states_of_a_task_with_several_changes_are_not_repeated() {
+        use v1::TaskState::{Finished, Running, Staging};
+        let web = task("web", &[(3, Staging), (5, Running), (9, Finished)]);
+        let mut running = web.clone();
+        running.set_state(Running);
+        // Those of 9 and 10 are the end and its acknowledgement.
+        let changes = vec![change(5, &running), change(9, &web), change(10, &web)];
+        let (read, left_out) = newest_tasks(&changes, Some(10));
+        assert_eq!((read.len(), left_out), (1, 0));
+        let steps = web.history.iter().map(|step| former(&web, step));
+        let expected = [
+            "3 framework-1/web staging",
+            "5 framework-1/web running",
+            "9 framework-1/web finished",
+            "10 framework-1/web finished",
+        ];
+        assert_eq!(shown(&merged(steps.collect(), changes)), expected);
     }
 
     #[test]
