@@ -3,11 +3,12 @@
 //! everything.
 //!
 //! It defines no type of master, agent or framework: hosts run the `run` functions that the
-//! executable calls. Reading order: `network`, `links`, `process`, `run` (shared by every
-//! simulation), `raft` (Raft alone), `graphs`, `system` (everything), `command`, `minimum` (the
-//! minimum of a batch), `subprocess` (a process for each seed).
+//! executable calls. Reading order: `host_keys`, `network`, `links`, `process`, `run` (shared by
+//! every simulation), `raft` (Raft alone), `graphs`, `system` (everything), `command`, `minimum`
+//! (the minimum of a batch), `subprocess` (a process for each seed).
 
 pub mod command;
+mod host_keys;
 mod links;
 mod log;
 mod minimum;

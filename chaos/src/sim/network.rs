@@ -12,17 +12,15 @@ use std::task::{Context, Poll};
 use std::time::{Duration, UNIX_EPOCH};
 
 use argosy_proto::clock::WallClock;
-use argosy_proto::transport::{
-    Connection, Credential, Dialer, IdentifiedConnection, Listener, PeerIdentity,
-};
+use argosy_proto::transport::{Connection, Dialer, IdentifiedConnection, Listener, PeerIdentity};
 use argosy_state::access::KeyHash;
 use argosy_state::actor::{Principal, PrincipalKind, PrincipalName};
 use futures::stream;
-use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 use turmoil::net::{TcpListener, TcpStream};
 
+use super::host_keys::{CountedEnd, HostKeys, SharedCount};
 use super::run;
 
 /// Buffer between a process and its host's network.
@@ -50,81 +48,6 @@ impl CutLinks {
         let set = self.links();
         let cut = |from: &str, to: &str| set.contains(&(from.to_owned(), to.to_owned()));
         cut(one, other) || cut(other, one)
-    }
-}
-
-/// The keys that hosts prove to processes in separate runtimes, as if certificates had them. Cheap
-/// to clone; all clones share them.
-#[derive(Debug, Clone, Default)]
-pub(super) struct HostKeys(Arc<Mutex<HostKeysState>>);
-
-#[derive(Debug, Default)]
-struct HostKeysState {
-    /// The number of renewals, by host.
-    renewals: BTreeMap<String, u64>,
-    /// The number of open connections to each port at one of whose ends this key was proved.
-    open: BTreeMap<(u16, KeyHash), usize>,
-}
-
-impl HostKeys {
-    fn state(&self) -> MutexGuard<'_, HostKeysState> {
-        self.0.lock().expect("no holder of the lock panics")
-    }
-
-    /// Returns the key that new connections of a host prove.
-    fn of(&self, host: &str) -> KeyHash {
-        let renewals = self.state().renewals.get(host).copied().unwrap_or(0);
-        KeyHash(Sha256::digest(format!("{host} {renewals}")).into())
-    }
-
-    /// Gives a host a new key for new connections. Open ones keep the former key, which is
-    /// returned.
-    pub(super) fn renew(&self, host: &str) -> KeyHash {
-        let former = self.of(host);
-        *self.state().renewals.entry(host.to_owned()).or_default() += 1;
-        former
-    }
-
-    /// Returns the number of open connections to this port of any host that prove this key.
-    pub(super) fn open_connections(&self, port: u16, key: KeyHash) -> usize {
-        self.state().open.get(&(port, key)).copied().unwrap_or(0)
-    }
-
-    fn identity_of(&self, host: &str) -> PeerIdentity {
-        let peer = identity_of(host);
-        match peer.principal() {
-            Some(_) => peer.with_credential(Credential::Key(self.of(host))),
-            None => peer,
-        }
-    }
-
-    /// Counts a connection between these hosts until the result is dropped.
-    fn count(&self, port: u16, hosts: [&str; 2]) -> CountedConnection {
-        let ends = hosts.map(|host| (port, self.of(host)));
-        for end in ends {
-            *self.state().open.entry(end).or_default() += 1;
-        }
-        let keys = self.clone();
-        CountedConnection { keys, ends }
-    }
-}
-
-/// A connection that is open.
-struct CountedConnection {
-    keys: HostKeys,
-    ends: [(u16, KeyHash); 2],
-}
-
-impl Drop for CountedConnection {
-    fn drop(&mut self) {
-        let mut state = self.keys.state();
-        for end in &self.ends {
-            let left = state.open.get_mut(end).expect("it was counted");
-            *left -= 1;
-            if *left == 0 {
-                state.open.remove(end);
-            }
-        }
     }
 }
 
@@ -157,6 +80,12 @@ fn name_of(address: IpAddr) -> String {
 /// Returns the host of `host:port`.
 fn host_of(address: &str) -> &str {
     address.split(':').next().unwrap_or_default()
+}
+
+/// Returns the port of `host:port`; 0 if there is none.
+fn port_of(address: &str) -> u16 {
+    let port = address.split(':').nth(1);
+    port.and_then(|port| port.parse().ok()).unwrap_or(0)
 }
 
 /// Returns the incoming connections of this host.
@@ -213,6 +142,8 @@ pub(super) struct HostEndpoint {
 
 struct DialRequest {
     address: String,
+    /// The key that the host at the address proves.
+    key: KeyHash,
     answer: oneshot::Sender<io::Result<ProcessStream>>,
 }
 
@@ -237,11 +168,16 @@ pub(super) fn endpoints<const PORTS: usize>(
     let dialer = Dialer::new(move |address, _| {
         let asks = asks.clone();
         let peer = peers.identity_of(host_of(&address));
+        let key = peers.of(host_of(&address));
         async move {
             let (answer, answered) = oneshot::channel();
             let gone = || io::Error::from(io::ErrorKind::NetworkDown);
-            let asked = asks.send(DialRequest { address, answer }).await;
-            asked.map_err(|_| gone())?;
+            let request = DialRequest {
+                address,
+                key,
+                answer,
+            };
+            asks.send(request).await.map_err(|_| gone())?;
             let stream = answered.await.map_err(|_| gone())??;
             Ok((Connection::new(stream), peer))
         }
@@ -269,12 +205,12 @@ impl HostEndpoint {
     async fn carry_all(mut self) -> io::Result<()> {
         for (port, process) in self.ports {
             let listener = TcpListener::bind(("0.0.0.0", port)).await?;
-            let (own, keys) = (self.host.clone(), self.keys.clone());
+            let keys = self.keys.clone();
             tokio::spawn(async move {
                 while let Ok((stream, from)) = listener.accept().await {
                     let host = name_of(from.ip());
-                    let counted = keys.count(port, [&own, &host]);
-                    let connection = Connection::new(carry(stream, Some(counted)));
+                    let counted = keys.count(port, keys.of(&host));
+                    let connection = Connection::new(carry(stream, counted));
                     let connection = (connection, keys.identity_of(&host));
                     if process.send(Ok(connection)).await.is_err() {
                         return;
@@ -284,17 +220,20 @@ impl HostEndpoint {
         }
         while let Some(DialRequest {
             address,
+            key,
             mut answer,
         }) = self.dials.recv().await
         {
-            let (own, cuts) = (self.host.clone(), self.cuts.clone());
+            let (own, cuts, keys) = (self.host.clone(), self.cuts.clone(), self.keys.clone());
+            let port = port_of(&address);
             tokio::spawn(async move {
                 tokio::select! {
                     biased;
                     () = answer.closed() => {}
                     connected = connect(&own, &cuts, address) => {
+                        let connected = connected.map(|stream| carry(stream, keys.count(port, key)));
                         // The caller may have timed out.
-                        let _ = answer.send(connected.map(|stream| carry(stream, None)));
+                        let _ = answer.send(connected);
                     }
                 }
             });
@@ -303,11 +242,17 @@ impl HostEndpoint {
     }
 }
 
-/// A process's end of a connection of its host. It is counted until the process drops it; the host
-/// may notice that only at its next write.
+/// A process's end of a connection of its host. It is counted until the process drops it, which the
+/// host may notice only at its next write, or the network has ended it.
 struct ProcessStream {
     stream: DuplexStream,
-    _counted: Option<CountedConnection>,
+    counted: SharedCount,
+}
+
+impl Drop for ProcessStream {
+    fn drop(&mut self) {
+        self.counted.end();
+    }
 }
 
 impl AsyncRead for ProcessStream {
@@ -338,16 +283,65 @@ impl AsyncWrite for ProcessStream {
     }
 }
 
-/// Returns the process's end of a connection of its host, which may be counted.
-fn carry(mut stream: TcpStream, counted: Option<CountedConnection>) -> ProcessStream {
+/// A host's end of a connection to another host, which notices when the other host closes it.
+struct NetworkStream {
+    stream: TcpStream,
+    counted: SharedCount,
+}
+
+impl AsyncRead for NetworkStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let is_end = match &read {
+            Poll::Ready(Ok(())) => buffer.filled().len() == before,
+            Poll::Ready(Err(_)) => true,
+            Poll::Pending => false,
+        };
+        if is_end {
+            self.counted.end();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for NetworkStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Returns the process's end of a connection of its host, which is counted.
+fn carry(stream: TcpStream, counted: CountedEnd) -> ProcessStream {
     let (mut outside, inside) = tokio::io::duplex(PIPE_BYTES);
+    let counted = SharedCount::new(counted);
+    let mut network = NetworkStream {
+        stream,
+        counted: counted.clone(),
+    };
     tokio::spawn(async move {
         // Any end of the copy closes both sides.
-        let _ = tokio::io::copy_bidirectional(&mut stream, &mut outside).await;
+        let _ = tokio::io::copy_bidirectional(&mut network, &mut outside).await;
     });
     ProcessStream {
         stream: inside,
-        _counted: counted,
+        counted,
     }
 }
 
@@ -380,40 +374,70 @@ impl WallClocks {
 
 #[cfg(test)]
 mod tests {
+    use argosy_proto::transport::ExpectedPeer;
+
     use super::*;
 
     #[test]
-    fn a_renewed_key_proves_the_same_principal() {
-        let keys = HostKeys::default();
-        let (before, other) = (keys.identity_of("host-1"), keys.identity_of("host-2"));
-        let former = keys.renew("host-1");
-        let after = keys.identity_of("host-1");
-        assert_eq!(before.credential(), Some(Credential::Key(former)));
-        assert!(
-            after
-                .credential()
-                .is_some_and(|key| key != Credential::Key(former))
-        );
-        assert_eq!(before.principal(), after.principal());
-        assert_eq!(keys.identity_of("host-2"), other);
-        assert_ne!(before.credential(), other.credential());
-        assert_eq!(keys.identity_of("elsewhere").credential(), None);
+    fn a_connection_that_one_end_has_closed_is_not_counted() {
+        let (cuts, keys) = (CutLinks::default(), HostKeys::default());
+        let mut simulation = turmoil::Builder::new().build();
+        let (network, known) = (cuts.clone(), keys.clone());
+        simulation.host("master-3", move || {
+            let (host, mut process) = endpoints("master-3", (&network, &known), [5052]);
+            async move {
+                tokio::spawn(host.run());
+                drop(process.listeners[0].accept().await);
+                std::future::pending().await
+            }
+        });
+        let known = keys.clone();
+        simulation.client("master-1", async move {
+            let (host, process) = endpoints("master-1", (&cuts, &known), [5052]);
+            tokio::spawn(host.run());
+            let expected = ExpectedPeer::MASTER;
+            let _unread = process.dialer.dial("master-3:5052", &expected).await?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let open =
+                ["master-1", "master-3"].map(|host| known.open_connections(5052, known.of(host)));
+            assert_eq!(open, [0, 0]);
+            Ok(())
+        });
+        simulation.run().unwrap();
     }
 
     #[test]
-    fn connections_are_counted_with_the_keys_of_both_ends_until_they_end() {
-        const PORT: u16 = 5052;
-        let keys = HostKeys::default();
-        let first = keys.count(PORT, ["master-1", "master-2"]);
-        let former = keys.renew("master-1");
-        let second = keys.count(PORT, ["master-2", "master-1"]);
-        let kept = keys.of("master-2");
-        assert_eq!(keys.open_connections(PORT, former), 1);
-        assert_eq!(keys.open_connections(PORT, kept), 2);
-        assert_eq!(keys.open_connections(PORT + 1, former), 0);
-        drop(first);
-        assert_eq!(keys.open_connections(PORT, former), 0);
-        drop(second);
-        assert_eq!(keys.open_connections(PORT, kept), 0);
+    fn an_end_that_its_peer_has_left_counts_for_the_key_of_the_peer_only() {
+        let (cuts, keys) = (CutLinks::default(), HostKeys::default());
+        let mut simulation = turmoil::Builder::new().build();
+        let (network, known) = (cuts.clone(), keys.clone());
+        simulation.host("master-3", move || {
+            let (host, mut process) = endpoints("master-3", (&network, &known), [5052]);
+            async move {
+                tokio::spawn(host.run());
+                // It holds its end, and does not read.
+                let _end = process.listeners[0].accept().await;
+                std::future::pending().await
+            }
+        });
+        let known = keys.clone();
+        simulation.client("master-1", async move {
+            let (host, process) = endpoints("master-1", (&cuts, &known), [5052]);
+            tokio::spawn(host.run());
+            let open = |host: &str| known.open_connections(5052, known.of(host));
+            let expected = ExpectedPeer::MASTER;
+            let dialed = process.dialer.dial("master-3:5052", &expected).await?;
+            while open("master-1") == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(open("master-3"), 1);
+            // Its host is cut off: the other one never learns of the end.
+            turmoil::partition("master-1", "master-3");
+            drop(dialed);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!((open("master-3"), open("master-1")), (0, 1));
+            Ok(())
+        });
+        simulation.run().unwrap();
     }
 }

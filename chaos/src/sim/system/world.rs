@@ -15,7 +15,8 @@ use super::deliveries::{Deliveries, LeaderAtDial};
 use super::machine::SimMachine;
 use super::task_oracle::TaskOracle;
 use crate::rng::Rng;
-use crate::sim::network::{CutLinks, HostKeys, WallClocks};
+use crate::sim::host_keys::HostKeys;
+use crate::sim::network::{CutLinks, WallClocks};
 use crate::sim::process::StartQueue;
 use crate::sim::run::{SimContext, Simulation};
 
