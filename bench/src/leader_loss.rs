@@ -190,6 +190,7 @@ fn measure(
     let screen = ProgressDisplay::start();
     let plan = ClusterPlan {
         size: arguments.size,
+        other_release: None,
         seed: arguments.seed,
         behaviours: &BEHAVIOURS,
         transport: ClusterTransport::Plaintext,

@@ -35,6 +35,8 @@ pub const REGISTER_HOST: &str = "register";
 #[derive(Debug, Clone)]
 pub struct ClusterEnvironment {
     pub argosy: PathBuf,
+    /// The executable of another release, if its members may change between both.
+    pub other_release: Option<PathBuf>,
     pub chaos: PathBuf,
     pub directory: RunDirectory,
     pub size: ClusterSize,

@@ -3,7 +3,7 @@
 //! The calling thread moves into the namespace of the bridge and stays there.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +45,17 @@ fn copy_program(program: &Path, copy: &Path) -> Result<()> {
         .with_context(|| format!("cannot copy {}", program.display()))
 }
 
+/// Copies the executable of a release, with its launcher if it has one, and returns its path.
+fn copy_release(argosy: &Path, place: &Path) -> Result<PathBuf> {
+    let copy = place.join("argosy");
+    copy_program(argosy, &copy)?;
+    let launcher = argosy.with_file_name(LAUNCHER);
+    if launcher.is_file() {
+        copy_program(&launcher, &place.join(LAUNCHER))?;
+    }
+    Ok(copy)
+}
+
 /// Runs `work` on a cluster, and removes the cluster afterwards.
 ///
 /// # Errors
@@ -78,9 +89,11 @@ pub enum ClusterTransport {
 }
 
 /// The size of a cluster, its transport, and the choices of its schedulers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ClusterPlan {
     pub size: ClusterSize,
+    /// The executable of another release, if members may change to it.
+    pub other_release: Option<PathBuf>,
     pub seed: u64,
     /// The behaviours of the schedulers, assigned in turn. Not empty.
     pub behaviours: &'static [FrameworkBehaviour],
@@ -102,12 +115,15 @@ impl Testbed {
     /// If the network or the threads cannot be created.
     pub fn new(programs: &TestPrograms, dir: &RunDirectory, plan: ClusterPlan) -> Result<Self> {
         let started_ns = clock::monotonic_ns();
-        let argosy = dir.path().join("argosy");
-        copy_program(&programs.argosy, &argosy)?;
-        let launcher = programs.argosy.with_file_name(LAUNCHER);
-        if launcher.is_file() {
-            copy_program(&launcher, &argosy.with_file_name(LAUNCHER))?;
-        }
+        let argosy = copy_release(&programs.argosy, dir.path())?;
+        let other_release = match &plan.other_release {
+            Some(other) => {
+                let place = dir.path().join("other");
+                fs::create_dir(&place).context("cannot create a directory")?;
+                Some(copy_release(other, &place)?)
+            }
+            None => None,
+        };
         let certificates = match plan.transport {
             ClusterTransport::Plaintext => None,
             ClusterTransport::Tls => {
@@ -117,6 +133,7 @@ impl Testbed {
         };
         let environment = ClusterEnvironment {
             argosy,
+            other_release,
             chaos: programs.chaos.clone(),
             directory: dir.clone(),
             size: plan.size,

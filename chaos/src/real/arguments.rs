@@ -68,6 +68,10 @@ pub struct RunArguments {
     /// The executable under test [default: the one next to this program]
     #[arg(long, env = "ARGOSY_BIN", value_name = "PATH")]
     pub(crate) argosy: Option<PathBuf>,
+    /// The executable of another release, for the fault other-release. Both must know the feature
+    /// level of the cluster
+    #[arg(long, value_name = "PATH", conflicts_with = "masters")]
+    pub(crate) other_release: Option<PathBuf>,
     /// Minimum number of operations, below which the run proves too little [default: 5 for each
     /// second]
     #[arg(long, value_name = "NUMBER")]

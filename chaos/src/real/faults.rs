@@ -21,6 +21,8 @@ pub(crate) enum FaultRequirement {
     Tls,
     /// A small disk for each agent.
     AgentDisks,
+    /// The executable of another release.
+    OtherRelease,
 }
 
 macro_rules! faults {
@@ -97,6 +99,7 @@ faults! {
     DescriptorLimit "descriptor-limit" 3 FaultRequirement::Program("prlimit"), "a master cannot open more descriptors";
     ClockJump "clock-jump" 3 FaultRequirement::FakeClock, "the wall clock of a master jumps by an hour, there and back";
     ReplaceMaster "replace-master" 3 FaultRequirement::Voters(3), "a master loses its disk, leaves the group and joins it again";
+    OtherRelease "other-release" 6 FaultRequirement::OtherRelease, "kill -9 of a master or an agent, restarted later with the executable of the other release";
     ReconnectStorm "reconnect-storm" 2 FaultRequirement::Nothing, "1,000 agents connect together while the leader is killed";
     CertificateRenewal "certificate-renewal" 2 FaultRequirement::Tls, "three members get new certificates while they run, one of them a wrong file first";
     RuleChange "rule-change" 2 FaultRequirement::Tls, "a rule denies a call to the holder of a token for a while, and the token is revoked";
@@ -215,12 +218,12 @@ mod tests {
             faults.map(FaultName::name).collect()
         };
         let first = [
-            "kill-agent",
-            "kill-leader",
-            "descriptor-limit",
-            "kill-agent-in-launch",
-            "clock-jump",
-            "packet-loss",
+            "half-close",
+            "failing-sync",
+            "replace-master",
+            "partition-leader",
+            "transfer-leader",
+            "full-agent-disk",
         ];
         assert_eq!(next(6), first);
         let mut rest = next(FaultName::ALL.len() - 6);
@@ -230,11 +233,11 @@ mod tests {
         all.sort_unstable();
         assert_eq!(rest, all);
         let repeated = [
-            "kill-leader",
-            "failing-agent-sync",
-            "pause-follower",
-            "kill-agent-in-launch",
-            "descriptor-limit",
+            "pause-leader",
+            "packet-loss",
+            "kill-agent-in-destroy",
+            "slow-link",
+            "kill-follower",
         ];
         assert_eq!(next(5), repeated);
     }

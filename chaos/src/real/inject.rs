@@ -6,6 +6,7 @@
 mod certificates;
 mod masters;
 mod others;
+mod releases;
 mod revoked_keys;
 mod rules;
 
@@ -147,6 +148,7 @@ impl<'a> Injector<'a> {
             F::PauseFramework => self.pause_framework(),
             F::PartitionAgent => self.partition_agent(),
             F::PartitionFramework => self.partition_framework(),
+            F::OtherRelease => self.other_release(),
             F::ReconnectStorm => self.reconnect_storm().await,
             F::CertificateRenewal => self.certificate_renewal().await,
             F::RuleChange => self.rule_change().await,

@@ -168,7 +168,9 @@ fn plan(
 ) -> Result<(FaultSource, Vec<FaultName>, Vec<String>), UsageError> {
     let masters = usize::from(arguments.size.masters);
     let transport = arguments.transport();
-    let check_possible = |fault| check_possible(fault, (masters, transport), &programs.argosy);
+    let other = arguments.other_release.as_deref();
+    let releases = (programs.argosy.as_path(), other);
+    let check_possible = |fault| check_possible(fault, (masters, transport), releases);
     if let Some(path) = &arguments.script {
         let text = fs::read_to_string(path)
             .map_err(|error| UsageError(format!("cannot read {}: {error}", path.display())))?;
@@ -181,9 +183,11 @@ fn plan(
         return Ok((FaultSource::Script(steps), wanted, Vec::new()));
     }
     let (allowed, absent): (Vec<FaultName>, _) = if arguments.faults.is_empty() {
-        let judged = FaultName::ALL
-            .iter()
-            .map(|fault| (fault, check_possible(*fault)));
+        // Without the option, another release is not a missing part of this host.
+        let is_expected =
+            |fault: &&FaultName| fault.need() != FaultRequirement::OtherRelease || other.is_some();
+        let judged = FaultName::ALL.iter().filter(is_expected);
+        let judged = judged.map(|fault| (fault, check_possible(*fault)));
         let (can, cannot): (Vec<_>, Vec<_>) = judged.partition(|(_, possible)| possible.is_ok());
         let absent = cannot
             .into_iter()
@@ -222,7 +226,7 @@ fn plan(
 fn check_possible(
     fault: FaultName,
     (masters, transport): (usize, ClusterTransport),
-    argosy: &Path,
+    (argosy, other): (&Path, Option<&Path>),
 ) -> Result<(), String> {
     match fault.need() {
         FaultRequirement::Nothing => Ok(()),
@@ -240,6 +244,10 @@ fn check_possible(
         FaultRequirement::AgentDisks => {
             agent_disks::check_possible().map_err(|what| format!("{fault} needs {what}"))
         }
+        FaultRequirement::OtherRelease if other.is_some_and(Path::is_file) => Ok(()),
+        FaultRequirement::OtherRelease => Err(format!(
+            "{fault} needs the executable of another release: name it with --other-release"
+        )),
         FaultRequirement::Tls if transport == ClusterTransport::Tls => Ok(()),
         FaultRequirement::Tls => Err(format!("{fault} needs TLS, not --insecure-plaintext")),
     }
@@ -288,6 +296,7 @@ fn run_in_testbed(
     let seed = prepared.seed;
     let plan = ClusterPlan {
         size: arguments.size,
+        other_release: arguments.other_release.clone(),
         seed,
         behaviours: &FrameworkBehaviour::ALL,
         transport: arguments.transport(),

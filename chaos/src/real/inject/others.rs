@@ -35,7 +35,7 @@ impl Injector<'_> {
     }
 
     /// Returns a duration that is mostly short, and sometimes longer than the agent timeout.
-    fn downtime(&mut self) -> Duration {
+    pub(super) fn downtime(&mut self) -> Duration {
         if self.rng.percent(60) {
             self.between(300, 2_500)
         } else {
