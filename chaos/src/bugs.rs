@@ -144,6 +144,7 @@ const SLOW: &[Bug] = &[
     Bug::LimitsAgain,
     Bug::CompletionForgotten,
     Bug::WatchResumesLate,
+    Bug::RevokedPeerStays,
     Bug::StaleRules,
     Bug::TicketPathIgnored,
     Bug::RebootForgotten,
@@ -398,6 +399,11 @@ fn found_by(bug: Bug) -> Option<PlantedBug> {
             System,
             &[AccessEnforcement],
             "a revocation under another leader than the last change of rules",
+        ),
+        Bug::RevokedPeerStays => (
+            System,
+            &[AccessEnforcement],
+            "a revocation of the former keys of all masters",
         ),
         Bug::StaleRules => (
             System,

@@ -10,6 +10,7 @@ use argosy_proto::clock::WallClock;
 use argosy_proto::transport::{Dialer, IdentifiedConnection, Listener};
 use argosy_raft::NodeEnvironment;
 use argosy_state::access::AccessFacts;
+use argosy_state::planted_bug;
 use futures::stream;
 use metrics::counter;
 use tokio::sync::watch;
@@ -80,6 +81,7 @@ impl PeerRevocation {
         let connection = connection.until(self.access.clone(), move |facts| {
             let now_ms = clock.now_ms();
             let checked = check_credential(facts, principal.as_ref(), credential, now_ms);
+            let checked = planted_bug!(RevokedPeerStays, checked, Ok(()));
             checked.err().map(|why| why.message().to_owned())
         })?;
         Ok((connection, peer))

@@ -93,6 +93,7 @@ bugs! {
     WatchResumesLate "watch-resumes-late" "a change feed that is resumed lacks the first log entry after its position";
     DenialIgnored "denial-ignored" "a follower serves one read in four whatever the rules";
     RevokedTokenHonoured "revoked-token-honoured" "a leader elected after the last change of rules honours tokens that are revoked since";
+    RevokedPeerStays "revoked-peer-stays" "a connection between masters stays open when the key of its peer is revoked";
     StaleRules "stale-rules" "a leader decides by former rules while the number of rights that it has found is odd";
     TicketPathIgnored "ticket-path-ignored" "a ticket for one path opens every path";
     CgroupLeaked "cgroup-leaked" "the control group of one container in ten is not removed";
