@@ -53,6 +53,11 @@ fn missing_paths_are_reported_before_the_run() {
         ("run --html /no/page.html", "there is no directory /no"),
         ("run --report /no/out.json", "there is no directory /no"),
         ("run --ledger /no/ledger.jsonl", "there is no directory /no"),
+        (
+            "run --other-release /no/argosy",
+            "--other-release /no/argosy: there is no such file",
+        ),
+        ("run --faults other-release", "name it with --other-release"),
         ("run --directory /no", "--directory /no"),
         ("run --argosy /no/argosy", "no executable /no/argosy"),
     ];

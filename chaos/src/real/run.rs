@@ -141,6 +141,16 @@ fn check_paths(arguments: &RunArguments) -> Result<(), UsageError> {
             dir.display()
         )));
     }
+    if let Some(other) = arguments
+        .other_release
+        .as_ref()
+        .filter(|path| !path.is_file())
+    {
+        return Err(UsageError(format!(
+            "--other-release {}: there is no such file",
+            other.display()
+        )));
+    }
     let files = [
         ("--report", &arguments.report),
         ("--html", &arguments.html),
@@ -244,7 +254,7 @@ fn check_possible(
         FaultRequirement::AgentDisks => {
             agent_disks::check_possible().map_err(|what| format!("{fault} needs {what}"))
         }
-        FaultRequirement::OtherRelease if other.is_some_and(Path::is_file) => Ok(()),
+        FaultRequirement::OtherRelease if other.is_some() => Ok(()),
         FaultRequirement::OtherRelease => Err(format!(
             "{fault} needs the executable of another release: name it with --other-release"
         )),
