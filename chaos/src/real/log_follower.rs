@@ -1,8 +1,9 @@
 //! An operator that follows the output of services by `argosy logs --follow`, one after the other.
 //! Each service counts, one line each second. What the operator sees begins with 0 and leaves no
 //! number out, whatever happens to masters and agents, except where the output itself reports
-//! missing bytes.
+//! missing bytes. At the end, the whole output has every number that was seen.
 
+use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub(crate) struct LogFindings {
     pub(crate) counts: OperationCounts,
     /// The number of lines that were compared.
     pub(crate) lines: u64,
+    /// The highest number that was seen of each service.
+    highest: BTreeMap<String, u64>,
     pub(crate) violations: Vec<ReportedViolation>,
 }
 
@@ -81,7 +84,7 @@ impl LogFollower {
                 .output();
             match time::timeout(TIMEOUT, read).await {
                 Ok(Ok(output)) if output.status.success() => {
-                    findings.note(&service, &String::from_utf8_lossy(&output.stdout));
+                    findings.note_all(&service, &String::from_utf8_lossy(&output.stdout));
                 }
                 Ok(Ok(output)) => {
                     let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
@@ -123,15 +126,31 @@ async fn follow(
 }
 
 impl LogFindings {
+    /// Compares what was seen of the output of a service, from its beginning.
     fn note(&mut self, service: &str, output: &str) {
         match compare(output) {
             // It was not reached, or had not started yet.
-            Ok(0) => self.counts.unknown += 1,
-            Ok(lines) => {
+            Ok(Compared { lines: 0, .. }) => self.counts.unknown += 1,
+            Ok(compared) => {
                 self.counts.ok += 1;
-                self.lines += lines;
+                self.lines += compared.lines;
+                let highest = self.highest.entry(service.to_owned()).or_default();
+                *highest = compared.last.max(*highest);
             }
             Err(what) => self.violation(format!("the output of {service}: {what}")),
+        }
+    }
+
+    /// Compares the whole output of a service.
+    fn note_all(&mut self, service: &str, output: &str) {
+        let seen = self.highest.get(service).copied();
+        self.note(service, output);
+        let last = compare(output).ok().map(|compared| compared.last);
+        if let (Some(seen), Some(last)) = (seen, last)
+            && last < seen
+        {
+            let what = format!("the output of {service} ends with {last}, and {seen} was seen");
+            self.violation(what);
         }
     }
 
@@ -144,15 +163,23 @@ impl LogFindings {
     }
 }
 
-/// Returns the number of lines, each of which is one more than the line before it.
+/// Lines, each of which is one more than the line before it.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Compared {
+    lines: u64,
+    /// The number of the last line; 0 if there is none.
+    last: u64,
+}
+
+/// Compares the lines of an output.
 ///
 /// # Errors
-/// The line that is not, in words.
-fn compare(output: &str) -> Result<u64, String> {
+/// The first line that is not one more than the line before it, in words.
+fn compare(output: &str) -> Result<Compared, String> {
     // The last line may be incomplete.
     let complete = output.rfind('\n').map_or("", |end| &output[..end]);
     let mut lines = complete.lines().peekable();
-    let mut compared = 0;
+    let mut compared = Compared::default();
     let mut expected = Some(0_u64);
     while let Some(line) = lines.next() {
         if line.starts_with(MISSING) {
@@ -173,7 +200,8 @@ fn compare(output: &str) -> Result<u64, String> {
                 None => format!("{line:?} instead of a number"),
             });
         };
-        compared += 1;
+        compared.lines += 1;
+        compared.last = number;
         expected = Some(number + 1);
     }
     Ok(compared)
@@ -183,11 +211,15 @@ fn compare(output: &str) -> Result<u64, String> {
 mod tests {
     use super::*;
 
+    fn lines_of(output: &str) -> u64 {
+        compare(output).unwrap().lines
+    }
+
     #[test]
     fn output_without_a_gap_is_compared_line_by_line() {
-        assert_eq!(compare(""), Ok(0));
-        assert_eq!(compare("0\n1\n2\n"), Ok(3));
-        assert_eq!(compare("0\n1\n12"), Ok(2), "the last line is incomplete");
+        assert_eq!(lines_of(""), 0);
+        assert_eq!(lines_of("0\n1\n2\n"), 3);
+        assert_eq!(lines_of("0\n1\n12"), 2, "the last line is incomplete");
     }
 
     #[test]
@@ -211,10 +243,25 @@ mod tests {
         let begun = (0..10)
             .map(|number| format!("{number}\n"))
             .collect::<String>();
-        assert_eq!(compare(&format!("{begun}{cut}")), Ok(14));
-        assert_eq!(compare(&format!("0\n1\n\n{note}\n8\n9\n")), Ok(3));
+        assert_eq!(lines_of(&format!("{begun}{cut}")), 14);
+        assert_eq!(lines_of(&format!("0\n1\n\n{note}\n8\n9\n")), 3);
         let repeated = format!("0\n1\n\n{note}\n8\n9\n9\n");
         assert_eq!(compare(&repeated), Err("\"9\" instead of 10".to_owned()));
+    }
+
+    #[test]
+    fn a_whole_output_has_every_number_that_was_seen() {
+        let mut findings = LogFindings::default();
+        findings.note("f/a", "0\n1\n2\n");
+        findings.note("f/a", "0\n1\n");
+        findings.note_all("f/a", "0\n1\n2\n3\n");
+        findings.note_all("f/b", "0\n");
+        assert!(findings.violations.is_empty(), "{findings:?}");
+        for short in ["0\n1\n2\n", ""] {
+            findings.note_all("f/a", short);
+            let last = findings.violations.pop().unwrap();
+            assert!(last.what.ends_with("and 3 was seen"), "{last:?}");
+        }
     }
 
     #[test]
