@@ -229,9 +229,12 @@ impl NodeStartup {
         let machine = StateMachine::open(&self.store, kept_entries, owner).await?;
         let config = Arc::new(self.config.openraft()?);
         let built = Raft::build(identity.id, config, factory, self.store.log(), machine).await;
-        built.map_err(|error| StartError::Consensus {
+        let raft = built.map_err(|error| StartError::Consensus {
             reason: error.to_string(),
-        })
+        })?;
+        let closing = close_former(raft.clone(), peers.clone(), self.stop.clone());
+        self.tasks.spawn(closing);
+        Ok(raft)
     }
 
     /// Creates the state from which the port answers while the node has no identity.
@@ -290,16 +293,11 @@ impl NodeStartup {
         let (watch, prober) = self.watchers(&group, &phases, &wall);
         let detector = LeaderDetector::new(&group, &raft_port.leader_contact, &phases, &wall);
         let (measured, store_usage) = watch::channel(StoreUsage::default());
-        let tasks: [BoxFuture<'static, ()>; 12] = [
+        let tasks: [BoxFuture<'static, ()>; 11] = [
             Box::pin(reporter.run(stop.clone())),
             Box::pin(proposer.run(raft.clone(), growth.clone(), stop.clone())),
             Box::pin(ReadIndexTask::new(group.clone()).run(requests, stop.clone())),
             Box::pin(watch.run(stop.clone())),
-            Box::pin(close_former(
-                raft.clone(),
-                group.peers.clone(),
-                stop.clone(),
-            )),
             Box::pin(detector.clone().run(stop.clone())),
             Box::pin(prober.run(stop.clone())),
             Box::pin(changes.clone().finish_interrupted(stop.clone())),
