@@ -1,10 +1,10 @@
 //! Real processes under real faults: masters, agents and schedulers, each in its own network
 //! namespace. A nemesis injects the faults, and the checkers check the recorded history.
 //!
-//! The crate `testbed` starts and ends the members. Reading order: `arguments`, `run`, `session`,
-//! `nemesis`, `faults`, `inject`; then the workloads (`framework`, `registers`, `exec_prober`,
-//! `log_follower`, `port_prober`), `master_recorder`, `growth`, `audit`, `check`, `groups`,
-//! `services`, `evidence`, `report`.
+//! The crate `testbed` starts and ends the members. Reading order: `arguments`, `run`,
+//! `machine_lock`, `session`, `nemesis`, `faults`, `inject`; then the workloads (`framework`,
+//! `registers`, `exec_prober`, `log_follower`, `port_prober`), `master_recorder`, `growth`,
+//! `audit`, `check`, `groups`, `services`, `evidence`, `report`.
 
 mod agent_disks;
 mod agent_swarm;
@@ -23,6 +23,7 @@ mod inject;
 mod inputs;
 mod live_cluster;
 mod log_follower;
+mod machine_lock;
 mod master_recorder;
 mod nemesis;
 mod port_prober;

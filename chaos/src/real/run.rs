@@ -21,6 +21,7 @@ use super::faults::{FaultName, FaultRequirement};
 use super::growth::Growth;
 use super::inputs::TaskInputs;
 use super::live_cluster::run_live;
+use super::machine_lock::lock_machine;
 use super::nemesis::FaultSource;
 use super::process_faults::FakeClock;
 use super::report::{ReportedViolation, RunReport};
@@ -273,6 +274,7 @@ fn perform(arguments: &RunArguments, prepared: RunSetup) -> Result<RunReport> {
             println!("test each fault once ... SKIPPED: {why}");
         }
     }
+    let _lock = lock_machine(&screen)?;
     let dir = create_directory(&arguments.directory, &screen)?;
     screen.print(&format!("seed {}, {}", prepared.seed, dir.path().display()));
     let outcome = run_in_testbed(arguments, prepared, &dir, &screen);
