@@ -18,6 +18,7 @@ use argosy_state::actor::{Principal, PrincipalKind, PrincipalName};
 use futures::stream;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::io::InspectReader;
 use turmoil::net::{TcpListener, TcpStream};
 
 use super::host_keys::{CountedEnd, HostKeys, SharedCount};
@@ -283,61 +284,21 @@ impl AsyncWrite for ProcessStream {
     }
 }
 
-/// A host's end of a connection to another host, which notices when the other host closes it.
-struct NetworkStream {
-    stream: TcpStream,
-    counted: SharedCount,
-}
-
-impl AsyncRead for NetworkStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let is_end = match &read {
-            Poll::Ready(Ok(())) => buffer.filled().len() == before,
-            Poll::Ready(Err(_)) => true,
-            Poll::Pending => false,
-        };
-        if is_end {
-            self.counted.end();
-        }
-        read
-    }
-}
-
-impl AsyncWrite for NetworkStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
 /// Returns the process's end of a connection of its host, which is counted.
 fn carry(stream: TcpStream, counted: CountedEnd) -> ProcessStream {
     let (mut outside, inside) = tokio::io::duplex(PIPE_BYTES);
     let counted = SharedCount::new(counted);
-    let mut network = NetworkStream {
-        stream,
-        counted: counted.clone(),
-    };
+    let (closed, broken) = (counted.clone(), counted.clone());
+    // An empty read is the end of the connection: the other host has closed it.
+    let mut network = InspectReader::new(stream, move |read: &[u8]| {
+        if read.is_empty() {
+            closed.end();
+        }
+    });
     tokio::spawn(async move {
         // Any end of the copy closes both sides.
         let _ = tokio::io::copy_bidirectional(&mut network, &mut outside).await;
+        broken.end();
     });
     ProcessStream {
         stream: inside,

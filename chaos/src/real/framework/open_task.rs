@@ -16,7 +16,7 @@ pub(super) struct OpenTask {
 }
 
 impl OpenTask {
-    /// Whether it must be killed now.
+    /// Returns whether the task must be killed now.
     pub(super) fn is_due(&self, is_service: bool, phase: WorkPhase, now: Instant) -> bool {
         let is_over = match phase {
             WorkPhase::Work => self.kill_at.is_some_and(|at| at <= now),
@@ -26,7 +26,7 @@ impl OpenTask {
         !self.kill_requested && (is_over || self.must_end)
     }
 
-    /// Whether a kill was requested, or will be requested again.
+    /// Returns whether a kill of the task was requested, or will be requested again.
     pub(super) fn is_killed(&self) -> bool {
         self.kill_requested || self.must_end
     }
