@@ -1,13 +1,14 @@
 //! Connections that end when a watched value forbids their peer.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
+use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Connection;
 
@@ -15,8 +16,9 @@ use super::Connection;
 type Forbids<T> = Arc<dyn Fn(&T) -> Option<String> + Send + Sync>;
 
 impl Connection {
-    /// Returns the same connection, which ends with an error as soon as a value of this channel
-    /// forbids it. `forbids` returns the reason.
+    /// Returns the same connection, which is closed as soon as a value of this channel forbids it,
+    /// also while it is not used: no reader needs to wait for that. Then reads and writes return
+    /// `PermissionDenied`. `forbids` returns the reason. Needs a runtime.
     ///
     /// # Errors
     /// `PermissionDenied` if the present value forbids it.
@@ -27,16 +29,25 @@ impl Connection {
     ) -> io::Result<Self> {
         let addresses = self.addresses();
         let forbids: Forbids<T> = Arc::new(forbids);
-        let mut ending = EndingConnection {
-            connection: self,
-            ended: Box::pin(forbidden(values.clone(), Arc::clone(&forbids))),
-            values,
+        let is_write_vectored = self.is_write_vectored();
+        let mut seen = values.clone();
+        if let Some(reason) = forbids(&seen.borrow_and_update()) {
+            return Err(denied(&reason));
+        }
+        let shared = Arc::new(SharedConnection {
+            state: Mutex::new(Ok(self)),
+            reader: AtomicWaker::new(),
+            writer: AtomicWaker::new(),
+        });
+        let (closed, watched) = (shared.clone(), forbids.clone());
+        let ending = async move { closed.end(forbidden(values, watched).await) };
+        let connection = Self::new(EndingConnection {
+            shared,
+            values: seen,
             forbids,
-            reason: None,
-        };
-        ending.values.mark_changed();
-        ending.check()?;
-        let connection = Self::new(ending);
+            is_write_vectored,
+            _ending: AbortOnDropHandle::new(tokio::spawn(ending)),
+        });
         Ok(match addresses {
             Some(addresses) => connection.with_addresses(addresses),
             None => connection,
@@ -57,29 +68,81 @@ async fn forbidden<T>(mut values: watch::Receiver<T>, forbids: Forbids<T>) -> St
     }
 }
 
-struct EndingConnection<T> {
-    connection: Connection,
-    values: watch::Receiver<T>,
-    forbids: Forbids<T>,
-    /// The waker of a waiting reader.
-    ended: Pin<Box<dyn Future<Output = String> + Send>>,
-    reason: Option<String>,
+fn denied(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, reason.to_owned())
 }
 
-impl<T> EndingConnection<T> {
-    fn check(&mut self) -> io::Result<()> {
-        if self.reason.is_none() && self.values.has_changed().unwrap_or(false) {
-            self.reason = (self.forbids)(&self.values.borrow_and_update());
+/// A connection that its user shares with the task that closes it.
+struct SharedConnection {
+    /// The connection, or the reason why it was closed. A plain lock, never held over an await.
+    state: Mutex<Result<Connection, String>>,
+    /// Woken when the connection is closed.
+    reader: AtomicWaker,
+    writer: AtomicWaker,
+}
+
+impl SharedConnection {
+    fn state(&self) -> MutexGuard<'_, Result<Connection, String>> {
+        self.state.lock().expect("no holder of the lock panics")
+    }
+
+    /// Closes the connection, unless it is closed already.
+    fn end(&self, reason: String) {
+        let mut state = self.state();
+        let closed = state
+            .is_ok()
+            .then(|| std::mem::replace(&mut *state, Err(reason)));
+        drop(state);
+        drop(closed);
+        self.reader.wake();
+        self.writer.wake();
+    }
+
+    /// Uses the connection, and registers this waker if that has to wait.
+    fn poll<R>(
+        &self,
+        context: &mut Context<'_>,
+        waker: &AtomicWaker,
+        operation: impl FnOnce(Pin<&mut Connection>, &mut Context<'_>) -> Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
+        let mut state = self.state();
+        let polled = match &mut *state {
+            Ok(connection) => operation(Pin::new(connection), context),
+            Err(reason) => Poll::Ready(Err(denied(reason))),
+        };
+        if polled.is_pending() {
+            waker.register(context.waker());
         }
-        match &self.reason {
-            Some(reason) => Err(denied(reason)),
-            None => Ok(()),
-        }
+        polled
     }
 }
 
-fn denied(reason: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::PermissionDenied, reason.to_owned())
+struct EndingConnection<T> {
+    shared: Arc<SharedConnection>,
+    values: watch::Receiver<T>,
+    forbids: Forbids<T>,
+    is_write_vectored: bool,
+    _ending: AbortOnDropHandle<()>,
+}
+
+impl<T> EndingConnection<T> {
+    /// Closes the connection if the present value forbids it: the task may not have seen it yet.
+    fn check(&mut self) {
+        if self.values.has_changed().unwrap_or(false)
+            && let Some(reason) = (self.forbids)(&self.values.borrow_and_update())
+        {
+            self.shared.end(reason);
+        }
+    }
+
+    fn poll_written<R>(
+        &mut self,
+        context: &mut Context<'_>,
+        operation: impl FnOnce(Pin<&mut Connection>, &mut Context<'_>) -> Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
+        self.check();
+        self.shared.poll(context, &self.shared.writer, operation)
+    }
 }
 
 impl<T: Send + Sync> AsyncRead for EndingConnection<T> {
@@ -88,18 +151,11 @@ impl<T: Send + Sync> AsyncRead for EndingConnection<T> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.check()?;
-        if let Poll::Ready(read) = Pin::new(&mut self.connection).poll_read(context, buffer) {
-            return Poll::Ready(read);
-        }
-        match self.ended.as_mut().poll(context) {
-            Poll::Ready(reason) => {
-                let error = denied(&reason);
-                self.reason = Some(reason);
-                Poll::Ready(Err(error))
-            }
-            Poll::Pending => Poll::Pending,
-        }
+        self.check();
+        let read = |connection: Pin<&mut Connection>, context: &mut Context<'_>| {
+            connection.poll_read(context, buffer)
+        };
+        self.shared.poll(context, &self.shared.reader, read)
     }
 }
 
@@ -109,8 +165,9 @@ impl<T: Send + Sync> AsyncWrite for EndingConnection<T> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check()?;
-        Pin::new(&mut self.connection).poll_write(context, bytes)
+        self.poll_written(context, |connection, context| {
+            connection.poll_write(context, bytes)
+        })
     }
 
     fn poll_write_vectored(
@@ -118,25 +175,32 @@ impl<T: Send + Sync> AsyncWrite for EndingConnection<T> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check()?;
-        Pin::new(&mut self.connection).poll_write_vectored(context, slices)
+        self.poll_written(context, |connection, context| {
+            connection.poll_write_vectored(context, slices)
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.connection.is_write_vectored()
+        self.is_write_vectored
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_flush(context)
+        self.poll_written(context, |connection, context| {
+            connection.poll_flush(context)
+        })
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_shutdown(context)
+        self.poll_written(context, |connection, context| {
+            connection.poll_shutdown(context)
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -177,6 +241,27 @@ mod tests {
         // A later value does not open it again.
         sender.send(0).unwrap();
         near.read_u8().await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_closed() {
+        let (sender, near, mut far) = connected(0);
+        let _near = near.unwrap();
+        sender.send(2).unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(60), far.read_u8()).await;
+        let error = ended.expect("the connection ends").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_waits_ends_with_the_connection() {
+        let (sender, near, _far) = connected(0);
+        let mut near = near.unwrap();
+        let waiting = tokio::spawn(async move { near.write_all(&[0; 65]).await });
+        tokio::task::yield_now().await;
+        sender.send(2).unwrap();
+        let error = waiting.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     }
 
     #[test]
