@@ -39,6 +39,8 @@ pub use kept::KeptHandshakes;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The minimum interval between two log lines about failed accepts.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// The time after the timeout of an attempt to connect from which on no call has waited for it.
+const UNNOTICED_FOR: Duration = Duration::from_millis(100);
 /// The time without a packet after which the kernel probes whether the peer exists.
 const KEEPALIVE_IDLE_SECONDS: u32 = 60;
 /// The interval of probes.
@@ -292,7 +294,7 @@ impl Dialer {
         let dialer = self.clone();
         connector(move |address| {
             let (dialer, expected) = (dialer.clone(), expected.clone());
-            async move { within(timeout, dialer.dial(&address, &expected)).await }
+            async move { within(timeout, || dialer.dial(&address, &expected)).await }
         })
     }
 
@@ -323,7 +325,7 @@ impl Dialer {
         (kept, timeout): (&KeptHandshakes, Duration),
     ) -> io::Result<Connection> {
         let Some(shake_hands) = &self.handshake else {
-            return within(timeout, self.dial(address, expected)).await;
+            return within(timeout, || self.dial(address, expected)).await;
         };
         let continued = match kept.take(address) {
             // One that failed while no call waited for it is no answer to this call.
@@ -333,8 +335,8 @@ impl Dialer {
         let identified = match continued {
             Some(identified) => identified,
             None => {
-                let opening = (self.open)(address.to_owned(), expected.clone());
-                let (opened, _) = within(timeout, opening).await?;
+                let open = || (self.open)(address.to_owned(), expected.clone());
+                let (opened, _) = within(timeout, open).await?;
                 let shaking = shake_hands(opened, address.to_owned(), expected.clone());
                 kept.begin(address, shaking).ended().await?
             }
@@ -357,12 +359,24 @@ where
     }))
 }
 
-async fn within<T>(
-    timeout: Duration,
-    dialing: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
-    let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
-    tokio::time::timeout(timeout, dialing).await.map_err(slow)?
+/// Opens a connection within `timeout`. A gRPC channel polls an attempt only while a call waits for
+/// a connection. So an attempt whose end came unnoticed says nothing about the network of the next
+/// call, which begins another one.
+async fn within<T, Fut>(timeout: Duration, dial: impl Fn() -> Fut) -> io::Result<T>
+where
+    Fut: Future<Output = io::Result<T>>,
+{
+    loop {
+        let end = Instant::now() + timeout;
+        match tokio::time::timeout_at(end, dial()).await {
+            Ok(dialed) => return dialed,
+            Err(_) if end.elapsed() >= UNNOTICED_FOR => {}
+            Err(_) => {
+                let error = "no connection in time";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, error));
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Dialer {

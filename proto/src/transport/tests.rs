@@ -1,11 +1,21 @@
-//! Tests of TCP connections, against the tables of the kernel.
+//! Tests of TCP connections, against the tables of the kernel, and of attempts to connect.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tonic::transport::Uri;
+use tower::{Service as _, ServiceExt as _};
 
-use super::{Dialer, ExpectedPeer, KEEPALIVE_IDLE_SECONDS, Listener};
+use super::{
+    Connection, Dialer, ExpectedPeer, GrpcConnector, KEEPALIVE_IDLE_SECONDS, Listener, PeerIdentity,
+};
+
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The kernel's number of a keepalive timer, and the state of an open connection.
 const KEEPALIVE_TIMER: &str = "02";
@@ -59,4 +69,43 @@ async fn the_kernel_probes_the_peers_of_outgoing_connections() {
     let (timer, ticks) = timer(own, peer);
     assert_eq!(timer, KEEPALIVE_TIMER);
     assert!(ticks <= KEEPALIVE_IDLE_SECONDS * TICKS_PER_SECOND);
+}
+
+/// Returns a connector whose first attempt hangs, and the number of its attempts.
+fn connector() -> (GrpcConnector, Arc<AtomicUsize>) {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let counted = attempts.clone();
+    let dialer = Dialer::new(move |_, _| {
+        let is_first = counted.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            if is_first {
+                std::future::pending::<()>().await;
+            }
+            let peer = PeerIdentity::unauthenticated(None);
+            Ok((Connection::new(tokio::io::empty()), peer))
+        }
+    });
+    (dialer.connector(TIMEOUT, ExpectedPeer::MASTER), attempts)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_whose_end_came_unnoticed_begins_again() {
+    let (mut connector, attempts) = connector();
+    let uri = Uri::from_static("http://a:1");
+    let mut opening = pin!(connector.ready().await.unwrap().call(uri));
+    let call = tokio::time::timeout(TIMEOUT / 2, &mut opening).await;
+    assert!(call.is_err(), "this call gives up first");
+    tokio::time::sleep(TIMEOUT * 2).await;
+    assert!(opening.await.is_ok());
+    assert_eq!(attempts.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_for_which_a_call_waits_ends_in_time() {
+    let (mut connector, attempts) = connector();
+    let uri = Uri::from_static("http://a:1");
+    let opened = connector.ready().await.unwrap().call(uri).await;
+    let error = opened.err().expect("it hangs");
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    assert_eq!(attempts.load(Ordering::Relaxed), 1);
 }
