@@ -289,7 +289,7 @@ impl ClusterAudit {
     }
 
     /// Returns the same without the relations between tasks.
-    fn unrecovered(&self) -> Vec<String> {
+    pub(super) fn unrecovered(&self) -> Vec<String> {
         let mut open = Vec::new();
         let state = self.world.state();
         if let Some(wiped) = state.wiped {
