@@ -9,7 +9,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::leader::MasterFailure;
 
 /// Timeout for opening a connection, without its handshake.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Connection settings.
 #[derive(Clone)]

@@ -8,6 +8,7 @@ use argosy_proto::v1;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::config::CONNECT_TIMEOUT;
 use super::*;
 use crate::OperatorClient;
 use crate::leader::NoMaster;
@@ -79,6 +80,36 @@ async fn a_connection_that_fell_silent_makes_all_others_suspect() {
     // all the remaining time.
     connector.known(|known| known.likely_leader = Some(cluster.masters().addresses()[0].clone()));
     assert!(ask(ATTEMPT_TIMEOUT).await);
+}
+
+/// Simulates a network that fails, and works again before the next call.
+#[tokio::test]
+async fn a_call_does_not_fail_because_an_earlier_one_could_not_connect() {
+    let cluster = crate::test_masters::FakeCluster::start(1).await;
+    let address = cluster.masters().addresses()[0].clone();
+    let attempts = AtomicUsize::new(0);
+    let dialer = Dialer::new(move |address, _| {
+        let is_lost = attempts.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            if is_lost {
+                std::future::pending::<()>().await;
+            }
+            let stream = tokio::net::TcpStream::connect(address).await?;
+            let peer = PeerIdentity::unauthenticated(None);
+            Ok((Connection::new(stream), peer))
+        }
+    });
+    let config = ConnectorConfig { dialer, seed: 3 };
+    let connector = Connector::new(cluster.masters(), config);
+    let client = OperatorClient::new(connector.clone());
+    let hasty = client.clone().with_deadline(QUIET_TIME);
+    let answer = hasty.get_cluster(v1::GetClusterRequest::default()).await;
+    assert!(!matches!(answer, Err(CallError::Refused(_))), "{answer:?}");
+    tokio::time::sleep(CONNECT_TIMEOUT).await;
+    connector.known(|known| known.avoided.clear());
+    let answer = client.get_cluster(v1::GetClusterRequest::default()).await;
+    assert!(matches!(answer, Err(CallError::Refused(_))), "{answer:?}");
+    assert!(!connector.is_avoided(&address), "its first answer counts");
 }
 
 #[tokio::test]
