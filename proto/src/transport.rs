@@ -33,13 +33,14 @@ use tower::util::BoxCloneSyncService;
 
 pub use identity::{Credential, ExpectedPeer, PeerIdentity};
 pub use kept::KeptHandshakes;
+use kept::UNUSED_FOR;
 
 /// The pause after a failed accept, whose usual cause is that too many files are open. The system
 /// keeps waiting connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The minimum interval between two log lines about failed accepts.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
-/// The time after the timeout of an attempt to connect from which on no call has waited for it.
+/// The time after the end of an attempt to connect from which on no call has waited for it.
 const UNNOTICED_FOR: Duration = Duration::from_millis(100);
 /// The time without a packet after which the kernel probes whether the peer exists.
 const KEEPALIVE_IDLE_SECONDS: u32 = 60;
@@ -327,18 +328,21 @@ impl Dialer {
         let Some(shake_hands) = &self.handshake else {
             return within(timeout, || self.dial(address, expected)).await;
         };
-        let continued = match kept.take(address) {
-            // One that failed while no call waited for it is no answer to this call.
-            Some(handshake) => handshake.ended().await.ok(),
-            None => None,
-        };
-        let identified = match continued {
-            Some(identified) => identified,
-            None => {
-                let open = || (self.open)(address.to_owned(), expected.clone());
-                let (opened, _) = within(timeout, open).await?;
-                let shaking = shake_hands(opened, address.to_owned(), expected.clone());
-                kept.begin(address, shaking).ended().await?
+        let identified = loop {
+            let (handshake, is_continued) = match kept.take(address) {
+                Some(handshake) => (handshake, true),
+                None => {
+                    let open = || (self.open)(address.to_owned(), expected.clone());
+                    let (opened, _) = within(timeout, open).await?;
+                    let shaking = shake_hands(opened, address.to_owned(), expected.clone());
+                    (kept.begin(address, shaking), false)
+                }
+            };
+            match handshake.ended().await {
+                (Ok(identified), age) if age < UNUSED_FOR => break identified,
+                // One that failed while no call waited for it is no answer to this call.
+                (Err(error), age) if !is_continued && age < UNNOTICED_FOR => return Err(error),
+                (Ok(_) | Err(_), _) => {}
             }
         };
         self.admit(identified, address, expected)
@@ -361,7 +365,7 @@ where
 
 /// Opens a connection within `timeout`. A gRPC channel polls an attempt only while a call waits for
 /// a connection. So an attempt whose end came unnoticed says nothing about the network of the next
-/// call, which begins another one.
+/// call, and its peer may have closed the connection: the next call begins another one.
 async fn within<T, Fut>(timeout: Duration, dial: impl Fn() -> Fut) -> io::Result<T>
 where
     Fut: Future<Output = io::Result<T>>,
@@ -369,8 +373,8 @@ where
     loop {
         let end = Instant::now() + timeout;
         match tokio::time::timeout_at(end, dial()).await {
+            _ if end.elapsed() >= UNNOTICED_FOR => {}
             Ok(dialed) => return dialed,
-            Err(_) if end.elapsed() >= UNNOTICED_FOR => {}
             Err(_) => {
                 let error = "no connection in time";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, error));

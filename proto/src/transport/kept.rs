@@ -16,7 +16,7 @@ use super::IdentifiedConnection;
 
 /// The time after its end at which a connection is not used any more: servers end those that have
 /// sent no request for 10 s.
-const UNUSED_FOR: Duration = Duration::from_secs(7);
+pub(super) const UNUSED_FOR: Duration = Duration::from_secs(7);
 
 /// At most one handshake for each address. Cheap to clone; the last clone ends them.
 #[derive(Clone, Default)]
@@ -114,17 +114,19 @@ pub(super) struct AwaitedHandshake {
 }
 
 impl AwaitedHandshake {
-    /// Waits for the end.
-    ///
-    /// # Errors
-    /// That of the handshake.
-    pub(super) async fn ended(mut self) -> io::Result<IdentifiedConnection> {
+    /// Waits for the end. Returns the result, or the error of the handshake, and the time since its
+    /// end: the caller may not have been polled for long.
+    pub(super) async fn ended(mut self) -> (io::Result<IdentifiedConnection>, Duration) {
         let Some(running) = &mut self.running else {
-            return Err(io::ErrorKind::NotConnected.into());
+            return (Err(io::ErrorKind::NotConnected.into()), Duration::ZERO);
         };
         let ended = (&mut running.task).await;
+        let age = running.ended.get().map_or(Duration::ZERO, Instant::elapsed);
         self.running = None;
-        ended.map_err(io::Error::other)?
+        (
+            ended.unwrap_or_else(|error| Err(io::Error::other(error))),
+            age,
+        )
     }
 }
 
@@ -257,6 +259,22 @@ mod tests {
         assert_eq!(peer.permits.available_permits(), 0, "it has ended");
         assert!(!peer.connect("a:1").await);
         assert_eq!(peer.opened(), 2, "another one has begun");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_whose_end_came_unnoticed_is_not_used_later() {
+        for fails in [false, true] {
+            let peer = SlowPeer::new(fails);
+            let mut connector = peer.connector();
+            let uri = Uri::from_static("http://a:1");
+            let mut opening = std::pin::pin!(connector.ready().await.unwrap().call(uri));
+            let call = tokio::time::timeout(TIMEOUT / 2, &mut opening).await;
+            assert!(call.is_err(), "this call gives up first");
+            peer.permits.add_permits(2);
+            tokio::time::sleep(UNUSED_FOR * 2).await;
+            assert_eq!(opening.await.is_ok(), !fails);
+            assert_eq!(peer.opened(), 2);
+        }
     }
 
     #[tokio::test(start_paused = true)]

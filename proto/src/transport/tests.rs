@@ -71,15 +71,29 @@ async fn the_kernel_probes_the_peers_of_outgoing_connections() {
     assert!(ticks <= KEEPALIVE_IDLE_SECONDS * TICKS_PER_SECOND);
 }
 
-/// Returns a connector whose first attempt hangs, and the number of its attempts.
-fn connector() -> (GrpcConnector, Arc<AtomicUsize>) {
+/// The first attempt of a connector. Later ones succeed at once.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum FirstAttempt {
+    Hangs,
+    SucceedsLate,
+    FailsLate,
+}
+
+/// Returns a connector, and the number of its attempts.
+fn connector(first: FirstAttempt) -> (GrpcConnector, Arc<AtomicUsize>) {
     let attempts = Arc::new(AtomicUsize::new(0));
     let counted = attempts.clone();
     let dialer = Dialer::new(move |_, _| {
         let is_first = counted.fetch_add(1, Ordering::Relaxed) == 0;
         async move {
-            if is_first {
+            if is_first && first == FirstAttempt::Hangs {
                 std::future::pending::<()>().await;
+            }
+            if is_first {
+                tokio::time::sleep(TIMEOUT / 4 * 3).await;
+            }
+            if is_first && first == FirstAttempt::FailsLate {
+                return Err(std::io::ErrorKind::HostUnreachable.into());
             }
             let peer = PeerIdentity::unauthenticated(None);
             Ok((Connection::new(tokio::io::empty()), peer))
@@ -90,19 +104,22 @@ fn connector() -> (GrpcConnector, Arc<AtomicUsize>) {
 
 #[tokio::test(start_paused = true)]
 async fn an_attempt_whose_end_came_unnoticed_begins_again() {
-    let (mut connector, attempts) = connector();
-    let uri = Uri::from_static("http://a:1");
-    let mut opening = pin!(connector.ready().await.unwrap().call(uri));
-    let call = tokio::time::timeout(TIMEOUT / 2, &mut opening).await;
-    assert!(call.is_err(), "this call gives up first");
-    tokio::time::sleep(TIMEOUT * 2).await;
-    assert!(opening.await.is_ok());
-    assert_eq!(attempts.load(Ordering::Relaxed), 2);
+    use FirstAttempt::{FailsLate, Hangs, SucceedsLate};
+    for first in [Hangs, SucceedsLate, FailsLate] {
+        let (mut connector, attempts) = connector(first);
+        let uri = Uri::from_static("http://a:1");
+        let mut opening = pin!(connector.ready().await.unwrap().call(uri));
+        let call = tokio::time::timeout(TIMEOUT / 2, &mut opening).await;
+        assert!(call.is_err(), "this call gives up first");
+        tokio::time::sleep(TIMEOUT * 2).await;
+        assert!(opening.await.is_ok(), "{first:?}");
+        assert_eq!(attempts.load(Ordering::Relaxed), 2, "{first:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_attempt_for_which_a_call_waits_ends_in_time() {
-    let (mut connector, attempts) = connector();
+    let (mut connector, attempts) = connector(FirstAttempt::Hangs);
     let uri = Uri::from_static("http://a:1");
     let opened = connector.ready().await.unwrap().call(uri).await;
     let error = opened.err().expect("it hangs");
