@@ -199,7 +199,9 @@ impl OperatorClient {
                 RepeatPolicy::Always,
                 |channel, _| async move {
                     let (sender, outbox) = mpsc::channel(WRITE_CAPACITY);
-                    let response = stub(channel).write(ReceiverStream::new(outbox)).await?;
+                    let mut request = Request::new(ReceiverStream::new(outbox));
+                    self.add_metadata(request.metadata_mut());
+                    let response = stub(channel).write(request).await?;
                     let (metadata, replies, extensions) = response.into_parts();
                     Ok(Response::from_parts(
                         metadata,
@@ -314,9 +316,46 @@ impl WriteStream {
 
 #[cfg(test)]
 mod tests {
+    use argosy_state::access::TokenId;
+    use tokio_stream::StreamExt as _;
+    use tonic::service::{InterceptorLayer, Routes};
+    use tonic::transport::Server;
+
     use super::*;
-    use crate::connector::ConnectorConfig;
+    use crate::connector::{Connection, ConnectorConfig, Dialer, PeerIdentity, TokenSecret};
     use crate::masters::Masters;
+
+    #[tokio::test]
+    async fn a_stream_of_batches_has_the_metadata_of_all_calls() {
+        let (seen, mut received) = mpsc::channel(1);
+        let refuse = move |request: Request<()>| {
+            let _ = seen.try_send(request.metadata().clone());
+            Err::<Request<()>, _>(Status::failed_precondition("recorded"))
+        };
+        let dialer = Dialer::new(move |_, _| {
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let incoming = tokio_stream::once(Ok::<_, std::io::Error>(far));
+            let incoming = incoming.chain(tokio_stream::pending());
+            let server = Server::builder()
+                .layer(InterceptorLayer::new(refuse.clone()))
+                .add_routes(Routes::default());
+            tokio::spawn(server.serve_with_incoming(incoming));
+            let peer = PeerIdentity::authenticated("master/m1".parse().unwrap(), None);
+            async move { Ok((Connection::new(near), peer)) }
+        });
+        let token = TokenSecret {
+            id: TokenId(7),
+            secret: [5; 32],
+        };
+        let dialer = dialer.with_token(&token);
+        let connector =
+            Connector::new("m1:1".parse().unwrap(), ConnectorConfig { dialer, seed: 3 });
+        assert!(OperatorClient::new(connector).write_stream().await.is_err());
+        let metadata = received.recv().await.unwrap();
+        for name in ["authorization", versions::HEADER] {
+            assert!(metadata.contains_key(name), "{name}: {metadata:?}");
+        }
+    }
 
     #[tokio::test]
     async fn a_call_above_the_size_of_a_message_is_refused_and_not_sent() {
