@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use argosy_proto::transport::KeptHandshakes;
 pub use argosy_proto::transport::{Connection, Dialer, ExpectedPeer, PeerIdentity};
@@ -26,12 +26,12 @@ use argosy_proto::versions::{self, VersionRange};
 pub use argosy_state::access::TokenSecret;
 
 use crate::failure::{AttemptError, CallError, MasterRejection, classify};
-use crate::leader::{LeaderSearch, LeaderSearchStep, MasterFailure, NoMaster, next_random};
+use crate::leader::{LeaderSearch, LeaderSearchStep, MasterFailure, next_random};
 use crate::masters::Masters;
 
 use config::open;
 pub use config::{ConnectorConfig, random_seed};
-use leader_watch::{LeaderEpoch, LeaderWatch};
+use leader_watch::{LeaderWatch, leader_replaced};
 pub use message_size::MESSAGE_BYTES;
 pub(crate) use message_size::check_size;
 
@@ -222,7 +222,7 @@ impl Connector {
             }
             let left = deadline.saturating_sub(started.elapsed());
             if left.is_zero() {
-                return Err(deadline_exceeded(deadline, was_sent, search.causes()));
+                return Err(CallError::unanswered(deadline, was_sent, search.causes()));
             }
             let address = match search.next() {
                 LeaderSearchStep::Call(address) => address,
@@ -246,7 +246,17 @@ impl Connector {
                     let is_renewed = may_renew && self.renew_connections(refusal.code);
                     // The call may have been processed: an answer can be refused, too.
                     if !is_renewed || repeat == RepeatPolicy::OnlyUnsent {
-                        return Err(CallError::Refused(refusal));
+                        if !was_sent || refusal.code != Code::Unauthenticated {
+                            return Err(CallError::Refused(refusal));
+                        }
+                        // The caller was refused, not the call, which an earlier attempt has sent.
+                        let cause = MasterFailure::Untrusted(refusal.message);
+                        search.failed(&address, cause, None);
+                        return Err(CallError::unanswered(
+                            started.elapsed(),
+                            true,
+                            search.causes(),
+                        ));
                     }
                     has_renewed = true;
                     search.call_next(address);
@@ -256,7 +266,11 @@ impl Connector {
                     was_sent |= sent;
                     search.failed(&address, cause, hint);
                     if sent && repeat == RepeatPolicy::OnlyUnsent {
-                        return Err(deadline_exceeded(started.elapsed(), true, search.causes()));
+                        return Err(CallError::unanswered(
+                            started.elapsed(),
+                            true,
+                            search.causes(),
+                        ));
                     }
                 }
             }
@@ -463,21 +477,6 @@ impl KnownMasters {
 pub(crate) struct MasterAnswer<T> {
     pub(crate) body: T,
     pub(crate) address: String,
-}
-
-fn deadline_exceeded(waited: Duration, was_sent: bool, causes: NoMaster) -> CallError {
-    if was_sent {
-        CallError::Unanswered {
-            after_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
-            causes,
-        }
-    } else {
-        CallError::NoMaster(causes)
-    }
-}
-
-fn leader_replaced(news: &LeaderEpoch) -> String {
-    format!("{} leads since epoch {}", news.leader, news.epoch)
 }
 
 /// Checks the versions that a master names; a master of release 0.1.0 names none.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
+use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_proto::versions::{self, NoCommonVersion};
@@ -114,6 +115,20 @@ pub enum CallError {
         /// The last failure of each master.
         causes: NoMaster,
     },
+}
+
+impl CallError {
+    /// Returns the error of a call without an answer.
+    pub(crate) fn unanswered(waited: Duration, was_sent: bool, causes: NoMaster) -> Self {
+        if was_sent {
+            Self::Unanswered {
+                after_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+                causes,
+            }
+        } else {
+            Self::NoMaster(causes)
+        }
+    }
 }
 
 /// The meaning of a failed attempt for the search.

@@ -80,6 +80,11 @@ impl EpochStream {
     }
 }
 
+/// Returns the reason for which a call or a stream of an earlier epoch ends.
+pub(super) fn leader_replaced(news: &LeaderEpoch) -> String {
+    format!("{} leads since epoch {}", news.leader, news.epoch)
+}
+
 impl LeaderWatch {
     pub(crate) fn new() -> Self {
         Self {

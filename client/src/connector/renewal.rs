@@ -32,7 +32,7 @@ impl Connector {
 mod tests {
     use std::io;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::time::Duration;
 
     use argosy_proto::transport::{Connection, Dialer, PeerIdentity};
@@ -53,7 +53,14 @@ mod tests {
         connections: Arc<AtomicUsize>,
         /// The number of keys that are revoked: the first ones.
         revoked: Arc<AtomicUsize>,
+        /// Whether the next call gets no answer.
+        unanswered: Arc<AtomicBool>,
     }
+
+    const TOKEN: TokenSecret = TokenSecret {
+        id: TokenId(7),
+        secret: [5; 32],
+    };
 
     struct KeyedConnection {
         number: usize,
@@ -68,6 +75,10 @@ mod tests {
             &self,
             _: Request<v1::WatchReigns>,
         ) -> Result<Response<Self::WatchStream>, Status> {
+            let unanswered = &self.master.unanswered;
+            if unanswered.swap(false, Ordering::Relaxed) {
+                return Err(Status::unavailable("it stops"));
+            }
             match self.number <= self.master.revoked.load(Ordering::Relaxed) {
                 true => Err(Status::unauthenticated("the key was revoked")),
                 false => Ok(Response::new(tokio_stream::pending())),
@@ -174,13 +185,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_call_without_an_answer_stays_unknown_if_its_caller_is_refused_then() {
+        let master = KeyedMaster::default();
+        let connector = master.connector(master.dialer().with_token(&TOKEN));
+        master.revoke(1);
+        master.unanswered.store(true, Ordering::Relaxed);
+        let answer = call(&connector).await;
+        assert!(
+            matches!(answer, Err(CallError::Unanswered { .. })),
+            "{answer:?}"
+        );
+        let refused = call(&connector).await;
+        assert!(is_refused(&refused), "{refused:?}");
+    }
+
+    #[tokio::test]
     async fn a_refused_token_causes_no_further_connection() {
         let master = KeyedMaster::default();
-        let token = TokenSecret {
-            id: TokenId(7),
-            secret: [5; 32],
-        };
-        let connector = master.connector(master.dialer().with_token(&token));
+        let connector = master.connector(master.dialer().with_token(&TOKEN));
         call(&connector).await.unwrap();
         master.revoke(1);
         let refused = call(&connector).await;

@@ -3,8 +3,10 @@
 
 use argosy_proto::{convert, v1};
 
+use tonic::Code;
+
 use super::{CallReply, Notification, Session, task_ids};
-use crate::failure::CallError;
+use crate::failure::{CallError, MasterRejection};
 use crate::scheduler::calls::{CallRequest, OpenCall};
 use crate::scheduler::{CallOutcome, is_terminal};
 
@@ -15,6 +17,12 @@ fn is_forgotten(reason: &str) -> bool {
         reason,
         "superseded" | "framework-removed" | "unknown-framework"
     )
+}
+
+/// Returns whether the caller was refused, and not the call: an earlier attempt may have performed
+/// it, or this one may have before the credential of the caller ended.
+fn is_caller_refused(refusal: &MasterRejection) -> bool {
+    refusal.code == Code::Unauthenticated
 }
 
 /// Returns the rejected parts of a call with their operations, which masters of release 0.1.0 do
@@ -80,7 +88,7 @@ impl Session {
                     },
                 );
             }
-            _ if is_late || is_forgotten(&refusal.reason) => {
+            _ if is_late || is_forgotten(&refusal.reason) || is_caller_refused(&refusal) => {
                 self.finish_call(call, CallOutcome::Lost(refusal));
             }
             _ => self.finish_call(call, CallOutcome::Refused(refusal)),

@@ -185,6 +185,21 @@ fn a_stale_accept_is_lost_and_a_stale_kill_is_renumbered() {
 }
 
 #[test]
+fn an_accept_whose_caller_is_refused_has_an_unknown_outcome() {
+    let mut world = World::subscribed();
+    world.accept("1.1");
+    let mut refusal = local("", "the token was revoked".into());
+    refusal.code = Code::Unauthenticated;
+    let result = Err(CallError::Refused(refusal));
+    let effects = world.feed(Input::Answered { number: 1, result });
+    let outcomes = outcomes(&effects);
+    assert!(
+        matches!(outcomes[..], [CallOutcome::Lost(_)]),
+        "{outcomes:?}"
+    );
+}
+
+#[test]
 fn an_accept_at_the_end_of_a_session_has_an_unknown_outcome() {
     for reason in ["framework-removed", "unknown-framework", "superseded"] {
         let mut world = World::subscribed();
