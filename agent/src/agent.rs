@@ -379,9 +379,13 @@ impl Agent {
                 }
                 self.uplink.send(link, message)
             }
-            LinkEffect::Hangup { link, why } => {
+            LinkEffect::Hangup {
+                link,
+                why,
+                is_silent,
+            } => {
                 tracing::warn!(link, why, "the link to the master ended");
-                self.uplink.close(link);
+                self.uplink.close(link, is_silent);
                 None
             }
             LinkEffect::Quarantined(task) => {

@@ -109,10 +109,13 @@ impl Uplink {
         }
     }
 
-    /// Ends a stream.
-    pub(crate) fn close(&mut self, link: u64) {
+    /// Ends a stream. `is_silent`: nothing was received on it for too long.
+    pub(crate) fn close(&mut self, link: u64, is_silent: bool) {
         if let Some(current) = self.current.take_if(|current| current.link == link) {
-            self.client.mark_silent(&current.address);
+            match is_silent {
+                true => self.client.mark_silent(&current.address),
+                false => self.client.leave(&current.address),
+            }
             self.guard = None;
         }
     }
