@@ -11,7 +11,9 @@ use argosy_state::resources::Resources;
 use super::Findings;
 use super::delays::FaultWindows;
 use super::facts::{of_agents, of_masters, of_offers};
-use crate::history::{AgentFact, History, OfferFact, ProcessName, RaftFact};
+use crate::history::{
+    AgentFact, FaultKind, History, HistoryEvent, OfferFact, ProcessName, RaftFact,
+};
 
 /// The maximum delay between the making of an offer and its record, while nothing delays the leader
 /// or its link: a round of the allocator and a few packets.
@@ -22,7 +24,7 @@ pub(super) fn check(history: &History) -> Findings {
     let modes = modes(history);
     let made = made(history);
     let epoch_records = epochs(history);
-    let leaders = leaders(history);
+    let (leaders, ends) = (leaders(history), ProcessEnds::of(history));
     let delays = FaultWindows::of(history);
     for (at, event, fact) in of_offers(history) {
         match fact {
@@ -67,9 +69,10 @@ pub(super) fn check(history: &History) -> Findings {
                 };
                 let since_ns = way_ns(history.events[seen].time_ns, time_ns);
                 // The leader may have registered the agent before the record of it.
-                let soon = known[before..].first().is_some_and(|(next, mode)| {
-                    let next_ns = history.events[*next].time_ns;
-                    *mode == AgentMode::Registered && way_ns(time_ns, next_ns) <= MAX_DELAY_NS
+                let end_ns = ends.first_after(leader, time_ns);
+                let soon = known[before..].iter().any(|(seen, mode)| {
+                    let recorded_ns = recorded_ns(&history.events[*seen], next.copied(), end_ns);
+                    *mode == AgentMode::Registered && way_ns(time_ns, recorded_ns) <= MAX_DELAY_NS
                 });
                 let is_in_use = mode == AgentMode::Registered || since_ns < apart_ns || soon;
                 findings.require(is_in_use, [seen, at], || {
@@ -80,6 +83,37 @@ pub(super) fn check(history: &History) -> Findings {
         }
     }
     findings
+}
+
+/// Returns when an entry was recorded, or when its leader ended: what a leader has committed just
+/// before is recorded when another one leads, in the epoch `next`.
+fn recorded_ns(entry: &HistoryEvent, next: Option<Epoch>, end_ns: Option<u64>) -> u64 {
+    let is_before = |index: u64| next.is_none_or(|next| index < next.0);
+    let is_own = entry.revision.is_some_and(|at| is_before(at.index));
+    let end_ns = end_ns.filter(|_| is_own);
+    end_ns.map_or(entry.time_ns, |end_ns| entry.time_ns.min(end_ns))
+}
+
+/// When each process ended without a stop, in order.
+struct ProcessEnds<'a>(BTreeMap<&'a str, Vec<u64>>);
+
+impl<'a> ProcessEnds<'a> {
+    fn of(history: &'a History) -> Self {
+        let mut ends: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+        for (_, event, fault) in history.faults() {
+            if matches!(fault.kind, FaultKind::Crash | FaultKind::PowerCut) {
+                ends.entry(fault.target.as_str())
+                    .or_default()
+                    .push(event.time_ns);
+            }
+        }
+        Self(ends)
+    }
+
+    fn first_after(&self, process: &str, time_ns: u64) -> Option<u64> {
+        let ends = self.0.get(process)?;
+        ends.iter().copied().find(|end_ns| *end_ns >= time_ns)
+    }
 }
 
 fn sum(used: &Resources, offered: &Resources, name: &str) -> i64 {
@@ -167,7 +201,6 @@ fn modes(history: &History) -> BTreeMap<AgentId, Vec<(usize, AgentMode)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::FaultKind;
     use crate::invariants::fixture::{
         AGENT, HistoryBuilder, NODE_1, assert_clean, assert_nothing_compared, assert_violation,
         offer, resources,
@@ -275,7 +308,50 @@ mod tests {
         let used =
             |builder: HistoryBuilder| builder.observe_at("log", 19, mode(AgentMode::Registered));
         assert_clean(check, used(idle.clone().after_ms(290)));
-        assert_violation(check, used(idle.after_ms(310)), "which is Unreachable");
+        assert_violation(
+            check,
+            used(idle.clone().after_ms(310)),
+            "which is Unreachable",
+        );
+        // It has returned, and an operator has activated it.
+        let returned = idle.observe_at("log", 18, mode(AgentMode::Deactivated));
+        assert_clean(check, used(returned.clone().after_ms(290)));
+        assert_violation(check, used(returned.after_ms(310)), "which is Unreachable");
+    }
+
+    #[test]
+    fn what_a_leader_committed_before_its_end_is_recorded_when_another_one_leads() {
+        let led = RaftFact::Led {
+            node: NODE_1,
+            term: 2,
+            last_index: 11,
+        };
+        let opened = RaftFact::EpochOpened {
+            node: NODE_1,
+            epoch: Epoch(12),
+            term: 2,
+            life: 7,
+        };
+        let recorded = |end_after_ms, next_epoch| {
+            let (agent, epoch) = (AGENT, Epoch(next_epoch));
+            HistoryBuilder::new()
+                .observe("master-1", led.clone())
+                .observe("log", opened.clone())
+                .observe_at("log", 18, mode(AgentMode::Deactivated))
+                .after_ms(500)
+                .offer_made(offer(12, 1))
+                .after_ms(end_after_ms)
+                .fault(FaultKind::PowerCut, "master-1")
+                .after_ms(700)
+                .observe_at("log", 19, mode(AgentMode::Registered))
+                .observe("agent-5", AgentFact::EpochStored { agent, epoch })
+        };
+        assert_clean(check, recorded(50, 20));
+        // The next leader has registered the agent, or this one has not for long.
+        for (end_after_ms, next_epoch) in [(50, 19), (310, 20)] {
+            let wrong = recorded(end_after_ms, next_epoch);
+            assert_violation(check, wrong, "which is Deactivated");
+        }
     }
 
     #[test]
