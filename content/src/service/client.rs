@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -146,8 +147,14 @@ struct ServiceConnection {
 
 struct ConnectionState {
     /// By request id. `None` once it has exited.
-    pending: Option<BTreeMap<u64, mpsc::UnboundedSender<ReceivedReply>>>,
+    pending: Option<BTreeMap<u64, RequestState>>,
     last_received: Instant,
+}
+
+/// The state of a request that is neither answered nor cancelled.
+struct RequestState {
+    replies: mpsc::UnboundedSender<ReceivedReply>,
+    is_sent: bool,
 }
 
 impl ContentService {
@@ -229,7 +236,7 @@ impl ContentService {
         let (sender, message) = (Arc::clone(&connection), build(id));
         let mut sending = tokio::task::spawn_blocking(move || {
             let files: Vec<_> = file.iter().map(AsFd::as_fd).collect();
-            sender.packets.send(&message, &files)
+            sender.send_request(id, &message, &files)
         });
         let mut is_sent = false;
         loop {
@@ -329,13 +336,41 @@ impl ServiceConnection {
         let waiting = state.pending.as_mut()?;
         let is_first = waiting.is_empty();
         // Bounded by the progress reports of one request, ten per second.
-        let (sender, answers) = mpsc::unbounded_channel();
-        waiting.insert(id, sender);
+        let (replies, answers) = mpsc::unbounded_channel();
+        let request = RequestState {
+            replies,
+            is_sent: false,
+        };
+        waiting.insert(id, request);
         if is_first {
             // Without work it sends nothing.
             state.last_received = Instant::now();
         }
         Some(answers)
+    }
+
+    /// Sends a request, and then its cancellation if the request was dropped before it was sent.
+    /// Blocks.
+    fn send_request(
+        &self,
+        id: u64,
+        message: &ServiceRequest,
+        files: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        self.packets.send(message, files)?;
+        let mut state = self.state();
+        let Some(pending) = &mut state.pending else {
+            return Ok(()); // The service was lost, and the request with it.
+        };
+        if let Some(request) = pending.get_mut(&id) {
+            request.is_sent = true;
+            return Ok(());
+        }
+        // Not under the lock, because a full socket blocks, and the reader needs the lock.
+        drop(state);
+        // The request may also be missing because it is answered already. The service ignores the
+        // cancellation of such a request, and ids are never reused.
+        self.packets.send(&ServiceRequest::Cancel { id }, &[])
     }
 
     fn dispatch(&self, answer: ServiceReply, descriptors: Vec<OwnedFd>) {
@@ -347,9 +382,9 @@ impl ServiceConnection {
             | ServiceReply::Done { id }
             | ServiceReply::Failed { id, .. } => *id,
         };
-        if let Some(waiting) = state.pending.as_ref().and_then(|all| all.get(&id)) {
+        if let Some(request) = state.pending.as_ref().and_then(|all| all.get(&id)) {
             // A requester that no longer waits has cancelled the request.
-            let _ = waiting.send((answer, descriptors));
+            let _ = request.replies.send((answer, descriptors));
         }
     }
 
@@ -393,11 +428,11 @@ impl PendingRequest {
 
 impl Drop for PendingRequest {
     fn drop(&mut self) {
-        let waiting = &mut self.connection.state().pending;
-        let was_waited_for = waiting
-            .as_mut()
-            .is_some_and(|waiting| waiting.remove(&self.id).is_some());
-        if was_waited_for {
+        let pending = &mut self.connection.state().pending;
+        let removed = pending.as_mut().and_then(|all| all.remove(&self.id));
+        // If the request is not sent yet, `send_request` cancels it: a cancellation from here could
+        // precede the request, and the service would ignore it.
+        if removed.is_some_and(|request| request.is_sent) {
             // If its queue is full, it has been silent for long, and will be ended.
             let _ = self
                 .connection

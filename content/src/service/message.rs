@@ -36,7 +36,7 @@ pub(super) enum ServiceRequest {
         /// For messages.
         path: PathBuf,
     },
-    /// Cancels a request.
+    /// Cancels a request that was sent before. The service ignores an unknown id.
     Cancel { id: u64 },
 }
 
