@@ -1,14 +1,16 @@
 //! Tests of adoption: agents that die and restart.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use argosy_host::ProcessId;
 use argosy_isolation::{
     Adoption, Cgroup, CommandOutcome, Container, Exit, Handle, LaunchError, LaunchSpec, adopt,
 };
 use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::unistd::Pid;
@@ -21,6 +23,10 @@ pub(crate) const CASES: &[TestCase] = &[
         outlives,
     ),
     ("an_exit_while_the_agent_is_down_is_recorded", exit_kept),
+    (
+        "an_exit_that_could_not_be_written_is_kept_after_an_agent_has_received_it",
+        unwritten,
+    ),
     (
         "a_directory_path_longer_than_a_socket_address_is_supported",
         long_path,
@@ -101,6 +107,62 @@ fn outlives() {
         );
         assert_eq!(exited(&spec).outcome, CommandOutcome::Signaled(15));
     }
+}
+
+/// A small file system at a directory, which is unmounted with the value.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn at(directory: &Path) -> Self {
+        let options = Some("size=64k,mode=0711");
+        let flags = MsFlags::empty();
+        mount(
+            Some("argosy-test"),
+            directory,
+            Some("tmpfs"),
+            flags,
+            options,
+        )
+        .unwrap();
+        Self(directory.to_owned())
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Writes until not a byte is left.
+    fn fill(&self) {
+        let mut filler = fs::File::create(self.filler()).unwrap();
+        while filler.write_all(&[1; 4096]).is_ok() {}
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        umount2(&self.0, MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+fn unwritten() {
+    let mut world = RootFixture::new();
+    let spec = world.spec("exec sleep 1000");
+    let disk = SmallDisk::at(&spec.directory);
+    fs::create_dir(&spec.sandbox).unwrap();
+    let (mut container, _) = world.start(&spec);
+    disk.fill();
+    container.kill(60_000).unwrap();
+    let received = container.wait(TIMEOUT).unwrap().outcome;
+    assert_eq!(received, CommandOutcome::Signaled(15));
+    // The agent ends before its journal has it, and another one is started when there is space.
+    drop(container);
+    fs::remove_file(disk.filler()).unwrap();
+    let outcome = match adopt(&spec.directory).unwrap() {
+        Adoption::Running(mut container) => container.wait(TIMEOUT).unwrap().outcome,
+        Adoption::Exited(exit) => exit.outcome,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(outcome, CommandOutcome::Signaled(15));
 }
 
 fn long_path() {

@@ -176,8 +176,13 @@ impl Supervisor<'_> {
                 nothing_left: nothing_left && self.listener.is_none() && written.is_ok(),
                 ..exit.clone()
             })));
-            if notice {
+            if notice && written.is_ok() {
                 return;
+            }
+            // An agent that received the notice may end before its journal has it. It gets the
+            // notice once: its connection ends, as it would with this process.
+            if notice {
+                self.connections.clear();
             }
             // Waiting for an agent may take long, and must not delay the release of the mounts.
             self.mounts = None;
