@@ -66,7 +66,8 @@ pub(crate) enum MemberChange {
         promote: bool,
     },
     Remove(u64),
-    /// Transfers leadership to this voter; `None`: to the one with the longest log.
+    /// Transfers leadership to this voter; `None`: to the one with the longest log of those that
+    /// answer.
     Transfer(Option<u64>),
 }
 
@@ -349,14 +350,8 @@ impl MemberChanger {
         if to == Some(self.caller.id) {
             return Ok(self.caller.id);
         }
-        let furthest = || {
-            let progress = self.progress();
-            let others = voters.iter().filter(|id| **id != self.caller.id);
-            others
-                .min_by_key(|id| (progress.lag.get(id).copied().unwrap_or(u64::MAX), **id))
-                .copied()
-        };
-        let Some(to) = to.or_else(furthest).filter(|to| voters.contains(to)) else {
+        let to_any = || self.successor(&voters);
+        let Some(to) = to.or_else(to_any).filter(|to| voters.contains(to)) else {
             return Err(MembershipError::NotTransferred {
                 to: to.unwrap_or(self.caller.id),
                 reason: "it is not a voter",

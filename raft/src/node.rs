@@ -354,7 +354,8 @@ impl Node {
         self.change(MemberChange::Remove(id)).await.map(|_id| ())
     }
 
-    /// Transfers leadership to this voter, or to the most advanced one. Returns the new leader.
+    /// Transfers leadership to this voter, or to the most advanced one that answers. Returns the
+    /// new leader.
     ///
     /// # Errors
     /// If it is not a voter, has not answered lately, or is not elected in time.

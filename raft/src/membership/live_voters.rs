@@ -35,15 +35,29 @@ impl MemberChanger {
         }
     }
 
+    /// Returns the voter to which leadership is transferred if the request names none: of those
+    /// that have answered recently, the one with the longest log. The lag of a dead voter stays 0
+    /// as long as nothing is proposed, so a short lag does not show that a voter is alive.
+    pub(super) fn successor(&self, voters: &BTreeSet<u64>) -> Option<u64> {
+        let lags = self.progress().lag;
+        let others = voters.iter().copied().filter(|id| *id != self.caller.id);
+        others.min_by_key(|id| {
+            let lag = lags.get(id).copied().unwrap_or(u64::MAX);
+            (!self.is_alive(*id), lag, *id)
+        })
+    }
+
     /// Returns how many of these voters have answered recently, including the leader itself.
     fn count_alive(&self, voters: &BTreeSet<u64>) -> usize {
+        voters.iter().filter(|id| self.is_alive(**id)).count()
+    }
+
+    /// Returns whether this voter has answered recently. The leader itself is always alive.
+    fn is_alive(&self, id: u64) -> bool {
         let fresh = Duration::from_millis(2 * self.timing.election_max_ms);
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let answered = |id: u64| {
-            let heard = liveness::acked_ago(&metrics, &self.liveness, id);
-            id == self.caller.id || heard.is_some_and(|ago| ago < fresh)
-        };
-        voters.iter().filter(|id| answered(**id)).count()
+        let heard = liveness::acked_ago(&metrics, &self.liveness, id);
+        id == self.caller.id || heard.is_some_and(|ago| ago < fresh)
     }
 }

@@ -222,6 +222,32 @@ async fn a_leader_that_is_replaced_in_between_reports_nothing_about_the_others()
     assert_eq!(refused, Err(MembershipError::NoLeader), "ask the next one");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_without_a_target_is_transferred_to_a_voter_that_answers() {
+    let mut hosts = three().await;
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("before").await;
+    hosts[lead]
+        .until_progress("equal logs", |progress| {
+            progress.lag.len() == 2 && progress.lag.values().all(|lag| *lag == 0)
+        })
+        .await;
+    wait_for_contact(&hosts[lead]).await;
+    // By log and id, the follower with the lowest id comes first.
+    let followers = (0..3).filter(|place| *place != lead);
+    let dead = followers
+        .min_by_key(|place| hosts[*place].node.id())
+        .unwrap();
+    let dead_id = hosts[dead].node.id();
+    hosts.remove(dead).kill();
+    let lead = leader(&hosts).await;
+    let other_id = hosts[1 - lead].node.id();
+    silent(&hosts[lead], dead_id).await;
+    let lags = hosts[lead].node.progress().lag;
+    assert_eq!(lags.get(&dead_id), Some(&0), "nothing was proposed");
+    assert_eq!(hosts[lead].node.transfer(None).await, Ok(other_id));
+}
+
 /// Waits until this member has not answered the leader for so long that it counts as dead: silence
 /// is the only sign.
 async fn silent(leader: &NodeHost, id: u64) {
