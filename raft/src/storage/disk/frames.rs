@@ -8,7 +8,7 @@
 //! writes a disk.
 
 /// The size of a block in bytes. No fragment crosses its end.
-const BLOCK: usize = 32 << 10;
+pub(super) const BLOCK: usize = 32 << 10;
 
 const HEAD: usize = 4 + 2 + 1;
 const RECYCLABLE_HEAD: usize = HEAD + 4;

@@ -124,6 +124,8 @@ fn options() -> Options {
     options.set_unordered_write(false);
     options.set_recycle_log_file_num(0);
     options.set_max_total_wal_size(64 * MIB as u64);
+    // `recovery` reads the whole manifest into memory.
+    options.set_max_manifest_file_size(16 * MIB);
     options.set_max_open_files(256);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(2);

@@ -1,7 +1,7 @@
 //! The file of the high-water record, and the thread that writes it.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -18,6 +18,9 @@ use crate::storage::record;
 /// A page apart, so that no device tears both slots in one write.
 const SLOT: usize = 4096;
 const SLOTS: u64 = 2;
+
+/// The maximum number of attempts to open the manifest in use.
+const MANIFEST_ATTEMPTS: usize = 3;
 
 /// Reads the file; `None` if it does not exist.
 pub(in crate::storage::disk) fn read(path: &Path) -> Result<Option<HighWaterRecord>, OpenError> {
@@ -170,33 +173,142 @@ fn newest_log(store: &Path) -> u64 {
 /// Syncs the manifest in use, up to its last whole edit. `known` is synced already.
 fn synced_manifest(store: &Path, known: Option<Manifest>) -> io::Result<Option<Manifest>> {
     // RocksDB may be replacing it right now: the next check finds the new one.
-    let Ok(Some(number)) = store_files::current_manifest(store) else {
+    let Some((number, file)) = open_manifest(store)? else {
         return Ok(known);
     };
-    let path = store_files::manifest_path(store, number);
     let known_bytes = known
         .filter(|known| known.number == number)
         .map_or(0, |known| known.bytes);
-    let file = match File::open(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(known),
-        file => file?,
-    };
     if file.metadata()?.len() == known_bytes {
         return Ok(known);
     }
-    let content = fs::read(&path)?;
-    let mut end = known_bytes as usize;
+    let bytes = last_edit_end(&file, known_bytes)?;
+    file.sync_data()?;
+    Ok(Some(Manifest { number, bytes }))
+}
+
+/// Opens the manifest in use, and returns it with its number. RocksDB deletes a manifest that it
+/// has replaced: `CURRENT` is then read again. `None` without a manifest after the last attempt.
+fn open_manifest(store: &Path) -> io::Result<Option<(u64, File)>> {
+    for _ in 0..MANIFEST_ATTEMPTS {
+        // An error may mean that the manifest was deleted after `CURRENT` had been read.
+        let Ok(Some(number)) = store_files::current_manifest(store) else {
+            continue;
+        };
+        match File::open(store_files::manifest_path(store, number)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            file => return Ok(Some((number, file?))),
+        }
+    }
+    Ok(None)
+}
+
+/// Returns the end of the last whole edit of a manifest. `known` is the end of an earlier edit, or
+/// 0.
+///
+/// Reads only from the start of the block that contains `known`. Fragments are parsed by their
+/// position in a block, so the edits after `known` are parsed as in the whole file.
+fn last_edit_end(mut manifest: impl Read + Seek, known: u64) -> io::Result<u64> {
+    let block_start = known - known % frames::BLOCK as u64;
+    manifest.seek(SeekFrom::Start(block_start))?;
+    let mut content = Vec::new();
+    manifest.read_to_end(&mut content)?;
+    let mut end = (known - block_start) as usize;
     while let WalRead::Record { end: next, .. } = frames::next(&content, end) {
         end = next;
     }
-    file.sync_data()?;
-    let bytes = end as u64;
-    Ok(Some(Manifest { number, bytes }))
+    Ok(block_start + end as u64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::disk::frames::tests::FrameWriter;
+
+    /// A reader that counts the bytes that it reads from a file.
+    struct CountingReader {
+        file: File,
+        bytes: u64,
+    }
+
+    impl Read for CountingReader {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = self.file.read(buffer)?;
+            self.bytes += count as u64;
+            Ok(count)
+        }
+    }
+
+    impl Seek for CountingReader {
+        fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+            self.file.seek(position)
+        }
+    }
+
+    /// Writes `edits` at `offset` of a new manifest and makes it the current one. The part before
+    /// them takes no space.
+    fn put_manifest(store: &Path, number: u64, edits: &[u8], offset: u64) {
+        let path = store_files::manifest_path(store, number);
+        let file = File::create(&path).unwrap();
+        file.write_all_at(edits, offset).unwrap();
+        let current = format!("{}\n", store_files::name(&path));
+        fs::write(store.join(store_files::CURRENT), current).unwrap();
+    }
+
+    #[test]
+    fn only_the_end_of_a_long_manifest_is_read() {
+        let start: u64 = 4 << 30;
+        let mut edits = FrameWriter::default();
+        edits.record(b"an edit that is known");
+        let known = start + edits.0.len() as u64;
+        // It spans four blocks.
+        edits.record(&[7; 100_000]);
+        let end = start + edits.0.len() as u64;
+        edits.0.extend(b"half of an edit");
+        let dir = tempfile::tempdir().unwrap();
+        put_manifest(dir.path(), 5, &edits.0, start);
+        let file = File::open(store_files::manifest_path(dir.path(), 5)).unwrap();
+        let mut reader = CountingReader { file, bytes: 0 };
+        assert_eq!(last_edit_end(&mut reader, known).unwrap(), end);
+        assert_eq!(reader.bytes, edits.0.len() as u64);
+        let synced = |bytes| Some(Manifest { number: 5, bytes });
+        let found = synced_manifest(dir.path(), synced(known)).unwrap();
+        assert_eq!(found, synced(end));
+    }
+
+    #[test]
+    fn edits_are_found_from_every_known_end_around_the_end_of_a_block() {
+        for first in frames::BLOCK - 20..frames::BLOCK + 10 {
+            let mut edits = FrameWriter::default();
+            let mut ends = vec![0];
+            for length in [first, 0, 5, frames::BLOCK, 1] {
+                edits.record(&vec![7; length]);
+                ends.push(edits.0.len() as u64);
+            }
+            for known in ends {
+                let found = last_edit_end(io::Cursor::new(&edits.0), known).unwrap();
+                assert_eq!(found, edits.0.len() as u64, "{first}, {known}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_manifest_that_is_deleted_during_a_check_causes_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut edits = FrameWriter::default();
+        edits.record(b"an edit");
+        let bytes = edits.0.len() as u64;
+        put_manifest(dir.path(), 5, &edits.0, 0);
+        let (number, file) = open_manifest(dir.path()).unwrap().unwrap();
+        fs::remove_file(store_files::manifest_path(dir.path(), 5)).unwrap();
+        assert_eq!((number, last_edit_end(&file, 0).unwrap()), (5, bytes));
+        // `CURRENT` does not name the next one yet.
+        let known = Some(Manifest { number, bytes });
+        assert_eq!(synced_manifest(dir.path(), known).unwrap(), known);
+        put_manifest(dir.path(), 6, &edits.0, 0);
+        let next = Some(Manifest { number: 6, bytes });
+        assert_eq!(synced_manifest(dir.path(), known).unwrap(), next);
+    }
 
     #[test]
     fn one_torn_slot_is_ignored_and_two_are_rejected() {
