@@ -1,5 +1,5 @@
-//! Truncation of the log by size, in addition to openraft's policy, which counts only the entries
-//! of one process run.
+//! Truncation of the log by size, in addition to openraft's policy, which counts only entries, and
+//! only those of one process run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,8 +38,10 @@ impl LogGrowth {
         }
     }
 
-    /// Truncates a log that earlier runs of this node left too long. Then triggers a snapshot
-    /// whenever the limit of bytes is exceeded, until the node stops.
+    /// Truncates a log that earlier runs of this node left too long. Then, whenever the limit of
+    /// bytes is exceeded, triggers a snapshot and truncates the log up to the previous such time,
+    /// until the node stops. This leaves at least the limit, for followers that lag a little, and at
+    /// most about twice the limit.
     pub(crate) async fn run(self, raft: Consensus, stop: CancellationToken) {
         if stop
             .run_until_cancelled(self.truncate(&raft))
@@ -48,13 +50,24 @@ impl LogGrowth {
         {
             return;
         }
+        let mut previous = last_log_index(&raft);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.0.full.notified() => if raft.trigger().snapshot().await.is_err() {
-                    return;
-                },
+                () = self.0.full.notified() => {}
             }
+            let last = last_log_index(&raft);
+            // The snapshot that was triggered at `previous` is usually done. If it is not, openraft
+            // truncates the log up to the newest one that is.
+            if let Some(previous) = previous
+                && raft.trigger().purge_log(previous).await.is_err()
+            {
+                return;
+            }
+            if raft.trigger().snapshot().await.is_err() {
+                return;
+            }
+            previous = last;
         }
     }
 
@@ -79,6 +92,11 @@ impl LogGrowth {
             let _ = raft.trigger().purge_log(last).await;
         }
     }
+}
+
+/// Returns the index of the last entry in the log; `None` if the log is empty.
+fn last_log_index(raft: &Consensus) -> Option<u64> {
+    raft.metrics().borrow_watched().last_log_index
 }
 
 /// Returns the last entry to truncate from a log that starts after `purged` and is covered by a

@@ -75,9 +75,11 @@ impl Timing {
 pub struct SnapshotPolicy {
     /// A snapshot is made after this many entries …
     pub entries: u64,
-    /// … or this many bytes of commands, whichever comes first.
+    /// … or this many bytes of commands, whichever comes first. The log keeps at most about twice
+    /// as many.
     pub bytes: u64,
-    /// The entries that stay in the log behind a snapshot, for followers that lag a little.
+    /// The entries that stay in the log behind a snapshot, for followers that lag a little. Fewer
+    /// stay if their bytes exceed the limit.
     pub keep_entries: u64,
 }
 

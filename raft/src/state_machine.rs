@@ -15,6 +15,7 @@ use crate::metrics;
 use crate::storage::directory::OpenError;
 use crate::storage::image::{self, SnapshotSource};
 use crate::storage::install;
+use crate::storage::log::LogStore;
 use crate::storage::parts::StoreParts;
 use crate::storage::snapshot_store::SnapshotFile;
 use crate::storage::store::Store;
@@ -38,7 +39,8 @@ pub(crate) type Consensus = Raft<TypeConfig, StateMachine>;
 
 pub(crate) struct StateMachine {
     parts: StoreParts,
-    /// The minimum number of applied entries that stay in the log.
+    log: LogStore,
+    /// The number of applied entries that stay in the log, unless they are large.
     keep_entries: u64,
     owner: mpsc::Sender<OwnerRequest>,
 }
@@ -55,6 +57,7 @@ impl StateMachine {
         parts.unwritten.reset(applied);
         let machine = StateMachine {
             parts,
+            log: store.log(),
             keep_entries: kept_entries,
             owner,
         };
@@ -227,8 +230,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return Ok(None);
         };
         // A snapshot from the older half of the kept log is too old: the log may lose the entries
-        // after it during the transfer.
-        let least = applied.index.saturating_sub(self.keep_entries / 2);
+        // after it during the transfer. If entries are large, the log keeps fewer: a follower could
+        // never continue from a snapshot that is older than the log.
+        let newer_half = applied.index.saturating_sub(self.keep_entries / 2);
+        let purged = self.log.purged().map_or(0, |purged| purged.index);
+        let least = newer_half.max(purged);
         let recent = self.parts.snapshots.current().filter(|image| {
             let last = image.meta().last_log_id;
             last.is_some_and(|last| last.index >= least)

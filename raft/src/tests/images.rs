@@ -97,6 +97,24 @@ async fn a_snapshot_and_its_image_have_the_same_log_index() {
     }
 }
 
+/// Large entries are purged although fewer of them follow than the log may keep.
+#[tokio::test]
+async fn an_image_that_is_older_than_the_log_is_not_sent_again() {
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
+        opened.commit(entries(0..100)).await;
+        let (_, image) = build(&mut opened).await;
+        opened.commit(entries(100..200)).await;
+        opened.log.purge(id(1, 99)).await.unwrap();
+        let current = opened.machine.get_current_snapshot().await.unwrap();
+        assert_eq!(current.unwrap().meta, *image.meta(), "the log continues it");
+        opened.log.purge(id(1, 100)).await.unwrap();
+        let current = opened.machine.get_current_snapshot().await.unwrap();
+        assert_eq!(current.unwrap().meta.last_log_id, Some(id(1, 199)));
+        opened.close().await;
+    }
+}
+
 /// A regression test: each of these once wrote the whole registry.
 #[tokio::test]
 async fn snapshots_that_are_not_sent_write_no_image() {

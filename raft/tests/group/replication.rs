@@ -182,6 +182,42 @@ async fn large_commands_are_split_into_entries_and_snapshots() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn log_of_large_entries_is_purged_by_bytes() {
+    let policy = SnapshotPolicy {
+        entries: 10_000,
+        bytes: 4 << 20,
+        keep_entries: 5_000,
+    };
+    let hosts = three_with(policy).await;
+    let lead = leader(&hosts).await;
+    // The limit is exceeded by every sixth command, so five times.
+    for number in 0..30_u8 {
+        let command = Bytes::from(vec![number; 700 << 10]);
+        let proposal = Proposal {
+            at_ms: 1,
+            command,
+            work: 1,
+        };
+        hosts[lead].node.propose(proposal).await.unwrap();
+        for host in &hosts {
+            host.until_registry("the command", |registry| {
+                registry.count() == u64::from(number) + 1
+            })
+            .await;
+        }
+    }
+    // Beyond the entry at which the limit is exceeded for the first time.
+    let is_purged = |host: &NodeHost| host.plan.memory.entry(10).is_none();
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while !hosts.iter().all(is_purged) {
+        assert!(std::time::Instant::now() < deadline, "the log only grows");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    hosts[lead].commit("after").await;
+    equal(&hosts).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn isolated_leader_fills_only_its_queue_and_knows_its_age() {
     let mut hosts = three().await;
     let lead = leader(&hosts).await;
