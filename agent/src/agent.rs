@@ -379,13 +379,9 @@ impl Agent {
                 }
                 self.uplink.send(link, message)
             }
-            LinkEffect::Hangup {
-                link,
-                why,
-                is_silent,
-            } => {
+            LinkEffect::Hangup { link, why } => {
                 tracing::warn!(link, why, "the link to the master ended");
-                self.uplink.close(link, is_silent);
+                self.uplink.close(link);
                 None
             }
             LinkEffect::Quarantined(task) => {

@@ -109,13 +109,10 @@ impl Uplink {
         }
     }
 
-    /// Ends a stream. `is_silent`: nothing was received on it for too long.
-    pub(crate) fn close(&mut self, link: u64, is_silent: bool) {
+    /// Ends a stream.
+    pub(crate) fn close(&mut self, link: u64) {
         if let Some(current) = self.current.take_if(|current| current.link == link) {
-            match is_silent {
-                true => self.client.mark_silent(&current.address),
-                false => self.client.leave(&current.address),
-            }
+            self.client.mark_silent(&current.address);
             self.guard = None;
         }
     }

@@ -108,12 +108,6 @@ impl AgentUplink {
         })
     }
 
-    /// Records that a stream has ended: its connection is not used again, and other masters are
-    /// called first.
-    pub fn leave(&self, address: &str) {
-        self.connector.drop_connection(address);
-    }
-
     /// Records that a stream fell silent: no connection that is open now is used again.
     pub fn mark_silent(&self, address: &str) {
         self.connector.mark_silent(address);

@@ -58,8 +58,6 @@ pub enum LinkEffect {
         link: u64,
         /// The reason, for the log.
         why: String,
-        /// Whether nothing was received for too long, so that other connections may be dead, too.
-        is_silent: bool,
     },
     /// Accept no connection of these keys any more.
     Revoke(Vec<KeyHash>),

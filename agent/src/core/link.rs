@@ -184,7 +184,8 @@ impl Core {
 
     /// Ends a link over which agent and master cannot work.
     fn reject_link(&mut self, serial: u64, why: String, code: &str) {
-        self.hang_up(serial, why, false);
+        self.link.close();
+        self.effects.push(LinkEffect::Hangup { link: serial, why });
         match code == EPOCH_ABOVE {
             true => self.reset_dial(),
             false => self.dial_after(DIAL_REFUSED_MS),
@@ -207,8 +208,7 @@ impl Core {
         match self.link.due_step(self.now) {
             Some(LinkStep::Close { serial, silence_ms }) => {
                 let why = format!("no message from the master for {silence_ms} ms");
-                self.hang_up(serial, why, true);
-                self.reset_dial();
+                self.close_link(serial, why);
             }
             Some(LinkStep::Ping { serial, ping }) => {
                 self.send_message(serial, AgentMessage::Ping { serial: ping });
@@ -218,17 +218,9 @@ impl Core {
     }
 
     pub(super) fn close_link(&mut self, serial: u64, why: String) {
-        self.hang_up(serial, why, false);
-        self.reset_dial();
-    }
-
-    fn hang_up(&mut self, link: u64, why: String, is_silent: bool) {
         self.link.close();
-        self.effects.push(LinkEffect::Hangup {
-            link,
-            why,
-            is_silent,
-        });
+        self.effects.push(LinkEffect::Hangup { link: serial, why });
+        self.reset_dial();
     }
 
     pub(super) fn disconnected(&mut self, serial: u64, why: &str) {

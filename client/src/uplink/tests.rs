@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Response;
 
 use super::*;
-use crate::connector::{Connection, ConnectorConfig, Dialer, PeerIdentity};
+use crate::connector::ConnectorConfig;
 
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -100,45 +100,4 @@ async fn the_stream_of_an_agent_that_cannot_reach_the_leader_is_forwarded() {
     let follower = ReferringMaster::start(Some(&address)).await;
     assert_eq!(connected(&follower).await, follower.address);
     assert_eq!(follower.referrals(), [true, false]);
-}
-
-#[tokio::test]
-async fn the_connections_to_other_masters_are_kept_unless_a_stream_fell_silent() {
-    let (former, leader) = (
-        ReferringMaster::start(None).await,
-        ReferringMaster::start(None).await,
-    );
-    let dialed = Arc::new(Mutex::new(Vec::new()));
-    let record = dialed.clone();
-    let dialer = Dialer::new(move |address, _| {
-        record.lock().unwrap().push(address.clone());
-        async move {
-            let stream = tokio::net::TcpStream::connect(address).await?;
-            let peer = PeerIdentity::unauthenticated(None);
-            Ok((Connection::new(stream), peer))
-        }
-    });
-    let masters = format!("{},{}", former.address, leader.address);
-    let config = ConnectorConfig { dialer, seed: 3 };
-    let connector = Connector::new(masters.parse().unwrap(), config);
-    let uplink = AgentUplink::new(connector.clone());
-    let connect = async |address: &str| {
-        connector.note_leader(address);
-        let link = uplink.connect(v1::Hello::default(), STEP_TIMEOUT).await;
-        assert_eq!(link.unwrap().address, address);
-    };
-    let count = || {
-        let dialed = dialed.lock().unwrap();
-        let ours = dialed.iter().filter(|address| **address == leader.address);
-        ours.count()
-    };
-    connect(&leader.address).await;
-    connect(&former.address).await;
-    let open = count();
-    uplink.leave(&former.address);
-    connect(&leader.address).await;
-    assert_eq!(count(), open);
-    uplink.mark_silent(&former.address);
-    connect(&leader.address).await;
-    assert_eq!(count(), open + 1);
 }
