@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 
 use argosy_proto::transport::KeptHandshakes;
 pub use argosy_proto::transport::{Connection, Dialer, ExpectedPeer, PeerIdentity};
@@ -246,17 +246,10 @@ impl Connector {
                     let is_renewed = may_renew && self.renew_connections(refusal.code);
                     // The call may have been processed: an answer can be refused, too.
                     if !is_renewed || repeat == RepeatPolicy::OnlyUnsent {
-                        if !was_sent || refusal.code != Code::Unauthenticated {
-                            return Err(CallError::Refused(refusal));
-                        }
-                        // The caller was refused, not the call, which an earlier attempt has sent.
-                        let cause = MasterFailure::Untrusted(refusal.message);
-                        search.failed(&address, cause, None);
-                        return Err(CallError::unanswered(
-                            started.elapsed(),
-                            true,
-                            search.causes(),
-                        ));
+                        return Err(CallError::refused(refusal, was_sent, |cause| {
+                            search.failed(&address, cause, None);
+                            CallError::unanswered(started.elapsed(), true, search.causes())
+                        }));
                     }
                     has_renewed = true;
                     search.call_next(address);

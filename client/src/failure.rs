@@ -118,6 +118,19 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Returns the error of a call whose last attempt was refused. If only its caller was refused,
+    /// an attempt that was sent before may have been processed: `unanswered` makes that error.
+    pub(crate) fn refused(
+        refusal: MasterRejection,
+        was_sent: bool,
+        unanswered: impl FnOnce(MasterFailure) -> Self,
+    ) -> Self {
+        match was_sent && refusal.code == Code::Unauthenticated {
+            true => unanswered(MasterFailure::Untrusted(refusal.message)),
+            false => Self::Refused(refusal),
+        }
+    }
+
     /// Returns the error of a call without an answer.
     pub(crate) fn unanswered(waited: Duration, was_sent: bool, causes: NoMaster) -> Self {
         if was_sent {
