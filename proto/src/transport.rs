@@ -364,8 +364,8 @@ where
 }
 
 /// Opens a connection within `timeout`. A gRPC channel polls an attempt only while a call waits for
-/// a connection. So an attempt whose end came unnoticed says nothing about the network of the next
-/// call, and its peer may have closed the connection: the next call begins another one.
+/// a connection. So the network may have changed since an attempt whose end came unnoticed, and its
+/// peer may have closed the connection: the next call begins another one.
 async fn within<T, Fut>(timeout: Duration, dial: impl Fn() -> Fut) -> io::Result<T>
 where
     Fut: Future<Output = io::Result<T>>,

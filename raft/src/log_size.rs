@@ -40,8 +40,8 @@ impl LogGrowth {
 
     /// Truncates a log that earlier runs of this node left too long. Then, whenever the limit of
     /// bytes is exceeded, triggers a snapshot and truncates the log up to the previous such time,
-    /// until the node stops. This leaves at least the limit, for followers that lag a little, and at
-    /// most about twice the limit.
+    /// until the node stops. This leaves at least the limit, for followers that lag a little, and
+    /// at most about twice the limit.
     pub(crate) async fn run(self, raft: Consensus, stop: CancellationToken) {
         if stop
             .run_until_cancelled(self.truncate(&raft))
