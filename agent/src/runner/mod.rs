@@ -129,7 +129,8 @@ pub(crate) struct Runner {
     shared: Arc<RunnerState>,
     images: Option<Arc<ImageManager>>,
     controls: ContainerControls,
-    fetches: HashMap<Instance, CancellationToken>,
+    /// Those of containers that are neither started nor removed.
+    fetches: HashMap<Instance, fetching::FetchHandle>,
     preparations: Preparations,
     starts: starting::PendingStarts,
     probes: check_probe::RunningProbes,
@@ -371,12 +372,14 @@ impl Runner {
         self.meter.end(name.instance);
         self.ended.count();
         self.limit_updates.forget(name.instance);
-        if let Some(fetch) = self.fetches.remove(&name.instance) {
-            fetch.cancel();
-        }
-        self.shared.images.forget(name.instance);
+        self.cancel_fetch(name.instance);
+        let fetch = self.fetches.remove(&name.instance);
         let shared = self.shared.clone();
         self.spawn(async move {
+            if let Some(fetch) = fetch {
+                // Resources that it has acquired are released below.
+                fetch.wait_for_step().await;
+            }
             if let Some(preparation) = preparation {
                 // Files that it has created are removed below; held resources are dropped here.
                 drop(preparation.await);

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::description::PreparedLaunch;
+use super::fetching::FetchHandle;
 use super::handles::ContainerControl;
 use super::launch_failures::{self, LaunchStep};
 use super::requests::ContainerStart;
@@ -34,37 +35,40 @@ impl RunnerState {
         self: &Arc<Self>,
         start: &ContainerStart,
         meter: &watch::Sender<FetchProgress>,
+        fetch: &FetchHandle,
     ) -> Result<(), CreateError> {
         let started_at = Instant::now();
-        let result = self.fetch_all(start, meter).await;
+        let result = self.fetch_all(start, meter, fetch).await;
         metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "fetch")
             .record(started_at.elapsed().as_secs_f64());
-        result.inspect_err(|refusal| launch_failures::count(LaunchStep::Fetch, refusal))
+        result.inspect_err(|refusal| {
+            if !fetch.is_cancelled() {
+                launch_failures::count(LaunchStep::Fetch, refusal);
+            }
+        })
     }
 
     async fn fetch_all(
         self: &Arc<Self>,
         start: &ContainerStart,
         meter: &watch::Sender<FetchProgress>,
+        fetch: &FetchHandle,
     ) -> Result<(), CreateError> {
-        let failed = |why: String| CreateError::fetch(why);
         let sandbox = self.paths.sandbox(&start.key, start.name);
         let spec = start.launch.spec.clone().unwrap_or_default();
         let user = self.user(&spec).await?;
         let (shared, holder) = (self.clone(), start.resource_owner());
         let (key, name) = (start.key.clone(), start.name);
-        let making = run_in_slot(&self.slots, move || {
+        let making = fetch.run_step(&self.slots, move || {
             let owner = shared.owner(holder, user.as_ref())?;
             crash_point!("fetch.users-taken");
             shared.broker.make_sandbox(&key, name, owner.as_ref())?;
             crash_point!("fetch.sandbox-made");
-            Ok::<_, String>(owner)
+            Ok(owner)
         });
-        let owner = making.await.map_err(failed)?;
+        let owner = making.await?;
         if let Some(bytes) = disk::enforced_bytes(self.enforcement, &spec) {
-            self.limit_disk(&start.key, start.name, owner.as_ref(), bytes)
-                .await
-                .map_err(failed)?;
+            self.limit_disk(start, owner.as_ref(), bytes, fetch).await?;
         }
         crash_point!("fetch.disk-bounded");
         let pulling = self.images.pull(&spec, start.name, meter);
@@ -101,17 +105,18 @@ impl RunnerState {
         run_in_slot(&self.slots, move || shared.broker.disk_usage(&key, name)).await
     }
 
-    /// Sets the task's disk limit in the kernel.
+    /// Sets the task's disk limit in the kernel, as a step of its fetch.
     async fn limit_disk(
         self: &Arc<Self>,
-        key: &TaskKey,
-        name: ContainerName,
+        start: &ContainerStart,
         owner: Option<&ContainerUser>,
         bytes: u64,
-    ) -> Result<(), String> {
-        let (shared, key, owner) = (self.clone(), key.clone(), owner.cloned());
+        fetch: &FetchHandle,
+    ) -> Result<(), CreateError> {
+        let (shared, owner) = (self.clone(), owner.cloned());
+        let (key, name) = (start.key.clone(), start.name);
         // As many at a time as containers.
-        let bound = run_in_slot(&self.slots, move || {
+        let bound = fetch.run_step(&self.slots, move || {
             shared.broker.limit_disk(&key, name, bytes)?;
             // The mount covers the former directory.
             shared.broker.make_sandbox(&key, name, owner.as_ref())
@@ -225,7 +230,7 @@ impl RunnerState {
 
 /// Runs blocking work in a slot that it holds until it is done, even when its result is no longer
 /// awaited.
-async fn run_in_slot<T: Send + 'static>(
+pub(super) async fn run_in_slot<T: Send + 'static>(
     slots: &Arc<Semaphore>,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> T {
