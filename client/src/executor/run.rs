@@ -1,5 +1,6 @@
 //! The stream of an executor to its agent, opened again whenever it ends.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ pub struct ExecutorRunner {
 struct ExecutorStream {
     outbox: mpsc::Sender<v1::FromExecutor>,
     inbound: Streaming<v1::ToExecutor>,
+    /// Unacknowledged updates of earlier streams that are not sent yet on this one.
+    repeated: VecDeque<v1::ExecutorUpdate>,
 }
 
 impl ExecutorRunner {
@@ -120,10 +123,11 @@ impl ExecutorRunner {
                 path: path.clone(),
                 source,
             })?;
+        let (subscribe, repeated) = self.state.subscribe(token);
         let first = v1::FromExecutor {
-            message: Some(FromExecutor::Subscribe(self.state.subscribe(token))),
+            message: Some(FromExecutor::Subscribe(subscribe)),
         };
-        match tokio::time::timeout(TRY_LIMIT, self.open(first)).await {
+        match tokio::time::timeout(TRY_LIMIT, self.open(first, repeated)).await {
             Ok(Ok(stream)) => Ok(Some(stream)),
             Ok(Err(status))
                 if matches!(
@@ -141,7 +145,11 @@ impl ExecutorRunner {
         }
     }
 
-    async fn open(&self, first: v1::FromExecutor) -> Result<ExecutorStream, Status> {
+    async fn open(
+        &self,
+        first: v1::FromExecutor,
+        repeated: VecDeque<v1::ExecutorUpdate>,
+    ) -> Result<ExecutorStream, Status> {
         let address = format!("unix://{}", self.endpoint.socket.display());
         let endpoint = Endpoint::from_shared(address);
         let endpoint = endpoint.map_err(|error| Status::internal(error.to_string()))?;
@@ -156,7 +164,11 @@ impl ExecutorRunner {
             .max_encoding_message_size(MESSAGE_BYTES);
         let response = client.connect(ReceiverStream::new(outbound)).await?;
         let inbound = response.into_inner();
-        Ok(ExecutorStream { outbox, inbound })
+        Ok(ExecutorStream {
+            outbox,
+            inbound,
+            repeated,
+        })
     }
 
     /// Serves the stream until it ends, or the executor may end.
@@ -182,8 +194,12 @@ impl ExecutorRunner {
                         return Ok(());
                     }
                 }
+                Ok(place) = stream.outbox.reserve(), if !stream.repeated.is_empty() => {
+                    let message = stream.repeated.pop_front().map(FromExecutor::Update);
+                    place.send(v1::FromExecutor { message });
+                }
                 // The runner itself holds a sender, so the channel never ends.
-                Some(news) = self.changes.recv() => {
+                Some(news) = self.changes.recv(), if stream.repeated.is_empty() => {
                     let Some(update) = self.state.update(news) else { continue };
                     let message = Some(FromExecutor::Update(update));
                     if stream.outbox.try_send(v1::FromExecutor { message }).is_err() {
@@ -262,5 +278,96 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_proto::v1::executor_server::{Executor as Service, ExecutorServer};
+    use tokio::net::UnixListener;
+    use tokio_stream::wrappers::UnixListenerStream;
+    use tonic::{Request, Response};
+
+    use super::*;
+
+    /// An agent that passes on what an executor sends, and answers nothing.
+    struct SilentAgent(mpsc::Sender<v1::FromExecutor>);
+
+    #[tonic::async_trait]
+    impl Service for SilentAgent {
+        type ConnectStream = ReceiverStream<Result<v1::ToExecutor, Status>>;
+
+        async fn connect(
+            &self,
+            request: Request<Streaming<v1::FromExecutor>>,
+        ) -> Result<Response<Self::ConnectStream>, Status> {
+            let (open, outbound) = mpsc::channel(1);
+            let (mut inbound, sent) = (request.into_inner(), self.0.clone());
+            tokio::spawn(async move {
+                while let Ok(Some(message)) = inbound.message().await {
+                    sent.send(message).await.unwrap();
+                }
+                drop(open);
+            });
+            Ok(Response::new(ReceiverStream::new(outbound)))
+        }
+    }
+
+    struct Idle;
+
+    impl Executor for Idle {
+        fn launch(&mut self, _: TaskName, _: v1::TaskSpec, _: &ExecutorDriver) {}
+        fn kill(&mut self, _: &TaskName, _: Duration, _: &ExecutorDriver) {}
+    }
+
+    fn running(order: u64) -> TaskStateChange {
+        TaskStateChange {
+            name: TaskName {
+                task_id: "t".to_owned(),
+                order,
+            },
+            state: v1::TaskState::Running,
+            text: String::new(),
+            exit: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn updates_beyond_the_first_message_follow_it_before_newer_ones() {
+        let place = std::env::temp_dir().join(format!("argosy-executor-{}", std::process::id()));
+        std::fs::create_dir(&place).unwrap();
+        let (socket, token_file) = (place.join("socket"), place.join("token"));
+        std::fs::write(&token_file, "token").unwrap();
+        let incoming = UnixListenerStream::new(UnixListener::bind(&socket).unwrap());
+        let (sender, mut sent) = mpsc::channel(64);
+        let agent = ExecutorServer::new(SilentAgent(sender)).max_decoding_message_size(4 << 20);
+        let server = tonic::transport::Server::builder().add_service(agent);
+        tokio::spawn(server.serve_with_incoming(incoming));
+
+        let mut runner = ExecutorRunner::new(AgentEndpoint { socket, token_file });
+        let mut made = Vec::new();
+        for order in 1..=1_000 {
+            runner.state.add(&running(order).name);
+            made.extend((0..16).map(|_| runner.state.update(running(order)).unwrap()));
+        }
+        runner.driver().report(running(1_000)).await;
+        let run = tokio::spawn(async move { runner.run(&mut Idle).await });
+        let first = sent.recv().await.unwrap().message;
+        let Some(FromExecutor::Subscribe(first)) = first else {
+            panic!("not a Subscribe: {first:?}")
+        };
+        let mut updates = first.unacknowledged;
+        assert!(updates.len() < made.len());
+        while updates.len() <= made.len() {
+            match sent.recv().await.unwrap().message {
+                Some(FromExecutor::Update(update)) => updates.push(update),
+                other => panic!("not an update: {other:?}"),
+            }
+        }
+        let newest = updates.pop().unwrap();
+        assert_eq!((newest.order_index, newest.serial), (1_000, 17));
+        assert!(updates == made, "all of them, in their order");
+        run.abort();
+        std::fs::remove_dir_all(&place).unwrap();
     }
 }

@@ -5,13 +5,20 @@ use std::collections::{BTreeMap, VecDeque};
 use argosy_proto::v1;
 use argosy_proto::versions::VersionRange;
 use argosy_state::limits::MESSAGE_BYTES;
+use prost::Message as _;
 
 use super::{TaskName, TaskStateChange};
 
-/// Number of unacknowledged updates of one task that are kept, so that an executor whose agent is
-/// away for long can subscribe again: the size of its first message is bounded. Of more, the oldest
-/// are dropped.
+/// Number of unacknowledged updates of one task that are kept while the agent is away. Of more, the
+/// oldest are dropped.
 const KEPT_UPDATES: usize = 16;
+
+/// Maximum number of tasks and updates in the first message of a stream: an agent refuses more.
+const FIRST_ENTRIES: usize = 10_000;
+
+/// Maximum size of the updates in the first message, in bytes. With the tasks, it must remain below
+/// the 4 MiB of a message.
+const FIRST_UPDATES_BYTES: usize = 1 << 20;
 
 /// The tasks of an executor, until their final updates are acknowledged. [`super::ExecutorRunner`]
 /// keeps one; so does a simulation.
@@ -53,7 +60,7 @@ impl ExecutorState {
         }
         entry.last_number += 1;
         entry.has_ended = is_end(change.state);
-        // Kept updates are part of the first message of each stream, whose size is bounded.
+        // As the agent would do.
         let mut text = change.text;
         text.truncate(text.floor_char_boundary(MESSAGE_BYTES));
         let update = v1::ExecutorUpdate {
@@ -88,20 +95,35 @@ impl ExecutorState {
         self.tasks.is_empty()
     }
 
-    /// Returns the first message of a stream.
+    /// Returns the first message of a stream, and the unacknowledged updates that it has no room
+    /// for. They are the next messages: a later update of the same task follows them.
     #[must_use]
-    pub fn subscribe(&self, token: Vec<u8>) -> v1::ExecutorSubscribe {
+    pub fn subscribe(
+        &self,
+        token: Vec<u8>,
+    ) -> (v1::ExecutorSubscribe, VecDeque<v1::ExecutorUpdate>) {
         let tasks = self.tasks.keys().map(|name| v1::ExecutorTask {
             task_id: name.task_id.clone(),
             order_index: name.order,
         });
-        let unacknowledged = self.tasks.values().flat_map(|entry| &entry.unacknowledged);
-        v1::ExecutorSubscribe {
+        let mut first = v1::ExecutorSubscribe {
             protocol: Some(VersionRange::OWN.first_message()),
             token,
             tasks: tasks.collect(),
-            unacknowledged: unacknowledged.cloned().collect(),
+            unacknowledged: Vec::new(),
+        };
+        let mut later = VecDeque::new();
+        let mut bytes = 0;
+        for update in self.tasks.values().flat_map(|task| &task.unacknowledged) {
+            bytes += update.encoded_len();
+            let entries = first.tasks.len() + first.unacknowledged.len();
+            let fits = bytes <= FIRST_UPDATES_BYTES && entries < FIRST_ENTRIES;
+            match fits && later.is_empty() {
+                true => first.unacknowledged.push(update.clone()),
+                false => later.push_back(update.clone()),
+            }
         }
+        (first, later)
     }
 }
 
@@ -111,8 +133,6 @@ fn is_end(state: v1::TaskState) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
-
     use super::*;
 
     fn name(order: u64) -> TaskName {
@@ -142,10 +162,10 @@ mod tests {
         assert_eq!(book.update(news(1, v1::TaskState::Failed)), None);
         assert!(!book.is_live(&name(1)) && book.is_live(&name(2)));
         book.acknowledged(&name(1), 1);
-        let again = book.subscribe(b"token".to_vec());
+        let (again, _) = book.subscribe(b"token".to_vec());
         assert_eq!((again.tasks.len(), again.unacknowledged.len()), (2, 1));
         book.acknowledged(&name(1), 2);
-        assert_eq!(book.subscribe(Vec::new()).tasks.len(), 1);
+        assert_eq!(book.subscribe(Vec::new()).0.tasks.len(), 1);
         assert!(!book.is_idle());
     }
 
@@ -159,7 +179,7 @@ mod tests {
         };
         let update = book.update(long).unwrap();
         assert_eq!(update.text.len(), MESSAGE_BYTES - 1, "whole characters");
-        assert!(book.subscribe(Vec::new()).encoded_len() < 2 * MESSAGE_BYTES);
+        assert!(book.subscribe(Vec::new()).0.encoded_len() < 2 * MESSAGE_BYTES);
     }
 
     #[test]
@@ -170,10 +190,33 @@ mod tests {
             book.update(news(1, v1::TaskState::Running)).unwrap();
         }
         let end = book.update(news(1, v1::TaskState::Finished)).unwrap();
-        let first = book.subscribe(Vec::new());
+        let (first, _) = book.subscribe(Vec::new());
         assert_eq!(first.unacknowledged.len(), KEPT_UPDATES);
         assert_eq!(first.unacknowledged.last(), Some(&end));
         book.acknowledged(&name(1), end.serial);
         assert!(book.is_idle());
+    }
+
+    #[test]
+    fn the_first_message_of_many_tasks_is_bounded_and_the_other_updates_follow_in_order() {
+        for (tasks, text_bytes) in [(2_000, 0), (500, MESSAGE_BYTES)] {
+            let mut book = ExecutorState::default();
+            let mut made = Vec::new();
+            for order in 1..=tasks {
+                book.add(&name(order));
+                for _ in 0..KEPT_UPDATES {
+                    let change = TaskStateChange {
+                        text: "x".repeat(text_bytes),
+                        ..news(order, v1::TaskState::Running)
+                    };
+                    made.push(book.update(change).unwrap());
+                }
+            }
+            let (first, later) = book.subscribe(Vec::new());
+            assert!(first.tasks.len() + first.unacknowledged.len() <= FIRST_ENTRIES);
+            assert!(first.encoded_len() < 2 * FIRST_UPDATES_BYTES);
+            assert!(!first.unacknowledged.is_empty());
+            assert!(first.unacknowledged.into_iter().chain(later).eq(made));
+        }
     }
 }

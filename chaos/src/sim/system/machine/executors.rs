@@ -212,7 +212,9 @@ impl SimMachine {
         inner.advance(&self.name, now_ms);
         let executor = inner.executor(name)?;
         executor.unsent.clear();
-        let first = executor.state.subscribe(Vec::new());
+        let (first, later) = executor.state.subscribe(Vec::new());
+        // An executor of a simulation has few tasks.
+        debug_assert!(later.is_empty());
         let unacknowledged = first.unacknowledged.into_iter();
         Some(ExecutorEvent::Subscribed {
             tasks: first.tasks.into_iter().map(executor_task).collect(),
