@@ -2,13 +2,13 @@
 //! The requests of other masters are served by `port`.
 //!
 //! Reading order: `wire` and `codec` (the messages), `versions` (negotiation), `connections`,
-//! `network`, `peer_progress` and `frames` (towards a peer), `former_peers`, `snapshot_transfer`,
-//! `rtt` (round-trip times).
+//! `network`, `peer_progress` and `frames` (towards a peer), `member_addresses`,
+//! `snapshot_transfer`, `rtt` (round-trip times).
 
 pub(crate) mod codec;
 pub(crate) mod connections;
-pub(crate) mod former_peers;
 pub(crate) mod frames;
+pub(crate) mod member_addresses;
 pub(crate) mod network;
 pub(crate) mod peer_progress;
 pub(crate) mod rtt;

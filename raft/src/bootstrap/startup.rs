@@ -36,7 +36,7 @@ use crate::storage::disk;
 use crate::storage::store::{Store, StoreLocation};
 use crate::storage::usage::StoreUsage;
 use crate::transport::connections::Peers;
-use crate::transport::former_peers::close_former;
+use crate::transport::member_addresses::follow_members;
 use crate::transport::network::{CallerIdentity, NetworkFactory};
 use crate::types::{Member, NodeIdentity, OwnerRequest};
 
@@ -232,7 +232,7 @@ impl NodeStartup {
         let raft = built.map_err(|error| StartError::Consensus {
             reason: error.to_string(),
         })?;
-        let closing = close_former(raft.clone(), peers.clone(), self.stop.clone());
+        let closing = follow_members(raft.clone(), peers.clone(), self.stop.clone());
         self.tasks.spawn(closing);
         Ok(raft)
     }

@@ -10,7 +10,7 @@ use crate::state_machine::Consensus;
 
 /// Closes the shared connections to each address that leaves the group, until the node stops. The
 /// master behind it may keep them open, and a host without power ends nothing.
-pub(crate) async fn close_former(raft: Consensus, peers: Peers, stop: CancellationToken) {
+pub(crate) async fn follow_members(raft: Consensus, peers: Peers, stop: CancellationToken) {
     let mut metrics = raft.server_metrics();
     let mut known = BTreeSet::new();
     loop {
