@@ -273,13 +273,26 @@ impl OwnerHandle {
     pub(crate) async fn ready(&self) -> Result<(), String> {
         let leadership = self.leader_status.borrow().clone();
         if !leadership.is_local && leadership.leader.is_none() {
-            return Err("no leader is known: fewer than half of the masters are up, or they cannot reach each other".to_owned());
+            return Err(format!(
+                "no leader is known: {}",
+                self.cause_without_leader()
+            ));
         }
         match tokio::time::timeout(CONFIRMED, self.confirm()).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(status)) => Err(status.message().to_owned()),
             Err(_) => Err("the leader does not answer".to_owned()),
         }
+    }
+
+    /// Returns the probable cause if this master knows no leader.
+    fn cause_without_leader(&self) -> String {
+        let status = self.node.status();
+        let mismatch = status.borrow().address_mismatch.clone();
+        mismatch.map_or_else(
+            || "fewer than half of the masters are up, or they cannot reach each other".to_owned(),
+            |mismatch| mismatch.to_string(),
+        )
     }
 
     /// Waits until the entry at `index` is applied here. If that takes too long, the caller may try
@@ -309,9 +322,10 @@ impl OwnerHandle {
         match tokio::time::timeout_at(deadline, led).await {
             Ok(Ok(leadership)) => Ok(leadership.clone()),
             Ok(Err(_)) => Err(stopping()),
-            Err(_) => Err(unavailable(
-                "there is no leader at the moment: fewer than half of the masters are up, or they cannot reach each other",
-            )),
+            Err(_) => Err(unavailable(&format!(
+                "there is no leader at the moment: {}",
+                self.cause_without_leader()
+            ))),
         }
     }
 }

@@ -144,7 +144,7 @@ pub enum MembershipError {
     /// No member has this id.
     #[error("no master has the id {0}; `argosy master list` shows them")]
     UnknownMember(u64),
-    /// The master is a voter already.
+    /// The master is a voter already, with these addresses.
     #[error("{address} is a voter already (id {id})")]
     AlreadyMember {
         /// The raft address of the master.
@@ -214,6 +214,28 @@ pub enum MembershipError {
         address: String,
         /// The member that has this address.
         id: u64,
+    },
+    /// The new address of a member is that of another member.
+    #[error(
+        "{address} is the address of master {id}; remove that master, or change its address first"
+    )]
+    AddressTaken {
+        /// The new raft address.
+        address: String,
+        /// The member that has this address.
+        id: u64,
+    },
+    /// Two processes have the identity of one member.
+    #[error(
+        "a process with the identity of master {id} runs at {former}, and another one at {address}; stop the one that uses a copy of the data directory"
+    )]
+    TwoProcesses {
+        /// The id of the member.
+        id: u64,
+        /// The raft address that the membership has.
+        former: String,
+        /// The new raft address.
+        address: String,
     },
     /// The new learner did not come close to the leader's log.
     #[error(

@@ -44,7 +44,7 @@ pub use progress::LogProgress;
 pub use proposer::{ENTRY_LIMIT_BYTES, Proposal};
 pub use settings::{NodeConfig, NodeEnvironment, SnapshotPolicy, Timing};
 pub use state_machine::TURN_WORK;
-pub use status::{FailoverPhases, RaftStatus};
+pub use status::{AddressMismatch, FailoverPhases, RaftStatus};
 pub use storage::directory::OpenError;
 pub use storage::disk::memory::DurableEntry;
 pub use storage::rejoin::{LockedDirectory, forbid_start};

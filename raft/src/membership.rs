@@ -6,6 +6,7 @@
 //! leave one by one, so every path between two odd sizes passes an even one. Such a group is
 //! equally safe, but it tolerates no more failures than the next smaller odd size.
 
+mod addresses;
 mod finish_change;
 pub(crate) mod forwarding;
 mod leader;
@@ -28,6 +29,7 @@ use tokio::time::Instant;
 use tonic::Status as Refusal;
 use tracing::info;
 
+use addresses::former_members;
 use forwarding::forward;
 
 use crate::error::MembershipError;
@@ -61,6 +63,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum MemberChange {
     /// Adds the master at this address as a learner, and then promotes it to a voter if requested.
+    /// A voter that was moved with its data directory gets this address.
     Join {
         raft_address: String,
         promote: bool,
@@ -145,21 +148,8 @@ impl MemberChanger {
     }
 
     async fn join(&self, address: &str, promote: bool) -> Result<u64, MembershipError> {
-        let question = connections::ask_request();
-        let answer = self.peers.query(address, question, TIMEOUT).await;
-        let answer = answer.map_err(|status| MembershipError::Unreachable {
-            address: address.to_owned(),
-            reason: status.message().to_owned(),
-        })?;
-        self.check_levels(address, &answer)?;
+        let (answer, member) = self.ask(address).await?;
         let (voters, members) = self.members();
-        let Some(member) = answer.member else {
-            let reason = "its answer does not contain its member record".to_owned();
-            return Err(MembershipError::Unreachable {
-                address: address.to_owned(),
-                reason,
-            });
-        };
         let formers = former_members(&members, &member);
         let id = match answer.identity {
             Some(identity) if identity.cluster_key != self.caller.cluster_key => {
@@ -168,10 +158,9 @@ impl MemberChanger {
                 });
             }
             Some(identity) if voters.contains(&identity.id) => {
-                return Err(MembershipError::AlreadyMember {
-                    address: address.to_owned(),
-                    id: identity.id,
-                });
+                self.move_voter(identity.id, address, promote, (member, answer))
+                    .await?;
+                return Ok(identity.id);
             }
             // It was invited before and the change was not finished: it continues with the same id.
             Some(identity) => Some(identity.id),
@@ -195,15 +184,30 @@ impl MemberChanger {
             None => self.invite(&member, &members).await?,
         };
         if members.get(&id) != Some(&member) {
-            let nodes = ChangeMembers::SetNodes(BTreeMap::from([(id, member.clone())]));
-            self.commit(nodes).await?;
-            info!(id, address, "a master joined as a learner");
+            self.set_addresses(id, &members, member, &answer).await?;
         }
         if promote {
             let replaced = planted_bug!(FormerVoterCounts, formers, BTreeSet::new());
             self.promote(id, replaced).await?;
         }
         Ok(id)
+    }
+
+    /// Asks the master at `address` for its identity and its member record, and checks that it
+    /// supports the level of the cluster.
+    async fn ask(&self, address: &str) -> Result<(proto::AskResponse, Member), MembershipError> {
+        let unreachable = |reason: &str| MembershipError::Unreachable {
+            address: address.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let question = connections::ask_request();
+        let answer = self.peers.query(address, question, TIMEOUT).await;
+        let answer = answer.map_err(|status| unreachable(status.message()))?;
+        self.check_levels(address, &answer)?;
+        let member = answer.member.clone();
+        let member =
+            member.ok_or_else(|| unreachable("its answer does not contain its member record"))?;
+        Ok((answer, member))
     }
 
     /// Assigns an identity to an empty node. Its id is new: the index of an entry proposed for it.
@@ -439,16 +443,6 @@ fn check_learners(
     }
 }
 
-/// Returns the members that had this address with other data directories: more than one if the last
-/// replacement was not finished.
-fn former_members(members: &BTreeMap<u64, Member>, member: &Member) -> BTreeSet<u64> {
-    let is_former = |one: &Member| {
-        one.raft_address == member.raft_address && one.incarnation != member.incarnation
-    };
-    let formers = members.iter().filter(|(_, one)| is_former(one));
-    formers.map(|(id, _)| *id).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -467,21 +461,5 @@ mod tests {
         assert!(check_learners(&voters, &members, &BTreeSet::from([5])).is_ok());
         let more_voters = BTreeSet::from([1, 2, 3, 4]);
         assert!(check_learners(&more_voters, &members, &BTreeSet::new()).is_ok());
-    }
-
-    /// Reproduces seed 6000368 of the simulation: the second one counted as a sixth voter.
-    #[test]
-    fn all_that_had_the_address_before_give_way() {
-        let member = |place: u64, incarnation| Member {
-            raft_address: format!("m{place}:1"),
-            api_address: format!("m{place}:2"),
-            incarnation,
-        };
-        let all = [(1, 1, 11), (3, 3, 13), (272, 3, 14), (300, 3, 15)];
-        let members = all.map(|(id, place, key)| (id, member(place, key)));
-        let members = BTreeMap::from(members);
-        let former = |id, key| former_members(&members, &member(id, key));
-        assert_eq!(former(3, 15), BTreeSet::from([3, 272]));
-        assert_eq!(former(1, 11), BTreeSet::new());
     }
 }

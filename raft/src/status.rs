@@ -1,6 +1,7 @@
 //! The state of a node and its group, as a watch that changes rarely. Figures that change with each
 //! entry are in `progress`.
 
+use std::fmt;
 use std::sync::Arc;
 
 use argosy_proto::clock::WallClock;
@@ -28,6 +29,8 @@ pub struct RaftStatus {
     pub voters: Arc<[(u64, Member)]>,
     /// The members without a vote.
     pub learners: Arc<[(u64, Member)]>,
+    /// The addresses of this node that the group has, if this node advertises others.
+    pub address_mismatch: Option<AddressMismatch>,
     /// The times of the phases of the last change of leader, as far as this node observed them.
     pub phases: FailoverPhases,
     /// The reason for which consensus has ended. The process must exit too: writes to its log can
@@ -60,6 +63,52 @@ impl RaftStatus {
             .chain(self.learners.iter())
             .find(|(one, _)| *one == id)
             .map(|(_, member)| member)
+    }
+}
+
+/// A node whose recorded addresses are not those that it advertises. The others dial the recorded
+/// ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressMismatch {
+    /// The id of the node.
+    pub id: u64,
+    /// The addresses that the membership has.
+    pub recorded: Member,
+    /// The addresses that the node advertises.
+    pub advertised: Member,
+}
+
+impl AddressMismatch {
+    /// Returns the difference between the addresses of the node `id`, if there is one.
+    pub(crate) fn between(
+        id: u64,
+        recorded: &Member,
+        advertised: &Member,
+    ) -> Option<AddressMismatch> {
+        let is_equal = recorded.raft_address == advertised.raft_address
+            && recorded.api_address == advertised.api_address;
+        (!is_equal).then(|| AddressMismatch {
+            id,
+            recorded: recorded.clone(),
+            advertised: advertised.clone(),
+        })
+    }
+}
+
+impl fmt::Display for AddressMismatch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (recorded, advertised) = (&self.recorded, &self.advertised);
+        write!(
+            formatter,
+            "the group has recorded other addresses for master-{} than it advertises: Raft {} (now {}), API {} (now {}); \
+             run `argosy master join {}`, or start it with the recorded addresses",
+            self.id,
+            recorded.raft_address,
+            advertised.raft_address,
+            recorded.api_address,
+            advertised.api_address,
+            advertised.raft_address
+        )
     }
 }
 

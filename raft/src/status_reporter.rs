@@ -11,17 +11,19 @@ use openraft::metrics::RaftServerMetrics;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::concurrency::AtomicU64;
 use crate::election::leader_contact::LeaderContact;
 use crate::metrics::ElectionCounts;
 use crate::state_machine::Consensus;
-use crate::status::{FailoverPhases, RaftStatus};
+use crate::status::{AddressMismatch, FailoverPhases, RaftStatus};
 use crate::types::{Member, StoredMembership, TypeConfig, Vote};
 
 /// The task that turns openraft's metrics into `RaftStatus`.
 pub(crate) struct StatusReporter {
+    /// This node with the addresses that it advertises.
+    pub(crate) own: Member,
     pub(crate) raft: Consensus,
     pub(crate) status: watch::Sender<RaftStatus>,
     /// The saved part of openraft's vote, which may be ahead of openraft's metrics.
@@ -216,7 +218,26 @@ impl StatusReporter {
             modified
         });
         if regrouped {
+            self.compare_addresses(membership.get_node(&metrics.id));
             *shown = Some(membership.clone());
+        }
+    }
+
+    /// Compares the addresses that the membership has for this node, if it is a member, with those
+    /// that it advertises.
+    fn compare_addresses(&self, recorded: Option<&Member>) {
+        let id = self.status.borrow().id;
+        let mismatch =
+            recorded.and_then(|recorded| AddressMismatch::between(id, recorded, &self.own));
+        let has_changed = self.status.send_if_modified(|status| {
+            let has_changed = status.address_mismatch != mismatch;
+            status.address_mismatch.clone_from(&mismatch);
+            has_changed
+        });
+        match mismatch {
+            Some(mismatch) if has_changed => warn!("{mismatch}"),
+            None if has_changed => info!("the group has recorded the addresses of this master"),
+            Some(_) | None => {}
         }
     }
 

@@ -266,7 +266,7 @@ fn reachable(answers: &[MasterAnswer]) -> Finding {
         "masters",
         CheckStatus::Failed,
         failed.join("; "),
-        "start it, or open its API port to this host; argosy master remove removes one that is lost",
+        "start it, or open its API port to this host; argosy master join records the new address of one that was moved, argosy master remove removes one that is lost",
     )
 }
 

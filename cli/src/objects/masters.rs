@@ -57,10 +57,12 @@ BEGAN is the time at which the former leader was found dead, else that of the el
 times are counted from it, until the new leader was elected, had committed its first entry, and had
 made its first offer and launch. The newest 50 are kept, until all masters have stopped.")]
     Failovers(ListArguments),
-    /// Add a started, empty master to the group
+    /// Add a started, empty master to the group, or record the new address of a member
     #[command(after_help = "Examples:
   argosy master join 10.0.0.4:5052
-  argosy master join 10.0.0.4 --timeout 2m")]
+  argosy master join 10.0.0.4 --timeout 2m
+
+If a member was moved with its data directory, the group records its new addresses.")]
     Join(MasterJoin),
     /// Remove a master from the group
     #[command(after_help = "Examples:
@@ -127,7 +129,7 @@ directory. After an interruption no master starts on it: run the command again."
 
 #[derive(Debug, Args)]
 pub(crate) struct MasterJoin {
-    /// Raft address of the new master
+    /// Raft address of the master
     #[arg(value_name = "HOST:PORT", value_parser = |text: &str| parsers::address(text, parsers::RAFT_PORT))]
     pub(crate) raft_address: String,
     #[command(flatten)]

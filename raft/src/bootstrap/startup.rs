@@ -36,7 +36,7 @@ use crate::storage::disk;
 use crate::storage::store::{Store, StoreLocation};
 use crate::storage::usage::StoreUsage;
 use crate::transport::connections::Peers;
-use crate::transport::member_addresses::follow_members;
+use crate::transport::member_addresses::{MemberAddresses, follow_members};
 use crate::transport::network::{CallerIdentity, NetworkFactory};
 use crate::types::{Member, NodeIdentity, OwnerRequest};
 
@@ -220,9 +220,11 @@ impl NodeStartup {
         peers: &Peers,
         owner: mpsc::Sender<OwnerRequest>,
     ) -> Result<Consensus, StartError> {
+        let (publisher, addresses) = watch::channel(MemberAddresses::new());
         let factory = NetworkFactory {
             caller: caller(identity),
             peers: peers.clone(),
+            addresses,
             timing: self.config.timing,
         };
         let kept_entries = self.config.snapshot.keep_entries;
@@ -232,8 +234,9 @@ impl NodeStartup {
         let raft = built.map_err(|error| StartError::Consensus {
             reason: error.to_string(),
         })?;
-        let closing = follow_members(raft.clone(), peers.clone(), self.stop.clone());
-        self.tasks.spawn(closing);
+        let stop = self.stop.clone();
+        self.tasks
+            .spawn(follow_members(raft.clone(), peers.clone(), publisher, stop));
         Ok(raft)
     }
 
@@ -281,6 +284,7 @@ impl NodeStartup {
         let changes = Arc::new(MemberChanger::new(group.clone()));
         let store = self.store.clone();
         let reporter = StatusReporter {
+            own: raft_port.member.clone(),
             raft: raft.clone(),
             status: status_sender,
             votes: store.log().votes(),
@@ -293,7 +297,7 @@ impl NodeStartup {
         let (watch, prober) = self.watchers(&group, &phases, &wall);
         let detector = LeaderDetector::new(&group, &raft_port.leader_contact, &phases, &wall);
         let (measured, store_usage) = watch::channel(StoreUsage::default());
-        let tasks: [BoxFuture<'static, ()>; 11] = [
+        self.spawn([
             Box::pin(reporter.run(stop.clone())),
             Box::pin(proposer.run(raft.clone(), growth.clone(), stop.clone())),
             Box::pin(ReadIndexTask::new(group.clone()).run(requests, stop.clone())),
@@ -305,8 +309,7 @@ impl NodeStartup {
             Box::pin(store.unwritten().run(stop.clone())),
             Box::pin(store.clone().measure(measured, stop.clone())),
             Box::pin(end(raft.clone(), store.clone(), stop.clone())),
-        ];
-        self.spawn(tasks);
+        ]);
         let (weak_store, unlocked) = (Arc::downgrade(&store), store.unlocked());
         let formed = FormedNode::new(identity, &group, store, changes.clone(), growth, detector);
         raft_port.open(formed);
@@ -349,7 +352,7 @@ impl NodeStartup {
         }
     }
 
-    fn spawn(&self, tasks: impl IntoIterator<Item = BoxFuture<'static, ()>>) {
+    fn spawn<const COUNT: usize>(&self, tasks: [BoxFuture<'static, ()>; COUNT]) {
         for task in tasks {
             self.tasks.spawn(task);
         }

@@ -82,6 +82,8 @@ pub(crate) fn refusal(error: &MembershipError) -> Refusal {
         | MembershipError::ForeignCluster { .. }
         | MembershipError::Level { .. }
         | MembershipError::NewDirectory { .. }
+        | MembershipError::AddressTaken { .. }
+        | MembershipError::TwoProcesses { .. }
         | MembershipError::Lagging { .. }
         | MembershipError::NotTransferred { .. }
         | MembershipError::Refused(_) => Code::FailedPrecondition,

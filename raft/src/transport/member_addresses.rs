@@ -1,30 +1,40 @@
-//! The end of the connections to masters that are no longer members.
+//! The addresses of the members, as the membership has them now. The clients of openraft follow
+//! them, and connections to addresses that leave the group are closed.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use openraft::async_runtime::WatchReceiver as _;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::connections::Peers;
 use crate::state_machine::Consensus;
 
-/// Closes the shared connections to each address that leaves the group, until the node stops. The
-/// master behind it may keep them open, and a host without power ends nothing.
-pub(crate) async fn follow_members(raft: Consensus, peers: Peers, stop: CancellationToken) {
+/// The Raft addresses of the members by id.
+pub(crate) type MemberAddresses = BTreeMap<u64, String>;
+
+/// Publishes the addresses of the members, and closes the shared connections to each address that
+/// leaves the group, until the node stops. The master behind it may keep them open, and a host
+/// without power ends nothing.
+pub(crate) async fn follow_members(
+    raft: Consensus,
+    peers: Peers,
+    addresses: watch::Sender<MemberAddresses>,
+    stop: CancellationToken,
+) {
     let mut metrics = raft.server_metrics();
-    let mut known = BTreeSet::new();
     loop {
-        let members: BTreeSet<String> = {
+        let members: MemberAddresses = {
             let metrics = metrics.borrow_watched();
             let members = metrics.membership_config.nodes();
             members
-                .map(|(_, member)| member.raft_address.clone())
+                .map(|(id, member)| (*id, member.raft_address.clone()))
                 .collect()
         };
-        known
-            .difference(&members)
-            .for_each(|address: &String| peers.close(address));
-        known = members;
+        let known = addresses.send_replace(members.clone());
+        let has_left = |address: &&String| !members.values().any(|member| member == *address);
+        let former = known.values().filter(has_left);
+        former.for_each(|address| peers.close(address));
         match stop.run_until_cancelled(metrics.changed()).await {
             Some(Ok(())) => {}
             // Consensus or the node has stopped.

@@ -12,13 +12,14 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tracing::{debug, error, warn};
 
 use super::connections::{PeerConnections, Peers, client};
 use super::frames::pool::IdleConnection;
+use super::member_addresses::MemberAddresses;
 use super::peer_progress::PeerProgress;
 use super::snapshot_transfer;
 use super::wire::{self, proto};
@@ -55,6 +56,8 @@ impl CallerIdentity {
 pub(crate) struct NetworkFactory {
     pub(crate) caller: CallerIdentity,
     pub(crate) peers: Peers,
+    /// The addresses of the members, which may change during the life of a client.
+    pub(crate) addresses: watch::Receiver<MemberAddresses>,
     pub(crate) timing: Timing,
 }
 
@@ -66,12 +69,14 @@ enum TrafficClass {
 
 impl NetworkFactory {
     fn network(&self, target: u64, member: &Member, lane: TrafficClass) -> PeerNetwork {
-        let connections = self.peers.to(&member.raft_address);
         PeerNetwork {
             target,
             caller: self.caller,
             timing: self.timing,
-            connections,
+            connections: self.peers.to(&member.raft_address),
+            address: member.raft_address.clone(),
+            addresses: self.addresses.clone(),
+            peers: self.peers.clone(),
             class: lane,
             open: Mutex::default(),
             progress: PeerProgress::default(),
@@ -123,6 +128,10 @@ pub(crate) struct PeerNetwork {
     caller: CallerIdentity,
     timing: Timing,
     connections: Result<Arc<PeerConnections>, Status>,
+    /// The address to which `connections` lead.
+    address: String,
+    addresses: watch::Receiver<MemberAddresses>,
+    peers: Peers,
     class: TrafficClass,
     // Locked only by tests: openraft requires its clients to be `Sync`, and a connection is not.
     open: Mutex<Option<AppendTransport>>,
@@ -133,6 +142,30 @@ impl PeerNetwork {
     #[cfg(test)]
     pub(crate) fn uses_frames(&self) -> bool {
         matches!(*self.open.lock().unwrap(), Some(AppendTransport::Frames(_)))
+    }
+
+    /// Uses the present address of the member from now on. openraft keeps its clients for a whole
+    /// term, also when the membership gets another address for their member.
+    fn follow_address(&mut self) {
+        if !self.addresses.has_changed().unwrap_or(false) {
+            return;
+        }
+        let present = self.addresses.borrow_and_update();
+        let Some(address) = present.get(&self.target).cloned() else {
+            return;
+        };
+        drop(present);
+        if address == self.address {
+            return;
+        }
+        debug!(
+            peer = self.target,
+            address, "the member has another address"
+        );
+        // Its connection leads to the former address, and is not kept.
+        self.transport().take();
+        self.connections = self.peers.to(&address);
+        self.address = address;
     }
 
     fn connections(&self) -> Result<&Arc<PeerConnections>, RPCError<TypeConfig>> {
@@ -302,6 +335,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         // The deadline is the transport's own: that of openraft is the heartbeat interval, which is
         // shorter than a disk's stall.
         let deadline = Duration::from_millis(self.timing.append_deadline_ms);
+        self.follow_address();
         let (message, taken) = wire::append(self.header()?, &request);
         let answer = match tokio::time::timeout(deadline, self.exchange(message)).await {
             Ok(answer) => answer.and_then(wire::append_answer_from),
@@ -364,6 +398,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let unreachable = |status: &Status| StreamingError::Unreachable(Unreachable::new(status));
+        self.follow_address();
         let connections = self.connections.as_ref().map_err(&unreachable)?;
         let client = client(connections.snapshots.clone());
         let header = self.caller.header(self.target, connections);

@@ -8,6 +8,7 @@ mod frozen_leaders;
 mod host;
 mod levels;
 mod member_changes;
+mod moved;
 mod replication;
 #[cfg(feature = "rocksdb")]
 mod restored;

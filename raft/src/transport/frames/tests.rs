@@ -8,11 +8,13 @@ use argosy_proto::transport::Dialer;
 use openraft::network::{RPCOption, RaftNetworkFactory as _, RaftNetworkV2 as _};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use super::*;
 use crate::port::tests::TestPort;
 use crate::settings::Timing;
 use crate::transport::connections::{PeerConnections, Peers};
+use crate::transport::member_addresses::MemberAddresses;
 use crate::transport::network::{self, NetworkFactory, PeerNetwork};
 use crate::transport::versions::{self, MasterVersions};
 use crate::types::{LeaderId, Member, TypeConfig, Vote};
@@ -82,6 +84,7 @@ impl FormerLeader {
                 id: 99,
             },
             peers: peers.clone(),
+            addresses: watch::channel(MemberAddresses::new()).1,
             timing,
         };
         let member = Member {
