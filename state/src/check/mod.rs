@@ -8,6 +8,8 @@ mod executors;
 mod groups;
 mod roles;
 mod slices;
+#[cfg(test)]
+mod tests;
 mod updates;
 
 pub use slices::{CheckRound, CheckSlice};
