@@ -202,6 +202,70 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_value_gets_the_error_of_its_kind() {
+        let user = format!("user:{}", "u".repeat(256));
+        let image = format!("image:{}", "i".repeat(1025));
+        let path = format!("host-path:/{}", "x".repeat(1024));
+        for (text, what, rule) in [
+            (
+                "role",
+                "object",
+                "write * or KIND:VALUE, such as role:eng/%",
+            ),
+            ("role:%", "object", "write * for every object"),
+            (
+                "role:*/%",
+                "object",
+                "no role is below *: write * for every object",
+            ),
+            ("role:", "role", "use * or a path as eng/backend"),
+            ("framework:7", "framework id", "write it as framework-N"),
+            (
+                "user:",
+                "object",
+                "a user takes 1 to 255 bytes without white space",
+            ),
+            (
+                &user,
+                "object",
+                "a user takes 1 to 255 bytes without white space",
+            ),
+            ("agent:7", "agent id", "write it as agent-N"),
+            ("secret:eng", "secret", "write it as ROLE/NAME"),
+            ("secret:a b/%", "role", "use * or a path as eng/backend"),
+            (
+                "image:",
+                "object",
+                "a prefix takes 1 to 1024 bytes without white space",
+            ),
+            (
+                &image,
+                "object",
+                "a prefix takes 1 to 1024 bytes without white space",
+            ),
+            (
+                "host-path:data",
+                "object",
+                "use an absolute path of at most 1024 bytes",
+            ),
+            (
+                &path,
+                "object",
+                "use an absolute path of at most 1024 bytes",
+            ),
+            (
+                "task:x",
+                "object",
+                "its kind is role, framework, user, agent, secret, image or host-path",
+            ),
+        ] {
+            let wrong = text.parse::<Pattern>().unwrap_err();
+            assert_eq!(wrong.what, what, "{text}");
+            assert!(wrong.rule.starts_with(rule), "{text}: {}", wrong.rule);
+        }
+    }
+
+    #[test]
     fn a_pattern_matches_only_its_own_property_and_whole_components() {
         let pattern = |text: &str| text.parse::<Pattern>().unwrap();
         let role = |text: &str| Role::new(text).unwrap();
