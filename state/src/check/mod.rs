@@ -442,7 +442,13 @@ impl Registry {
             ("principals", kept.principals == fresh.principals),
             ("bytes", kept.bytes == fresh.bytes),
             ("totals", kept.total == fresh.total),
+            ("usage", kept.used == fresh.used),
             ("live tasks", kept.live_tasks == fresh.live_tasks),
+            ("states", kept.states == fresh.states),
+            (
+                "unacknowledged updates",
+                kept.unacknowledged == fresh.unacknowledged,
+            ),
         ];
         if let Some((name, _)) = parts.iter().find(|(_, same)| !same) {
             return Err(InvariantViolation::Index(name));

@@ -2,8 +2,9 @@
 //!
 //! The registry may change between two slices, so each check is local: a record against itself, the
 //! records to which it refers, and its entries in the indexes. Only [`Registry::check`] verifies
-//! sums over all records (totals, modes, usage of roles), and whether all tasks of a group are in
-//! the registry or the history.
+//! sums over all records (totals, states, modes, usage of roles, bytes), the index of principals,
+//! whether all tasks of a group are in the registry or the history, and whether transitions, limits
+//! of rate and the policy are valid. The tests have the whole list.
 
 use std::ops::Bound;
 

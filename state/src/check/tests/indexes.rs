@@ -56,8 +56,15 @@ pub(super) const DAMAGES: &[Damage] = &[
     ("index: totals", |registry| {
         registry.index.total = Resources::none();
     }),
+    ("index: usage", |registry| {
+        registry.index.used = Resources::none();
+    }),
     ("index: live tasks", |registry| {
         registry.index.live_tasks += 1
+    }),
+    ("index: states", |registry| registry.index.states.clear()),
+    ("index: unacknowledged updates", |registry| {
+        registry.index.unacknowledged += 1;
     }),
     ("agent-1: no two orders share a number", |registry| {
         let shared = task(registry, "resized").limits_change.as_ref();

@@ -63,7 +63,7 @@ const BOUNDS: [&[Damage]; 8] = [
 
 /// The damages that a round of slices does not find: those of sums over all records, and of records
 /// that only [`Registry::check`] reads.
-const ONLY_AS_A_WHOLE: [&str; 14] = [
+const ONLY_AS_A_WHOLE: [&str; 17] = [
     "access: its policy is valid and can be replaced",
     "agent-1: no two orders share a number",
     "framework-1/pod: it was launched as a whole",
@@ -75,7 +75,10 @@ const ONLY_AS_A_WHOLE: [&str; 14] = [
     "index: modes",
     "index: principals",
     "index: roles",
+    "index: states",
     "index: totals",
+    "index: unacknowledged updates",
+    "index: usage",
     "index: what tasks use, which cannot be added up",
     "operator/alice: its limit is valid",
 ];
