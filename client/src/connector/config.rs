@@ -11,6 +11,12 @@ use crate::leader::MasterFailure;
 /// Timeout for opening a connection, without its handshake.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Time without data after which a connection is checked by a ping, and the time for its answer. A
+/// call that times out ends no connection to a master that has not answered yet, since it may be
+/// busy with the handshake. So these are the only limit if the network lost packets since.
+pub(super) const PING_INTERVAL: Duration = Duration::from_secs(4);
+pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(4);
+
 /// Connection settings.
 #[derive(Clone)]
 pub struct ConnectorConfig {
@@ -51,8 +57,8 @@ pub(super) fn open(
     let connector = dialer.keeping_connector(CONNECT_TIMEOUT, ExpectedPeer::MASTER, kept);
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| MasterFailure::NoHost(error.to_string()))?
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)
         .http2_adaptive_window(false)
         .initial_stream_window_size(1024 * 1024)

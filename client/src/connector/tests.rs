@@ -38,14 +38,11 @@ async fn unresponsive_masters_are_named_with_the_waiting_time() {
     );
 }
 
-/// Simulates a firewall that has dropped its connections: none of them ends, and no data passes any
-/// more.
-#[tokio::test]
-async fn a_connection_that_fell_silent_makes_all_others_suspect() {
-    let cluster = crate::test_masters::FakeCluster::start(2).await;
-    let is_dead = Arc::new(watch::Sender::new(false));
+/// Returns a dialer for TCP that simulates a firewall which drops its connections: once `is_dead` is
+/// sent, no data passes on those that are open, and none of them ends.
+fn mortal_dialer(is_dead: &Arc<watch::Sender<bool>>) -> Dialer {
     let dead = is_dead.clone();
-    let dialer = Dialer::new(move |address, _| {
+    Dialer::new(move |address, _| {
         let mut dies = dead.subscribe();
         async move {
             let (near, mut far) = tokio::io::duplex(1 << 16);
@@ -60,16 +57,25 @@ async fn a_connection_that_fell_silent_makes_all_others_suspect() {
             let peer = PeerIdentity::unauthenticated(None);
             Ok((Connection::new(near), peer))
         }
-    });
+    })
+}
+
+/// Whether a call is answered before its deadline. The fake master does not support it, and rejects
+/// it.
+async fn is_answered(connector: &Connector, deadline: Duration) -> bool {
+    let client = OperatorClient::new(connector.clone()).with_deadline(deadline);
+    let answer = client.get_cluster(v1::GetClusterRequest::default()).await;
+    matches!(answer, Err(CallError::Refused(_)))
+}
+
+#[tokio::test]
+async fn a_connection_that_fell_silent_makes_all_others_suspect() {
+    let cluster = crate::test_masters::FakeCluster::start(2).await;
+    let is_dead = Arc::new(watch::Sender::new(false));
+    let dialer = mortal_dialer(&is_dead);
     let config = ConnectorConfig { dialer, seed: 3 };
     let connector = Connector::new(cluster.masters(), config);
-    let client = OperatorClient::new(connector.clone());
-    let ask = async |deadline| {
-        let client = client.with_deadline(deadline);
-        let answer = client.get_cluster(v1::GetClusterRequest::default()).await;
-        // The fake master does not support the call, and rejects it.
-        matches!(answer, Err(CallError::Refused(_)))
-    };
+    let ask = async |deadline| is_answered(&connector, deadline).await;
     for address in cluster.masters().addresses() {
         connector.known(|known| known.likely_leader = Some(address.clone()));
         assert!(ask(DEFAULT_DEADLINE).await);
@@ -80,6 +86,19 @@ async fn a_connection_that_fell_silent_makes_all_others_suspect() {
     // all the remaining time.
     connector.known(|known| known.likely_leader = Some(cluster.masters().addresses()[0].clone()));
     assert!(ask(ATTEMPT_TIMEOUT).await);
+}
+
+/// As after a cut of the network at the first call to a master.
+#[tokio::test]
+async fn a_dead_connection_to_a_master_that_has_not_answered_is_replaced() {
+    let cluster = crate::test_masters::FakeCluster::start(1).await;
+    let is_dead = Arc::new(watch::Sender::new(false));
+    let dialer = mortal_dialer(&is_dead);
+    let connector = Connector::new(cluster.masters(), ConnectorConfig { dialer, seed: 3 });
+    assert!(is_answered(&connector, DEFAULT_DEADLINE).await);
+    connector.known(|known| known.responsive.clear());
+    is_dead.send_replace(true);
+    assert!(is_answered(&connector, DEFAULT_DEADLINE).await);
 }
 
 /// Simulates a network that fails, and works again before the next call.
