@@ -165,8 +165,8 @@ impl Networks {
     /// the background. Idempotent.
     ///
     /// # Errors
-    /// If rules, connection tracking or records cannot be changed; repeat the call, or leave it to a
-    /// sweep.
+    /// If rules, connection tracking or records cannot be changed; repeat the call, or leave it to
+    /// a sweep.
     pub fn release(&self, container: &ContainerId) -> Result<(), NetworkError> {
         let shared = &self.shared;
         let given = shared.pool().containers.get(container).cloned();

@@ -38,8 +38,8 @@ async fn unresponsive_masters_are_named_with_the_waiting_time() {
     );
 }
 
-/// Returns a dialer for TCP that simulates a firewall which drops its connections: once `is_dead` is
-/// sent, no data passes on those that are open, and none of them ends.
+/// Returns a dialer for TCP that simulates a firewall which drops its connections: once `is_dead`
+/// is sent, no data passes on those that are open, and none of them ends.
 fn mortal_dialer(is_dead: &Arc<watch::Sender<bool>>) -> Dialer {
     let dead = is_dead.clone();
     Dialer::new(move |address, _| {
