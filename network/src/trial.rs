@@ -2,7 +2,6 @@
 
 use std::os::fd::AsFd;
 
-use super::conntrack;
 use super::link::{NetlinkSocket, VethPair};
 use super::namespace::{self, CONTAINER_DEVICE};
 use super::rules::{self, DEVICES, ForwardingDenied, NftTable};
@@ -12,8 +11,7 @@ use super::{InterContainerTraffic, NetworkError, Subnet, Subnet6, host, network_
 /// not change the host.
 ///
 /// # Errors
-/// If a subnet overlaps a route, `nft` or a kernel module is missing, or the host refuses an
-/// operation.
+/// If a subnet overlaps a route, `nft` is missing, or the host refuses an operation.
 pub fn check(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(), NetworkError> {
     let subnet6 = host::possible(subnet6);
     rules::is_installed().map_err(|source| NetworkError::NoNft { source })?;
@@ -35,7 +33,6 @@ pub fn check(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(), NetworkErro
 
 fn make(table: &NftTable<'_>) -> Result<(), NetworkError> {
     namespace::enter_new()?;
-    conntrack::check()?;
     let mut links = NetlinkSocket::open().map_err(network_error("open a netlink socket"))?;
     let namespace = namespace::current().map_err(network_error("open a new network namespace"))?;
     let device = format!("{DEVICES}{}", table.tag);
