@@ -26,8 +26,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(10);
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Timeout of one attempt.
 const TRY_LIMIT: Duration = Duration::from_secs(10);
-/// Capacity for messages to be sent. When it is full, the stream is abandoned: all of them are
-/// repeated on the next.
+/// Capacity for messages to be sent. When it is full, updates wait, and messages are lost.
 const OUTBOX: usize = 4_096;
 /// Maximum size of a message, in bytes.
 const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -62,8 +61,8 @@ pub struct ExecutorRunner {
 struct ExecutorStream {
     outbox: mpsc::Sender<v1::FromExecutor>,
     inbound: Streaming<v1::ToExecutor>,
-    /// Unacknowledged updates of earlier streams that are not sent yet on this one.
-    repeated: VecDeque<v1::ExecutorUpdate>,
+    /// The next updates to send: those for which the first message has no room, then one new one.
+    unsent: VecDeque<v1::ExecutorUpdate>,
 }
 
 impl ExecutorRunner {
@@ -123,11 +122,11 @@ impl ExecutorRunner {
                 path: path.clone(),
                 source,
             })?;
-        let (subscribe, repeated) = self.state.subscribe(token);
+        let (subscribe, unsent) = self.state.subscribe(token);
         let first = v1::FromExecutor {
             message: Some(FromExecutor::Subscribe(subscribe)),
         };
-        match tokio::time::timeout(TRY_LIMIT, self.open(first, repeated)).await {
+        match tokio::time::timeout(TRY_LIMIT, self.open(first, unsent)).await {
             Ok(Ok(stream)) => Ok(Some(stream)),
             Ok(Err(status))
                 if matches!(
@@ -148,7 +147,7 @@ impl ExecutorRunner {
     async fn open(
         &self,
         first: v1::FromExecutor,
-        repeated: VecDeque<v1::ExecutorUpdate>,
+        unsent: VecDeque<v1::ExecutorUpdate>,
     ) -> Result<ExecutorStream, Status> {
         let address = format!("unix://{}", self.endpoint.socket.display());
         let endpoint = Endpoint::from_shared(address);
@@ -167,7 +166,7 @@ impl ExecutorRunner {
         Ok(ExecutorStream {
             outbox,
             inbound,
-            repeated,
+            unsent,
         })
     }
 
@@ -190,21 +189,16 @@ impl ExecutorRunner {
                 },
                 Some(data) = self.messages.recv() => {
                     let message = Some(FromExecutor::FrameworkMessage(data));
-                    if stream.outbox.try_send(v1::FromExecutor { message }).is_err() {
-                        return Ok(());
-                    }
+                    // Delivery is not guaranteed.
+                    let _ = stream.outbox.try_send(v1::FromExecutor { message });
                 }
-                Ok(place) = stream.outbox.reserve(), if !stream.repeated.is_empty() => {
-                    let message = stream.repeated.pop_front().map(FromExecutor::Update);
+                Ok(place) = stream.outbox.reserve(), if !stream.unsent.is_empty() => {
+                    let message = stream.unsent.pop_front().map(FromExecutor::Update);
                     place.send(v1::FromExecutor { message });
                 }
                 // The runner itself holds a sender, so the channel never ends.
-                Some(news) = self.changes.recv(), if stream.repeated.is_empty() => {
-                    let Some(update) = self.state.update(news) else { continue };
-                    let message = Some(FromExecutor::Update(update));
-                    if stream.outbox.try_send(v1::FromExecutor { message }).is_err() {
-                        return Ok(());
-                    }
+                Some(news) = self.changes.recv(), if stream.unsent.is_empty() => {
+                    stream.unsent.extend(self.state.update(news));
                 }
             }
         }
@@ -327,7 +321,7 @@ mod tests {
                 order,
             },
             state: v1::TaskState::Running,
-            text: String::new(),
+            text: "x".repeat(1_024),
             exit: None,
         }
     }
@@ -350,23 +344,31 @@ mod tests {
             runner.state.add(&running(order).name);
             made.extend((0..16).map(|_| runner.state.update(running(order)).unwrap()));
         }
-        runner.driver().report(running(1_000)).await;
+        // As many as may wait.
+        for _ in 0..UPDATE_CAPACITY {
+            runner.driver().report(running(1_000)).await;
+        }
         let run = tokio::spawn(async move { runner.run(&mut Idle).await });
         let first = sent.recv().await.unwrap().message;
         let Some(FromExecutor::Subscribe(first)) = first else {
-            panic!("not a Subscribe: {first:?}")
+            panic!("not a Subscribe")
         };
         let mut updates = first.unacknowledged;
         assert!(updates.len() < made.len());
-        while updates.len() <= made.len() {
+        // The queue of the stream is full when the agent begins to read.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        while updates.len() < made.len() + UPDATE_CAPACITY {
             match sent.recv().await.unwrap().message {
                 Some(FromExecutor::Update(update)) => updates.push(update),
-                other => panic!("not an update: {other:?}"),
+                _ => panic!("not an update"),
             }
         }
-        let newest = updates.pop().unwrap();
-        assert_eq!((newest.order_index, newest.serial), (1_000, 17));
+        let newer = updates.split_off(made.len());
         assert!(updates == made, "all of them, in their order");
+        let newer = newer
+            .iter()
+            .map(|update| (update.order_index, update.serial));
+        assert!(newer.eq((17..).take(UPDATE_CAPACITY).map(|serial| (1_000, serial))));
         run.abort();
         std::fs::remove_dir_all(&place).unwrap();
     }
