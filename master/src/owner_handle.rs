@@ -285,14 +285,15 @@ impl OwnerHandle {
         }
     }
 
-    /// Returns the probable cause if this master knows no leader.
-    fn cause_without_leader(&self) -> String {
-        let status = self.node.status();
-        let mismatch = status.borrow().address_mismatch.clone();
-        mismatch.map_or_else(
-            || "fewer than half of the masters are up, or they cannot reach each other".to_owned(),
-            |mismatch| mismatch.to_string(),
-        )
+    /// Returns the probable cause if this master knows no leader. Health checks show it to callers
+    /// without a certificate, so it contains no addresses.
+    fn cause_without_leader(&self) -> &'static str {
+        match self.node.status().borrow().address_mismatch {
+            Some(_) => {
+                "this master advertises other addresses than the group has recorded for it; its log has them, and the remedy"
+            }
+            None => "fewer than half of the masters are up, or they cannot reach each other",
+        }
     }
 
     /// Waits until the entry at `index` is applied here. If that takes too long, the caller may try
