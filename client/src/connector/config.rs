@@ -11,9 +11,9 @@ use crate::leader::MasterFailure;
 /// Timeout for opening a connection, without its handshake.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Time without data after which a connection is checked by a ping, and the time for its answer. A
-/// call that times out ends no connection to a master that has not answered yet, since it may be
-/// busy with the handshake. So these are the only limit if the network lost packets since.
+/// Time without data after which the client pings a connection, and the time for the response. A
+/// call that times out does not close the connection to a master that has not answered yet, since
+/// that master may be busy with the handshake. Only a ping shows that such a connection is dead.
 pub(super) const PING_INTERVAL: Duration = Duration::from_secs(4);
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(4);
 

@@ -60,8 +60,8 @@ fn mortal_dialer(is_dead: &Arc<watch::Sender<bool>>) -> Dialer {
     })
 }
 
-/// Whether a call is answered before its deadline. The fake master does not support it, and rejects
-/// it.
+/// Returns whether a call gets a response before its deadline. The fake master rejects the call as
+/// unsupported.
 async fn is_answered(connector: &Connector, deadline: Duration) -> bool {
     let client = OperatorClient::new(connector.clone()).with_deadline(deadline);
     let answer = client.get_cluster(v1::GetClusterRequest::default()).await;

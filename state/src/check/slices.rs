@@ -3,8 +3,8 @@
 //! The registry may change between two slices, so each check is local: a record against itself, the
 //! records to which it refers, and its entries in the indexes. Only [`Registry::check`] verifies
 //! sums over all records (totals, states, modes, usage of roles, bytes), the index of principals,
-//! whether all tasks of a group are in the registry or the history, and whether transitions, limits
-//! of rate and the policy are valid. The tests have the whole list.
+//! the completeness of task groups, and the validity of transitions, rate limits and the policy.
+//! `ONLY_AS_A_WHOLE` in the tests is the whole list.
 
 use std::ops::Bound;
 

@@ -1,5 +1,5 @@
-//! Damages of a valid registry. Each rule has at least one damage that breaks this rule first, and
-//! its violation is found.
+//! Damages of a valid registry. For each rule, the check detects at least one damage that violates
+//! it.
 
 mod access;
 mod agents;

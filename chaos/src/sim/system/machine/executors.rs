@@ -211,10 +211,11 @@ impl SimMachine {
         let mut inner = self.inner();
         inner.advance(&self.name, now_ms);
         let executor = inner.executor(name)?;
-        executor.unsent.clear();
         let (first, later) = executor.state.subscribe(Vec::new());
-        // An executor of a simulation has few tasks.
-        debug_assert!(later.is_empty());
+        let updates = later.into_iter().map(executor_update);
+        executor.unsent = updates
+            .map(|update| ExecutorEvent::Update(Box::new(update)))
+            .collect();
         let unacknowledged = first.unacknowledged.into_iter();
         Some(ExecutorEvent::Subscribed {
             tasks: first.tasks.into_iter().map(executor_task).collect(),
