@@ -1,16 +1,10 @@
 //! Links, addresses and routes of one network namespace, by netlink.
-//!
-//! A socket stays bound to the namespace in which it was opened, so one thread can use several
-//! namespaces.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoKind,
@@ -24,18 +18,16 @@ use netlink_packet_route::route::{
     RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use nix::sys::socket::{MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use nix::sys::socket::SockProtocol;
+
+use super::netlink::NetlinkConnection;
 
 /// The index of the loopback device in every namespace.
 const LOOPBACK: u32 = 1;
-/// Larger than the largest packet of the kernel.
-const PACKET_BYTES: usize = 64 * 1024;
 
-/// A netlink connection for one namespace.
+/// A netlink connection for the links of one namespace.
 pub(super) struct NetlinkSocket {
-    socket: OwnedFd,
-    sequence: u32,
-    buffer: Vec<u8>,
+    connection: NetlinkConnection,
 }
 
 /// A veth pair to create, of which the outer end is set up.
@@ -82,17 +74,8 @@ pub(super) struct Route {
 impl NetlinkSocket {
     /// Opens a connection for the namespace of the calling thread.
     pub(super) fn open() -> io::Result<Self> {
-        let socket = socket(
-            nix::sys::socket::AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkRoute,
-        )?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-            buffer: vec![0; PACKET_BYTES],
-        })
+        let connection = NetlinkConnection::open(SockProtocol::NetlinkRoute)?;
+        Ok(Self { connection })
     }
 
     pub(super) fn add_pair(&mut self, pair: &VethPair<'_>) -> io::Result<()> {
@@ -299,36 +282,12 @@ impl NetlinkSocket {
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> io::Result<Vec<RouteNetlinkMessage>> {
-        self.sequence += 1;
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
         let mut answers = Vec::new();
-        loop {
-            let flags = MsgFlags::empty();
-            let length = recv(self.socket.as_raw_fd(), &mut self.buffer, flags)?;
-            let mut rest = &self.buffer[..length];
-            while !rest.is_empty() {
-                let garbled = |error| io::Error::other(format!("the kernel's answer: {error}"));
-                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
-                let answer = answer.map_err(garbled)?;
-                let size = (answer.header.length as usize).next_multiple_of(4).max(4);
-                rest = rest.get(size..).unwrap_or_default();
-                match answer.payload {
-                    NetlinkPayload::InnerMessage(message) => answers.push(message),
-                    NetlinkPayload::Error(error) if error.code.is_some() => {
-                        return Err(error.to_io());
-                    }
-                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(answers),
-                    _ => {}
-                }
-            }
-        }
+        self.connection.request(message, flags, |answer| {
+            answers.push(answer);
+            Ok(())
+        })?;
+        Ok(answers)
     }
 }
 
