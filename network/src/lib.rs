@@ -19,10 +19,11 @@
 //! the records (`rules`), and a sweep restores both.
 //!
 //! Reading order: `subnet`, `subnet6`, `published`, `netlink`, `link`, `link_stats`, `namespace`,
-//! `rules`, `ipam`, `host`, `forwarding`, `networks`, `trial`, `cni`, `names`. Each
+//! `rules`, `conntrack`, `ipam`, `host`, `forwarding`, `networks`, `trial`, `cni`, `names`. Each
 //! imports only from those before it.
 
 pub mod cni;
+mod conntrack;
 mod forwarding;
 mod host;
 mod ipam;

@@ -3,7 +3,7 @@
 //!
 //! All calls come from threads in the host's network namespace. They block: taking a namespace
 //! costs only a rename while the pool lasts and no port is published, else a few milliseconds for
-//! the kernel or for `nft`.
+//! the kernel or for `nft`, and tens of milliseconds for the lists of `conntrack`.
 
 mod filling;
 mod leftovers;
@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use super::conntrack;
 use super::host::{list_devices, remove_devices};
 use super::ipam::{ClaimResult, Ipam, PortRecord};
 use super::link::NetworkDevice;
@@ -121,8 +122,8 @@ impl Networks {
     /// network is released first: after a crash a launch may be repeated.
     ///
     /// # Errors
-    /// If another container has a port, all addresses are in use, or the host refuses an operation.
-    /// Nothing is kept then.
+    /// If another container has a port, a port is to be published without the kernel module for it,
+    /// all addresses are in use, or the host refuses an operation. Nothing is kept then.
     pub fn acquire(
         &self,
         container: &ContainerId,
@@ -163,7 +164,8 @@ impl Networks {
     /// the background. Idempotent.
     ///
     /// # Errors
-    /// If rules or records cannot be changed; repeat the call, or leave it to a sweep.
+    /// If rules, connection tracking or records cannot be changed; repeat the call, or leave it to
+    /// a sweep.
     pub fn release(&self, container: &ContainerId) -> Result<(), NetworkError> {
         let shared = &self.shared;
         let given = shared.pool().containers.get(container).cloned();
@@ -211,9 +213,12 @@ impl Networks {
     pub fn sweep(&self, known: &BTreeSet<ContainerId>) -> Result<(), NetworkError> {
         let shared = &self.shared;
         let _alone = lock(&shared.rules);
-        for published in shared.records.ports()? {
-            if !known.contains(&published.container) {
-                shared.records.release_port(&published.mapping)?;
+        let (mut published, mut withdrawn) = (Vec::new(), Vec::new());
+        for port in shared.records.ports()? {
+            if known.contains(&port.container) {
+                published.push(port.mapping);
+            } else {
+                withdrawn.push(port.mapping);
             }
         }
         // Devices that are listed before the lock is taken were recorded before. So a namespace
@@ -235,10 +240,16 @@ impl Networks {
             !address.is_some_and(|address| kept.contains(&address))
         });
         remove_devices(strays)?;
+        shared.replace_table(&published)?;
+        // Before the records: until nothing leads to a port or an address, no container may get it.
+        conntrack::delete_withdrawn(&withdrawn)?;
+        for mapping in &withdrawn {
+            shared.records.release_port(mapping)?;
+        }
         for address in lost {
             shared.records.release_address(address)?;
         }
-        shared.replace_table()
+        Ok(())
     }
 
     /// Removes the agent from the host: its table, records and waiting namespaces. Call it when no
@@ -358,6 +369,8 @@ impl NetworkState {
         if publications.is_empty() {
             return Ok(());
         }
+        // Otherwise the ports could not be withdrawn.
+        conntrack::check()?;
         let _alone = lock(&self.rules);
         let mut mappings = Vec::new();
         for publication in publications {
@@ -389,6 +402,7 @@ impl NetworkState {
             crash_point!("network.port-recorded");
         }
         rules::apply(&rules::publish(&self.tag, &mappings, self.settings.subnet6))?;
+        redirect_clients(&mappings);
         crash_point!("network.published");
         Ok(())
     }
@@ -400,6 +414,8 @@ impl NetworkState {
         let _alone = lock(&self.rules);
         rules::apply(&rules::withdraw(&self.tag, mappings, self.settings.subnet6))?;
         crash_point!("network.withdrawn");
+        // A failure keeps the records of ports and address, so that no other container gets them.
+        conntrack::delete_withdrawn(mappings)?;
         for mapping in mappings {
             self.records.release_port(mapping)?;
             crash_point!("network.port-returned");
@@ -407,9 +423,7 @@ impl NetworkState {
         Ok(())
     }
 
-    fn replace_table(&self) -> Result<(), NetworkError> {
-        let ports = self.records.ports()?;
-        let mappings: Vec<_> = ports.iter().map(|port| port.mapping).collect();
+    fn replace_table(&self, mappings: &[PortMapping]) -> Result<(), NetworkError> {
         let table = NftTable {
             tag: &self.tag,
             subnet: self.settings.subnet,
@@ -417,9 +431,10 @@ impl NetworkState {
             traffic: self.settings.traffic,
             denied: &self.settings.denied,
             forwarding_denied: &self.forwarding_denied,
-            mappings: &mappings,
+            mappings,
         };
         rules::apply(&table.script())?;
+        redirect_clients(mappings);
         crash_point!("network.table-replaced");
         Ok(())
     }
@@ -448,6 +463,13 @@ impl NetworkState {
             self.abandon(waiting.address);
         }
     }
+}
+
+/// Redirects clients that sent to ports before these were published.
+fn redirect_clients(mappings: &[PortMapping]) {
+    // A failure is no reason to fail a task that all other clients reach. These clients reach it
+    // after a pause.
+    let _ = conntrack::delete_earlier(mappings);
 }
 
 /// Returns the devices of the agent with this tag.

@@ -127,7 +127,7 @@ impl SeccompFilter {
 
     /// Returns the filter of the broker, which performs an agent's root operations. It is that of a
     /// command, without calls that execute, create processes or accept connections, but with
-    /// mounts, quotas, eBPF programs of cgroups, and network namespaces.
+    /// mounts, quotas, eBPF programs of cgroups, connection tracking, and network namespaces.
     pub(crate) fn of_brokers() -> Self {
         let is = |argument, value: i32| ArgumentTest {
             argument,
@@ -135,6 +135,13 @@ impl SeccompFilter {
         };
         // It also needs internet sockets: it binds one to check whether a port of the host is free.
         let mut conditions = Vec::from(conditions());
+        // It deletes entries of connection tracking there.
+        let netfilter = vec![is(0, libc::AF_NETLINK), is(2, libc::NETLINK_NETFILTER)];
+        for (call, alternatives) in &mut conditions {
+            if *call == libc::SYS_socket {
+                alternatives.push(netfilter.clone());
+            }
+        }
         // No namespaces other than network namespaces are created or entered.
         conditions.push((libc::SYS_unshare, vec![vec![is(0, libc::CLONE_NEWNET)]]));
         conditions.push((libc::SYS_setns, vec![vec![is(1, libc::CLONE_NEWNET)]]));

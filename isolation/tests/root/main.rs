@@ -11,6 +11,7 @@ mod bomb_programs;
 mod bombs;
 mod cni;
 mod confinement;
+mod conntrack;
 mod crashes;
 mod devices;
 mod disks;
@@ -94,6 +95,7 @@ fn all() -> Vec<TestCase> {
         statistics::CASES,
         networks::CASES,
         networks6::CASES,
+        conntrack::CASES,
         cni::CASES,
         profile::CASES,
         host_paths::CASES,

@@ -110,14 +110,20 @@ impl ServingContainer {
         reported.trim().to_owned()
     }
 
-    pub(crate) fn end(mut self, networks: &Networks) {
+    pub(crate) fn end(self, networks: &Networks) {
+        let id = self.kill();
+        networks.release(&id).unwrap();
+    }
+
+    /// Ends the container. Its network is not released.
+    pub(crate) fn kill(mut self) -> ContainerId {
         self.container.kill(0).unwrap();
         self.container.wait(TIMEOUT).unwrap();
-        networks.release(&self.id).unwrap();
+        self.id
     }
 }
 
-fn joined(
+pub(crate) fn joined(
     world: &mut RootFixture,
     line: &str,
     networks: &Networks,
@@ -145,18 +151,28 @@ pub(crate) fn served(
 ) -> ServingContainer {
     let line = format!("exec {} 80 {name}", quoted(SERVE));
     let (spec, network) = joined(world, &line, networks, ports);
+    serving(world, &spec, network, |address| {
+        call(address, 80).starts_with(name)
+    })
+}
+
+/// Launches a container in its network, and waits until the host is served at its address.
+pub(crate) fn serving(
+    world: &mut RootFixture,
+    spec: &LaunchSpec,
+    network: ContainerNamespace,
+    is_served: impl Fn(&str) -> bool,
+) -> ServingContainer {
     let address = network.address.to_string();
     let address6 = network
         .address6
         .map_or(String::new(), |six| six.to_string());
-    let mut container = launch(world, &spec, network);
+    let mut container = launch(world, spec, network);
     let handle = container.wait_started(TIMEOUT).unwrap().unwrap();
-    eventually("the container serves", || {
-        call(&address, 80).starts_with(name)
-    });
+    eventually("the container serves", || is_served(&address));
     ServingContainer {
         container,
-        id: spec.id,
+        id: spec.id.clone(),
         address,
         address6,
         init: handle.init.pid,
@@ -164,7 +180,7 @@ pub(crate) fn served(
 }
 
 /// Returns the devices of containers.
-fn devices() -> Vec<String> {
+pub(crate) fn devices() -> Vec<String> {
     let links = run("ip", &["-o", "link"]);
     let names = links.lines().filter_map(|line| line.split(": ").nth(1));
     let names = names.filter_map(|name| name.split('@').next());

@@ -6,7 +6,7 @@ use super::{Networks, devices_of};
 use crate::host::{list_devices, remove_devices};
 use crate::ipam::Ipam;
 use crate::rules::{self, DEVICES};
-use crate::{NetworkError, forwarding};
+use crate::{NetworkError, conntrack, forwarding};
 use argosy_host::crash_point;
 
 impl Networks {
@@ -37,6 +37,14 @@ pub(super) fn clear_host(records: &Ipam) -> Result<(), NetworkError> {
     // An agent that is lost does not need forwarding.
     remove_lost_owners(records)?;
     forwarding::disable(records)?;
+    clear_records(records)
+}
+
+/// Removes the records of an agent whose table is removed.
+fn clear_records(records: &Ipam) -> Result<(), NetworkError> {
+    let ports = records.ports()?;
+    let mappings: Vec<_> = ports.iter().map(|port| port.mapping).collect();
+    conntrack::delete_withdrawn(&mappings)?;
     records.clear()
 }
 
@@ -54,7 +62,7 @@ pub(super) fn remove_lost_owners(records: &Ipam) -> Result<(), NetworkError> {
         let devices = format!("{DEVICES}{tag}");
         if tag != records.tag() && !links.iter().any(|link| link.name.starts_with(&devices)) {
             rules::apply(&rules::remove(&tag))?;
-            lost.clear()?;
+            clear_records(&lost)?;
         }
     }
     Ok(())

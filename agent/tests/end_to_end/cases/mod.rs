@@ -22,6 +22,7 @@ mod limits;
 mod links;
 mod nft;
 mod privilege_drop;
+mod published_ports;
 mod restarts;
 mod security_options;
 mod silent_clients;
@@ -72,6 +73,7 @@ const FILES: &[&[TestCase]] = &[
     host_paths::CASES,
     sizes::CASES,
     privilege_drop::CASES,
+    published_ports::CASES,
     crashes::CASES,
     compaction::CASES,
     cycles::CASES,

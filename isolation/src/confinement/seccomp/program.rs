@@ -430,6 +430,20 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn only_a_broker_changes_connection_tracking() {
+        let sockets = |protocol: i32| {
+            let arguments = [(0, libc::AF_NETLINK), (1, 3), (2, protocol)];
+            evaluate_broker(libc::SYS_socket, &arguments)
+        };
+        assert_eq!(sockets(libc::NETLINK_NETFILTER), ALLOW);
+        assert_eq!(sockets(libc::NETLINK_ROUTE), ALLOW);
+        assert_eq!(sockets(libc::NETLINK_AUDIT), EPERM);
+        let of_commands = [libc::AF_NETLINK, 3, libc::NETLINK_NETFILTER, 0, 0, 0];
+        let of_commands = of_commands.map(|argument| argument as u32);
+        assert_eq!(evaluate(libc::SYS_socket, of_commands), EPERM);
+    }
+
+    #[test]
     fn a_foreign_architecture_is_killed_and_x32_denied() {
         let program = SeccompFilter::new().0;
         let i386 = 0x4000_0003;
