@@ -241,9 +241,8 @@ async fn append(
             .leader_contact
             .record_append(request.vote.leader_id.term);
     }
-    formed
-        .growth
-        .add(request.entries.iter().map(wire::commands_bytes).sum());
+    let bytes = request.entries.iter().map(wire::commands_bytes).sum();
+    formed.growth.add(request.entries.len() as u64, bytes);
     let answer = formed.raft.append_entries(request).await.map_err(ended)?;
     Ok(wire::append_answer(answer))
 }

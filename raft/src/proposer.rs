@@ -240,7 +240,7 @@ impl Proposer {
                 continue;
             }
             let batch = self.batch(first);
-            growth.add(batch.bytes() as u64);
+            growth.add(1, batch.bytes() as u64);
             loop {
                 let term = planted_bug!(StaleEpochCommits, period.term, self.period().term);
                 match writer.write(term, batch.clone(), queued_at).await {

@@ -75,12 +75,9 @@ impl Timing {
 pub struct SnapshotPolicy {
     /// A snapshot is made after this many entries …
     pub entries: u64,
-    /// … or this many bytes of commands, whichever comes first. The log keeps at most about twice
-    /// as many.
+    /// … or this many bytes of commands, whichever comes first. The log keeps at least as many, for
+    /// followers that lag a little, and about twice as many at most; more while a snapshot is sent.
     pub bytes: u64,
-    /// The entries that stay in the log behind a snapshot, for followers that lag a little. Fewer
-    /// stay if their bytes exceed the limit.
-    pub keep_entries: u64,
 }
 
 impl Default for SnapshotPolicy {
@@ -88,7 +85,6 @@ impl Default for SnapshotPolicy {
         SnapshotPolicy {
             entries: 10_000,
             bytes: 64 << 20,
-            keep_entries: 5_000,
         }
     }
 }
@@ -184,12 +180,11 @@ impl NodeConfig {
             // The log is read up to 1 MiB at a time; this only bounds messages of very small
             // entries.
             max_payload_entries: 1_024,
-            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshot.entries),
-            max_in_snapshot_log_to_keep: self.snapshot.keep_entries,
-            // Entries are purged in ranges.
-            purge_batch_size: self.snapshot.keep_entries.clamp(1, 5_000),
-            // A follower that lags beyond the kept entries gets a snapshot.
-            replication_lag_threshold: self.snapshot.entries + self.snapshot.keep_entries + 1_000,
+            // `log_size` triggers both, and knows which entries are still needed.
+            snapshot_policy: openraft::SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
+            // A learner that lags by more is not waited for.
+            replication_lag_threshold: 2 * self.snapshot.entries,
             install_snapshot_timeout: 60_000,
             notification_channel_size: Some(EVENTS),
             ..Config::default()

@@ -41,7 +41,7 @@ pub(crate) struct StateMachine {
     parts: StoreParts,
     log: LogStore,
     /// The number of applied entries that stay in the log, unless they are large.
-    keep_entries: u64,
+    kept_entries: u64,
     owner: mpsc::Sender<OwnerRequest>,
 }
 
@@ -58,7 +58,7 @@ impl StateMachine {
         let machine = StateMachine {
             parts,
             log: store.log(),
-            keep_entries: kept_entries,
+            kept_entries,
             owner,
         };
         let loaded = machine.load(records).await;
@@ -230,9 +230,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return Ok(None);
         };
         // A snapshot from the older half of the kept log is too old: the log may lose the entries
-        // after it during the transfer. If entries are large, the log keeps fewer: a follower could
-        // never continue from a snapshot that is older than the log.
-        let newer_half = applied.index.saturating_sub(self.keep_entries / 2);
+        // after it before the transfer begins. If entries are large, the log keeps fewer: a
+        // follower could never continue from a snapshot that is older than the log.
+        let newer_half = applied.index.saturating_sub(self.kept_entries / 2);
         let purged = self.log.purged().map_or(0, |purged| purged.index);
         let least = newer_half.max(purged);
         let recent = self.parts.snapshots.current().filter(|image| {

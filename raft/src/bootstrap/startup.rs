@@ -23,7 +23,7 @@ use crate::election::prober::Prober;
 use crate::error::StartError;
 use crate::group::GroupHandle;
 use crate::liveness::Liveness;
-use crate::log_size::LogGrowth;
+use crate::log_size::{LogGrowth, SnapshotTransfers};
 use crate::membership::MemberChanger;
 use crate::port::{self, FormedNode, RaftPort};
 use crate::proposer::ProposalQueue;
@@ -83,6 +83,7 @@ pub(crate) async fn start(
         store: store.clone(),
         stop: own_stop.clone(),
         tasks: TaskTracker::new(),
+        transfers: SnapshotTransfers::default(),
     };
     let tasks = starting.tasks.clone();
     let started = starting.run(surroundings, owner).await;
@@ -100,6 +101,7 @@ struct NodeStartup {
     store: Arc<Store>,
     stop: CancellationToken,
     tasks: TaskTracker,
+    transfers: SnapshotTransfers,
 }
 
 impl NodeStartup {
@@ -226,8 +228,9 @@ impl NodeStartup {
             peers: peers.clone(),
             addresses,
             timing: self.config.timing,
+            transfers: self.transfers.clone(),
         };
-        let kept_entries = self.config.snapshot.keep_entries;
+        let kept_entries = self.config.snapshot.entries;
         let machine = StateMachine::open(&self.store, kept_entries, owner).await?;
         let config = Arc::new(self.config.openraft()?);
         let built = Raft::build(identity.id, config, factory, self.store.log(), machine).await;
@@ -277,7 +280,7 @@ impl NodeStartup {
         let leading_term = Arc::new(AtomicU64::new(0));
         let (queue, proposer) = ProposalQueue::new(leading_term.clone());
         let (reads, requests) = ReadIndexQueue::new();
-        let growth = LogGrowth::new(self.config.snapshot);
+        let growth = LogGrowth::new(self.config.snapshot, self.transfers.clone());
         let phases = Arc::new(watch::Sender::new(FailoverPhases::default()));
         let (status_sender, status) = watch::channel(RaftStatus::of(identity.id));
         let group = self.group(identity, &raft, peers, &status);

@@ -22,7 +22,7 @@ use crate::types::{
 };
 
 /// The value used in production.
-pub(crate) const KEEP_ENTRIES: u64 = 5_000;
+pub(crate) const KEPT_ENTRIES: u64 = 5_000;
 
 /// The requests to the owner, and its records.
 #[derive(Debug, Default)]
@@ -161,7 +161,7 @@ pub(crate) async fn try_open(
     let store = tokio::task::spawn_blocking(move || Store::open(&place, fatal));
     let store = store.await.unwrap()?;
     let owner = TestOwner::default();
-    let machine = StateMachine::open(&store, KEEP_ENTRIES, owner.start()).await?;
+    let machine = StateMachine::open(&store, KEPT_ENTRIES, owner.start()).await?;
     let log = store.log();
     Ok(OpenedStore {
         store,

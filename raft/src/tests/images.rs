@@ -10,7 +10,7 @@ use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::time::{Instant, timeout};
 
 use super::harness::{
-    KEEP_ENTRIES, OpenedStore, entries, entry, fixtures, id, kill, open, record_fatal, start,
+    KEPT_ENTRIES, OpenedStore, entries, entry, fixtures, id, kill, open, record_fatal, start,
     try_open,
 };
 use crate::state_machine::{Snapshot, StateMachine};
@@ -426,7 +426,7 @@ async fn an_install_without_an_owner_aborts_without_data_loss() {
         let store = store.await.unwrap().unwrap();
         let (owner, inbox) = tokio::sync::mpsc::channel(1);
         drop(inbox);
-        let refused = StateMachine::open(&store, KEEP_ENTRIES, owner).await;
+        let refused = StateMachine::open(&store, KEPT_ENTRIES, owner).await;
         let refused = refused.err().unwrap();
         assert_eq!(
             refused.to_string(),

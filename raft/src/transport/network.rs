@@ -23,6 +23,7 @@ use super::member_addresses::MemberAddresses;
 use super::peer_progress::PeerProgress;
 use super::snapshot_transfer;
 use super::wire::{self, proto};
+use crate::log_size::SnapshotTransfers;
 use crate::settings::Timing;
 use crate::state_machine::Snapshot;
 use crate::storage::image::SnapshotSource;
@@ -59,6 +60,7 @@ pub(crate) struct NetworkFactory {
     /// The addresses of the members, which may change during the life of a client.
     pub(crate) addresses: watch::Receiver<MemberAddresses>,
     pub(crate) timing: Timing,
+    pub(crate) transfers: SnapshotTransfers,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +79,7 @@ impl NetworkFactory {
             address: member.raft_address.clone(),
             addresses: self.addresses.clone(),
             peers: self.peers.clone(),
+            transfers: self.transfers.clone(),
             class: lane,
             open: Mutex::default(),
             progress: PeerProgress::default(),
@@ -132,6 +135,7 @@ pub(crate) struct PeerNetwork {
     address: String,
     addresses: watch::Receiver<MemberAddresses>,
     peers: Peers,
+    transfers: SnapshotTransfers,
     class: TrafficClass,
     // Locked only by tests: openraft requires its clients to be `Sync`, and a connection is not.
     open: Mutex<Option<AppendTransport>>,
@@ -402,6 +406,10 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         let connections = self.connections.as_ref().map_err(&unreachable)?;
         let client = client(connections.snapshots.clone());
         let header = self.caller.header(self.target, connections);
+        // Dropped with the transfer. If consensus learns only after the next truncation that the
+        // receiver has the snapshot, it sends another.
+        let last = snapshot.meta.last_log_id.map_or(0, |id| id.index);
+        let _kept = self.transfers.begin(last);
         let sending = async {
             let sent = snapshot_transfer::send(client, header, vote, snapshot, self.timing).await;
             match &sent {

@@ -109,7 +109,6 @@ async fn lagging_follower_catches_up_by_a_snapshot() {
     let policy = SnapshotPolicy {
         entries: 20,
         bytes: 64 << 20,
-        keep_entries: 5,
     };
     let mut hosts = three_with(policy).await;
     let lead = leader(&hosts).await;
@@ -136,12 +135,53 @@ async fn lagging_follower_catches_up_by_a_snapshot() {
     assert_eq!(equal(&hosts).await.count(), 201);
 }
 
+/// During the transfer of the snapshot, the log is truncated several times.
+#[tokio::test(flavor = "multi_thread")]
+async fn lagging_follower_needs_one_snapshot_while_commands_continue() {
+    let policy = SnapshotPolicy {
+        entries: 20,
+        bytes: 64 << 20,
+    };
+    let mut hosts = three_with(policy).await;
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("before").await;
+    let away = hosts.remove((lead + 1) % 3).kill();
+    let lead = leader(&hosts).await;
+    let large = |number: u8| Bytes::from(vec![number; 700 << 10]);
+    for number in 0..16 {
+        let command = large(number);
+        let proposal = Proposal {
+            at_ms: 1,
+            command,
+            work: 1,
+        };
+        hosts[lead].node.propose(proposal).await.unwrap();
+    }
+    for number in 0..100 {
+        hosts[lead].commit(&format!("command-{number}")).await;
+    }
+    let back = PendingNodeStart::begin(away).finish().await.unwrap();
+    let first_loads = back.registry().loads;
+    let deadline = std::time::Instant::now() + DEADLINE;
+    let lag = || hosts[lead].registry.borrow().index - back.registry.borrow().index;
+    let mut further = 0;
+    while lag() > 10 || further < 100 {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "after {further} commands it still lags, with {} snapshots",
+            back.registry().loads - first_loads
+        );
+        hosts[lead].commit(&format!("further-{further}")).await;
+        further += 1;
+    }
+    assert_eq!(back.registry().loads - first_loads, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn large_commands_are_split_into_entries_and_snapshots() {
     let policy = SnapshotPolicy {
         entries: 10_000,
         bytes: 4 << 20,
-        keep_entries: 2,
     };
     let mut hosts = three_with(policy).await;
     let lead = leader(&hosts).await;
@@ -186,7 +226,6 @@ async fn log_of_large_entries_is_purged_by_bytes() {
     let policy = SnapshotPolicy {
         entries: 10_000,
         bytes: 4 << 20,
-        keep_entries: 5_000,
     };
     let hosts = three_with(policy).await;
     let lead = leader(&hosts).await;

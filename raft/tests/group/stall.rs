@@ -72,7 +72,6 @@ async fn masters_that_purge_logs_write_no_images() {
     let policy = SnapshotPolicy {
         entries: 20,
         bytes: 64 << 20,
-        keep_entries: 5,
     };
     let hosts = three_with(policy).await;
     let lead = leader(&hosts).await;
@@ -92,7 +91,6 @@ async fn log_is_purged_despite_frequent_restarts() {
     let policy = SnapshotPolicy {
         entries: 20,
         bytes: 64 << 20,
-        keep_entries: 5,
     };
     let address = addresses(1)[0];
     let mut plan = HostPlan {

@@ -36,9 +36,8 @@ fn config(group: &RaftGroup, place: usize) -> NodeConfig {
         timing: Timing::testing(),
         // Small, so that snapshots are made and sent often.
         snapshot: SnapshotPolicy {
-            entries: 60,
+            entries: 30,
             bytes: 1 << 20,
-            keep_entries: 15,
         },
         seed: group.seed,
     }

@@ -71,9 +71,8 @@ fn config(world: &World, place: usize, rng: &mut Rng) -> argosy_master::MasterCo
     config.timing = Timing::testing();
     // Small, so that snapshots are made and sent often.
     config.snapshot = SnapshotPolicy {
-        entries: 80,
+        entries: 40,
         bytes: 4 << 20,
-        keep_entries: 20,
     };
     config.agent_timeout_ms = AGENT_TIMEOUT_MS;
     config.framework_timeout_ms = FRAMEWORK_TIMEOUT_MS;
