@@ -1,9 +1,13 @@
 //! Truncation of the log, by entries and by bytes.
 //!
 //! The log is truncated up to the previous time that it had grown by its limit. So it keeps at
-//! least the limit, for followers that lag a little, and at most about twice the limit. While a
-//! snapshot is sent it keeps all entries after that snapshot: otherwise the receiver would need
-//! another one, and under load would never catch up.
+//! least the limit, for followers that lag a little, and usually at most about twice the limit.
+//! There are two exceptions, up to [`KEPT_LIMITS`]:
+//!
+//! - While a snapshot is sent, the log keeps all entries after that snapshot: otherwise the
+//!   receiver would need another one, and under load would never catch up.
+//! - openraft keeps the entries that it is sending. A follower that lags by more is refused
+//!   entries, so that it gets a snapshot.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,9 +20,8 @@ use tokio_util::sync::CancellationToken;
 use crate::settings::SnapshotPolicy;
 use crate::state_machine::Consensus;
 
-/// The maximum number of limits by which the log grows while snapshots are sent. With the default
-/// limits it then has at most 160,000 entries, or 1 GiB. A receiver that needs longer gets another
-/// snapshot.
+/// The maximum number of limits by which the log grows for the sake of a follower. With the default
+/// limits it then has at most 160,000 entries, or 1 GiB.
 const KEPT_LIMITS: usize = 16;
 
 /// What was appended to the log since it last reached a limit. Cheap to clone.
@@ -30,17 +33,17 @@ struct Inner {
     bytes: AtomicU64,
     policy: SnapshotPolicy,
     full: Notify,
-    transfers: SnapshotTransfers,
+    retention: LogRetention,
 }
 
 impl LogGrowth {
-    pub(crate) fn new(policy: SnapshotPolicy, transfers: SnapshotTransfers) -> LogGrowth {
+    pub(crate) fn new(policy: SnapshotPolicy, retention: LogRetention) -> LogGrowth {
         LogGrowth(Arc::new(Inner {
             entries: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             policy,
             full: Notify::new(),
-            transfers,
+            retention,
         }))
     }
 
@@ -56,13 +59,13 @@ impl LogGrowth {
         }
     }
 
-    /// Truncates a log that earlier runs of this node left too long. Then truncates it whenever it
-    /// has grown by the limit, until the node stops.
+    /// Truncates the log until the node stops.
     pub(crate) async fn run(self, raft: Consensus, stop: CancellationToken) {
         let _ = stop.run_until_cancelled(self.truncate(&raft)).await;
     }
 
-    /// Returns when the node stops.
+    /// Truncates a log that earlier runs of this node left too long. Then truncates it whenever it
+    /// has grown by the limit.
     async fn truncate(&self, raft: &Consensus) {
         // Returns once consensus has read the store. An error means that the node stops.
         if raft.is_initialized().await.is_err() {
@@ -91,11 +94,13 @@ impl LogGrowth {
             self.0.full.notified().await;
             // The snapshot that was triggered at this index is usually done. If it is not, openraft
             // truncates the log up to the newest one that is.
-            if let Some(last) = plan.purge_index(self.0.transfers.oldest())
+            let retention = &self.0.retention;
+            if let Some(last) = plan.purge_index(retention.oldest(|id| matched(raft, id)))
                 && raft.trigger().purge_log(last).await.is_err()
             {
                 return;
             }
+            retention.refuse_up_to(plan.least());
             if raft.trigger().snapshot().await.is_err() {
                 return;
             }
@@ -122,49 +127,118 @@ impl PurgePlan {
     /// `sent`.
     fn purge_index(&self, sent: Option<u64>) -> Option<u64> {
         let last = *self.0.back()?;
-        // Only if so many are known is the log too long.
-        let least = self.0.front().filter(|_| self.0.len() == KEPT_LIMITS);
         let kept = sent.map_or(last, |sent| sent.min(last));
-        Some(kept.max(least.copied().unwrap_or(0)))
+        Some(kept.max(self.least()))
+    }
+
+    /// Returns the last entry to truncate although a follower may lack it; 0: there is none.
+    fn least(&self) -> u64 {
+        // Only if so many are known is the log too long.
+        let is_too_long = self.0.len() == KEPT_LIMITS;
+        self.0.front().filter(|_| is_too_long).copied().unwrap_or(0)
     }
 }
 
-/// The snapshots that are being sent. Cheap to clone.
+/// What the log keeps for the sake of followers. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SnapshotTransfers(Arc<Mutex<Vec<u64>>>);
+pub(crate) struct LogRetention(Arc<Retained>);
 
-impl SnapshotTransfers {
-    /// Keeps the entries after `last`, the last one in the snapshot, until the guard is dropped.
-    pub(crate) fn begin(&self, last: u64) -> TransferGuard {
-        self.all().push(last);
-        TransferGuard {
-            transfers: self.clone(),
+#[derive(Debug, Default)]
+struct Retained {
+    snapshots: Mutex<Vec<SentSnapshot>>,
+    /// A follower that lacks this entry is sent no entries.
+    refused: AtomicU64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct SentSnapshot {
+    follower: u64,
+    /// The last entry in the snapshot.
+    last: u64,
+    is_received: bool,
+}
+
+impl LogRetention {
+    /// Keeps the entries after `last`, the last one in a snapshot for this follower, until the
+    /// transfer fails, or until consensus knows that the follower has the snapshot.
+    pub(crate) fn begin_transfer(&self, follower: u64, last: u64) -> SnapshotTransfer {
+        let sent = SentSnapshot {
+            follower,
             last,
+            is_received: false,
+        };
+        self.snapshots().push(sent.clone());
+        SnapshotTransfer {
+            retention: self.clone(),
+            sent,
         }
     }
 
-    fn oldest(&self) -> Option<u64> {
-        self.all().iter().min().copied()
+    /// Returns whether a follower lags by more than the log may keep, so that it is sent no entries
+    /// and gets a snapshot. `last` is the last entry that it has.
+    pub(crate) fn refuses_entries_after(&self, last: u64) -> bool {
+        last < self.0.refused.load(Ordering::Relaxed)
     }
 
-    fn all(&self) -> MutexGuard<'_, Vec<u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// To be called after the truncation up to here was requested.
+    fn refuse_up_to(&self, last: u64) {
+        self.0.refused.store(last, Ordering::Relaxed);
+    }
+
+    /// Returns the last entry in the oldest snapshot after which entries must be kept. `matched`
+    /// returns the last entry that consensus knows a follower to have, and `None` if it is sent
+    /// none. Once consensus knows of the snapshot, openraft sends what follows, and keeps that
+    /// itself.
+    fn oldest(&self, matched: impl Fn(u64) -> Option<u64>) -> Option<u64> {
+        let mut snapshots = self.snapshots();
+        snapshots.retain(|sent| {
+            !sent.is_received || matched(sent.follower).is_some_and(|matched| matched < sent.last)
+        });
+        snapshots.iter().map(|sent| sent.last).min()
+    }
+
+    fn remove(&self, sent: &SentSnapshot) {
+        let mut snapshots = self.snapshots();
+        if let Some(position) = snapshots.iter().position(|one| one == sent) {
+            snapshots.swap_remove(position);
+        }
+    }
+
+    fn snapshots(&self) -> MutexGuard<'_, Vec<SentSnapshot>> {
+        let snapshots = self.0.snapshots.lock();
+        snapshots.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A snapshot that is being sent.
-pub(crate) struct TransferGuard {
-    transfers: SnapshotTransfers,
-    last: u64,
+pub(crate) struct SnapshotTransfer {
+    retention: LogRetention,
+    sent: SentSnapshot,
 }
 
-impl Drop for TransferGuard {
-    fn drop(&mut self) {
-        let mut all = self.transfers.all();
-        if let Some(position) = all.iter().position(|last| *last == self.last) {
-            all.swap_remove(position);
-        }
+impl SnapshotTransfer {
+    /// The follower has the snapshot.
+    pub(crate) fn succeed(self) {
+        let received = SentSnapshot {
+            is_received: true,
+            ..self.sent.clone()
+        };
+        self.retention.snapshots().push(received);
     }
+}
+
+impl Drop for SnapshotTransfer {
+    fn drop(&mut self) {
+        self.retention.remove(&self.sent);
+    }
+}
+
+/// Returns the last entry that a follower is known to have; `None` if this node sends it none.
+fn matched(raft: &Consensus, follower: u64) -> Option<u64> {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let matched = metrics.replication.as_ref()?.get(&follower)?;
+    Some(matched.as_ref().map_or(0, |id| id.index))
 }
 
 /// Returns the index of the last entry in the log; `None` if the log is empty.
@@ -199,7 +273,7 @@ mod tests {
 
     #[tokio::test]
     async fn growth_by_entries_and_by_bytes_is_noticed() {
-        let growth = LogGrowth::new(POLICY, SnapshotTransfers::default());
+        let growth = LogGrowth::new(POLICY, LogRetention::default());
         let is_full = || {
             let full = &growth.0.full;
             std::future::poll_fn(|context| {
@@ -218,25 +292,48 @@ mod tests {
     }
 
     #[test]
-    fn entries_after_a_snapshot_that_is_sent_are_kept_up_to_a_limit() {
-        let transfers = SnapshotTransfers::default();
+    fn entries_after_a_snapshot_that_is_sent_are_kept() {
+        let retention = LogRetention::default();
+        let [nothing, before, snapshot] = [None, Some(149), Some(150)];
+        assert_eq!(retention.oldest(|_| nothing), None);
+        let failed = retention.begin_transfer(1, 120);
+        let received = retention.begin_transfer(2, 150);
+        assert_eq!(retention.oldest(|_| nothing), Some(120));
+        drop(failed);
+        assert_eq!(retention.oldest(|_| snapshot), Some(150), "not received");
+        received.succeed();
+        assert_eq!(retention.oldest(|_| before), Some(150), "not known");
+        let is_known = |follower| if follower == 2 { snapshot } else { before };
+        assert_eq!(retention.oldest(is_known), None);
+        retention.begin_transfer(3, 170).succeed();
+        assert_eq!(retention.oldest(|_| before), Some(170));
+        assert_eq!(retention.oldest(|_| nothing), None, "no member any more");
+    }
+
+    #[test]
+    fn the_log_is_truncated_up_to_the_previous_limit_or_a_snapshot() {
         let mut plan = PurgePlan::default();
-        assert_eq!(plan.purge_index(transfers.oldest()), None);
+        assert_eq!(plan.purge_index(None), None);
         plan.grown(100);
-        assert_eq!(plan.purge_index(transfers.oldest()), Some(100));
-        let first = transfers.begin(150);
-        let second = transfers.begin(170);
-        assert_eq!(plan.purge_index(transfers.oldest()), Some(100), "not later");
-        for last in 2..=KEPT_LIMITS as u64 {
+        assert_eq!(plan.purge_index(None), Some(100));
+        assert_eq!(plan.purge_index(Some(150)), Some(100));
+        for last in 2..KEPT_LIMITS as u64 {
             plan.grown(100 * last);
         }
-        assert_eq!(plan.purge_index(transfers.oldest()), Some(150));
-        drop(first);
-        assert_eq!(plan.purge_index(transfers.oldest()), Some(170));
-        plan.grown(100 * (KEPT_LIMITS as u64 + 1));
-        assert_eq!(plan.purge_index(transfers.oldest()), Some(200), "too long");
-        drop(second);
-        let newest = 100 * (KEPT_LIMITS as u64 + 1);
-        assert_eq!(plan.purge_index(transfers.oldest()), Some(newest));
+        assert_eq!(plan.purge_index(Some(150)), Some(150));
+        assert_eq!(plan.least(), 0);
+        plan.grown(1_600);
+        plan.grown(1_700);
+        assert_eq!(
+            plan.purge_index(Some(150)),
+            Some(200),
+            "the log is too long"
+        );
+        assert_eq!(plan.purge_index(None), Some(1_700));
+        let retention = LogRetention::default();
+        assert!(!retention.refuses_entries_after(0));
+        retention.refuse_up_to(plan.least());
+        assert!(retention.refuses_entries_after(199));
+        assert!(!retention.refuses_entries_after(200));
     }
 }

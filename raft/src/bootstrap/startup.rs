@@ -23,7 +23,7 @@ use crate::election::prober::Prober;
 use crate::error::StartError;
 use crate::group::GroupHandle;
 use crate::liveness::Liveness;
-use crate::log_size::{LogGrowth, SnapshotTransfers};
+use crate::log_size::{LogGrowth, LogRetention};
 use crate::membership::MemberChanger;
 use crate::port::{self, FormedNode, RaftPort};
 use crate::proposer::ProposalQueue;
@@ -83,7 +83,7 @@ pub(crate) async fn start(
         store: store.clone(),
         stop: own_stop.clone(),
         tasks: TaskTracker::new(),
-        transfers: SnapshotTransfers::default(),
+        retention: LogRetention::default(),
     };
     let tasks = starting.tasks.clone();
     let started = starting.run(surroundings, owner).await;
@@ -101,7 +101,7 @@ struct NodeStartup {
     store: Arc<Store>,
     stop: CancellationToken,
     tasks: TaskTracker,
-    transfers: SnapshotTransfers,
+    retention: LogRetention,
 }
 
 impl NodeStartup {
@@ -228,7 +228,7 @@ impl NodeStartup {
             peers: peers.clone(),
             addresses,
             timing: self.config.timing,
-            transfers: self.transfers.clone(),
+            retention: self.retention.clone(),
         };
         let kept_entries = self.config.snapshot.entries;
         let machine = StateMachine::open(&self.store, kept_entries, owner).await?;
@@ -280,7 +280,7 @@ impl NodeStartup {
         let leading_term = Arc::new(AtomicU64::new(0));
         let (queue, proposer) = ProposalQueue::new(leading_term.clone());
         let (reads, requests) = ReadIndexQueue::new();
-        let growth = LogGrowth::new(self.config.snapshot, self.transfers.clone());
+        let growth = LogGrowth::new(self.config.snapshot, self.retention.clone());
         let phases = Arc::new(watch::Sender::new(FailoverPhases::default()));
         let (status_sender, status) = watch::channel(RaftStatus::of(identity.id));
         let group = self.group(identity, &raft, peers, &status);

@@ -6,7 +6,7 @@ use shuttle::thread;
 
 use super::*;
 use crate::concurrency::explore;
-use crate::log_size::SnapshotTransfers;
+use crate::log_size::LogRetention;
 use crate::settings::SnapshotPolicy;
 
 /// Consensus that accepts the entries of the term in which it leads.
@@ -59,7 +59,7 @@ fn fixture(refusals: u32) -> Fixture {
         ..LogContents::default()
     }));
     let mut writer = LogModel(Arc::clone(&contents));
-    let growth = LogGrowth::new(SnapshotPolicy::default(), SnapshotTransfers::default());
+    let growth = LogGrowth::new(SnapshotPolicy::default(), LogRetention::default());
     let proposer = thread::spawn(move || block_on(proposer.propose_all(&mut writer, &growth)));
     Fixture {
         queue,

@@ -15,7 +15,7 @@ use openraft::raft::{
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::connections::{PeerConnections, Peers, client};
 use super::frames::pool::IdleConnection;
@@ -23,7 +23,7 @@ use super::member_addresses::MemberAddresses;
 use super::peer_progress::PeerProgress;
 use super::snapshot_transfer;
 use super::wire::{self, proto};
-use crate::log_size::SnapshotTransfers;
+use crate::log_size::LogRetention;
 use crate::settings::Timing;
 use crate::state_machine::Snapshot;
 use crate::storage::image::SnapshotSource;
@@ -60,7 +60,7 @@ pub(crate) struct NetworkFactory {
     /// The addresses of the members, which may change during the life of a client.
     pub(crate) addresses: watch::Receiver<MemberAddresses>,
     pub(crate) timing: Timing,
-    pub(crate) transfers: SnapshotTransfers,
+    pub(crate) retention: LogRetention,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ impl NetworkFactory {
             address: member.raft_address.clone(),
             addresses: self.addresses.clone(),
             peers: self.peers.clone(),
-            transfers: self.transfers.clone(),
+            retention: self.retention.clone(),
             class: lane,
             open: Mutex::default(),
             progress: PeerProgress::default(),
@@ -135,7 +135,7 @@ pub(crate) struct PeerNetwork {
     address: String,
     addresses: watch::Receiver<MemberAddresses>,
     peers: Peers,
-    transfers: SnapshotTransfers,
+    retention: LogRetention,
     class: TrafficClass,
     // Locked only by tests: openraft requires its clients to be `Sync`, and a connection is not.
     open: Mutex<Option<AppendTransport>>,
@@ -257,6 +257,24 @@ impl PeerNetwork {
         Ok(OpenAppendStream { requests, answers })
     }
 
+    /// Returns an error instead of sending entries to a peer that lags by more than the log may
+    /// keep. openraft then truncates the log, and sends a snapshot.
+    fn check_lag(
+        &self,
+        request: &AppendEntriesRequest<TypeConfig>,
+    ) -> Result<(), RPCError<TypeConfig>> {
+        let last = request.prev_log_id.map_or(0, |id| id.index);
+        if request.entries.is_empty() || !self.retention.refuses_entries_after(last) {
+            return Ok(());
+        }
+        info!(
+            peer = self.target,
+            last, "the peer lags by more than the log keeps: it gets a snapshot"
+        );
+        let status = Status::out_of_range("the peer lags by more than the log keeps");
+        Err(self.error(RPCTypes::AppendEntries, &status))
+    }
+
     /// Logs the required action once, and treats the peer as unreachable.
     fn peer_lost_entries(&mut self) -> RPCError<TypeConfig> {
         let text = self.progress.refusal(self.target);
@@ -340,6 +358,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         // shorter than a disk's stall.
         let deadline = Duration::from_millis(self.timing.append_deadline_ms);
         self.follow_address();
+        self.check_lag(&request)?;
         let (message, taken) = wire::append(self.header()?, &request);
         let answer = match tokio::time::timeout(deadline, self.exchange(message)).await {
             Ok(answer) => answer.and_then(wire::append_answer_from),
@@ -406,10 +425,8 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         let connections = self.connections.as_ref().map_err(&unreachable)?;
         let client = client(connections.snapshots.clone());
         let header = self.caller.header(self.target, connections);
-        // Dropped with the transfer. If consensus learns only after the next truncation that the
-        // receiver has the snapshot, it sends another.
         let last = snapshot.meta.last_log_id.map_or(0, |id| id.index);
-        let _kept = self.transfers.begin(last);
+        let transfer = self.retention.begin_transfer(self.target, last);
         let sending = async {
             let sent = snapshot_transfer::send(client, header, vote, snapshot, self.timing).await;
             match &sent {
@@ -431,7 +448,10 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = sending => match sent {
-                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Ok(vote) => {
+                    transfer.succeed();
+                    Ok(SnapshotResponse::new(vote))
+                }
                 Err(status) => Err(unreachable(&status)),
             },
         }

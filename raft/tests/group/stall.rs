@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use argosy_raft::{RaftStatus, ReadError, SnapshotPolicy};
+use argosy_raft::{Proposal, RaftStatus, ReadError, SnapshotPolicy};
+use bytes::Bytes;
 
 use crate::host::{
-    DEADLINE, HostPlan, NodeHost, TIMING, addresses, form, leader, three, three_with,
+    DEADLINE, HostPlan, NodeHost, TIMING, addresses, equal, form, leader, three, three_with,
 };
 
 /// Longer than a leader may be silent: the ratio of a sync of 400 ms to the default timing of
@@ -84,6 +85,40 @@ async fn masters_that_purge_logs_write_no_images() {
     }
     let written = |host: &NodeHost| host.plan.memory.image_bytes();
     assert_eq!(hosts.iter().map(written).sum::<u64>(), 0);
+}
+
+/// The log of a group must not grow until the disks of its fast members are full.
+#[tokio::test(flavor = "multi_thread")]
+async fn log_is_purged_although_a_follower_is_slower_than_the_commands() {
+    let policy = SnapshotPolicy {
+        entries: 10_000,
+        bytes: 1 << 20,
+    };
+    let hosts = three_with(policy).await;
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("before").await;
+    let slow = &hosts[(lead + 1) % 3];
+    slow.until_registry("the command", |registry| registry.has("before"))
+        .await;
+    let next = hosts[lead].registry().index + 1;
+    slow.plan.memory.slow_down(Duration::from_millis(500));
+    let mut number = 0;
+    while number == 0 || hosts[lead].plan.memory.entry(next).is_some() {
+        assert!(number < 150, "the log only grows");
+        let proposal = Proposal {
+            at_ms: 1,
+            command: Bytes::from(vec![number; 700 << 10]),
+            work: 1,
+        };
+        hosts[lead].node.propose(proposal).await.unwrap();
+        let count = u64::from(number) + 2;
+        hosts[lead]
+            .until_registry("the command", |registry| registry.count() == count)
+            .await;
+        number += 1;
+    }
+    slow.plan.memory.slow_down(Duration::ZERO);
+    equal(&hosts).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::*;
-use crate::log_size::SnapshotTransfers;
+use crate::log_size::LogRetention;
 use crate::port::tests::TestPort;
 use crate::settings::Timing;
 use crate::transport::connections::{PeerConnections, Peers};
@@ -87,7 +87,7 @@ impl FormerLeader {
             peers: peers.clone(),
             addresses: watch::channel(MemberAddresses::new()).1,
             timing,
-            transfers: SnapshotTransfers::default(),
+            retention: LogRetention::default(),
         };
         let member = Member {
             raft_address: address.to_owned(),
