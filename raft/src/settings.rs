@@ -75,8 +75,8 @@ impl Timing {
 pub struct SnapshotPolicy {
     /// A snapshot is made after this many entries …
     pub entries: u64,
-    /// … or this many bytes of commands, whichever comes first. The log keeps at least as many, for
-    /// followers that lag a little, and about twice as many at most; more while a snapshot is sent.
+    /// … or this many bytes of commands, whichever comes first. The log keeps at least as many, and
+    /// usually at most about twice as many (see `log_size`).
     pub bytes: u64,
 }
 
@@ -183,8 +183,6 @@ impl NodeConfig {
             // `log_size` triggers both, and knows which entries are still needed.
             snapshot_policy: openraft::SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: u64::MAX,
-            // A learner that lags by more is not waited for.
-            replication_lag_threshold: 2 * self.snapshot.entries,
             install_snapshot_timeout: 60_000,
             notification_channel_size: Some(EVENTS),
             ..Config::default()
