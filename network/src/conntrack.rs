@@ -215,7 +215,7 @@ impl FlowEntry {
         })
     }
 
-    /// Whether the kernel sends the flow's packets to the container of a port.
+    /// Returns whether the kernel sends the flow's packets to the container of this port.
     fn leads_to(&self, mapping: &PortMapping) -> bool {
         let container = match self.answers_from {
             IpAddr::V4(address) => address,

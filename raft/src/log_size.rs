@@ -20,11 +20,12 @@ use tokio_util::sync::CancellationToken;
 use crate::settings::SnapshotPolicy;
 use crate::state_machine::Consensus;
 
-/// The maximum number of limits by which the log grows for the sake of a follower. With the default
-/// limits it then has at most 160,000 entries, or 1 GiB.
+/// The number of limits by which the log may grow for a follower. With the default limits, these are
+/// 160,000 entries or 1 GiB.
 const KEPT_LIMITS: usize = 16;
 
-/// What was appended to the log since it last reached a limit. Cheap to clone.
+/// A counter of the entries and bytes that were appended to the log since it last reached its limit.
+/// Clones share it.
 #[derive(Clone)]
 pub(crate) struct LogGrowth(Arc<Inner>);
 
@@ -139,7 +140,7 @@ impl PurgePlan {
     }
 }
 
-/// What the log keeps for the sake of followers. Cheap to clone.
+/// The entries that the log keeps for followers. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LogRetention(Arc<Retained>);
 
@@ -286,7 +287,7 @@ mod tests {
         growth.add(1, 0);
         assert!(is_full().await, "entries");
         growth.add(99, 999);
-        assert!(!is_full().await, "counted anew");
+        assert!(!is_full().await, "the counter began again");
         growth.add(0, 1);
         assert!(is_full().await, "bytes");
     }

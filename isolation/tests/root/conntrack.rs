@@ -132,7 +132,7 @@ fn expect_no_answer(host: &LinkedHost) {
     }
 }
 
-/// Whether a TCP port of the host has entries; `None` if the kernel has no file with them.
+/// Returns whether a TCP port of the host has entries; `None` if the kernel has no file for them.
 fn has_tcp_entries(port: u16) -> Option<bool> {
     let entries = fs::read_to_string("/proc/thread-self/net/nf_conntrack").ok()?;
     let port = format!("dport={port} ");

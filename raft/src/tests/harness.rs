@@ -22,7 +22,7 @@ use crate::types::{
 };
 
 /// The value used in production.
-pub(crate) const KEPT_ENTRIES: u64 = 5_000;
+pub(crate) const KEPT_ENTRIES: u64 = 10_000;
 
 /// The requests to the owner, and its records.
 #[derive(Debug, Default)]

@@ -342,6 +342,16 @@ impl NodeHost {
         })
     }
 
+    /// Proposes one command of 700 KiB, with this number in each byte.
+    pub(crate) async fn propose_large(&self, number: u8) {
+        let proposal = Proposal {
+            at_ms: 1,
+            command: Bytes::from(vec![number; 700 << 10]),
+            work: 1,
+        };
+        self.node.propose(proposal).await.unwrap();
+    }
+
     /// Commits one command once this master leads.
     #[cfg(feature = "rocksdb")]
     pub(crate) async fn commit_when_leading(&self, command: &str) {
@@ -388,6 +398,17 @@ pub(crate) async fn three_with(snapshot: SnapshotPolicy) -> Vec<NodeHost> {
             .collect(),
     )
     .await
+}
+
+/// Returns two masters that have lost the third, the position of their leader, and the plan of the
+/// lost one. One command, `before`, is committed.
+pub(crate) async fn two_of_three_with(policy: SnapshotPolicy) -> (Vec<NodeHost>, usize, HostPlan) {
+    let mut hosts = three_with(policy).await;
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("before").await;
+    let away = hosts.remove((lead + 1) % 3).kill();
+    let lead = leader(&hosts).await;
+    (hosts, lead, away)
 }
 
 pub(crate) async fn three() -> Vec<NodeHost> {

@@ -6,7 +6,10 @@ use std::time::Duration;
 use argosy_raft::{ENTRY_LIMIT_BYTES, Proposal, ProposeError, SnapshotPolicy};
 use bytes::Bytes;
 
-use crate::host::{DEADLINE, NodeHost, PendingNodeStart, TIMING, equal, leader, three, three_with};
+use crate::host::{
+    DEADLINE, NodeHost, PendingNodeStart, TIMING, equal, leader, three, three_with,
+    two_of_three_with,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_masters_commit_the_same_commands_in_the_same_order() {
@@ -110,11 +113,7 @@ async fn lagging_follower_catches_up_by_a_snapshot() {
         entries: 20,
         bytes: 64 << 20,
     };
-    let mut hosts = three_with(policy).await;
-    let lead = leader(&hosts).await;
-    hosts[lead].commit("before").await;
-    let away = hosts.remove((lead + 1) % 3).kill();
-    let lead = leader(&hosts).await;
+    let (mut hosts, lead, away) = two_of_three_with(policy).await;
     for number in 0..200 {
         hosts[lead].commit(&format!("command-{number}")).await;
     }
@@ -142,20 +141,9 @@ async fn lagging_follower_needs_one_snapshot_while_commands_continue() {
         entries: 20,
         bytes: 64 << 20,
     };
-    let mut hosts = three_with(policy).await;
-    let lead = leader(&hosts).await;
-    hosts[lead].commit("before").await;
-    let away = hosts.remove((lead + 1) % 3).kill();
-    let lead = leader(&hosts).await;
-    let large = |number: u8| Bytes::from(vec![number; 700 << 10]);
+    let (hosts, lead, away) = two_of_three_with(policy).await;
     for number in 0..16 {
-        let command = large(number);
-        let proposal = Proposal {
-            at_ms: 1,
-            command,
-            work: 1,
-        };
-        hosts[lead].node.propose(proposal).await.unwrap();
+        hosts[lead].propose_large(number).await;
     }
     for number in 0..100 {
         hosts[lead].commit(&format!("command-{number}")).await;
@@ -194,17 +182,8 @@ async fn large_commands_are_split_into_entries_and_snapshots() {
     assert!(matches!(refused, Err(ProposeError::TooLarge { .. })));
     let away = hosts.remove((lead + 1) % 3).kill();
     let lead = leader(&hosts).await;
-    for number in 0..16_u8 {
-        let command = Bytes::from(vec![number; 700 << 10]);
-        hosts[lead]
-            .node
-            .propose(Proposal {
-                at_ms: 1,
-                command,
-                work: 1,
-            })
-            .await
-            .unwrap();
+    for number in 0..16 {
+        hosts[lead].propose_large(number).await;
     }
     hosts[lead]
         .until_registry("all commands", |registry| registry.count() == 16)
@@ -231,13 +210,7 @@ async fn log_of_large_entries_is_purged_by_bytes() {
     let lead = leader(&hosts).await;
     // The limit is exceeded by every sixth command, so five times.
     for number in 0..30_u8 {
-        let command = Bytes::from(vec![number; 700 << 10]);
-        let proposal = Proposal {
-            at_ms: 1,
-            command,
-            work: 1,
-        };
-        hosts[lead].node.propose(proposal).await.unwrap();
+        hosts[lead].propose_large(number).await;
         for host in &hosts {
             host.until_registry("the command", |registry| {
                 registry.count() == u64::from(number) + 1

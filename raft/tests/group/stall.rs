@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use argosy_raft::{Proposal, RaftStatus, ReadError, SnapshotPolicy};
-use bytes::Bytes;
+use argosy_raft::{RaftStatus, ReadError, SnapshotPolicy};
 
 use crate::host::{
     DEADLINE, HostPlan, NodeHost, TIMING, addresses, equal, form, leader, three, three_with,
@@ -105,12 +104,7 @@ async fn log_is_purged_although_a_follower_is_slower_than_the_commands() {
     let mut number = 0;
     while number == 0 || hosts[lead].plan.memory.entry(next).is_some() {
         assert!(number < 150, "the log only grows");
-        let proposal = Proposal {
-            at_ms: 1,
-            command: Bytes::from(vec![number; 700 << 10]),
-            work: 1,
-        };
-        hosts[lead].node.propose(proposal).await.unwrap();
+        hosts[lead].propose_large(number).await;
         let count = u64::from(number) + 2;
         hosts[lead]
             .until_registry("the command", |registry| registry.count() == count)
