@@ -20,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 use crate::settings::SnapshotPolicy;
 use crate::state_machine::Consensus;
 
-/// The number of limits by which the log may grow for a follower. With the default limits, these are
-/// 160,000 entries or 1 GiB.
+/// The number of limits by which the log may grow for a follower. With the default limits, these
+/// are 160,000 entries or 1 GiB.
 const KEPT_LIMITS: usize = 16;
 
-/// A counter of the entries and bytes that were appended to the log since it last reached its limit.
-/// Clones share it.
+/// A counter of the entries and bytes that were appended to the log since it last reached its
+/// limit. Clones share it.
 #[derive(Clone)]
 pub(crate) struct LogGrowth(Arc<Inner>);
 
