@@ -4,8 +4,9 @@
 //! The content of requests is opaque here. Reading order: [`PortLimits`], [`serve`], then
 //! `admission` (which connection is accepted, and which one is evicted for it), `activity` (the
 //! state of a connection) and `connection` (the task of one connection) with `calls` (its calls).
-//! Last, `incomplete_messages` and `stalls` (limits on slow senders and on slow readers); `hosts`
-//! (the host names of a server), `callers` (access to tasks), `audit` (the record of callers) and
+//! Last, `incomplete_messages` and `stalls` (limits on slow senders and on slow readers);
+//! `unread_bodies` (what a refused request still sends); `hosts` (the host names of a server),
+//! `callers` (access to tasks), `audit` (the record of callers) and
 //! `call_rate` (the rate of calls).
 
 mod activity;
@@ -21,6 +22,7 @@ mod incomplete_messages;
 mod stalls;
 #[cfg(test)]
 mod tests;
+mod unread_bodies;
 
 use std::convert::Infallible;
 use std::sync::Arc;

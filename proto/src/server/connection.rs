@@ -21,6 +21,7 @@ use super::calls::{PendingCalls, ServedConnection};
 use super::guarded_body::GuardedBody;
 use super::incomplete_messages::{LimitedBody, MessageBudget};
 use super::stalls::{ObservedBody, StallLimit};
+use super::unread_bodies::DiscardedBody;
 use super::{HttpService, PortLimits};
 use crate::transport::{ConnectionAddresses, PeerIdentity};
 
@@ -168,6 +169,7 @@ impl<S: HttpService> hyper::service::Service<http::Request<Incoming>> for Connec
     fn call(&self, request: http::Request<Incoming>) -> ResponseFuture {
         let open = self.watch.open();
         let (parts, body) = request.into_parts();
+        let body = DiscardedBody::new(body, &parts);
         let body = LimitedBody::new(body, &parts.headers, self.budget.clone());
         let mut request = http::Request::from_parts(parts, Body::new(body));
         let extensions = request.extensions_mut();

@@ -52,6 +52,7 @@ async fn started(limits: PortLimits) -> (SocketAddr, CancellationToken) {
             "/read",
             post(async |body: Bytes| format!("{} bytes", body.len())),
         )
+        .route("/refuse", post(async || http::StatusCode::FORBIDDEN))
         .route("/never", get(std::future::pending::<()>));
     tokio::spawn(serve(Listener::tcp(socket), router, limits, stop.clone()));
     (address, stop)
@@ -292,10 +293,12 @@ async fn part_of_a_message(address: SocketAddr, length: usize, sent: usize) -> S
     bytes.push(0);
     bytes.extend((length as u32).to_be_bytes());
     bytes.resize(bytes.len() + sent, 0);
-    // The server may have answered, and closed the connection, before everything is sent.
-    let _ = stream.write_all(&bytes).await;
-    let answer = closed(&mut stream).await;
-    String::from_utf8(answer).unwrap()
+    stream.write_all(&bytes).await.unwrap();
+    let mut answer = String::new();
+    let read = stream.read_to_string(&mut answer);
+    let read = timeout(STEP_TIMEOUT, read).await.expect("it answers");
+    read.expect("the answer is not lost to a reset");
+    answer
 }
 
 #[tokio::test]
@@ -313,12 +316,45 @@ async fn incomplete_messages_are_bounded_in_bytes_and_time() {
     assert!(began.elapsed() >= Duration::from_millis(500));
     assert!(late.starts_with("HTTP/1.1 400"), "{late}");
     let large = part_of_a_message(address, 1_000_000, 500_000).await;
-    assert!(
-        large.is_empty() || large.starts_with("HTTP/1.1 400"),
-        "{large}"
-    );
+    assert!(large.starts_with("HTTP/1.1 400"), "{large}");
     let whole = part_of_a_message(address, 20_000, 20_000).await;
     assert!(whole.ends_with("20005 bytes"), "{whole}");
+}
+
+#[tokio::test]
+async fn a_client_gets_the_refusal_of_a_request_that_it_sends_to_its_end() {
+    let (address, _stop) = started(limits(100)).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let body = vec![b'x'; 2 << 20];
+    let length = body.len();
+    let head = format!("POST /refuse HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    let asked = async {
+        for _ in 0..3 {
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.write_all(&body).await.unwrap();
+            read_until(&mut stream, "HTTP/1.1 403 Forbidden\r\n").await;
+            read_until(&mut stream, "\r\n\r\n").await;
+        }
+    };
+    timeout(STEP_TIMEOUT, asked).await.expect("it answers");
+}
+
+#[tokio::test]
+async fn a_refused_request_without_end_is_cut_off() {
+    let (address, _stop) = started(limits(100)).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = "POST /refuse HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+    let part = format!("10000\r\n{}\r\n", "x".repeat(1 << 16));
+    let endless = async {
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut parts = 0;
+        while stream.write_all(part.as_bytes()).await.is_ok() {
+            parts += 1;
+        }
+        parts
+    };
+    let parts = timeout(STEP_TIMEOUT, endless).await.expect("it is cut off");
+    assert!(parts >= (16 << 20) >> 16, "{parts}");
 }
 
 /// Returns the answers of a router that shows the peer, to two requests on one connection.
