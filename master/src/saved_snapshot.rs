@@ -13,9 +13,9 @@ use argosy_raft::{
     read_saved_snapshot,
 };
 use argosy_state::Registry;
-use argosy_state::encode::{self, DecodeError};
+use argosy_state::encode::DecodeError;
 use argosy_state::ids::ClusterId;
-use argosy_state::registry::{NotRestorable, RecordKey};
+use argosy_state::registry::NotRestorable;
 
 use crate::comparison::apply_quietly;
 
@@ -42,9 +42,6 @@ pub enum UnusableSnapshot {
     /// The header contradicts the records.
     #[error("it is damaged: its header names another {0} than its records")]
     Header(&'static str),
-    /// There is no record of the cluster.
-    #[error("it is damaged: it has no record of the cluster")]
-    NoCluster,
     /// The registry cannot become that of another cluster.
     #[error(transparent)]
     NotRestorable(#[from] NotRestorable),
@@ -93,12 +90,9 @@ impl SavedSnapshot {
         let mut writes = Vec::new();
         for entry in &entries {
             apply_quietly(&mut registry, entry, &mut writes).map_err(UnusableSnapshot::Entry)?;
-            for write in writes.drain(..) {
-                match write.value {
-                    Some(value) => drop(records.insert(write.key.to_vec(), value.to_vec())),
-                    None => drop(records.remove(&write.key[..])),
-                }
-            }
+            let writes = writes.drain(..);
+            let writes = writes.map(|write| (write.key.into(), write.value.map(Into::into)));
+            store(&mut records, writes);
             last = LogPosition {
                 index: entry.index,
                 term: entry.term,
@@ -139,16 +133,29 @@ impl SavedSnapshot {
     ) -> Result<SavedSnapshot, UnusableSnapshot> {
         let Self {
             mut header,
-            mut records,
+            records,
         } = self;
-        let name = encode::key(&RecordKey::Cluster);
-        let found = records.iter_mut().find(|(key, _)| *key == name);
-        let (_, value) = found.ok_or(UnusableSnapshot::NoCluster)?;
-        let cluster = encode::read_cluster(value)?;
-        let cluster = cluster.restored(header.index, id, offer_key)?;
-        *value = encode::cluster(&cluster);
+        let mut registry = Registry::load(header.index, records.iter().cloned())?;
+        registry.restore(id, offer_key)?;
+        let mut records = records.into_iter().collect();
+        let changes = registry.take_changes().into_iter();
+        store(&mut records, changes.map(|write| (write.key, write.value)));
         header.cluster_id = id.to_string();
+        let records = records.into_iter().collect();
         Ok(Self { header, records })
+    }
+}
+
+/// Changes records as a master would.
+fn store(
+    records: &mut BTreeMap<Vec<u8>, Vec<u8>>,
+    writes: impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)>,
+) {
+    for (key, value) in writes {
+        match value {
+            Some(value) => drop(records.insert(key, value)),
+            None => drop(records.remove(&key)),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use argosy_raft::{CommittedEntry, SavedSnapshotEncoder};
 use argosy_state::command::{Command, Operate, OperatorOperation};
+use argosy_state::encode;
 use argosy_state::ids::Role;
 use argosy_state::testing::World;
 

@@ -17,11 +17,8 @@ use crate::event::Event;
 use crate::ids::{AgentId, OrderIndex, Timestamp};
 use crate::limits;
 use crate::planted_bug;
-use crate::registry::RecordKey;
+use crate::registry::{MAX_NEWER_ORDERS, RecordKey};
 use crate::resources::{Resource, Resources, Value};
-
-/// The most orders that an agent can have accepted since its cluster was saved.
-const MOST_NEWER_ORDERS: u64 = 1 << 32;
 
 impl Registry {
     pub(super) fn register_agent(
@@ -74,7 +71,7 @@ impl Registry {
             let known = register.agent.and_then(|id| self.agents.get(&id));
             let most = known
                 .map_or(0, |known| known.orders.0)
-                .saturating_add(MOST_NEWER_ORDERS);
+                .saturating_add(MAX_NEWER_ORDERS);
             if former.floor.0 > most {
                 return Err(Rejection::Invalid {
                     field: "floor".into(),
@@ -489,7 +486,7 @@ mod tests {
             assert_eq!(followed, Ok(CommandReply::Agent(id)));
             assert_eq!(world.registry.agent(id).unwrap().orders, OrderIndex(30));
         }
-        for floor in [u64::MAX, u64::MAX - 1, 31 + MOST_NEWER_ORDERS] {
+        for floor in [u64::MAX, u64::MAX - 1, 31 + MAX_NEWER_ORDERS] {
             let refused = outcome(&mut world, Some((former, floor)));
             let text = refused.unwrap_err().to_string();
             assert!(text.contains("floor"), "{text}");

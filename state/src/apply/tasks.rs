@@ -365,7 +365,7 @@ impl Registry {
         });
     }
 
-    pub(super) fn next_order(&mut self, agent: crate::ids::AgentId) -> OrderIndex {
+    pub(crate) fn next_order(&mut self, agent: crate::ids::AgentId) -> OrderIndex {
         let agent = self.count_agent(agent);
         agent.orders.0 += 1;
         agent.orders

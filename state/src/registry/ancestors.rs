@@ -1,11 +1,15 @@
 //! The clusters from whose saved registry this one was restored, and the change of a saved registry
 //! that makes it the registry of a new cluster.
 
-use super::ClusterRecord;
+use super::{ClusterRecord, RecordKey, Registry};
+use crate::agent::{Agent, Order};
 use crate::codec::stored::stored;
 use crate::command::ClusterFacts;
-use crate::ids::{ClusterId, Epoch};
+use crate::ids::{AgentId, ClusterId, Epoch, OrderIndex, TaskKey};
 use crate::level::Level;
+
+/// The most orders that an agent can have accepted of a cluster since its registry was saved.
+pub(crate) const MAX_NEWER_ORDERS: u64 = 1 << 32;
 
 /// Maximum number of ancestors that a cluster remembers; the oldest are dropped.
 const MAX_ANCESTORS: usize = 16;
@@ -39,6 +43,10 @@ pub enum NotRestorable {
         needed = Level::RELEASE_0_2
     )]
     Level(Level),
+    /// The numbers of orders of an agent do not suffice. That never happens to a registry that
+    /// masters have written.
+    #[error("it is damaged: the last order of {0} has an impossible number")]
+    Orders(AgentId),
 }
 
 impl ClusterRecord {
@@ -107,11 +115,76 @@ impl ClusterRecord {
     }
 }
 
+impl Registry {
+    /// Makes this registry that of a new cluster, which names the present one as its ancestor. `id`
+    /// and `offer_key` must be random.
+    ///
+    /// Agents may have accepted orders of the former cluster that this registry does not have. They
+    /// take no order with a number up to the last one that they have accepted. So the orders of the
+    /// new cluster continue behind all of these. Open orders to kill or limit a task get new
+    /// numbers, too: the former cluster may have given their numbers to other orders, if this
+    /// registry has entries that were not committed. A repeated one changes nothing.
+    ///
+    /// # Errors
+    /// [`NotRestorable`]; then nothing is changed.
+    pub fn restore(&mut self, id: ClusterId, offer_key: [u8; 32]) -> Result<(), NotRestorable> {
+        let restored = self.cluster.restored(self.applied(), id, offer_key)?;
+        let is_impossible = |agent: &&Agent| agent.orders.0 > u64::MAX - 2 * MAX_NEWER_ORDERS;
+        if let Some(agent) = self.agents().find(is_impossible) {
+            return Err(NotRestorable::Orders(agent.id));
+        }
+        self.cluster = restored;
+        self.changed.insert(RecordKey::Cluster);
+        let agents: Vec<AgentId> = self.agents.keys().copied().collect();
+        for agent in agents {
+            let orders = self.orders_after(agent, OrderIndex(0));
+            let open: Vec<Order> = orders.map(|(_, order)| order.clone()).collect();
+            self.count_agent(agent).orders.0 += MAX_NEWER_ORDERS;
+            for order in open {
+                match order {
+                    Order::Launch(_) => {}
+                    Order::Kill(key) => self.renumber_kill(agent, &key),
+                    Order::Limits(key) => self.renumber_limits(agent, &key),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn renumber_kill(&mut self, agent: AgentId, key: &TaskKey) {
+        let order = self.next_order(agent);
+        self.change_task(key, |task| {
+            if let Some(kill) = &mut task.kill {
+                kill.order = order;
+            }
+        });
+    }
+
+    fn renumber_limits(&mut self, agent: AgentId, key: &TaskKey) {
+        let change = self
+            .tasks
+            .get(key)
+            .and_then(|task| task.limits_change.as_ref());
+        if change.is_none_or(|change| change.outcome.is_some()) {
+            return;
+        }
+        let order = self.next_order(agent);
+        self.change_task(key, |task| {
+            if let Some(change) = &mut task.limits_change {
+                change.order = order;
+            }
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::access::TicketSecrets;
-    use crate::ids::Timestamp;
+    use crate::command::{Command, CommandReply, FormerCluster, OperatorOperation, RegisterAgent};
+    use crate::ids::{FrameworkId, Timestamp};
+    use crate::task::TaskLimits;
+    use crate::testing::{World, key};
 
     fn cluster() -> ClusterRecord {
         ClusterRecord {
@@ -182,5 +255,56 @@ mod tests {
             ..stripped
         };
         assert_eq!(with_keys, cluster());
+    }
+
+    #[test]
+    fn open_orders_reach_an_agent_that_has_accepted_newer_ones_of_the_former_cluster() {
+        for before in [true, false] {
+            let mut world = World::with_running_task("web");
+            let (agent, task) = (AgentId(1), key(FrameworkId(1), "web"));
+            let former = world.registry.cluster.facts.id;
+            let saved = world.registry.last_order(agent);
+            let ordered = |world: &mut World| {
+                let kill = OperatorOperation::KillTask {
+                    key: task.clone(),
+                    grace_ms: None,
+                };
+                world.operate(kill).unwrap();
+                let limits = OperatorOperation::UpdateLimits {
+                    key: task.clone(),
+                    limits: TaskLimits {
+                        pids: Some(50),
+                        ..TaskLimits::default()
+                    },
+                };
+                world.operate(limits).unwrap();
+            };
+            if before {
+                ordered(&mut world);
+            }
+            world.registry.restore(ClusterId(9), [1; 32]).unwrap();
+            assert_eq!(world.registry.check(), Ok(()));
+            if !before {
+                ordered(&mut world);
+            }
+            // The former cluster has given other orders since it was saved.
+            let floor = OrderIndex(saved.0 + 5);
+            let known = world.registry.agent(agent).unwrap().clone();
+            let outcome = world.apply(Command::RegisterAgent(RegisterAgent {
+                agent: Some(agent),
+                nonce: known.nonce,
+                confirmed: 0x77,
+                tried: Vec::new(),
+                boot_id: known.report.boot_id.clone(),
+                info: known.report.info.clone(),
+                follows: Some(FormerCluster { id: former, floor }),
+            }));
+            assert_eq!(outcome.outcome, Ok(CommandReply::Agent(agent)));
+            let orders = world.registry.orders_after(agent, floor);
+            let sent: Vec<Order> = orders.map(|(_, order)| order.clone()).collect();
+            let expected = [Order::Kill(task.clone()), Order::Limits(task.clone())];
+            assert_eq!(sent, expected, "{before}");
+            assert!(world.reloaded() == world.registry, "the numbers are stored");
+        }
     }
 }

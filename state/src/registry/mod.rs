@@ -35,6 +35,7 @@ use crate::secret::{SealedSecret, SecretName};
 use crate::task::{FinishedTask, Task, TaskState};
 
 pub use crate::agent::{Order, OrderKind};
+pub(crate) use ancestors::MAX_NEWER_ORDERS;
 pub use ancestors::{Ancestor, NotRestorable};
 pub use deadlines::{DeadlineIndex, DeadlineKind};
 pub use executors::{ExecutorIndex, ExecutorKey};
