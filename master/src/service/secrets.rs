@@ -279,7 +279,14 @@ fn seal_all(
     let wall_ms = operate.wall_ms;
     let mut versions: BTreeMap<SecretName, u64> = BTreeMap::new();
     let mut set_values = Vec::new();
-    for (sealing, name, secret) in operate.operations.iter_mut().filter_map(sealed) {
+    for operation in &mut operate.operations {
+        if let OperatorOperation::RemoveSecret(name) = operation {
+            // The registry counts the versions of a secret from its removal.
+            versions.insert(name.clone(), 0);
+        }
+        let Some((sealing, name, secret)) = sealed(operation) else {
+            continue;
+        };
         let former = present.secrets.get(name);
         let (value, version) = match sealing {
             Sealing::New => {
@@ -394,22 +401,24 @@ mod tests {
         assert_eq!(sealed[0].wall_ms, 12);
         let opened = keys.open(CLUSTER, &name("web/key"), &sealed[1]);
         assert_eq!(opened, Ok(value("two")));
-        // Two values of one secret in one batch, after the present one.
+        // Two values of one secret in one batch, after the present one; and one after its removal.
         let mut next = operate(vec![
             OperatorOperation::RemoveSecret(name("web/key")),
             set(name("web/db")),
             set(name("web/db")),
+            OperatorOperation::RemoveSecret(name("web/db")),
+            set(name("web/db")),
         ]);
         let known = present(&[("web/db", sealed[0].clone())]);
-        let values = [value("three"), value("four")].into();
+        let values = [value("three"), value("four"), value("five")].into();
         seal_all(&keys, &known, &mut next, values).unwrap();
         let sealed = seals(&mut next);
         assert_eq!(
             sealed.iter().map(|one| one.version).collect::<Vec<_>>(),
-            [2, 3]
+            [2, 3, 1]
         );
-        let opened = keys.open(CLUSTER, &name("web/db"), &sealed[1]);
-        assert_eq!(opened, Ok(value("four")));
+        let opened = keys.open(CLUSTER, &name("web/db"), &sealed[2]);
+        assert_eq!(opened, Ok(value("five")));
     }
 
     #[test]
