@@ -252,8 +252,13 @@ impl Rim {
                 Effect::Notify(notice) => {
                     let handled = self.notify(scheduler, notice);
                     let asked = self.driver.take_commands().into_iter().map(Input::Command);
-                    // Acknowledged last, so that the callback's requests are sent first.
-                    for input in asked.chain(handled) {
+                    let mut inputs: Vec<Input> = asked.collect();
+                    // Acknowledged last, so that the callback's requests are sent first; but before
+                    // a stop, which waits for all known acknowledgements.
+                    let is_stop = |input: &Input| matches!(input, Input::Command(Command::Stop));
+                    let end = inputs.iter().position(is_stop).unwrap_or(inputs.len());
+                    inputs.splice(end..end, handled);
+                    for input in inputs {
                         effects.extend(self.step(input));
                     }
                 }

@@ -14,6 +14,9 @@ use crate::test_masters::{CallFault, FakeCluster, ReceivedInput};
 
 type Log = Arc<Mutex<Vec<String>>>;
 
+/// The task whose update stops the scheduler.
+const LAST: &str = "last";
+
 /// Records the callbacks that it receives.
 struct Recorder {
     log: Log,
@@ -39,7 +42,10 @@ impl Scheduler for Recorder {
     fn rescinded(&mut self, _: &SchedulerDriver, offer_id: &str, _: &str) {
         self.note(format!("rescinded {offer_id}"));
     }
-    fn update(&mut self, _: &SchedulerDriver, status: &v1::TaskStatus) {
+    fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
+        if status.task_id == LAST {
+            driver.stop();
+        }
         let answer = if status.revision.is_none() {
             " (answer)"
         } else {
@@ -313,6 +319,17 @@ async fn a_repeated_update_is_delivered_once_and_acknowledged_in_order() {
     assert_eq!(world.times("update a TASK_STATE_RUNNING"), 1);
     assert_eq!(world.times("update a TASK_STATE_FINISHED"), 1);
     world.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_update_whose_callback_stops_the_scheduler_is_acknowledged() {
+    let world = World::start(1).await;
+    world.cluster.update(LAST, TaskState::Finished);
+    let ended = tokio::time::timeout(Duration::from_secs(20), world.run).await;
+    ended.expect("the run ends").unwrap().unwrap();
+    let received = world.cluster.received();
+    let acknowledged = ReceivedInput::Acknowledged(vec![(LAST.to_owned(), 1)]);
+    assert!(received.contains(&acknowledged), "{received:?}");
 }
 
 #[tokio::test]
