@@ -158,6 +158,12 @@ pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: c_int) -> Result<(), E
     Errno::result(returned).map(drop)
 }
 
+/// Sends `signal`, which may be a real-time signal, to all processes of a group.
+pub fn signal_group(group: i32, signal: c_int) -> Result<(), Errno> {
+    // SAFETY: the call takes two integers and touches no memory of this process.
+    Errno::result(unsafe { libc::killpg(group, signal) }).map(drop)
+}
+
 /// The result of [`wait_child`] for a child that ended.
 pub struct ExitedChild {
     pub pid: i32,

@@ -225,10 +225,8 @@ pub fn hide_memory() -> io::Result<()> {
 
 /// Sends a signal to every process of a group of descendants.
 pub fn send_signal_to_group(group: i32, signal: i32) {
-    if let Ok(signal) = nix::sys::signal::Signal::try_from(signal) {
-        // A group that has ended receives no signal.
-        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), signal);
-    }
+    // A group that has ended receives no signal.
+    let _ = sys::signal_group(group, signal);
 }
 
 /// Returns the id of this boot: process ids and start times are not comparable across boots.

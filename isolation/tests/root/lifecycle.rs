@@ -244,16 +244,13 @@ fn grace() {
 
 fn signal() {
     let mut world = RootFixture::new();
-    let (_, mut container) = started(&mut world, "trap 'exit 5' USR1;");
-    container.signal(libc_usr1()).unwrap();
-    assert_eq!(
-        container.wait(TIMEOUT).unwrap().outcome,
-        CommandOutcome::Exited(5)
-    );
-}
-
-fn libc_usr1() -> i32 {
-    nix::sys::signal::SIGUSR1 as i32
+    // SIGUSR1, SIGRTMIN+3 (the usual stop signal of images with systemd) and SIGRTMAX.
+    for number in [10, 37, 64] {
+        let (_, mut container) = started(&mut world, &format!("trap 'exit 5' {number};"));
+        container.signal(number).unwrap();
+        let exit = container.wait(TIMEOUT).unwrap();
+        assert_eq!(exit.outcome, CommandOutcome::Exited(5), "{number}");
+    }
 }
 
 fn until(milliseconds: u64) -> Option<StopAfter> {
