@@ -105,25 +105,22 @@ fn cluster(line: &[String]) -> Result<ClusterArguments, String> {
     let variable = |name: &str| std::env::var(name).ok();
     let (masters, context) = (value(line, "--masters"), value(line, "--context"));
     // A context that the line names takes precedence over variables.
-    let (masters, context, tls) = match context {
-        Some(context) => (masters, Some(context), ClientTls::default()),
+    let token_file = value(line, "--token-file");
+    let (masters, context, tls, token_file) = match context {
+        Some(context) => (masters, Some(context), ClientTls::default(), token_file),
         None => (
             masters.or_else(|| variable("ARGOSY_MASTERS")),
             variable("ARGOSY_CONTEXT"),
             ClientTls::of_environment(),
+            token_file.or_else(|| variable("ARGOSY_TOKEN_FILE")),
         ),
     };
     Ok(ClusterArguments {
         masters: masters.map(|named| parsers::masters(&named)).transpose()?,
         context: context.map(|named| named.parse()).transpose()?,
         tls,
-        token_file: token_file(line),
+        token_file: token_file.map(PathBuf::from),
     })
-}
-
-fn token_file(line: &[String]) -> Option<PathBuf> {
-    let named = value(line, "--token-file").map(PathBuf::from);
-    named.or_else(|| std::env::var_os("ARGOSY_TOKEN_FILE").map(PathBuf::from))
 }
 
 /// Returns the value of a flag in the line.

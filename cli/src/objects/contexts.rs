@@ -358,6 +358,8 @@ fn variables(context: &Context) -> String {
         ("ARGOSY_TLS_CA", path(&context.tls.tls_ca)),
         ("ARGOSY_TLS_CERT", path(&context.tls.tls_cert)),
         ("ARGOSY_TLS_KEY", path(&context.tls.tls_key)),
+        // The token of a context is in no file of its own.
+        ("ARGOSY_TOKEN_FILE", None),
     ];
     let lines = all.into_iter().map(|(name, value)| match value {
         Some(value) => format!("export {name}={}\n", quote(&value)),
@@ -400,6 +402,7 @@ mod tests {
             .output();
         assert_eq!(shell.unwrap().stdout, b"/etc/it's/ca.crt");
         assert!(!text.contains("s3cret"), "{text}");
+        assert!(text.contains("unset ARGOSY_TOKEN_FILE\n"), "{text}");
         let plain = variables(&context(ClientTls::default()));
         assert!(plain.contains("unset ARGOSY_TLS_KEY\n"), "{plain}");
     }

@@ -7,7 +7,7 @@ use clap::{ArgMatches, Command};
 
 const CONTEXT: &str = "context";
 /// The arguments whose variables name a cluster.
-const CLUSTER: [&str; 4] = ["masters", "tls_ca", "tls_cert", "tls_key"];
+const CLUSTER: [&str; 5] = ["masters", "tls_ca", "tls_cert", "tls_key", "token_file"];
 
 /// Returns whether the command line has a context, and variables have parts of a cluster.
 pub(super) fn has_precedence(matches: &ArgMatches) -> bool {
@@ -34,6 +34,8 @@ pub(super) fn without_variables(command: Command) -> Command {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use argosy_client::Masters;
 
     use super::*;
@@ -44,6 +46,16 @@ mod tests {
     /// Returns the definition of the command line with masters in the environment.
     fn command() -> Command {
         let set = |argument: clap::Arg| match argument.get_id() == "masters" {
+            true => argument.env(VARIABLE),
+            false => argument,
+        };
+        let ps = |command: Command| command.mut_args(set);
+        super::super::command().mut_subcommand("ps", ps)
+    }
+
+    /// Returns the definition of the command line with the file of a token in the environment.
+    fn with_token() -> Command {
+        let set = |argument: clap::Arg| match argument.get_id() == "token_file" {
             true => argument.env(VARIABLE),
             false => argument,
         };
@@ -72,5 +84,26 @@ mod tests {
 
         let line = "argosy ps --context prod --masters 10.0.0.1";
         assert!(!has_precedence(&parse(command(), line)));
+    }
+
+    #[test]
+    fn a_token_of_the_environment_is_not_sent_to_the_cluster_of_a_named_context() {
+        let token = |command: Command, line: &str| {
+            let matches = command.try_get_matches_from(line.split(' ')).unwrap();
+            let (_, ps) = matches.subcommand().unwrap();
+            let file = ps.get_one::<PathBuf>("token_file").cloned();
+            (has_precedence(&matches), file)
+        };
+        let of_variable = Some(PathBuf::from("argosy-cli"));
+        assert_eq!(
+            token(with_token(), "argosy ps"),
+            (false, of_variable.clone())
+        );
+        let line = "argosy ps --context prod";
+        assert_eq!(token(with_token(), line), (true, of_variable));
+        let without = || without_variables(with_token());
+        assert_eq!(token(without(), line), (false, None));
+        let line = "argosy ps --context prod --token-file mine";
+        assert_eq!(token(without(), line), (false, Some("mine".into())));
     }
 }
