@@ -290,7 +290,7 @@ impl Core {
                 causes.push((CausePriority::Other, GroupEndCause::of_group(what, reason)));
                 continue;
             }
-            has_started |= task.started.is_some() || state.phase == InstancePhase::Running;
+            has_started |= cause::has_started(state, task);
             is_unready |= matches!(
                 state.phase,
                 InstancePhase::Waiting | InstancePhase::Fetching | InstancePhase::Prepared

@@ -4,7 +4,7 @@ use argosy_state::planted_bug;
 use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use crate::core::facts::TaskFacts;
-use crate::core::lifecycle::InstanceState;
+use crate::core::lifecycle::{InstancePhase, InstanceState};
 
 /// The cause for which a task group is ended.
 pub(super) struct GroupEndCause {
@@ -39,6 +39,14 @@ pub(super) enum CausePriority {
     Other,
     /// The group is being ended already.
     InProgress,
+}
+
+/// Returns whether the task was started, as far as this agent knows. The record of a start may be
+/// lost in a crash, but only a command that was executed can finish.
+pub(super) fn has_started(state: &InstanceState, task: &TaskFacts) -> bool {
+    task.started.is_some()
+        || state.phase == InstancePhase::Running
+        || (state.has_ended() && end_report(state, task).0 == TaskState::Finished)
 }
 
 /// Returns the cause that this task gives for ending its group, if any.

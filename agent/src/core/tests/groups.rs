@@ -378,6 +378,24 @@ fn a_partly_started_group_ends_after_a_crash() {
 }
 
 #[test]
+fn a_group_ends_if_a_task_finished_before_its_start_was_recorded() {
+    let mut world = ordered();
+    (1..=3).for_each(|order| fetched(&mut world, order, Ok(())));
+    let mut world = world.restart("boot-1");
+    world.found(1, RecoveredContainer::Exited(ended(CommandStatus::Code(0))));
+    world.found(2, RecoveredContainer::NeverStarted);
+    world.found(3, RecoveredContainer::NeverStarted);
+    sync(&mut world);
+    world.report();
+    for order in [2, 3] {
+        let (state, reason, _) = last(&world, order);
+        let expected = (v1::TaskState::Failed, v1::Reason::AgentRestarted);
+        assert_eq!((state, reason), expected, "{order}");
+    }
+    assert_eq!(last(&world, 1).0, v1::TaskState::Finished);
+}
+
+#[test]
 fn a_group_kill_continues_after_a_crash() {
     let mut world = running();
     world.exited(2, CommandStatus::Code(1));
