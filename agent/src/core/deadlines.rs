@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use argosy_state::ids::Timestamp;
 
-use super::facts::Instance;
+use super::facts::{Instance, TaskFacts};
 
 /// Instances with the times at which they are due, in that order.
 #[derive(Debug, Default)]
@@ -29,4 +29,11 @@ impl InstanceDeadlines {
         self.next().filter(|at| *at <= now)?;
         self.0.pop_first().map(|(_, instance)| instance)
     }
+}
+
+/// Returns the deadline of a task that was started, if it has one.
+pub(super) fn of_completion(task: &TaskFacts) -> Option<Timestamp> {
+    let limit_ms = task.launch.spec.max_completion_ms;
+    let started = task.started.filter(|_| limit_ms > 0)?;
+    Some(started.at.plus_ms(limit_ms))
 }

@@ -6,6 +6,7 @@ use argosy_state::planted_bug;
 use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use super::check_schedule::TaskChecks;
+use super::deadlines;
 use super::effect::ContainerEffect;
 use super::executors::HostedTask;
 use super::facts::{ContainerName, Instance, JournalRecord, StartedFact, TaskFacts};
@@ -402,6 +403,14 @@ impl Core {
     /// Handles an end. The cleanup waits until the end is on disk, unless no report is due.
     pub(super) fn end(&mut self, instance: Instance, end: TaskEnd) {
         self.stop_checks(instance);
+        if let Some(at) = self
+            .facts
+            .tasks
+            .get(&instance)
+            .and_then(deadlines::of_completion)
+        {
+            self.completions.remove(at, instance);
+        }
         let Some(state) = self.instances.get_mut(&instance) else {
             return;
         };

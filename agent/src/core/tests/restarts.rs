@@ -287,6 +287,32 @@ fn completion_deadlines_count_from_the_journaled_start() {
 }
 
 #[test]
+fn the_completion_deadline_of_an_ended_task_is_removed() {
+    for restarts in [false, true] {
+        let mut world = CoreFixture::registered();
+        let wanted = v1::TaskSpec {
+            max_completion_ms: 86_400_000,
+            ..super::world::spec("web")
+        };
+        world.launch_spec(1, wanted);
+        world.sync();
+        world.started(1);
+        world.sync();
+        if restarts {
+            world = world.restart("boot-1");
+            let fact = StartedFact {
+                pid: 77,
+                at: Timestamp(0),
+            };
+            world.found(1, RecoveredContainer::Running(fact));
+        }
+        assert!(world.core.completions.next().is_some());
+        world.exited(1, CommandStatus::Code(0));
+        assert_eq!(world.core.completions.next(), None, "{restarts}");
+    }
+}
+
+#[test]
 fn a_failed_container_query_is_retried_while_the_task_runs() {
     let mut world = CoreFixture::running().restart("boot-1");
     world.sync();
