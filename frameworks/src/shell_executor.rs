@@ -3,28 +3,28 @@
 //! It is the smallest example of an executor, whose tasks have no container each. Only processes
 //! separate them, and they start in the executor's own directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::time::Duration;
 
 use argosy_client::executor::{Executor, ExecutorDriver, TaskName, TaskStateChange};
 use argosy_proto::v1;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// An executor that runs tasks as children. It must be used in a tokio runtime.
 #[derive(Debug, Default)]
 pub struct ShellExecutor {
-    /// The channels that request the end of a task. Each has capacity for one: a repeated request
-    /// has no effect.
-    running: BTreeMap<TaskName, mpsc::Sender<Duration>>,
+    /// The channels that request the end of a task within a grace period.
+    running: BTreeMap<TaskName, mpsc::UnboundedSender<Duration>>,
 }
 
 impl Executor for ShellExecutor {
     fn launch(&mut self, name: TaskName, spec: v1::TaskSpec, driver: &ExecutorDriver) {
-        let (wish, wished) = mpsc::channel(1);
+        let (wish, wished) = mpsc::unbounded_channel();
         self.running.retain(|_, wish| !wish.is_closed());
         self.running.insert(name.clone(), wish);
         let driver = driver.clone();
@@ -39,8 +39,8 @@ impl Executor for ShellExecutor {
 
     fn kill(&mut self, name: &TaskName, grace: Duration, _: &ExecutorDriver) {
         if let Some(wish) = self.running.get(name) {
-            // A full channel means that the task is being ended, a closed one that it has ended.
-            let _ = wish.try_send(grace);
+            // A closed channel means that the task has ended.
+            let _ = wish.send(grace);
         }
     }
 }
@@ -48,7 +48,7 @@ impl Executor for ShellExecutor {
 async fn run(
     name: TaskName,
     spec: v1::TaskSpec,
-    mut wished: mpsc::Receiver<Duration>,
+    wished: mpsc::UnboundedReceiver<Duration>,
     driver: &ExecutorDriver,
 ) {
     let mut command = match spec.argv.split_first() {
@@ -78,30 +78,52 @@ async fn run(
         }
     };
     driver.running(name.clone()).await;
-    let ended = tokio::select! {
-        ended = child.wait() => (ended, false),
-        Some(grace) = wished.recv() => (end(&mut child, grace).await, true),
-    };
+    let group = child.id().and_then(|id| i32::try_from(id).ok());
+    let ended = ended(&mut child, group, wished).await;
+    // What the command has left behind ends with it.
+    signal(group, Signal::SIGKILL);
     driver.report(wait_for_exit(name, ended)).await;
 }
 
-/// Sends TERM, and KILL after the grace period, to the whole process group.
-async fn end(child: &mut Child, grace: Duration) -> std::io::Result<std::process::ExitStatus> {
-    signal(child, Signal::SIGTERM);
-    match tokio::time::timeout(grace, child.wait()).await {
-        Ok(ended) => ended,
-        Err(_) => {
-            signal(child, Signal::SIGKILL);
-            child.wait().await
+/// Waits for the end of a command, and returns whether that was requested. A request sends TERM to
+/// the process group, and KILL once its grace period is over. Of several the shortest counts.
+async fn ended(
+    child: &mut Child,
+    group: Option<i32>,
+    mut wished: mpsc::UnboundedReceiver<Duration>,
+) -> (std::io::Result<std::process::ExitStatus>, bool) {
+    let mut is_requested = false;
+    let mut deadlines = BTreeSet::new();
+    loop {
+        let next = deadlines.first().copied();
+        let late = async {
+            match next {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = child.wait() => return (ended, is_requested),
+            Some(grace) = wished.recv() => {
+                if !is_requested {
+                    signal(group, Signal::SIGTERM);
+                }
+                is_requested = true;
+                // A grace period beyond what a clock can count has no end.
+                deadlines.extend(Instant::now().checked_add(grace));
+            }
+            () = late => {
+                signal(group, Signal::SIGKILL);
+                deadlines.clear();
+            }
         }
     }
 }
 
-fn signal(child: &Child, signal: Signal) {
-    let pid = child.id().and_then(|id| i32::try_from(id).ok());
-    if let Some(pid) = pid {
-        // It may just have ended; then `wait` returns its status.
-        let _ = kill(Pid::from_raw(-pid), signal);
+fn signal(group: Option<i32>, signal: Signal) {
+    if let Some(group) = group {
+        // All of it may just have ended.
+        let _ = killpg(Pid::from_raw(group), signal);
     }
 }
 

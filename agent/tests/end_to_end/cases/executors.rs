@@ -1,17 +1,20 @@
 //! Tests of tasks of an executor that is a separate program, on the agent's socket.
 
+use std::fs::Permissions;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use argosy_proto::v1;
 use nix::sys::signal::{Signal, kill as signal};
+use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
 use super::volumes::with_disk;
 use super::{code, reason, runs, state};
 use crate::host::{EXECUTOR, TestHost};
-use crate::master::{AgentStream, Master, kill, shell};
+use crate::master::{AgentStream, Master, TIMEOUT, kill, shell};
 use crate::running::{Agent, content};
 
 super::cases!("executors":
@@ -20,6 +23,7 @@ super::cases!("executors":
     an_executor_survives_an_agent_restart_and_runs_tasks_of_a_new_leader,
     the_tasks_of_a_killed_executor_end_with_it,
     killing_one_task_of_an_executor_does_not_end_the_other,
+    what_the_task_of_an_executor_leaves_behind_ends_with_its_command,
     an_executor_that_does_not_subscribe_is_killed_with_an_explanation,
     messages_pass_between_a_framework_and_its_executor,
     only_the_container_of_an_executor_can_use_its_socket,
@@ -169,6 +173,31 @@ pub(super) async fn killing_one_task_of_an_executor_does_not_end_the_other() {
     go(&host, "b");
     let ended = link.end_of("b").await.pop().unwrap();
     assert_eq!(code(&ended), Some(v1::exit::How::Code(3)));
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn what_the_task_of_an_executor_leaves_behind_ends_with_its_command() {
+    let (host, _master, agent, mut link) = two_tasks().await;
+    // A process that holds the pipe still runs.
+    let pipe = host.sandbox("e").join("pipe");
+    nix::unistd::mkfifo(&pipe, Mode::from_bits_truncate(0o666)).unwrap();
+    std::fs::set_permissions(&pipe, Permissions::from_mode(0o666)).unwrap();
+    let held = tokio::task::spawn_blocking(move || std::fs::read(pipe));
+    let line = "exec 3> pipe; (trap '' TERM; exec sleep 600) & echo up > up; wait";
+    let leaving = executed_by_this_program(&host, "c", line);
+    link.launch(3, leaving).await;
+    link.until("c", runs).await;
+    content(&host.sandbox("e").join("up")).await;
+    link.order(4, kill("c", 60_000)).await;
+    let ended = link.end_of("c").await.pop().unwrap();
+    assert_eq!(state(&ended), v1::TaskState::Killed);
+    let held = tokio::time::timeout(TIMEOUT, held).await;
+    held.expect("nothing is left of it").unwrap().unwrap();
+    for id in ["a", "b"] {
+        go(&host, id);
+        link.end_of(id).await;
+    }
     agent.is_clear().await;
     agent.stop().await;
 }
