@@ -6,8 +6,8 @@
 //! state of a connection) and `connection` (the task of one connection) with `calls` (its calls).
 //! Last, `incomplete_messages` and `stalls` (limits on slow senders and on slow readers);
 //! `unread_bodies` (what a refused request still sends); `hosts` (the host names of a server),
-//! `callers` (access to tasks), `audit` (the record of callers) and
-//! `call_rate` (the rate of calls).
+//! `callers` (access to tasks), `audit` (the record of callers), and `call_rate` (the rate of
+//! calls).
 
 mod activity;
 mod admission;

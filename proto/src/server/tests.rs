@@ -340,6 +340,25 @@ async fn a_client_gets_the_refusal_of_a_request_that_it_sends_to_its_end() {
 }
 
 #[tokio::test]
+async fn a_client_that_waits_for_permission_gets_the_refusal_of_a_large_body() {
+    let (address, _stop) = started(limits(100)).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // More than a handler reads by default.
+    let body = vec![b'x'; 4 << 20];
+    let length = body.len();
+    let head = format!(
+        "POST /read HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
+    );
+    let asked = async {
+        stream.write_all(head.as_bytes()).await.unwrap();
+        read_until(&mut stream, "HTTP/1.1 100 Continue\r\n\r\n").await;
+        stream.write_all(&body).await.unwrap();
+        read_until(&mut stream, "HTTP/1.1 413 Payload Too Large\r\n").await;
+    };
+    timeout(STEP_TIMEOUT, asked).await.expect("it answers");
+}
+
+#[tokio::test]
 async fn a_refused_request_without_end_is_cut_off() {
     let (address, _stop) = started(limits(100)).await;
     let mut stream = TcpStream::connect(address).await.unwrap();

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Bytes, HttpBody};
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
@@ -22,42 +22,39 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A body whose unread rest is discarded when it is dropped.
-pub(super) struct DiscardedBody<B: ReceivedBody> {
+pub(super) struct DiscardedBody {
     /// Present until the drop.
-    body: Option<B>,
-    is_discarded: bool,
+    body: Option<Incoming>,
+    /// Whether the client sends it: a rest may be on its way.
+    is_sent: bool,
+    is_http1: bool,
 }
 
-/// A body that can be received after its handler has ended.
-pub(super) trait ReceivedBody: HttpBody<Data = Bytes> + Send + Unpin + 'static {}
-
-impl<B: HttpBody<Data = Bytes> + Send + Unpin + 'static> ReceivedBody for B {}
-
-impl<B: ReceivedBody> DiscardedBody<B> {
+impl DiscardedBody {
     /// Returns the body of a request with this head.
-    pub(super) fn new(body: B, head: &http::request::Parts) -> Self {
-        // A client that waits for permission to send has sent nothing that could be unread.
-        let waits = head.headers.contains_key(http::header::EXPECT);
+    pub(super) fn new(body: Incoming, head: &http::request::Parts) -> Self {
         Self {
-            is_discarded: head.version <= http::Version::HTTP_11 && !waits,
             body: Some(body),
+            // With this header, a client waits until its body is read.
+            is_sent: !head.headers.contains_key(http::header::EXPECT),
+            is_http1: head.version <= http::Version::HTTP_11,
         }
     }
 }
 
-impl<B: ReceivedBody> Drop for DiscardedBody<B> {
+impl Drop for DiscardedBody {
     fn drop(&mut self) {
-        let Some(rest) = self.body.take().filter(|body| !body.is_end_stream()) else {
-            return;
-        };
-        if let (true, Ok(runtime)) = (self.is_discarded, Handle::try_current()) {
+        let is_discarded = self.is_http1 && self.is_sent;
+        let body = self.body.take().filter(|_| is_discarded);
+        let rest = body.filter(|body| !body.is_end_stream());
+        if let (Some(rest), Ok(runtime)) = (rest, Handle::try_current()) {
             runtime.spawn(timeout(DISCARD_TIMEOUT, discarded(rest)));
         }
     }
 }
 
 /// Receives the rest of a body, until it ends, is silent or is too large.
-async fn discarded(mut body: impl ReceivedBody) {
+async fn discarded(mut body: Incoming) {
     let mut bytes = 0;
     while bytes < MAX_DISCARDED {
         let next = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context));
@@ -68,14 +65,15 @@ async fn discarded(mut body: impl ReceivedBody) {
     }
 }
 
-impl<B: ReceivedBody> HttpBody for DiscardedBody<B> {
+impl HttpBody for DiscardedBody {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = hyper::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.is_sent = true;
         match &mut self.body {
             Some(body) => Pin::new(body).poll_frame(context),
             None => Poll::Ready(None),
@@ -87,8 +85,7 @@ impl<B: ReceivedBody> HttpBody for DiscardedBody<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body
-            .as_ref()
-            .map_or_else(SizeHint::default, HttpBody::size_hint)
+        let body = self.body.as_ref();
+        body.map_or_else(SizeHint::default, HttpBody::size_hint)
     }
 }
