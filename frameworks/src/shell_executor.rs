@@ -3,7 +3,7 @@
 //! It is the smallest example of an executor, whose tasks have no container each. Only processes
 //! separate them, and they start in the executor's own directory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,16 +15,19 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+/// The most requests to end one task that wait.
+const KILLS: usize = 16;
+
 /// An executor that runs tasks as children. It must be used in a tokio runtime.
 #[derive(Debug, Default)]
 pub struct ShellExecutor {
     /// The channels that request the end of a task within a grace period.
-    running: BTreeMap<TaskName, mpsc::UnboundedSender<Duration>>,
+    running: BTreeMap<TaskName, mpsc::Sender<Duration>>,
 }
 
 impl Executor for ShellExecutor {
     fn launch(&mut self, name: TaskName, spec: v1::TaskSpec, driver: &ExecutorDriver) {
-        let (wish, wished) = mpsc::unbounded_channel();
+        let (wish, wished) = mpsc::channel(KILLS);
         self.running.retain(|_, wish| !wish.is_closed());
         self.running.insert(name.clone(), wish);
         let driver = driver.clone();
@@ -39,8 +42,8 @@ impl Executor for ShellExecutor {
 
     fn kill(&mut self, name: &TaskName, grace: Duration, _: &ExecutorDriver) {
         if let Some(wish) = self.running.get(name) {
-            // A closed channel means that the task has ended.
-            let _ = wish.send(grace);
+            // A closed channel means that the task has ended; a full one, that it is about to.
+            let _ = wish.try_send(grace);
         }
     }
 }
@@ -48,7 +51,7 @@ impl Executor for ShellExecutor {
 async fn run(
     name: TaskName,
     spec: v1::TaskSpec,
-    wished: mpsc::UnboundedReceiver<Duration>,
+    wished: mpsc::Receiver<Duration>,
     driver: &ExecutorDriver,
 ) {
     let mut command = match spec.argv.split_first() {
@@ -90,14 +93,13 @@ async fn run(
 async fn ended(
     child: &mut Child,
     group: Option<i32>,
-    mut wished: mpsc::UnboundedReceiver<Duration>,
+    mut wished: mpsc::Receiver<Duration>,
 ) -> (std::io::Result<std::process::ExitStatus>, bool) {
     let mut is_requested = false;
-    let mut deadlines = BTreeSet::new();
+    let mut deadline: Option<Instant> = None;
     loop {
-        let next = deadlines.first().copied();
         let late = async {
-            match next {
+            match deadline {
                 Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
@@ -110,11 +112,12 @@ async fn ended(
                 }
                 is_requested = true;
                 // A grace period beyond what a clock can count has no end.
-                deadlines.extend(Instant::now().checked_add(grace));
+                let at = Instant::now().checked_add(grace);
+                deadline = deadline.into_iter().chain(at).min();
             }
             () = late => {
                 signal(group, Signal::SIGKILL);
-                deadlines.clear();
+                deadline = None;
             }
         }
     }

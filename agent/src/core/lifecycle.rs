@@ -403,12 +403,8 @@ impl Core {
     /// Handles an end. The cleanup waits until the end is on disk, unless no report is due.
     pub(super) fn end(&mut self, instance: Instance, end: TaskEnd) {
         self.stop_checks(instance);
-        if let Some(at) = self
-            .facts
-            .tasks
-            .get(&instance)
-            .and_then(deadlines::of_completion)
-        {
+        let task = self.facts.tasks.get(&instance);
+        if let Some(at) = task.and_then(deadlines::of_completion) {
             self.completions.remove(at, instance);
         }
         let Some(state) = self.instances.get_mut(&instance) else {

@@ -358,7 +358,7 @@ fn variables(context: &Context) -> String {
         ("ARGOSY_TLS_CA", path(&context.tls.tls_ca)),
         ("ARGOSY_TLS_CERT", path(&context.tls.tls_cert)),
         ("ARGOSY_TLS_KEY", path(&context.tls.tls_key)),
-        // The token of a context is in no file of its own.
+        // Contexts contain the token itself, not the path of a file.
         ("ARGOSY_TOKEN_FILE", None),
     ];
     let lines = all.into_iter().map(|(name, value)| match value {

@@ -43,19 +43,9 @@ mod tests {
     /// A variable that each test has, and whose value is a host.
     const VARIABLE: &str = "CARGO_PKG_NAME";
 
-    /// Returns the definition of the command line with masters in the environment.
-    fn command() -> Command {
-        let set = |argument: clap::Arg| match argument.get_id() == "masters" {
-            true => argument.env(VARIABLE),
-            false => argument,
-        };
-        let ps = |command: Command| command.mut_args(set);
-        super::super::command().mut_subcommand("ps", ps)
-    }
-
-    /// Returns the definition of the command line with the file of a token in the environment.
-    fn with_token() -> Command {
-        let set = |argument: clap::Arg| match argument.get_id() == "token_file" {
+    /// Returns the definition of the command line with this argument in the environment.
+    fn command(id: &'static str) -> Command {
+        let set = |argument: clap::Arg| match argument.get_id() == id {
             true => argument.env(VARIABLE),
             false => argument,
         };
@@ -74,16 +64,19 @@ mod tests {
             let words = line.split(' ');
             command.try_get_matches_from(words).unwrap()
         };
-        let matches = parse(command(), "argosy ps");
+        let matches = parse(command("masters"), "argosy ps");
         assert_eq!(masters(&matches).as_deref(), Some("argosy-cli:5050"));
         assert!(!has_precedence(&matches));
 
         let line = "argosy ps --context prod";
-        assert!(has_precedence(&parse(command(), line)));
-        assert_eq!(masters(&parse(without_variables(command()), line)), None);
+        assert!(has_precedence(&parse(command("masters"), line)));
+        assert_eq!(
+            masters(&parse(without_variables(command("masters")), line)),
+            None
+        );
 
         let line = "argosy ps --context prod --masters 10.0.0.1";
-        assert!(!has_precedence(&parse(command(), line)));
+        assert!(!has_precedence(&parse(command("masters"), line)));
     }
 
     #[test]
@@ -96,12 +89,12 @@ mod tests {
         };
         let of_variable = Some(PathBuf::from("argosy-cli"));
         assert_eq!(
-            token(with_token(), "argosy ps"),
+            token(command("token_file"), "argosy ps"),
             (false, of_variable.clone())
         );
         let line = "argosy ps --context prod";
-        assert_eq!(token(with_token(), line), (true, of_variable));
-        let without = || without_variables(with_token());
+        assert_eq!(token(command("token_file"), line), (true, of_variable));
+        let without = || without_variables(command("token_file"));
         assert_eq!(token(without(), line), (false, None));
         let line = "argosy ps --context prod --token-file mine";
         assert_eq!(token(without(), line), (false, Some("mine".into())));

@@ -307,4 +307,13 @@ mod tests {
             assert!(world.reloaded() == world.registry, "the numbers are stored");
         }
     }
+
+    #[test]
+    fn a_registry_with_an_impossible_order_is_not_restored() {
+        let mut world = World::with_running_task("web");
+        world.registry.count_agent(AgentId(1)).orders = OrderIndex(u64::MAX);
+        let refused = world.registry.restore(ClusterId(9), [1; 32]);
+        assert_eq!(refused, Err(NotRestorable::Orders(AgentId(1))));
+        assert_ne!(world.registry.cluster.facts.id, ClusterId(9));
+    }
 }
