@@ -3,7 +3,7 @@
 //!
 //! The library contains no rules of the cluster: masters decide what is allowed. Reading order:
 //! `masters`, `leader`, `failure`, `connector`, `operator`, `certificates`, `watch`, `uplink`,
-//! `resources`, `scheduler`, `executor`, `test_masters`.
+//! `resources`, `scheduler`, `executor`.
 
 #![warn(missing_docs)]
 
@@ -16,8 +16,6 @@ pub mod masters;
 pub mod operator;
 pub mod resources;
 pub mod scheduler;
-#[cfg(any(test, feature = "kit"))]
-pub mod test_masters;
 pub mod uplink;
 pub mod watch;
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use argosy_proto::v1;
+use argosy_proto::{convert, v1};
 use argosy_state::ids::Role;
 use argosy_state::resources::{
     InvalidResources, Range, Reservation, Resource, ResourceIdentity, Resources, Value,
@@ -22,7 +22,7 @@ pub fn resources(text: &str) -> Result<Vec<v1::Resource>, InvalidResources> {
 /// Converts resources to their wire form.
 #[must_use]
 pub fn to_wire(resources: &Resources) -> Vec<v1::Resource> {
-    resources.iter().map(one_to_wire).collect()
+    convert::resources(resources)
 }
 
 /// Adds up resources in wire form. `None` if a value is missing, negative, too large or overlaps.
@@ -30,41 +30,6 @@ pub fn to_wire(resources: &Resources) -> Vec<v1::Resource> {
 pub fn from_wire(resources: &[v1::Resource]) -> Option<Resources> {
     let parts: Option<Vec<_>> = resources.iter().map(one_from_wire).collect();
     Resources::collect(parts?)
-}
-
-fn one_to_wire(resource: &Resource) -> v1::Resource {
-    let identity = &resource.identity;
-    let value = match &resource.value {
-        Value::Scalar(milli) => v1::resource::Value::ScalarMilli(*milli),
-        Value::Ranges(ranges) => {
-            let wire = |range: &Range| v1::Range {
-                begin: range.begin,
-                end: range.end,
-            };
-            v1::resource::Value::Ranges(v1::Ranges {
-                range: ranges.iter().map(wire).collect(),
-            })
-        }
-        Value::Set(items) => v1::resource::Value::Set(v1::Set {
-            item: items.iter().map(ToString::to_string).collect(),
-        }),
-    };
-    let reservation = |level: &Reservation| v1::Reservation {
-        role: level.role.to_string(),
-        principal: level.principal.clone(),
-        labels: level.labels.clone().into_iter().collect(),
-    };
-    v1::Resource {
-        name: identity.name.to_string(),
-        value: Some(value),
-        reservations: identity.reservations.iter().map(reservation).collect(),
-        volume: identity.volume.as_ref().map(|volume| v1::Volume {
-            id: volume.id.clone(),
-            container_path: volume.container_path.clone(),
-        }),
-        revocable: identity.revocable,
-        shared: identity.shared,
-    }
 }
 
 fn one_from_wire(resource: &v1::Resource) -> Option<Resource> {

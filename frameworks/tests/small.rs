@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
+use argosy_client::Masters;
 use argosy_client::resources::resources;
 use argosy_client::scheduler::{SchedulerConfig, SchedulerRunner};
-use argosy_client::test_masters::{CallFault, FakeCluster, ReceivedInput};
+use argosy_fakes::{CallFault, FakeCluster, ReceivedInput};
 use argosy_frameworks::five_tasks::FiveTasks;
 use argosy_frameworks::progress::ProgressFormat;
 use argosy_frameworks::steady::{CopySpec, Steady};
 use argosy_proto::v1;
 use argosy_proto::v1::TaskState;
 use tokio_util::sync::CancellationToken;
+
+fn configuration(cluster: &FakeCluster, name: &str) -> SchedulerConfig {
+    SchedulerConfig::new(Masters::new(cluster.addresses()).unwrap(), name)
+}
 
 #[tokio::test]
 async fn five_tasks_finish_and_are_acknowledged_before_the_framework_exits() {
@@ -19,7 +24,7 @@ async fn five_tasks_finish_and_are_acknowledged_before_the_framework_exits() {
     cluster.offer("agent-1", "cpus:0.3;mem:1024");
     cluster.fault(CallFault::LostReply, 1);
     let mut scheduler = FiveTasks::new("true");
-    let runner = SchedulerRunner::new(SchedulerConfig::new(cluster.masters(), "five-tasks"));
+    let runner = SchedulerRunner::new(configuration(&cluster, "five-tasks"));
     let run = async {
         tokio::join!(
             runner.run(&mut scheduler, CancellationToken::new()),
@@ -108,7 +113,7 @@ async fn lose_two_copies(cluster: &FakeCluster) -> (String, String, String) {
 #[tokio::test]
 async fn an_ended_copy_is_replaced_and_an_unreachable_one_is_not() {
     let cluster = FakeCluster::start(2).await;
-    let mut config = SchedulerConfig::new(cluster.masters(), "steady");
+    let mut config = configuration(&cluster, "steady");
     config.tick = Duration::from_millis(10);
     let mut scheduler = Steady::new(two_copies(), "web", ProgressFormat::None);
     let runner = SchedulerRunner::new(config);
@@ -135,7 +140,7 @@ async fn an_ended_copy_is_replaced_and_an_unreachable_one_is_not() {
 #[tokio::test]
 async fn a_copy_that_stops_itself_is_replaced_after_it_stopped() {
     let cluster = FakeCluster::start(2).await;
-    let mut config = SchedulerConfig::new(cluster.masters(), "steady");
+    let mut config = configuration(&cluster, "steady");
     config.tick = Duration::from_millis(10);
     let mut copies = two_copies();
     copies.number = 1;

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use argosy_client::Masters;
 use argosy_client::scheduler::{SchedulerConfig, SchedulerRunner};
-use argosy_client::test_masters::{CallFault, FakeCluster};
+use argosy_fakes::{CallFault, FakeCluster};
 use argosy_frameworks::arguments::TlsArguments;
 use argosy_frameworks::paths::collect as collect_inputs;
 use argosy_frameworks::progress::ProgressFormat;
@@ -178,7 +179,8 @@ async fn words_are_counted_correctly_despite_failures_and_failovers() {
     let (sender, outcome) = oneshot::channel();
     let hold = OfferHold::new(Some(8_000));
     let mut scheduler = WordCount::new(job, hold, 0, ProgressFormat::None, sender);
-    let mut config = SchedulerConfig::new(cluster.masters(), "wordcount");
+    let masters = Masters::new(cluster.addresses()).unwrap();
+    let mut config = SchedulerConfig::new(masters, "wordcount");
     config.tick = Duration::from_millis(20);
     let runner = SchedulerRunner::new(config);
     let driver = runner.driver();

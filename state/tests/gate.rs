@@ -10,6 +10,7 @@
     reason = "times of files are what one of the scripts restores"
 )]
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -224,4 +225,41 @@ fn an_idle_command_has_the_lowest_priority_and_ends_with_its_script() {
     output.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "");
     assert!(!child.wait().unwrap().success());
+}
+
+/// Returns the packages that cargo builds, each with its features.
+fn built(arguments: &[&str]) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "--prefix",
+            "none",
+            "--format",
+            "{p} {f}",
+        ])
+        .args(arguments)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let lines = output_text(&output);
+    let packages = lines
+        .lines()
+        .map(|line| line.trim_end_matches(" (*)").trim_end());
+    let packages = packages.filter(|package| !package.is_empty());
+    packages.map(ToOwned::to_owned).collect()
+}
+
+/// With a feature that only tests enable, the stage `process` would build the crates below the
+/// command line a second time, and test another executable than the shipped one.
+#[test]
+fn tests_of_processes_use_the_packages_of_the_shipped_executables() {
+    let shipped = ["--package", "argosy-cli", "--package", "argosy-frameworks"];
+    let shipped = built(&[&shipped[..], &["--edges", "no-dev"]].concat());
+    assert!(shipped.len() > 100, "{shipped:?}");
+    let tested = built(&["--package", "argosy-cli", "--edges", "normal,build,dev"]);
+    let others: Vec<_> = shipped.difference(&tested).collect();
+    assert!(others.is_empty(), "{others:?}");
 }

@@ -1,6 +1,6 @@
 //! Runs against fake masters.
 
-use argosy_client::test_masters::{CallFault, FakeCluster, ReceivedInput};
+use argosy_fakes::{CallFault, FakeCluster, ReceivedInput};
 
 use super::*;
 
@@ -16,7 +16,7 @@ async fn detach(cluster: &FakeCluster, timeout: Duration) -> VerbResult {
         tty: false,
     };
     let chosen = ChosenCluster {
-        masters: cluster.masters(),
+        masters: Masters::new(cluster.addresses()).unwrap(),
         transport: ClientTransport::plaintext(),
     };
     perform(job, options, "*", chosen).await

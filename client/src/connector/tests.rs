@@ -13,6 +13,10 @@ use super::*;
 use crate::OperatorClient;
 use crate::leader::NoMaster;
 
+fn masters(cluster: &argosy_fakes::FakeCluster) -> Masters {
+    Masters::new(cluster.addresses()).unwrap()
+}
+
 fn client(masters: &str, dialer: Dialer) -> OperatorClient {
     let config = ConnectorConfig { dialer, seed: 3 };
     OperatorClient::new(Connector::new(masters.parse().unwrap(), config))
@@ -70,13 +74,13 @@ async fn is_answered(connector: &Connector, deadline: Duration) -> bool {
 
 #[tokio::test]
 async fn a_connection_that_fell_silent_makes_all_others_suspect() {
-    let cluster = crate::test_masters::FakeCluster::start(2).await;
+    let cluster = argosy_fakes::FakeCluster::start(2).await;
     let is_dead = Arc::new(watch::Sender::new(false));
     let dialer = mortal_dialer(&is_dead);
     let config = ConnectorConfig { dialer, seed: 3 };
-    let connector = Connector::new(cluster.masters(), config);
+    let connector = Connector::new(masters(&cluster), config);
     let ask = async |deadline| is_answered(&connector, deadline).await;
-    for address in cluster.masters().addresses() {
+    for address in cluster.addresses() {
         connector.known(|known| known.likely_leader = Some(address.clone()));
         assert!(ask(DEFAULT_DEADLINE).await);
     }
@@ -84,17 +88,17 @@ async fn a_connection_that_fell_silent_makes_all_others_suspect() {
     assert!(!ask(QUIET_TIME).await);
     // The other master is called, and not over the connection that was open before: that would take
     // all the remaining time.
-    connector.known(|known| known.likely_leader = Some(cluster.masters().addresses()[0].clone()));
+    connector.known(|known| known.likely_leader = Some(cluster.addresses()[0].clone()));
     assert!(ask(ATTEMPT_TIMEOUT).await);
 }
 
 /// As after a cut of the network at the first call to a master.
 #[tokio::test]
 async fn a_dead_connection_to_a_master_that_has_not_answered_is_replaced() {
-    let cluster = crate::test_masters::FakeCluster::start(1).await;
+    let cluster = argosy_fakes::FakeCluster::start(1).await;
     let is_dead = Arc::new(watch::Sender::new(false));
     let dialer = mortal_dialer(&is_dead);
-    let connector = Connector::new(cluster.masters(), ConnectorConfig { dialer, seed: 3 });
+    let connector = Connector::new(masters(&cluster), ConnectorConfig { dialer, seed: 3 });
     assert!(is_answered(&connector, DEFAULT_DEADLINE).await);
     connector.known(|known| known.responsive.clear());
     is_dead.send_replace(true);
@@ -104,8 +108,8 @@ async fn a_dead_connection_to_a_master_that_has_not_answered_is_replaced() {
 /// Simulates a network that fails, and works again before the next call.
 #[tokio::test]
 async fn a_call_does_not_fail_because_an_earlier_one_could_not_connect() {
-    let cluster = crate::test_masters::FakeCluster::start(1).await;
-    let address = cluster.masters().addresses()[0].clone();
+    let cluster = argosy_fakes::FakeCluster::start(1).await;
+    let address = cluster.addresses()[0].clone();
     let attempts = AtomicUsize::new(0);
     let dialer = Dialer::new(move |address, _| {
         let is_lost = attempts.fetch_add(1, Ordering::Relaxed) == 0;
@@ -119,7 +123,7 @@ async fn a_call_does_not_fail_because_an_earlier_one_could_not_connect() {
         }
     });
     let config = ConnectorConfig { dialer, seed: 3 };
-    let connector = Connector::new(cluster.masters(), config);
+    let connector = Connector::new(masters(&cluster), config);
     let client = OperatorClient::new(connector.clone());
     let hasty = client.clone().with_deadline(QUIET_TIME);
     let answer = hasty.get_cluster(v1::GetClusterRequest::default()).await;
@@ -133,10 +137,10 @@ async fn a_call_does_not_fail_because_an_earlier_one_could_not_connect() {
 
 #[tokio::test]
 async fn an_unknown_master_gets_less_time_than_a_responsive_one() {
-    let cluster = crate::test_masters::FakeCluster::start(1).await;
+    let cluster = argosy_fakes::FakeCluster::start(1).await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = silent.local_addr().unwrap().to_string();
-    let masters = format!("{silent},{}", cluster.masters().addresses()[0]);
+    let masters = format!("{silent},{}", cluster.addresses()[0]);
     let config = ConnectorConfig {
         dialer: Dialer::new(|address, _| async move {
             let stream = tokio::net::TcpStream::connect(address).await;
@@ -276,8 +280,8 @@ async fn a_call_fails_after_one_round_if_no_master_listens() {
     assert!(connections > 2, "one does not refuse: {error:?}");
     closing.abort();
     // Once a master has answered, it may be restarting.
-    let cluster = crate::test_masters::FakeCluster::start(1).await;
-    let running = connector(&cluster.masters().addresses()[0]);
+    let cluster = argosy_fakes::FakeCluster::start(1).await;
+    let running = connector(&cluster.addresses()[0]);
     let (_, error) = call(&running, DEFAULT_DEADLINE).await;
     assert!(matches!(error, CallError::Refused(_)), "{error:?}");
     assert!(running.known(|known| known.has_answer));

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use argosy_fakes::{CallFault, FakeCluster, ReceivedInput};
 use argosy_proto::v1;
 use argosy_proto::v1::TaskState;
 use tokio::task::JoinHandle;
@@ -10,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::resources::resources;
-use crate::test_masters::{CallFault, FakeCluster, ReceivedInput};
 
 type Log = Arc<Mutex<Vec<String>>>;
 
@@ -93,7 +93,8 @@ impl World {
 
     async fn with(masters: usize, change: impl FnOnce(&mut SchedulerConfig)) -> Self {
         let cluster = FakeCluster::start(masters).await;
-        let mut config = SchedulerConfig::new(cluster.masters(), "test");
+        let masters = Masters::new(cluster.addresses()).unwrap();
+        let mut config = SchedulerConfig::new(masters, "test");
         config.connector.seed = 7;
         config.session = 77;
         change(&mut config);
@@ -501,7 +502,8 @@ async fn a_call_above_the_size_of_a_message_is_refused_and_delays_no_later_call(
 #[tokio::test]
 async fn a_subscription_above_the_size_of_a_message_ends_the_run() {
     let cluster = FakeCluster::start(1).await;
-    let mut config = SchedulerConfig::new(cluster.masters(), &"x".repeat(5 << 20));
+    let masters = Masters::new(cluster.addresses()).unwrap();
+    let mut config = SchedulerConfig::new(masters, &"x".repeat(5 << 20));
     config.first_subscription = Some(Duration::from_secs(60));
     let mut recorder = Recorder {
         log: Log::default(),

@@ -1,6 +1,7 @@
 //! Tests of positions, and of the search for a master: with masters that do not answer or whose
 //! streams fail.
 
+use argosy_fakes::FakeCluster;
 use argosy_proto::transport::Dialer;
 use argosy_state::access::{TokenId, TokenSecret};
 use tokio::net::TcpListener;
@@ -11,7 +12,6 @@ use tonic::codec::{DecodeBuf, Decoder};
 use super::*;
 use crate::connector::ConnectorConfig;
 use crate::masters::Masters;
-use crate::test_masters::FakeCluster;
 
 fn change(index: u64, position: u32) -> Event {
     Event::Change(v1::WatchChange {
@@ -89,7 +89,7 @@ async fn a_master_that_never_answers_leaves_time_for_the_others() {
     let cluster = FakeCluster::start(1).await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = silent.local_addr().unwrap().to_string();
-    let masters = Masters::new([&silent, &cluster.masters().addresses()[0]]).unwrap();
+    let masters = Masters::new([&silent, &cluster.addresses()[0]]).unwrap();
     // Each of them is the first one of some search. The others have less time than one attempt at a
     // master that has answered before.
     let deadline = Duration::from_secs(3);

@@ -14,7 +14,6 @@ use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::cluster::{CallFault, FakeState};
-use crate::connector::LEADER_HEADER;
 
 #[derive(Clone)]
 pub(super) struct FakeMaster {
@@ -46,7 +45,7 @@ impl FakeMaster {
         let leader = state.addresses[state.leader]
             .parse()
             .expect("an address is plain text");
-        response.metadata_mut().insert(LEADER_HEADER, leader);
+        response.metadata_mut().insert("argosy-leader", leader);
         response
     }
 

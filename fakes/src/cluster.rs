@@ -8,8 +8,7 @@ use argosy_state::resources::Resources;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::resources::{from_wire, resources, to_wire};
-use crate::scheduler::is_terminal;
+use super::messages::{has_ended, host_network, resources, wire};
 
 /// Capacity for events that a test's scheduler has not read; a test that needs more is wrong.
 const EVENTS: usize = 10_000;
@@ -121,10 +120,10 @@ impl FakeState {
             agent_id: agent.into(),
             host_name: format!("{agent}.test"),
             role: "*".into(),
-            resources: resources(text).expect("a test writes good resources"),
+            resources: wire(text),
             token: format!("token of {offer_id}").into_bytes().into(),
             agent_address: self.agent_address.clone(),
-            allowed_opt_outs: Some(super::host_network()),
+            allowed_opt_outs: Some(host_network()),
             ..Default::default()
         };
         self.open_offers.insert(offer_id.clone(), offer.clone());
@@ -330,11 +329,7 @@ impl FakeState {
             state: v1::TaskState::Unknown.into(),
             ..Default::default()
         };
-        let live = self
-            .tasks
-            .values()
-            .filter(|task| !is_terminal(task.state()))
-            .cloned();
+        let live = self.tasks.values().filter(|task| !has_ended(task)).cloned();
         let mut statuses: Vec<_> = match request.task_ids.as_slice() {
             [] => live.collect(),
             ids => ids
@@ -435,12 +430,10 @@ impl FakeState {
             self.open_offers.remove(&offer.offer_id);
             self.former_offers.remove(&offer.offer_id);
         }
-        let mut left = from_wire(&left).ok_or("the offers overlap")?;
+        let mut left = resources(&left).ok_or("the offers overlap")?;
         let refused = self.launch(request, &agent, &mut left);
         if !left.is_empty() {
-            let rest = to_wire(&left);
-            let text = from_wire(&rest).unwrap_or_default().to_string();
-            self.offer(&agent, &text);
+            self.offer(&agent, &left.to_string());
         }
         Ok(refused)
     }
@@ -463,7 +456,7 @@ impl FakeState {
         let shape = convert::shape(&request.operations).unwrap_or_default();
         let mut refused = Vec::new();
         for (number, task) in (0..).zip(tasks) {
-            let wanted = from_wire(&task.resources).unwrap_or_default();
+            let wanted = resources(&task.resources).unwrap_or_default();
             let Some(rest) = left
                 .minus(&wanted)
                 .filter(|_| !self.tasks.contains_key(&task.task_id))

@@ -1,9 +1,13 @@
 //! A cluster of fake masters in this process: scripted offers, losses, repeats, changes of leader.
 //!
-//! It serves tests of frameworks. It follows the rules of the protocol and makes none of a
-//! cluster's decisions.
+//! It serves tests of the client library, which it does not use, and of frameworks. It follows the
+//! rules of the protocol and makes none of a cluster's decisions.
+//!
+//! A feature of the client library would have the agent and the command line built twice: for the
+//! shipped executables without it, and for tests with it.
 
 mod cluster;
+mod messages;
 mod service;
 
 use std::sync::{Arc, Mutex};
@@ -20,8 +24,6 @@ use tonic::Status;
 
 use cluster::FakeState;
 pub use cluster::{CallFault, ReceivedInput};
-
-use crate::masters::Masters;
 
 /// Time that [`FakeCluster::wait`] waits before it fails the test.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -68,12 +70,10 @@ impl FakeCluster {
     }
 
     /// Returns the addresses of the masters.
-    ///
-    /// # Panics
-    /// Never: loopback addresses are valid.
     #[must_use]
-    pub fn masters(&self) -> Masters {
-        Masters::new(self.servers.iter().map(|server| &server.address)).expect("they are addresses")
+    pub fn addresses(&self) -> Vec<String> {
+        let addresses = self.servers.iter().map(|server| &server.address);
+        addresses.cloned().collect()
     }
 
     /// Offers `resources` of `agent`; sent immediately. Returns the id of the offer.
@@ -254,13 +254,5 @@ async fn serve(
         .serve_with_incoming_shutdown(streams, stop.cancelled());
     if let Err(error) = served.await {
         tracing::warn!(%error, "a fake master ended");
-    }
-}
-
-/// Returns the options that agents of the fake cluster allow: the host's network.
-fn host_network() -> v1::OptOuts {
-    v1::OptOuts {
-        host_network: true,
-        ..v1::OptOuts::default()
     }
 }
