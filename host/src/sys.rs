@@ -12,12 +12,13 @@ pub mod network;
 
 use std::ffi::{CString, c_int, c_void};
 use std::io;
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicU32;
 
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockFlag, accept4, recvmsg};
+use nix::sys::socket::{SockFlag, accept4};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
 
 /// The flag of `clone3` for which libc has too narrow a type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -249,27 +250,27 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Receives bytes and at most `N` descriptors; the kernel closes those that do not fit.
+/// Receives bytes and at most `N` descriptors. Fails if there are more, and closes all.
 pub fn receive_with_descriptors<const N: usize>(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
-    flags: MsgFlags,
+    flags: RecvFlags,
 ) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([RawFd; N]);
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(N))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [io::IoSliceMut::new(buffer)];
-    let message = recvmsg::<()>(
-        socket.as_raw_fd(),
-        &mut parts,
-        Some(&mut space),
-        flags | MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
+    let flags = flags | RecvFlags::CMSG_CLOEXEC;
+    let message = rustix::net::recvmsg(socket, &mut parts, &mut control, flags)?;
     let mut received = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(descriptors) = control {
-            // SAFETY: the kernel has just installed these descriptors; nothing else owns them.
-            let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
-            received.extend(descriptors.into_iter().map(owned));
+    for control in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = control {
+            received.extend(descriptors);
         }
+    }
+    // Checked only now that those that fit have an owner, which closes them. Because of alignment,
+    // there may be room for one more.
+    if message.flags.contains(ReturnFlags::CTRUNC) || received.len() > N {
+        return Err(Errno::ENOBUFS.into());
     }
     Ok((message.bytes, received))
 }

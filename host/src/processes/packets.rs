@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, send, sendmsg, socketpair,
 };
+use rustix::net::RecvFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -162,7 +163,7 @@ pub fn receive_packet_with<T: DeserializeOwned>(
         }
     };
     let mut buffer = vec![0; length];
-    let flags = MsgFlags::MSG_DONTWAIT;
+    let flags = RecvFlags::DONTWAIT;
     let descriptors = loop {
         match sys::receive_with_descriptors::<DESCRIPTORS>(socket, &mut buffer, flags) {
             Ok((_, descriptors)) => break descriptors,
@@ -190,6 +191,7 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use nix::fcntl::OFlag;
     use serde::Deserialize;
 
     use super::*;
@@ -303,5 +305,22 @@ mod tests {
         let mut buffer = [0; 2];
         assert_eq!(nix::unistd::read(&reader, &mut buffer), Ok(1));
         assert_eq!(nix::unistd::read(&reader, &mut buffer), Ok(0), "closed");
+    }
+
+    #[test]
+    fn a_message_with_too_many_descriptors_fails_and_leaves_none_open() {
+        for surplus in [1, 5] {
+            let (ours, theirs) = packet_pair().unwrap();
+            let (reader, writer) = nix::unistd::pipe2(OFlag::O_NONBLOCK).unwrap();
+            let given = vec![writer.as_fd(); DESCRIPTORS + surplus];
+            send_packet_with(&ours, &TestMessage::Plain, &given, WaitMode::Return).unwrap();
+            drop(given);
+            drop(writer);
+            let received = receive_packet_with::<TestMessage>(&theirs, WaitMode::Return);
+            let error = received.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ENOBUFS));
+            let end = nix::unistd::read(&reader, &mut [0]);
+            assert_eq!(end, Ok(0), "all are closed");
+        }
     }
 }

@@ -25,6 +25,7 @@ use nix::sys::socket::{
     ControlMessage, MsgFlags, Shutdown, sendmsg, setsockopt, shutdown, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+use rustix::net::RecvFlags;
 use rustix::process::{Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
@@ -360,7 +361,7 @@ fn serve(owner: BorrowedFd<'_>, programs: &AllowedPrograms) {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let mut buffer = vec![0; REQUEST_LIMIT_BYTES];
     loop {
-        let flags = MsgFlags::empty();
+        let flags = RecvFlags::empty();
         let received = sys::receive_with_descriptors::<DESCRIPTORS>(owner, &mut buffer, flags);
         let (length, descriptors) = match received {
             Ok((0, _)) => return,

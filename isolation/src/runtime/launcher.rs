@@ -25,6 +25,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
+use rustix::net::RecvFlags;
 
 use crate::cgroup::{Cgroup, CgroupError, CgroupTree};
 use crate::confinement::device_filter::DeviceFilter;
@@ -415,7 +416,7 @@ fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<LauncherReques
     let (mut length, mut descriptors) = (0, Vec::new());
     while length < header.len() {
         let rest = &mut header[length..];
-        let flags = MsgFlags::empty();
+        let flags = RecvFlags::empty();
         let received = sys::receive_with_descriptors::<DESCRIPTORS>(socket.as_fd(), rest, flags);
         match received {
             Ok((0, _)) => return Ok(None),

@@ -10,6 +10,7 @@ use argosy_host::sys;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 
 use super::{ArchiveFormat, UnpackLimits, UnpackProgress, UnpackResult};
@@ -190,7 +191,7 @@ impl AsFd for UnpackHandle {
 /// Receives the next file that [`UnpackHandle::start`] sent.
 pub(super) fn receive_file(connection: &OwnedFd) -> io::Result<OwnedFd> {
     let connection = connection.as_fd();
-    let (_, files) = sys::receive_with_descriptors::<1>(connection, &mut [0], MsgFlags::empty())?;
+    let (_, files) = sys::receive_with_descriptors::<1>(connection, &mut [0], RecvFlags::empty())?;
     let file = files.into_iter().next();
     file.ok_or_else(|| io::Error::other("no file came with the request"))
 }
