@@ -154,7 +154,8 @@ impl TargetTree {
             (ArchivePurpose::Archive, EntryKind::Directory) => {
                 entry.attributes.mode & 0o777 | 0o700
             }
-            (ArchivePurpose::Layer, EntryKind::Directory) => entry.attributes.mode & 0o1777,
+            // Including set-group-id, by which new files get the group of the directory.
+            (ArchivePurpose::Layer, EntryKind::Directory) => entry.attributes.mode & 0o3777,
             // Including set-user-id: the mounts of images decide whether it has an effect.
             (ArchivePurpose::Layer, _) => entry.attributes.mode & 0o6777,
             (ArchivePurpose::Archive, _) => entry.attributes.mode & 0o777,

@@ -206,8 +206,8 @@ fn set_id_bits_are_kept_only_in_layers() {
     assert_eq!(world.found("file"), "file 6755 ");
     assert_eq!(
         world.found("folder"),
-        "directory 1755",
-        "sticky is harmless"
+        "directory 3755",
+        "new files get the group of the directory"
     );
 }
 
