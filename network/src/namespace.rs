@@ -184,9 +184,7 @@ fn create_here(
         inner: CONTAINER_DEVICE,
         namespace: namespace.as_fd(),
     };
-    outside
-        .add_pair(&pair)
-        .map_err(network_error(format!("make the device {device}")))?;
+    add_pair(&mut outside, &pair).map_err(network_error(format!("make the device {device}")))?;
     crash_point!("network.device-made");
     let link_local = config.ipv6.is_none();
     let mut connect = || -> io::Result<()> {
@@ -219,6 +217,20 @@ fn create_here(
     connect().map_err(network_error(format!("connect the device {device}")))?;
     crash_point!("network.connected");
     Ok(namespace)
+}
+
+/// Adds a pair. The name comes from the address, which has no other user. So a device of that name
+/// is of a released namespace that the kernel has yet to remove.
+fn add_pair(outside: &mut NetlinkSocket, pair: &VethPair<'_>) -> io::Result<()> {
+    match outside.add_pair(pair) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        added => return added,
+    }
+    // It may have been removed by now.
+    let _ = outside
+        .find(pair.outer)
+        .and_then(|former| outside.remove(former.index));
+    outside.add_pair(pair)
 }
 
 /// Sets up IPv6 on both ends. Both have each other's hardware address, so no neighbour is ever

@@ -41,6 +41,7 @@ pub(crate) const CASES: &[TestCase] = &[
     ),
     ("a_container_cannot_spoof_the_address_of_another", spoofing),
     ("a_port_has_one_owner", one_owner),
+    ("an_address_is_usable_at_once_after_its_release", small),
     ("networks_are_unchanged_after_an_agent_restart", away),
     ("a_subnet_that_overlaps_a_route_is_refused", overlap),
     ("support_for_networks_is_detected_without_leftovers", trial),
@@ -405,6 +406,31 @@ pub(crate) fn expect_no_spoofing(host: &LinkedHost, by: &FamilyFixture, others: 
     first.end(&networks);
     second.end(&networks);
     leave_nothing(&world, networks);
+}
+
+/// All but one of the addresses are held, so that one is given again while the kernel removes the
+/// namespace of its former user.
+fn small() {
+    on_a_host(|_| {
+        let world = RootFixture::new();
+        let config = NetworkConfig {
+            subnet: "10.183.0.0/28".parse().unwrap(),
+            pool_size: 0,
+            ..settings(&world)
+        };
+        let networks = Networks::open(config, &BTreeSet::new()).unwrap();
+        let id = |number| ContainerId::new(format!("1-{number}-1")).unwrap();
+        let held: Vec<_> = (0..12)
+            .map(|number| networks.acquire(&id(number), &[]).unwrap())
+            .collect();
+        for number in 12..112 {
+            drop(networks.acquire(&id(number), &[]).unwrap());
+            networks.release(&id(number)).unwrap();
+        }
+        drop(held);
+        (0..12).for_each(|number| networks.release(&id(number)).unwrap());
+        leave_nothing(&world, networks);
+    });
 }
 
 fn one_owner() {
