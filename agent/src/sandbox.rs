@@ -26,6 +26,9 @@ pub(crate) enum SandboxError {
     HostPath { path: String, rule: String },
 }
 
+/// Number of attempts to create a directory whose parent is removed concurrently.
+const ATTEMPTS: u32 = 100;
+
 /// Parent directories of those of tasks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ParentDirMode {
@@ -70,6 +73,22 @@ impl ParentDirMode {
         self.grant_listing(path)
     }
 
+    /// Creates a directory by `builder`, and its parents. An existing directory is left unchanged.
+    pub(crate) fn make_below(self, path: &Path, builder: &DirBuilder) -> io::Result<()> {
+        let parent = path.parent().unwrap_or(path);
+        let mut attempts = 1;
+        loop {
+            match self.make(parent).and_then(|()| builder.create(path)) {
+                // Garbage collection has removed the parent because it was empty.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS => {
+                    attempts += 1;
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+                made => return made,
+            }
+        }
+    }
+
     /// Lets the group list an existing directory.
     pub(crate) fn grant_listing(self, path: &Path) -> io::Result<()> {
         let Some(group) = self.group else {
@@ -91,13 +110,8 @@ pub(crate) fn make(
         source,
     };
     // The task's user must be able to traverse the directories above.
-    let parent = path.parent().unwrap_or(path);
-    above.make(parent).map_err(failed)?;
-    match DirBuilder::new().mode(0o750).create(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(failed(error)),
-    }
+    let made = above.make_below(path, DirBuilder::new().mode(0o750));
+    made.map_err(failed)?;
     crash_point!("sandbox.directory-made");
     match owner {
         Some(user) => {
@@ -152,17 +166,46 @@ fn refused(wanted: &v1::HostPath, rule: impl Into<String>) -> SandboxError {
     }
 }
 
-/// Returns the path without links, if it is below a permitted one.
+/// Returns the path without links, if it is below a permitted one. Links are allowed above the
+/// permitted one only: masters compare the rest with rules as text, and tasks can create links.
 fn resolve_permitted(wanted: &v1::HostPath, allowed: &[PathBuf]) -> Result<PathBuf, SandboxError> {
     let host = fs::canonicalize(&wanted.host_path);
     let host = host.map_err(|error| refused(wanted, error.to_string()))?;
-    let below =
-        |prefix: &PathBuf| fs::canonicalize(prefix).is_ok_and(|prefix| host.starts_with(prefix));
-    if allowed.iter().any(below) {
-        return Ok(host);
+    if host.to_str().is_none() {
+        return Err(refused(wanted, "it leads to a path that is not UTF-8"));
     }
-    let rule = "the agent must be started with a --host-path that it is below";
+    let named = without_detours(&wanted.host_path);
+    let mut is_below = false;
+    for prefix in allowed {
+        let Ok(resolved) = fs::canonicalize(prefix) else {
+            continue;
+        };
+        is_below |= host.starts_with(&resolved);
+        let rest = named.strip_prefix(prefix);
+        if rest.is_ok_and(|rest| resolved.join(rest) == host) {
+            return Ok(host);
+        }
+    }
+    let rule = match is_below {
+        true => {
+            "it leads through a link, or to a --host-path of the agent by another name: name it without links, as the agent's --host-path begins"
+        }
+        false => "the agent must be started with a --host-path that it is below",
+    };
     Err(refused(wanted, rule))
+}
+
+/// Returns a path without `.` and `..`, as masters compare it with rules.
+fn without_detours(path: &str) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(part) => clean.push(part),
+            Component::ParentDir => drop(clean.pop()),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    clean
 }
 
 /// Returns the mount point in the container.
@@ -183,8 +226,7 @@ fn mount_point(
         }
         if inside == Path::new(&wanted.host_path) {
             // Its components would have to be links in the container, too.
-            let host = host.display();
-            let rule = format!("it leads through a link: name {host} itself");
+            let rule = "the agent's --host-path leads through a link: mount it by a plain name in the sandbox";
             return Err(refused(wanted, rule));
         }
         if !viewer.is_confined {
@@ -213,6 +255,11 @@ fn mount_point(
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use nix::errno::Errno;
 
     use super::*;
@@ -229,6 +276,29 @@ mod tests {
             let text = SandboxError::Create { path, source }.to_string();
             assert!(text.contains(remedy), "{text}");
         }
+    }
+
+    #[test]
+    fn a_parent_that_is_collected_concurrently_is_made_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let parent = directory.path().join("task");
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    let _ = fs::remove_dir(&parent);
+                }
+            });
+            let sandbox = parent.join("1");
+            let made = (0..2_000).map(|_| {
+                let made = make(&sandbox, None, ParentDirMode::own());
+                let _ = fs::remove_dir(&sandbox);
+                made
+            });
+            let failed = made.filter_map(Result::err).next();
+            ended.store(true, Ordering::Relaxed);
+            assert!(failed.is_none(), "{failed:?}");
+        });
     }
 
     fn wanted(host: &Path, container: &str) -> v1::HostPath {
@@ -262,7 +332,7 @@ mod tests {
         let see = |path: &Path, name: &str| seen(wanted(path, name));
         see(&allowed.join("inner"), "witness").unwrap();
         assert!(sandbox.join("witness").is_dir());
-        std::os::unix::fs::symlink(&directory, allowed.join("out")).unwrap();
+        symlink(&directory, allowed.join("out")).unwrap();
         for sneaky in [
             directory.clone(),
             allowed.join("inner/../.."),
@@ -278,12 +348,7 @@ mod tests {
         fs::write(sandbox.join("taken"), "").unwrap();
         assert!(see(&allowed, "taken").is_err());
         assert!(see(&allowed, "../up").is_err());
-        std::os::unix::fs::symlink("inner", allowed.join("link")).unwrap();
-        let link = allowed.join("link");
-        let why = see(&link, link.to_str().unwrap()).unwrap_err().to_string();
-        assert!(why.contains("leads through a link"), "{why}");
-        // Elsewhere it is the target that the link had at the check.
-        let moved = see(&link, "/conf/").unwrap();
+        let moved = see(&allowed.join("inner/../inner"), "/conf/").unwrap();
         let expected = HostPath {
             from: allowed.join("inner"),
             to: "/conf".into(),
@@ -291,6 +356,40 @@ mod tests {
             owners: OwnerMapping::Mapped,
         };
         assert_eq!(moved, [expected]);
+    }
+
+    #[test]
+    fn links_below_a_host_path_are_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = fs::canonicalize(directory.path()).unwrap();
+        let (allowed, real) = (directory.join("allowed"), directory.join("real"));
+        fs::create_dir_all(real.join("web")).unwrap();
+        fs::create_dir_all(real.join("payroll")).unwrap();
+        // By the operator, above; the others by a task, below.
+        symlink(&real, &allowed).unwrap();
+        symlink("../payroll", real.join("web/x")).unwrap();
+        let strange = real.join(OsStr::from_bytes(b"\xff"));
+        fs::create_dir(&strange).unwrap();
+        symlink(&strange, real.join("web/strange")).unwrap();
+        let see = |path: &str| {
+            let path = wanted(&allowed.join(path), "/conf");
+            host_paths(&real, &[path], std::slice::from_ref(&allowed), CONFINED)
+        };
+        assert_eq!(see("payroll").unwrap()[0].from, real.join("payroll"));
+        for (path, reason) in [
+            ("web/x", "through a link"),
+            ("web/x/../web/x", "through a link"),
+            ("../real/payroll", "through a link"),
+            ("web/strange", "not UTF-8"),
+        ] {
+            let why = see(path).unwrap_err().to_string();
+            assert!(why.contains(reason), "{path}: {why}");
+        }
+        // Its own path has the operator's link.
+        let own = allowed.join("payroll");
+        let own = wanted(&own, own.to_str().unwrap());
+        let refused = host_paths(&real, &[own], std::slice::from_ref(&allowed), CONFINED);
+        assert!(refused.unwrap_err().to_string().contains("plain name"));
     }
 
     #[test]

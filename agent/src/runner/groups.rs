@@ -122,11 +122,7 @@ pub(crate) fn make(
     above: ParentDirMode,
 ) -> io::Result<()> {
     let own = if owner.is_some() { 0o777 } else { 0o750 };
-    above.make(directory.parent().unwrap_or(directory))?;
-    match DirBuilder::new().mode(0o700).create(directory) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
+    above.make_below(directory, DirBuilder::new().mode(0o700))?;
     // Its owner is the first user that it is given to; an interrupted launch may not have set the
     // owner.
     let is_given = fs::metadata(directory)?.uid() != nix::unistd::geteuid().as_raw();
