@@ -152,10 +152,8 @@ fn serve(
         let (operations, link) = (Arc::clone(&operations), Arc::clone(link));
         let thread = std::thread::Builder::new().name("broker".to_owned());
         thread.spawn(move || {
-            let answers = AssertUnwindSafe(|| answer(&link.requests[at], &operations));
+            let answers = AssertUnwindSafe(|| answer_until_closed(&link, at, &operations));
             if catch_unwind(answers).is_err() {
-                // A request without a reply would block the agent. Without its broker it exits, and
-                // both are restarted.
                 std::process::exit(PANICKED);
             }
         })?;
@@ -177,18 +175,34 @@ fn serve(
     ended
 }
 
-/// Serves one socket until it is closed, or receives something that is not a request.
-fn answer(packets: &PacketSocket, operations: &PrivilegedOperations) {
-    while let Ok(Some((request, descriptors))) = link::receive::<BrokerRequest>(packets) {
-        let performed: OperationResult = operations.perform(request, descriptors);
-        let (result, descriptors): (ReplyResult, _) = match performed {
-            Ok((reply, descriptors)) => (Ok(reply), descriptors),
-            Err(why) => (Err(why), Vec::new()),
-        };
-        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        if link::send(packets, &result, &descriptors).is_err() {
-            break;
+/// Serves one socket until the agent closes it. If it cannot, the broker ends: the agent may wait
+/// for a reply, and without its broker it exits, and both are restarted.
+fn answer_until_closed(link: &BrokerLink, at: usize, operations: &PrivilegedOperations) {
+    if let Err(error) = answer(&link.requests[at], operations) {
+        tracing::warn!(why = %error, "the broker cannot answer its agent, and ends");
+        link.control.close();
+    }
+}
+
+fn answer(packets: &PacketSocket, operations: &PrivilegedOperations) -> io::Result<()> {
+    while let Some((request, descriptors)) = link::receive::<BrokerRequest>(packets)? {
+        reply(packets, operations.perform(request, descriptors))?;
+    }
+    Ok(())
+}
+
+/// Sends a reply. One that has no encoding, or is too long, becomes an error of its request.
+pub(super) fn reply(packets: &PacketSocket, performed: OperationResult) -> io::Result<()> {
+    let (result, descriptors): (ReplyResult, _) = match performed {
+        Ok((reply, descriptors)) => (Ok(reply), descriptors),
+        Err(why) => (Err(why), Vec::new()),
+    };
+    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    match link::prepare(&result) {
+        Ok(prepared) => prepared.send(packets, &descriptors),
+        Err(why) => {
+            let failed: ReplyResult = Err(format!("the broker cannot send its reply: {why}"));
+            link::send(packets, &failed, &[])
         }
     }
-    packets.close();
 }

@@ -1,7 +1,9 @@
 //! Requests of a compromised agent that its broker refuses.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
@@ -582,4 +584,26 @@ fn blocked_endpoints_stay_blocked() {
     });
     assert_eq!(closed.ports, [5_050, 5_051, 6_050]);
     assert!(closed.metadata);
+}
+
+#[test]
+fn a_reply_that_has_no_encoding_is_an_error_of_its_request() {
+    let (ours, theirs) = PacketSocket::pair().unwrap();
+    let from = std::path::PathBuf::from(OsStr::from_bytes(b"/srv/\xff"));
+    let path = HostPath {
+        to: "/conf".into(),
+        from,
+        read_only: false,
+        owners: OwnerMapping::Mapped,
+    };
+    server::reply(
+        &theirs,
+        Ok((BrokerReply::HostPaths(vec![path]), Vec::new())),
+    )
+    .unwrap();
+    server::reply(&theirs, Ok((BrokerReply::Number(2), Vec::new()))).unwrap();
+    let next = || link::receive::<ReplyResult>(&ours).unwrap().unwrap().0;
+    let why = next().unwrap_err();
+    assert!(why.contains("cannot send its reply"), "{why}");
+    assert!(matches!(next(), Ok(BrokerReply::Number(2))));
 }

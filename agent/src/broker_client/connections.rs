@@ -134,8 +134,13 @@ impl BrokerConnections {
         let answered = self.exchange(&mut socket, &request, descriptors, timeout);
         if answered.is_err() {
             self.is_lost.store(true, Ordering::SeqCst);
+            // From now on the agent acts on nothing. If the broker has not ended, it does now, and
+            // the agent with it.
+            if let Some(process) = &self.process {
+                process.control.close();
+            }
         }
-        // A closed socket fails immediately; and the agent ends because its broker has.
+        // A closed socket fails immediately.
         self.lock().push(socket);
         self.returned.notify_one();
         match answered {
