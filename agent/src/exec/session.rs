@@ -389,12 +389,16 @@ async fn relay(
 ) {
     let mut buffer = vec![0; DATA_LIMIT_BYTES];
     let mut left = DRAIN_BYTES;
+    let mut patience = DRAIN_LIMIT;
     while left > 0 {
+        let waits_since = over.is_cancelled().then(Instant::now);
         let read = tokio::select! {
             biased;
             read = from.read(&mut buffer) => read,
-            () = silent_after(over) => return,
+            () = silent_after(over, patience) => return,
         };
+        let waited = waits_since.map_or(Duration::ZERO, |began| began.elapsed());
+        patience = patience.saturating_sub(waited);
         // An output that cannot be read has ended.
         let Ok(count @ 1..) = read else { return };
         let bytes = Bytes::copy_from_slice(&buffer[..count]);
@@ -407,9 +411,9 @@ async fn relay(
     }
 }
 
-async fn silent_after(over: &CancellationToken) {
+async fn silent_after(over: &CancellationToken, patience: Duration) {
     over.cancelled().await;
-    sleep(DRAIN_LIMIT).await;
+    sleep(patience).await;
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::routing::get;
 use axum::serve::Listener;
 use futures::SinkExt as _;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
@@ -249,4 +250,41 @@ async fn answers_to_pings_of_a_client_that_reads_nothing_are_bounded() {
     };
     let ((), answers) = tokio::join!(rest, count);
     assert!(answers < PINGS / 2, "{answers}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_process_cannot_keep_the_session_of_an_ended_command_by_its_output() {
+    let (input, _reader) = nix::unistd::pipe2(OFlag::O_NONBLOCK).unwrap();
+    let (output, writer) = nix::unistd::pipe2(OFlag::O_NONBLOCK).unwrap();
+    let (queue, mut frames) = mpsc::channel(QUEUE_FRAMES);
+    let forwarder = StreamForwarder {
+        stdin: CommandStream::new(input).unwrap(),
+        terminal: None,
+        outputs: vec![(CommandStream::new(output).unwrap(), AgentFrame::Stdout)],
+        queue,
+    };
+    let (end, ended) = oneshot::channel();
+    end.send(ExecResult::Code(7)).unwrap();
+    let writes = async {
+        loop {
+            // Fails once the output is closed.
+            let _ = nix::unistd::write(&writer, b"x");
+            sleep(DRAIN_LIMIT / 2).await;
+        }
+    };
+    let ends = async {
+        loop {
+            if let Some(AgentFrame::End(end)) = frames.recv().await {
+                return end;
+            }
+        }
+    };
+    let nothing = InputQueue::default();
+    let end = tokio::select! {
+        end = ends => end,
+        never = forwarder.run(&nothing, ended) => match never {},
+        () = writes => unreachable!("it writes until the session has ended"),
+        () = sleep(5 * DRAIN_LIMIT) => panic!("the session is still open"),
+    };
+    assert!(matches!(end, ExecResult::Code(7)), "{end:?}");
 }
