@@ -53,15 +53,14 @@ fn failed(error: &OpenError) -> Failure {
 pub(crate) fn recover(arguments: &MasterRecover) -> VerbResult {
     let directory = LockedDirectory::open(&arguments.data_dir).map_err(|error| failed(&error))?;
     if directory.is_recovering().map_err(|error| failed(&error))? {
+        if arguments.dry_run {
+            note(
+                "would be done: an interrupted recovery is finished, and the data becomes that of a new cluster with this master alone",
+            );
+            return Ok(DONE);
+        }
         note("continuing an interrupted recovery");
-        let header = directory
-            .finish_recovery()
-            .map_err(|error| failed(&error))?;
-        note(&format!(
-            "this directory is of the new cluster {}",
-            header.cluster_id
-        ));
-        return Ok(DONE);
+        return finish(directory, arguments);
     }
     let path = arguments.data_dir.clone();
     let runtime = Builder::new_current_thread().enable_all().build();
@@ -83,16 +82,19 @@ pub(crate) fn recover(arguments: &MasterRecover) -> VerbResult {
     }
     confirm(&what, arguments.yes)?;
     let restored = new_cluster(former).map_err(|failure| failure.advise("nothing was changed"))?;
-    let summary = summary(&restored)?;
     let kept = directory.former_data();
     let begun = directory.begin_recovery(restored.header, &restored.records);
     begun.map_err(|error| {
         let text = format!("if {} is of an earlier recovery, remove it", kept.display());
         failed(&error).advise(text)
     })?;
-    directory
-        .finish_recovery()
-        .map_err(|error| failed(&error))?;
+    finish(directory, arguments)
+}
+
+fn finish(directory: LockedDirectory, arguments: &MasterRecover) -> VerbResult {
+    let kept = directory.former_data();
+    let finished = directory.finish_recovery();
+    let (header, records) = finished.map_err(|error| failed(&error))?;
     note(&format!(
         "the former data is in {}; remove it later",
         kept.display()
@@ -100,6 +102,7 @@ pub(crate) fn recover(arguments: &MasterRecover) -> VerbResult {
     note(
         "start this master as usual: it forms a group of one, which masters with empty directories join",
     );
+    let summary = summary(&SavedSnapshot { header, records })?;
     output::one(arguments.show.output, &summary, &summary.details())
 }
 

@@ -377,8 +377,12 @@ async fn an_unfinished_recovery_is_not_started_on_and_is_finished_by_a_repeat() 
     locked.begin_recovery(saved.0, &saved.1).unwrap();
     drop(locked);
     ends_with(&mut cluster, 0, "argosy master recover").await;
-    let output = succeeds(&recover).await;
+    let shown = succeeds(&[&recover[..4], &["--dry-run"]].concat()).await;
+    assert!(output_text(&shown).contains("would be done"));
+    ends_with(&mut cluster, 0, "argosy master recover").await;
+    let output = succeeds(&[&recover[..], &["-o", "json"]].concat()).await;
     assert!(output_text(&output).contains("continuing an interrupted recovery"));
+    assert!(json(&output)["cluster_id"].is_string());
     (1..3).for_each(|index| remove_data(&cluster, index));
     cluster.masters.iter_mut().for_each(|master| master.start());
     wait_for_voters(&cluster).await;

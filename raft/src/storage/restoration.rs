@@ -78,12 +78,12 @@ impl LockedDirectory {
         self.mark(UNFINISHED_RECOVERY)
     }
 
-    /// Replaces the data by the records of a recovery that has begun. The former data is kept under
-    /// [`LockedDirectory::former_data`].
+    /// Replaces the data by the records of a recovery that has begun, and returns them. The former
+    /// data is kept under [`LockedDirectory::former_data`].
     ///
     /// # Errors
     /// [`OpenError`]. The recovery can then be finished later.
-    pub fn finish_recovery(self) -> Result<SavedSnapshotHeader, OpenError> {
+    pub fn finish_recovery(self) -> Result<(SavedSnapshotHeader, Vec<KeyValue>), OpenError> {
         let file = self.path().join(RECOVERED_FILE);
         let (header, records) = read_file(&file)?;
         let former = self.former_data();
@@ -101,7 +101,7 @@ impl LockedDirectory {
         };
         self.found(&records, last)?;
         fs::remove_file(&file).map_err(OpenError::io("remove", &file))?;
-        Ok(header)
+        Ok((header, records))
     }
 
     fn mark(&self, why: &str) -> Result<(), OpenError> {
