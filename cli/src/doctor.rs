@@ -145,7 +145,7 @@ fn named_cluster(arguments: &Doctor) -> Result<ClusterArguments, Failure> {
         masters,
         context,
         tls: arguments.tls.clone(),
-        token_file: None,
+        token_file: arguments.token_file.clone(),
     })
 }
 
@@ -186,7 +186,22 @@ fn text(findings: &[Finding]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        doctor: Doctor,
+    }
+
+    #[test]
+    fn a_cluster_is_checked_with_the_identity_of_a_token() {
+        let words = ["doctor", "--cluster", "--token-file", "ci.token"];
+        let named = named_cluster(&Line::parse_from(words).doctor).unwrap();
+        assert_eq!(named.token_file, Some("ci.token".into()));
+    }
 
     #[test]
     fn findings_with_escape_sequences_are_shown_on_their_line() {

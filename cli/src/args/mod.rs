@@ -74,6 +74,9 @@ pub(crate) struct Doctor {
     pub(crate) timeout: std::time::Duration,
     #[command(flatten)]
     pub(crate) tls: ClientTls,
+    /// File with a bearer token, the identity of this client [default: the token of the context]
+    #[arg(long, env = "ARGOSY_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<std::path::PathBuf>,
     /// Directory whose disk is measured (where a master or agent will keep its data)
     #[arg(long, env = "ARGOSY_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<std::path::PathBuf>,
