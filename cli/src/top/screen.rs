@@ -218,6 +218,8 @@ impl Screen {
                 }
                 self.arranged = None;
             }
+            // The keys cover the list.
+            _ if self.shows_help => return KeyEffect::Ignored,
             other => return self.scroll(other),
         }
         KeyEffect::Changed

@@ -381,6 +381,18 @@ fn a_narrow_terminal_has_the_most_important_columns() {
 }
 
 #[test]
+fn a_list_does_not_scroll_under_the_help() {
+    let mut user = User::at(40, 10, TopPage::Tasks, cluster(three_tasks()));
+    let before = user.frame();
+    user.press("?");
+    let end = KeyEvent::new(KeyCode::End, KeyModifiers::NONE);
+    assert_eq!(user.screen.press(end), KeyEffect::Ignored);
+    user.frame();
+    user.press("?");
+    assert_eq!(user.frame(), before);
+}
+
+#[test]
 fn hostile_names_are_shown_and_never_executed() {
     let hostile = "a\u{1b}[2J\u{9b}31m\u{202e}b\n";
     let tasks = [task(1, hostile, v1::TaskState::Running)];
