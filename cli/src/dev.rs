@@ -12,7 +12,7 @@ mod published;
 mod ready;
 mod record;
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -158,7 +158,7 @@ fn banner(
     opened: &[String],
 ) {
     let kept = match home {
-        DevDirectory::Persistent(path) => format!("kept in {}", path.display()),
+        DevDirectory::Persistent { path, .. } => format!("kept in {}", path.display()),
         DevDirectory::Temporary(_) => "removed on exit (--keep DIR keeps it)".to_owned(),
     };
     note(&format!(
@@ -263,14 +263,14 @@ fn remove_trees(trees: &[PathBuf]) -> anyhow::Result<()> {
 
 /// The directory of the cluster.
 enum DevDirectory {
-    /// Named by the user; it is kept.
-    Persistent(PathBuf),
+    /// Named by the user; it is kept, and the lock of the file excludes other clusters in it.
+    Persistent { path: PathBuf, _lock: File },
     /// Temporary; it is removed with the cluster.
     Temporary(PathBuf),
 }
 
 impl DevDirectory {
-    fn new(arguments: &Dev) -> anyhow::Result<Self> {
+    fn new(arguments: &Dev) -> Result<Self, Failure> {
         match &arguments.keep {
             Some(path) => {
                 fs::create_dir_all(path)
@@ -278,7 +278,8 @@ impl DevDirectory {
                 let path = path
                     .canonicalize()
                     .with_context(|| format!("cannot use the directory {}", path.display()))?;
-                Ok(Self::Persistent(path))
+                let lock = lock(&path)?;
+                Ok(Self::Persistent { path, _lock: lock })
             }
             None => {
                 // Short, because the paths of sockets below it are limited to 107 bytes.
@@ -295,12 +296,12 @@ impl DevDirectory {
 
     fn path(&self) -> &Path {
         match self {
-            Self::Persistent(path) | Self::Temporary(path) => path,
+            Self::Persistent { path, .. } | Self::Temporary(path) => path,
         }
     }
 
     fn is_persistent(&self) -> bool {
-        matches!(self, Self::Persistent(_))
+        matches!(self, Self::Persistent { .. })
     }
 
     /// Removes the directory before anything is stored in it.
@@ -322,7 +323,7 @@ impl DevDirectory {
                 ));
                 Ok(())
             }
-            Self::Persistent(path) => {
+            Self::Persistent { path, .. } => {
                 // The directory does not store size, host paths and the like.
                 note(&format!(
                     "kept in {}; tasks keep running, and the same command resumes the cluster: {}",
@@ -338,6 +339,25 @@ impl DevDirectory {
                 remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))
             }
         }
+    }
+}
+
+/// Locks a directory for a cluster, whose keys another one would replace. The kernel releases the
+/// lock when this process ends.
+fn lock(directory: &Path) -> Result<File, Failure> {
+    let path = directory.join("lock");
+    let mut options = File::options();
+    let opened = options.create(true).truncate(false).write(true).open(&path);
+    let file = opened.with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let used = format!("{} is used by another argosy dev", directory.display());
+            Err(Failure::failed(used).advise("stop that one, or name another directory by --keep"))
+        }
+        Err(TryLockError::Error(error)) => Err(anyhow::Error::new(error)
+            .context(format!("cannot lock {}", path.display()))
+            .into()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Clusters that are started, used, and removed without a trace.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -364,6 +365,12 @@ fn a_persistent_cluster_resumes_with_the_printed_command() {
     wait_for("the task to run", || {
         cluster.run(&["ps"]).1.contains("running")
     });
+    let record = fs::read(home.join("cluster.json")).unwrap();
+    let second = ["dev", keep[0], keep[1], "--base", "127.77.250.1"];
+    let (code, _, stderr) = cluster.run(&second);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("is used by another argosy dev"), "{stderr}");
+    assert_eq!(fs::read(home.join("cluster.json")).unwrap(), record);
     let (code, text) = cluster.stop();
     assert_eq!(code, 0, "{text}");
     assert!(
