@@ -1,6 +1,8 @@
 //! Reads of one record, and of the cluster as a whole. A record that its reader may not see looks
 //! like an unknown one.
 
+use std::collections::BTreeSet;
+
 use argosy_proto::convert;
 use argosy_proto::v1;
 use argosy_state::access::Action;
@@ -8,6 +10,7 @@ use argosy_state::agent::AgentMode;
 use argosy_state::ids::{AgentId, FrameworkId, TaskId, TaskKey};
 use argosy_state::registry::Registry;
 use argosy_state::resources::Resources;
+use argosy_state::task::TaskState;
 use prost::Message;
 use tonic::Status;
 
@@ -157,10 +160,18 @@ fn sees_all(seen: &Sights) -> bool {
     kinds.into_iter().all(Sight::is_all)
 }
 
+/// Adds the scalars of a record to a sum, as the state of the cluster does for all records.
+fn add(sum: &mut Resources, resources: &Resources) {
+    let larger = resources.scalars().and_then(|scalars| sum.plus(&scalars));
+    // The registry has the sum of all records, so that of some is not too large.
+    *sum = larger.unwrap_or_else(|| std::mem::take(sum));
+}
+
 /// Counts the records that a reader may see.
 async fn counted(registry: &Registry, seen: &Sights) -> v1::Cluster {
     let mut counts = v1::Cluster::default();
     let (mut total, mut used) = (Resources::none(), Resources::none());
+    let mut executors = BTreeSet::new();
     for (at, agent) in registry.agents().enumerate() {
         if at % PART == PART - 1 {
             tokio::task::yield_now().await;
@@ -169,7 +180,7 @@ async fn counted(registry: &Registry, seen: &Sights) -> v1::Cluster {
             counts.agents += 1;
             match agent.mode() {
                 AgentMode::Unreachable => counts.agents_unreachable += 1,
-                AgentMode::Registered => total = total.plus(agent.total()).unwrap_or(total),
+                AgentMode::Registered => add(&mut total, agent.total()),
                 AgentMode::Gone
                 | AgentMode::Deactivated
                 | AgentMode::Draining
@@ -186,7 +197,16 @@ async fn counted(registry: &Registry, seen: &Sights) -> v1::Cluster {
         }
         if !task.is_terminal() && seen.tasks.task(task) {
             counts.tasks_live += 1;
-            used = used.plus(&task.spec.resources).unwrap_or(used);
+            if task.state == TaskState::Unreachable {
+                continue;
+            }
+            add(&mut used, &task.spec.resources);
+            if let Some(executor) = &task.spec.executor {
+                let key = (task.agent, task.key.framework, &executor.executor);
+                if executors.insert(key) {
+                    add(&mut used, &executor.resources);
+                }
+            }
         }
     }
     v1::Cluster {

@@ -145,8 +145,9 @@ impl Resources {
 
     /// Returns only the scalars, by name alone. Only they can be summed over agents, whose ports
     /// and sets overlap. Reservations and volumes are ignored, because each is an identity and sums
-    /// would grow with their number.
-    pub(crate) fn scalars(&self) -> Option<Self> {
+    /// would grow with their number. Returns `None` if a sum is too large.
+    #[must_use]
+    pub fn scalars(&self) -> Option<Self> {
         let mut all = Self::none();
         for entry in &self.entries {
             if let Value::Scalar(_) = entry.value {
