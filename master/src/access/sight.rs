@@ -250,10 +250,15 @@ impl FollowedSights {
         }
     }
 
+    /// Returns whether rules decide what the reader may see.
+    pub(crate) fn depends_on_rules(&self) -> bool {
+        self.reader != Reader::Unrestricted
+    }
+
     /// Sets the present policy. Returns whether the reader may see other records than before: its
     /// stream must begin again.
     pub(crate) fn follow(&mut self, policy: &Arc<Policy>) -> bool {
-        if self.reader == Reader::Unrestricted || Arc::ptr_eq(&self.policy, policy) {
+        if !self.depends_on_rules() || Arc::ptr_eq(&self.policy, policy) {
             return false;
         }
         let had_all = self.sights.is_all();

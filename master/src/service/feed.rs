@@ -9,6 +9,7 @@ mod event;
 mod hub;
 mod places;
 mod render;
+mod resumption;
 mod selection;
 mod slot;
 mod snapshot;
@@ -18,7 +19,7 @@ mod subscription;
 mod tests;
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -31,6 +32,7 @@ use tonic::Status;
 
 use crate::owner_handle::{OwnerHandle, unavailable};
 use places::Places;
+use resumption::HeldRecords;
 use slot::Slot;
 use window::{Window, through};
 
@@ -139,6 +141,10 @@ impl Feed {
         let required = start.min_revision.max(after);
         await_revision(owner, required).await?;
         let after = start.after;
+        let held = match after {
+            Some(after) => HeldRecords::after(after, owner, &selection).await?,
+            None => HeldRecords::Current(BTreeSet::new()),
+        };
         let start = Start {
             after: after.map(|after| render::after_change(&owner.changes, after)),
             ..start
@@ -149,7 +155,7 @@ impl Feed {
             (self.clone(), owner.clone()),
             (slot, registration),
             selection,
-            start,
+            (start, held),
         ))
     }
 }

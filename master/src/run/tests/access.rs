@@ -22,7 +22,7 @@ use argosy_state::testing::{framework_info, spec};
 use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
-use super::actors::{AgentEnds, TestCluster, link, protocol};
+use super::actors::{AgentEnds, TestCluster, link, link_agent, protocol};
 use super::*;
 
 /// Every kind of caller, in the order of the columns of the tables.

@@ -394,7 +394,18 @@ pub(super) type AgentEnds = (
 
 /// Registers an agent. The stream stays open.
 pub(super) async fn link(cluster: &TestCluster, principal: &str, place: usize) -> AgentEnds {
-    let registration = registration(9 + place as u64, "cpus:4;mem:4096");
+    let agent = (9 + place as u64, "cpus:4;mem:4096");
+    link_agent(cluster, principal, place, agent).await
+}
+
+/// Links an agent with a nonce and resources.
+pub(super) async fn link_agent(
+    cluster: &TestCluster,
+    principal: &str,
+    place: usize,
+    (nonce, resources): (u64, &str),
+) -> AgentEnds {
+    let registration = registration(nonce, resources);
     let hello = v1::Hello {
         protocol: protocol(),
         tried_incarnations: registration.tried,

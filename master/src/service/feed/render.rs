@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use argosy_proto::{convert, v1};
 use argosy_state::agent::Agent;
 use argosy_state::encode;
+use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::Revision;
 use argosy_state::registry::{RecordKey, Registry};
 use argosy_state::task::Task;
@@ -229,11 +230,7 @@ pub(super) fn subject_in(view: &StateView, subject: &Subject) -> RenderedSubject
                 Some((&finished.info, false, shown))
             });
             shown.map(|(info, is_listed, shown)| {
-                let fields = FilterFields::Framework {
-                    name: info.name.clone(),
-                    roles: info.roles.clone(),
-                };
-                (fields, is_listed, shown.encode_to_vec())
+                (framework_fields(info), is_listed, shown.encode_to_vec())
             })
         }
         Subject::Task(key) => {
@@ -270,6 +267,13 @@ pub(super) fn cluster(registry: &Registry) -> v1::Cluster {
         term: cluster.term,
         feature_level: registry.level().0,
         ..v1::Cluster::default()
+    }
+}
+
+pub(super) fn framework_fields(info: &FrameworkInfo) -> FilterFields {
+    FilterFields::Framework {
+        name: info.name.clone(),
+        roles: info.roles.clone(),
     }
 }
 

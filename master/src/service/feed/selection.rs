@@ -113,6 +113,11 @@ impl Selection {
         Ok(selection)
     }
 
+    /// Returns whether rules decide what the reader may see.
+    pub(super) fn depends_on_rules(&self) -> bool {
+        self.seen.depends_on_rules()
+    }
+
     /// Takes the present policy. Returns whether the reader may see something else now.
     ///
     /// # Errors
@@ -150,7 +155,7 @@ impl Selection {
 
     /// Returns whether the reader may see a record. One that the registry no longer has is seen
     /// only by a reader that sees all of its kind, unless its id alone decides.
-    fn may_see(&self, subject: &Subject, fields: Option<&FilterFields>) -> bool {
+    pub(super) fn may_see(&self, subject: &Subject, fields: Option<&FilterFields>) -> bool {
         let sight = self.sight(subject.kind());
         if sight.is_all() {
             return true;

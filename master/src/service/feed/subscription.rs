@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::event::{FeedEvent, encode, event_text};
+use super::resumption::HeldRecords;
 use super::selection::{Selection, Verdict};
 use super::slot::{CutOff, CutOffCause, Slot};
 use super::snapshot::SnapshotWalk;
@@ -106,17 +107,22 @@ impl Subscription {
         (feed, owner): (Feed, OwnerHandle),
         (slot, registration): (Arc<Slot>, Registration),
         selection: Selection,
-        start: Start,
+        (start, held): (Start, HeldRecords),
     ) -> Self {
         let applied = *owner.applied.borrow();
-        let (phase, cursor) = match start.after {
-            Some(after) => (Phase::Changes, after),
-            None if start.wants_snapshots => (Phase::SnapshotDue, through(0)),
-            None => (Phase::Changes, through(applied)),
+        let (frameworks, is_outdated) = match held {
+            HeldRecords::Current(frameworks) => (frameworks, false),
+            HeldRecords::Outdated => (BTreeSet::new(), true),
         };
+        let (phase, cursor) = match start.after {
+            Some(after) if !is_outdated => (Phase::Changes, after),
+            _ if start.wants_snapshots => (Phase::SnapshotDue, through(0)),
+            _ => (Phase::Changes, through(applied)),
+        };
+        let failed = (is_outdated && !start.wants_snapshots).then(other_rules);
         let announced = feed.shared.announced.subscribe();
         let access = owner.access.clone();
-        if phase == Phase::Changes {
+        if phase == Phase::Changes && failed.is_none() {
             let newest = feed.shared.window().end_offset();
             slot.waits_from(newest);
             slot.put(vec![progress(cursor)]);
@@ -127,7 +133,7 @@ impl Subscription {
             slot,
             _registration: registration,
             selection,
-            frameworks: BTreeSet::new(),
+            frameworks,
             start,
             phase,
             cursor,
@@ -136,7 +142,7 @@ impl Subscription {
             progress_due: Instant::now() + PROGRESS_INTERVAL,
             caught_up_at: start.after.map(|after| after.index.max(applied)),
             leaderless: 0,
-            failed: None,
+            failed,
         }
     }
 
@@ -181,8 +187,7 @@ impl Subscription {
             self.slot.began_again();
             return Ok(());
         }
-        let text = "the rules of access have changed, and with them what this reader may see: begin with a snapshot";
-        Err(Status::out_of_range(text))
+        Err(other_rules())
     }
 
     fn fail(&mut self, status: Status) -> Option<Result<FeedItem, Status>> {
@@ -381,6 +386,10 @@ impl Subscription {
         self.failed = Some(Status::out_of_range(text));
         Ok(())
     }
+}
+
+fn other_rules() -> Status {
+    Status::out_of_range("what this reader may see has changed: begin with a snapshot")
 }
 
 /// Returns a removal that has only the id of its object.

@@ -9,6 +9,11 @@ use super::*;
 
 /// Reads the records of the next snapshot, as `KIND ID`.
 async fn snapshot(events: &mut Streaming<v1::WatchEvent>) -> Vec<String> {
+    snapshot_at(events).await.0
+}
+
+/// Returns the records of a snapshot, and its revision.
+async fn snapshot_at(events: &mut Streaming<v1::WatchEvent>) -> (Vec<String>, u64) {
     let mut records = Vec::new();
     let mut begun = false;
     loop {
@@ -18,7 +23,7 @@ async fn snapshot(events: &mut Streaming<v1::WatchEvent>) -> Vec<String> {
             Event::Record(record) if begun => {
                 records.push(format!("{} {}", record.kind, record.id));
             }
-            Event::SnapshotEnd(_) if begun => return records,
+            Event::SnapshotEnd(end) if begun => return (records, end.revision),
             _ => {}
         }
     }
@@ -27,14 +32,25 @@ async fn snapshot(events: &mut Streaming<v1::WatchEvent>) -> Vec<String> {
 /// Watches by the rules as of a revision. On a busy host there may be no leader for a moment.
 async fn watch(
     cluster: &TestCluster,
-    (principal, place): (&str, usize),
+    reader: (&str, usize),
     min_revision: u64,
+) -> Streaming<v1::WatchEvent> {
+    let request = v1::WatchRequest {
+        min_revision,
+        ..Default::default()
+    };
+    watch_by(cluster, reader, request).await
+}
+
+async fn watch_by(
+    cluster: &TestCluster,
+    (principal, place): (&str, usize),
+    request: v1::WatchRequest,
 ) -> Streaming<v1::WatchEvent> {
     let mut client = OperatorClient::new(cluster.channel(principal, place));
     let request = v1::WatchRequest {
         kinds: ["agent", "framework", "task"].map(str::to_owned).to_vec(),
-        min_revision,
-        ..Default::default()
+        ..request
     };
     let deadline = Instant::now() + TIMEOUT;
     loop {
@@ -91,6 +107,48 @@ async fn events_show_only_what_their_reader_may_see_also_after_a_change_of_the_r
             }
         };
         assert_eq!(End::of_result::<()>(Err(ended)), End::Denied);
+    }
+    drop(population);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_resumes_over_a_change_of_the_rules_begins_again() {
+    let (cluster, (leader, follower), population) = populated().await;
+    for place in [leader, follower] {
+        let reader = ("framework/web", place);
+        let set = set_policy(&cluster, leader, POLICY).await;
+        let mut web = watch(&cluster, reader, set).await;
+        let (records, read) = snapshot_at(&mut web).await;
+        assert_eq!(records, OWN);
+        let moved = format!("{POLICY}\nallow framework/web view-framework role:ops");
+        let set = set_policy(&cluster, leader, &moved).await;
+        let request = v1::WatchRequest {
+            from_revision: Some(read),
+            min_revision: set,
+            ..Default::default()
+        };
+        let mut web = watch_by(&cluster, reader, request.clone()).await;
+        assert_eq!(
+            snapshot(&mut web).await,
+            [OWN[0], "framework framework-2", OWN[1]]
+        );
+        let no_snapshot = v1::WatchRequest {
+            no_snapshot: true,
+            ..request.clone()
+        };
+        let mut web = watch_by(&cluster, reader, no_snapshot).await;
+        let first = tokio::time::timeout(TIMEOUT, web.message()).await.unwrap();
+        assert_eq!(first.unwrap_err().code(), Code::OutOfRange);
+        // Everything that it has, it was shown by these rules.
+        let since = v1::WatchRequest {
+            from_revision: Some(set),
+            ..request
+        };
+        let mut web = watch_by(&cluster, reader, since).await;
+        let first = tokio::time::timeout(TIMEOUT, web.message()).await.unwrap();
+        let first = first.unwrap().unwrap().event;
+        assert!(matches!(first, Some(Event::Progress(_))), "{first:?}");
     }
     drop(population);
     cluster.end().await;
@@ -162,6 +220,61 @@ async fn a_framework_that_leaves_the_roles_that_a_reader_may_see_is_removed() {
             assert_eq!(roles, expected);
         }
     }
+    drop(population);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_resumes_notices_that_a_framework_has_left_its_roles() {
+    let (cluster, (leader, _), population) = populated().await;
+    let policy = format!(
+        "{POLICY}\nallow operator/eve view-framework role:eng/%\nallow framework/web register-framework role:ops"
+    );
+    let set = set_policy(&cluster, leader, &policy).await;
+    let reader = ("operator/eve", leader);
+    let mut eve = watch(&cluster, reader, set).await;
+    let (records, read) = snapshot_at(&mut eve).await;
+    assert_eq!(records, ["framework framework-1"]);
+    let resume = v1::WatchRequest {
+        from_revision: Some(read),
+        ..Default::default()
+    };
+    let mut eve = watch_by(&cluster, reader, resume.clone()).await;
+    move_to(&cluster, leader, "ops", 2).await;
+    let (id, is_removed, roles) = framework_change(&mut eve).await;
+    assert_eq!((id.as_str(), is_removed), ("framework-1", true));
+    assert!(roles.is_empty(), "{roles:?}");
+    // It has left before this one resumes, which cannot know what the reader has.
+    let mut eve = watch_by(&cluster, reader, resume).await;
+    assert!(snapshot(&mut eve).await.is_empty());
+    drop(population);
+    cluster.end().await;
+}
+
+/// Each agent offers the same ports, which only the sums of scalars leave out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sums_over_all_agents_and_tasks_are_the_same_for_readers_with_fewer_rights() {
+    let (cluster, (leader, _), population) = populated().await;
+    let mut agents = Vec::new();
+    for (nonce, principal) in [(20, "agent/host-2"), (21, "agent/host-3")] {
+        let agent = (nonce, "cpus:4;mem:4096;ports:[31000-31999]");
+        agents.push(link_agent(&cluster, principal, leader, agent).await);
+    }
+    let policy = ["agent", "cluster", "task"]
+        .map(|kind| format!("\nallow operator/eve view-{kind} *"))
+        .concat();
+    set_policy(&cluster, leader, &format!("{POLICY}{policy}")).await;
+    let sums = async |principal: &str| {
+        let mut client = OperatorClient::new(cluster.channel(principal, leader));
+        let seen = client.get_cluster(v1::GetClusterRequest::default()).await;
+        let seen = seen.unwrap().into_inner();
+        (seen.agents, seen.total, seen.used, seen.offers)
+    };
+    let all = sums("operator/vera").await;
+    assert_eq!(all.0, 3);
+    assert!(all.3 > 0, "a reader without a right to offers sees none");
+    let some = sums("operator/eve").await;
+    assert_eq!(some, (all.0, all.1, all.2, 0));
     drop(population);
     cluster.end().await;
 }
