@@ -161,6 +161,16 @@ def tasks_of_an_agent_with_another_directory_are_ended(machine):
     require(machine.calls("argosy agent stop --kill-tasks --data-dir=/var/lib/elsewhere$"), "they are not ended")
 
 
+def an_agent_with_another_directory_follows_a_restored_cluster(machine):
+    machine.program("runuser")
+    machine.unit("argosy-agent.service", "active", 1)
+    machine.answer("argosy status", stdout='{"clusterId": "c1"}')
+    for directory, more in ("/var/lib/argosy/agent", {}), ("/var/lib/elsewhere", {"ARGOSY_AGENT_DATA_DIR": "/var/lib/elsewhere"}):
+        machine.passes("adopt_agents", "--limit", "a1", adopt_cluster="test", agent_settings=more)
+        calls = machine.calls(f"argosy agent adopt --yes c1 --data-dir={directory}$")
+        require(calls, f"the agent in {directory} is not confirmed by {machine.calls('agent adopt')}")
+
+
 def a_purge_empties_a_file_system(machine):
     script = machine.root / "deploy/debian/argosy/postrm"
     key = file(TLS / "agent.key")
@@ -244,6 +254,7 @@ CASES = [
     a_master_that_the_group_needs_keeps_its_data,
     no_host_with_running_tasks_is_uninstalled,
     tasks_of_an_agent_with_another_directory_are_ended,
+    an_agent_with_another_directory_follows_a_restored_cluster,
     a_purge_empties_a_file_system,
     an_uninstall_empties_a_file_system,
     prometheus_gets_files_that_are_newer_than_its_process,
