@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import time
 
+import yaml
+
 from playbooks_lib.machine import HOME, require, role
 
 # Plays that wait for the masters before the next play begins.
@@ -88,6 +90,27 @@ def a_lost_request_does_not_prevent_the_renewal(machine):
     machine.passes(role("m1", "tls"), tls_identities=identities)
     require(machine.calls("argosy ca renew .*master-m1.crt"), "the certificate is not renewed")
     require((TLS / "master-m1.crt").exists(), "the certificate is not installed")
+
+
+def an_interruption_leaves_no_certificate_of_a_former_key(machine):
+    file(machine.ca / "ca.key")
+    file(machine.ca / "ca.crt", CERTIFICATE)
+    file(TLS / "master-m1.key")
+    file(TLS / "master-m1.csr", "the request of the new key\n")
+    path = machine.directory / "ansible/roles/tls/tasks/certificate.yml"
+    tasks = path.read_text()
+    for last in "Remove the certificate of a former key", "Copy the request to the controller":
+        file(machine.ca / "issued/m1/master-m1.csr", "the request of the former key\n")
+        file(machine.ca / "issued/m1/master-m1.crt", CERTIFICATE)
+        interrupted = yaml.safe_load(tasks)
+        at = [task["name"] for task in interrupted].index(last)
+        interrupted.insert(at + 1, {"name": "Interrupt the run", "ansible.builtin.fail": {"msg": "interrupted"}})
+        path.write_text(yaml.safe_dump(interrupted))
+        machine.fails("interrupted", role("m1", "tls"))
+        path.write_text(tasks)
+        # The program of this case writes no certificate, which the run needs after that.
+        machine.run(role("m1", "tls"))
+        require(machine.calls("argosy ca sign master/m1"), f"the new key is not signed after an interruption: {last}")
 
 
 def a_failed_gate_ends_the_playbook(machine):
@@ -250,6 +273,7 @@ CASES = [
     a_ca_directory_may_begin_with_a_tilde,
     a_check_run_does_not_need_a_ca,
     a_lost_request_does_not_prevent_the_renewal,
+    an_interruption_leaves_no_certificate_of_a_former_key,
     a_failed_gate_ends_the_playbook,
     a_master_that_the_group_needs_keeps_its_data,
     no_host_with_running_tasks_is_uninstalled,
