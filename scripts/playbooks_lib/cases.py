@@ -15,6 +15,7 @@ GATED = ["upgrade", "site", "rolling_restart", "chaos", "renew_certificates"]
 TLS = pathlib.Path("/etc/argosy/tls")
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
 DATA = pathlib.Path("/var/lib/argosy")
+UNITS = pathlib.Path("/etc/systemd/system")
 
 
 def file(path, text=""):
@@ -26,7 +27,7 @@ def file(path, text=""):
 def masters_without_a_recent_backup_are_reported(machine):
     plays = [play for play in machine.plays("verify") if play["name"] == "Verify the backups"]
     old = time.time() - 27 * 3600
-    timer = file(pathlib.Path("/etc/systemd/system/argosy-backup.timer"))
+    timer = file(UNITS / "argosy-backup.timer")
     # It may not have elapsed yet.
     machine.passes(plays)
     os.utime(timer, (old, old))
@@ -153,6 +154,25 @@ def a_master_that_the_group_needs_keeps_its_data(machine):
     require(not machine.calls("systemctl stop"), "the master is stopped")
 
 
+def a_removed_master_keeps_no_identity_and_no_timer(machine):
+    suffixes = [".key", ".crt", "-m3.key", "-m3.csr", "-m3.crt"]
+    removed = [file(TLS / f"{kind}{suffix}") for kind in ("master", "operator") for suffix in suffixes]
+    removed += [file(UNITS / f"argosy-{name}.{kind}") for name in ("backup", "backup-verify") for kind in ("service", "timer")]
+    kept = [file(TLS / name) for name in ("ca.crt", "agent.key", "agent-m3.key", "framework.key", "framework-prometheus.key")]
+    machine.unit("argosy-master.service", "active", 1)
+    machine.answer("argosy master list", stdout='{"masters": [%s]}' % ", ".join(
+        f'{{"raftAddress": "127.0.2.{number}:5052", "voter": true}}' for number in (1, 2, 3)))
+    output = machine.passes("remove_master", target_host="m3")
+    left = [str(path) for path in removed if path.exists()]
+    require(not left, f"the removed master has {left}")
+    require(all(path.exists() for path in kept), "files of the agent or of Prometheus are removed")
+    calls = machine.calls("argosy wait cluster|systemctl disable")
+    names = ["argosy-backup", "argosy-backup-verify"]
+    require(calls[-2:] == [f"systemctl disable --now {name}.timer" for name in names], f"after the gates: {calls}")
+    for name in "master-m3.crt", "operator-m3.crt":
+        require(f"argosy ca revoke {machine.ca}/issued/m3/{name}" in output, f"no command revokes {name}:\n{output}")
+
+
 @contextlib.contextmanager
 def cgroups():
     """Hides the cgroups of this machine. Yields the directory of cgroups of version 2."""
@@ -276,6 +296,7 @@ CASES = [
     an_interruption_leaves_no_certificate_of_a_former_key,
     a_failed_gate_ends_the_playbook,
     a_master_that_the_group_needs_keeps_its_data,
+    a_removed_master_keeps_no_identity_and_no_timer,
     no_host_with_running_tasks_is_uninstalled,
     tasks_of_an_agent_with_another_directory_are_ended,
     an_agent_with_another_directory_follows_a_restored_cluster,
