@@ -14,6 +14,8 @@ from playbooks_lib.machine import HOME, require, role
 GATED = ["upgrade", "site", "rolling_restart", "chaos", "renew_certificates"]
 TLS = pathlib.Path("/etc/argosy/tls")
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
+KEYS = f"k1:{'5a' * 32}\n"
+BACKUP_KEY = pathlib.Path("/etc/argosy/backup.key")
 DATA = pathlib.Path("/var/lib/argosy")
 UNITS = pathlib.Path("/etc/systemd/system")
 
@@ -157,6 +159,7 @@ def a_master_that_the_group_needs_keeps_its_data(machine):
 def a_removed_master_keeps_no_identity_and_no_timer(machine):
     suffixes = [".key", ".crt", "-m3.key", "-m3.csr", "-m3.crt"]
     removed = [file(TLS / f"{kind}{suffix}") for kind in ("master", "operator") for suffix in suffixes]
+    removed += [file(BACKUP_KEY)]
     removed += [file(UNITS / f"argosy-{name}.{kind}") for name in ("backup", "backup-verify") for kind in ("service", "timer")]
     kept = [file(TLS / name) for name in ("ca.crt", "agent.key", "agent-m3.key", "framework.key", "framework-prometheus.key")]
     machine.unit("argosy-master.service", "active", 1)
@@ -171,6 +174,54 @@ def a_removed_master_keeps_no_identity_and_no_timer(machine):
     require(calls[-2:] == [f"systemctl disable --now {name}.timer" for name in names], f"after the gates: {calls}")
     for name in "master-m3.crt", "operator-m3.crt":
         require(f"argosy ca revoke {machine.ca}/issued/m3/{name}" in output, f"no command revokes {name}:\n{output}")
+
+
+def all_backups_are_encrypted_by_one_setting(machine):
+    key = file(machine.directory / "keys", KEYS)
+    for name in "argosy-backup", "argosy-backup-verify":
+        machine.unit(f"{name}.timer", "inactive", 0)
+    TLS.mkdir(parents=True)
+    for source in "", str(key):
+        output = machine.passes(role("m1", "backup"), "--diff", backup_key_file=source)
+        for name in "argosy-backup", "argosy-backup-verify":
+            lines = [line for line in (UNITS / f"{name}.service").read_text().splitlines() if "backup.key" in line]
+            expected = [f"LoadCredential=backup.key:{BACKUP_KEY}", "Environment=ARGOSY_SNAPSHOT_KEY_FILE=%d/backup.key"]
+            require(lines == (expected if source else []), f"with the key {source!r}, {name}.service has {lines}")
+        require(BACKUP_KEY.exists() is bool(source), f"with the key {source!r}, {BACKUP_KEY} exists, or the reverse")
+        require(KEYS.strip() not in output, f"the key is in the output:\n{output}")
+    # Also without a run of site.yml since the setting.
+    BACKUP_KEY.unlink()
+    machine.passes("backup", "--diff", backup_key_file=str(key), backup_fetch_directory="")
+    require(BACKUP_KEY.read_text() == KEYS and BACKUP_KEY.stat().st_mode & 0o777 == 0o600, f"{BACKUP_KEY} is not a protected copy")
+    calls = machine.calls("argosy snapshot (save|inspect)")
+    require(len(calls) == 2 and all(f" --key-file={BACKUP_KEY}" in call for call in calls), f"backup.yml makes {calls}")
+
+
+def an_encrypted_snapshot_is_restored(machine):
+    machine.empty("common/tasks/preflight.yml", "common/tasks/package.yml", "tls/tasks/main.yml", "master/tasks/main.yml",
+                  "master/tasks/join.yml", "backup/tasks/main.yml")
+    for path in "/etc/passwd", "/etc/group":
+        with open(path, "a", encoding="utf-8") as users:
+            users.write("argosy:x:64001:64001::/:/bin/sh\n" if path == "/etc/passwd" else "argosy:x:64001:\n")
+    key, copy = file(machine.directory / "keys", KEYS), pathlib.Path("/var/cache/argosy/restore.key")
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    program = machine.directory / "bin/runuser"
+    settings = {"restore_file": str(file(machine.directory / "1.snapshot")), "restore_cluster": "test",
+                "common_controller_program": {"stdout": "argosy"}, "backup_key_file": str(key)}
+    for status in 1, 0:
+        program.write_text(f"#!/bin/sh\necho $* > {machine.directory}/restored\n"
+                           f"{{ stat --format='%U %a' {copy}; cat {copy}; }} > {machine.directory}/copy\nexit {status}\n")
+        program.chmod(0o755)
+        passed, output = machine.run("restore", "--diff", **settings)
+        require(passed is (status == 0), f"restore.yml has ended otherwise than the command with {status}:\n{output}")
+        require(machine.calls(f"argosy snapshot inspect .* --key-file={key}$"), f"inspected by {machine.calls('inspect')}")
+        words = (machine.directory / "restored").read_text()
+        require(f" --key-file={copy}" in words, f"restored by {words}")
+        shown = (machine.directory / "copy").read_text()
+        require(shown == f"argosy 600\n{KEYS}", f"the copy of the key is {shown!r}")
+        require(not copy.exists() and KEYS.strip() not in output, f"a copy of the key is left, or it is in the output:\n{output}")
+    machine.passes("restore", **{**settings, "backup_key_file": ""})
+    require("--key-file" not in (machine.directory / "restored").read_text(), "a snapshot in plaintext needs a key")
 
 
 @contextlib.contextmanager
@@ -297,6 +348,8 @@ CASES = [
     a_failed_gate_ends_the_playbook,
     a_master_that_the_group_needs_keeps_its_data,
     a_removed_master_keeps_no_identity_and_no_timer,
+    all_backups_are_encrypted_by_one_setting,
+    an_encrypted_snapshot_is_restored,
     no_host_with_running_tasks_is_uninstalled,
     tasks_of_an_agent_with_another_directory_are_ended,
     an_agent_with_another_directory_follows_a_restored_cluster,
