@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use oci_spec::distribution::{ParseError, Reference};
+use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
+use super::registry::authority;
 
 /// The maximum length of an image name, in bytes.
 const NAME_BYTES: usize = 1_024;
@@ -35,7 +37,7 @@ pub enum ImageReference {
 /// An image in a registry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RegistryReference {
-    /// Host name, and port if one was given.
+    /// Host name, and port if one was given, as in URLs.
     pub registry: String,
     /// With the prefix `library/` where Docker Hub needs it.
     pub repository: String,
@@ -96,6 +98,7 @@ fn registry(text: &str) -> Result<RegistryReference, String> {
     {
         return Err(LOWER_CASE.to_owned());
     }
+    check_registry(parsed.registry())?;
     let digest = parsed.digest().map(str::parse::<Digest>).transpose();
     let digest = digest.map_err(|_| {
         "its digest must be sha256: and 64 lower-case hexadecimal digits".to_owned()
@@ -106,6 +109,18 @@ fn registry(text: &str) -> Result<RegistryReference, String> {
         tag: parsed.tag().map(str::to_owned),
         digest,
     })
+}
+
+/// Checks that a registry is spelled as in its URLs: rules of access and credentials know one name
+/// of it.
+fn check_registry(registry: &str) -> Result<(), String> {
+    let url = Url::parse(&format!("https://{registry}/"));
+    let url = url.map_err(|error| format!("its registry is not a server: {error}"))?;
+    let spelled = authority(&url);
+    match spelled == registry {
+        true => Ok(()),
+        false => Err(format!("write its registry as {spelled}")),
+    }
 }
 
 /// Returns the error for a name that does not parse.
@@ -208,6 +223,9 @@ mod tests {
             ("localhost:5000/x", "localhost:5000/x:latest"),
             ("127.0.0.1:5000/a/b/c:t", "127.0.0.1:5000/a/b/c:t"),
             ("registry.lan/team", "registry.lan/team:latest"),
+            ("10.0.0.5/team", "10.0.0.5/team:latest"),
+            ("registry.lan:80/team", "registry.lan:80/team:latest"),
+            ("my_registry.lan/team", "my_registry.lan/team:latest"),
             (pinned.as_str(), pinned.as_str()),
             (both.as_str(), both.as_str()),
             ("oci:/srv/web", "oci:/srv/web"),
@@ -218,6 +236,29 @@ mod tests {
             let reference: ImageReference = given.parse().unwrap();
             assert_eq!(reference.to_string(), full, "{given}");
             assert_eq!(full.parse(), Ok(reference), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_registry_has_one_spelling() {
+        for (given, spelled) in [
+            ("index.docker.io:0443/library/nginx", "index.docker.io"),
+            ("Index.docker.io/library/nginx", "index.docker.io"),
+            ("Registry.lan/a", "registry.lan"),
+            ("LOCALHOST:5000/a", "localhost:5000"),
+            ("registry.lan:443/a", "registry.lan"),
+            ("registry.lan:05000/a", "registry.lan:5000"),
+            ("0xa.0.0.5/a", "10.0.0.5"),
+            ("10.5:5000/a", "10.0.0.5:5000"),
+            ("012.0.0.5/a", "10.0.0.5"),
+            ("2130706433:5000/a", "127.0.0.1:5000"),
+        ] {
+            let error = given.parse::<ImageReference>().unwrap_err();
+            assert_eq!(error.rule, format!("write its registry as {spelled}"));
+        }
+        for given in ["registry.lan:70000/a", "256.0.0.5/a", "10.0.0.0.5/a"] {
+            let error = given.parse::<ImageReference>().unwrap_err().to_string();
+            assert!(error.contains("is not a server"), "{error}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Names of images in rules: one image has one name, and a prefix ends at the end of a part of it.
 
+use std::net::Ipv4Addr;
+
 use oci_spec::distribution::Reference;
 
 use super::launches::resolved_path;
@@ -16,13 +18,7 @@ pub(super) fn canonical_name(name: &str) -> String {
     let Ok(reference) = name.parse::<Reference>() else {
         return name.to_owned();
     };
-    // Host names are case-insensitive, and 443 is the default port of https.
-    let registry = reference.registry().to_ascii_lowercase();
-    let registry = registry.strip_suffix(":443").unwrap_or(&registry);
-    let registry = match registry {
-        "index.docker.io" => "docker.io",
-        other => other,
-    };
+    let registry = canonical_registry(reference.registry());
     let mut full = format!("{registry}/{}", reference.repository());
     if let Some(tag) = reference.tag() {
         full.push(':');
@@ -33,6 +29,58 @@ pub(super) fn canonical_name(name: &str) -> String {
         full.push_str(digest);
     }
     full
+}
+
+/// Returns the name of a registry in rules: one server has one name, whatever its spelling. Agents
+/// of release 0.1.0 accept every spelling that a URL may have.
+fn canonical_registry(registry: &str) -> String {
+    let registry = registry.to_ascii_lowercase();
+    let (host, port) = match registry.split_once(':') {
+        None => (registry.as_str(), None),
+        Some((host, port)) => match port.parse::<u16>() {
+            // The default ports of https, and of http, which agents use for `--insecure-registry`.
+            Ok(443 | 80) => (host, None),
+            Ok(port) => (host, Some(port)),
+            // No agent can use it.
+            Err(_) => return registry,
+        },
+    };
+    let host = match ipv4(host) {
+        Some(address) => address.to_string(),
+        None => host.to_owned(),
+    };
+    match port {
+        Some(port) => format!("{host}:{port}"),
+        None if host == "index.docker.io" => "docker.io".to_owned(),
+        None => host,
+    }
+}
+
+/// Returns the address that a host is in URLs if it has one to four numbers. Each is decimal, octal
+/// (`0`) or hexadecimal (`0x`), and the last one contains all remaining bytes of the address.
+fn ipv4(host: &str) -> Option<Ipv4Addr> {
+    let number = |part: &str| {
+        let (digits, radix) = match part.strip_prefix("0x") {
+            Some("") => ("0", 16),
+            Some(digits) => (digits, 16),
+            None if part.starts_with('0') => (part, 8),
+            None => (part, 10),
+        };
+        u32::from_str_radix(digits, radix).ok()
+    };
+    let numbers: Option<Vec<u32>> = host.split('.').map(number).collect();
+    let numbers = numbers?;
+    let (last, bytes) = numbers.split_last()?;
+    let most = u32::MAX.checked_shr(8 * bytes.len() as u32)?;
+    if *last > most || bytes.iter().any(|byte| *byte > 255) {
+        return None;
+    }
+    let places = [24_u32, 16, 8];
+    let address = bytes
+        .iter()
+        .zip(places)
+        .fold(*last, |address, (byte, place)| address | (*byte << place));
+    Some(Ipv4Addr::from(address))
 }
 
 /// Returns whether a prefix in a rule covers an image, by its complete name.
@@ -46,11 +94,10 @@ fn prefixes(prefix: &str) -> impl Iterator<Item = String> {
         Some(at) => prefix.split_at(at),
         None => (prefix, ""),
     };
-    let host = first.to_ascii_lowercase();
-    let host = host.strip_suffix(":443").unwrap_or(&host);
-    let host = match host {
-        "index.docker.io" => "docker.io",
-        other => other,
+    // Only a name with a dot or a port can be a registry whose spelling matters.
+    let host = match first.contains(['.', ':']) {
+        true => canonical_registry(first),
+        false => first.to_ascii_lowercase(),
     };
     let own = format!("{host}{rest}");
     let (is_alone, is_hub) = (rest.is_empty(), host == "docker.io");
@@ -94,6 +141,21 @@ mod tests {
             ("docker.io/library/nginx", "docker.io/library/nginx:latest"),
             ("user/app", "docker.io/user/app:latest"),
             ("localhost:5000/a/b:t", "localhost:5000/a/b:t"),
+            ("reg.example:5000/a:1", "reg.example:5000/a:1"),
+            ("Reg.Example:05000/a:1", "reg.example:5000/a:1"),
+            ("reg.example:00443/a:1", "reg.example/a:1"),
+            ("reg.example:80/a:1", "reg.example/a:1"),
+            ("index.docker.io:0443/user/a:1", "docker.io/user/a:1"),
+            ("index.docker.io:5000/a:1", "index.docker.io:5000/a:1"),
+            ("10.0.0.5/a:1", "10.0.0.5/a:1"),
+            ("0xA.0.0.5/a:1", "10.0.0.5/a:1"),
+            ("012.0.5/a:1", "10.0.0.5/a:1"),
+            ("10.5/a:1", "10.0.0.5/a:1"),
+            ("167772165:05000/a:1", "10.0.0.5:5000/a:1"),
+            // No server has these names.
+            ("reg.example:70000/a:1", "reg.example:70000/a:1"),
+            ("256.0.0.5/a:1", "256.0.0.5/a:1"),
+            ("10.0.0.0.5/a:1", "10.0.0.0.5/a:1"),
             (pinned.as_str(), full.as_str()),
             ("oci:/srv/../srv//web:1", "oci:/srv/web:1"),
             ("oci-archive:/srv/web.tar", "oci-archive:/srv/web.tar"),
@@ -115,6 +177,11 @@ mod tests {
             ("nginx:1.27", &["nginx:1.27", "index.docker.io/nginx:1.27"]),
             ("docker.io/nginx", &["nginx:1", "docker.io/nginx"]),
             ("index.docker.io/", &["nginx", "docker.io/user/app"]),
+            ("docker.io/", &["index.docker.io:0443/library/nginx"]),
+            ("Index.Docker.io:0443/", &["nginx", "user/app"]),
+            ("reg.example/", &["reg.example:80/a", "reg.example:0443/a"]),
+            ("10.0.0.5", &["0xa.0.0.5/a", "10.5/a", "012.0.0.5:443/a"]),
+            ("10.5:05000/", &["10.0.0.5:5000/a", "167772165:5000/a"]),
             ("user/", &["user/app", "docker.io/user/app:2"]),
             ("user/app", &["user/app", "user/app:2"]),
             (
@@ -139,6 +206,8 @@ mod tests {
             ("user/app", "user/application"),
             ("registry.example/", "docker.io/registry/a"),
             ("nginx", "nginx/app"),
+            ("167772165/", "10.0.0.5/a"),
+            ("10.0.0.5:5000", "10.0.0.5:5001/a"),
             ("oci:/srv/web", "oci:/srv/website"),
         ] {
             assert!(!covers(prefix, &canonical_name(name)), "{prefix} {name}");
