@@ -4,6 +4,7 @@ use argosy_state::access::{Action, Effect, GroupName, Pattern, Policy, Rule};
 use argosy_state::actor::{Actor, PrincipalKind};
 
 use super::object::Object;
+use super::users::is_root;
 
 /// The result of a decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,10 +151,4 @@ pub(crate) fn decide_all<'a>(
         true => (permits.decide(&last), last),
         false => (Decision::Allowed, last),
     }
-}
-
-/// Returns whether a user of a host is root, by name or by number, with or without a group.
-fn is_root(user: &str) -> bool {
-    let name = user.split(':').next().unwrap_or_default();
-    name == "root" || name.parse::<u64>() == Ok(0)
 }

@@ -2,7 +2,7 @@
 //!
 //! Everything here is pure. The leader decides in its step, by its own registry. Masters that serve
 //! reads decide by the copy that they serve. Reading order: `object`, `decision`, `cache`,
-//! `denial`, `expectation`, `owner`, `table`, `operations`, `images`, `launches`, `sight`.
+//! `denial`, `expectation`, `owner`, `table`, `operations`, `images`, `users`, `launches`, `sight`.
 
 mod cache;
 mod decision;
@@ -17,6 +17,7 @@ mod sight;
 mod table;
 #[cfg(test)]
 mod tests;
+mod users;
 
 pub(crate) use cache::PermitCache;
 pub(crate) use decision::{Decision, decide, decide_all};

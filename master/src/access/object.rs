@@ -9,7 +9,7 @@ use argosy_state::ids::{AgentId, FrameworkId, Role, TaskKey};
 use argosy_state::secret::SecretName;
 use argosy_state::task::Task;
 
-use super::images;
+use super::{images, users};
 
 /// The object of an action. A pattern matches only an object that has its facet. An object without
 /// facets is the cluster as a whole.
@@ -199,7 +199,7 @@ impl<'a> Object<'a> {
                 self.role.is_some_and(|role| pattern.matches_role(role))
             }
             Pattern::Framework(id) => self.framework == Some(*id),
-            Pattern::User(user) => self.user == Some(user.as_str()),
+            Pattern::User(user) => self.user.is_some_and(|own| users::covers(user, own)),
             Pattern::Agent(id) => self.agent == Some(*id),
             Pattern::Secret(_) | Pattern::SecretSubtree(_) => self
                 .secret
@@ -214,14 +214,18 @@ impl<'a> Object<'a> {
     }
 
     /// Returns whether a pattern of a denial matches this object. A path of the host makes the
-    /// paths below it accessible, so it is denied with each of them. A facet of an unknown record
-    /// may be the one that is denied.
+    /// paths below it accessible, so it is denied with each of them. A user is denied with each of
+    /// its groups. A facet of an unknown record may be the one that is denied.
     pub(crate) fn is_denied_by(&self, pattern: &Pattern) -> bool {
         let is_above = || match (self.host_path, pattern) {
             (Some(own), Pattern::HostPath(denied)) => {
                 let own = Pattern::HostPath(own.trim_end_matches('/').to_owned());
                 own.matches_host_path(denied)
             }
+            _ => false,
+        };
+        let is_user = || match (self.user, pattern) {
+            (Some(own), Pattern::User(denied)) => users::is_same(denied, own),
             _ => false,
         };
         let is_of_task = || {
@@ -240,7 +244,11 @@ impl<'a> Object<'a> {
             | Pattern::Image(_)
             | Pattern::HostPath(_) => false,
         };
-        self.matches(pattern) || is_above() || is_of_task() || (self.is_unknown && may_match)
+        self.matches(pattern)
+            || is_above()
+            || is_user()
+            || is_of_task()
+            || (self.is_unknown && may_match)
     }
 }
 

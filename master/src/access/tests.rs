@@ -194,9 +194,50 @@ fn schedulers_of_a_role_run_tasks_of_every_user_but_root() {
     for user in ["www-data", "1000", "1000:0", "rooty"] {
         assert!(run_as(user), "{user}");
     }
-    for user in ["root", "0", "00", "root:root", "0:1000"] {
+    for user in ["root", "0", "00", "root:root", "0:1000", ":1000", ":0"] {
         assert!(!run_as(user), "{user}");
     }
+}
+
+#[test]
+fn a_denied_user_is_denied_in_every_spelling() {
+    let rules = "allow framework/web run-as-user *
+                 deny framework/web run-as-user user:root
+                 deny framework/web run-as-user user:www-data
+                 deny framework/web run-as-user user:33";
+    let run_as = |user: &str| launch(rules, |task| task.user = user.to_owned());
+    for user in ["root", "0", "00", "root:root", "0:0", ":0", ":1000"] {
+        assert!(run_as(user).is_some(), "{user}");
+    }
+    for user in ["www-data", "www-data:docker", "33", "033:1"] {
+        assert!(run_as(user).is_some(), "{user}");
+    }
+    // A task without a user has the default one.
+    for user in ["db", "db:root", "1000:33", "330", ""] {
+        assert_eq!(run_as(user), None, "{user}");
+    }
+    let policy = policy("allow operator/bob exec *\ndeny operator/bob exec user:root");
+    let exec = |user| {
+        let task = Object {
+            user,
+            ..Object::CLUSTER
+        };
+        may(&policy, "operator/bob", "exec", &task)
+    };
+    assert!(!exec(Some("0")) && !exec(Some(":0")));
+    assert!(exec(Some("1000:0")) && exec(None));
+}
+
+#[test]
+fn a_rule_that_allows_a_user_allows_the_group_that_it_names() {
+    let run_as = |rule: &str, user: &str| {
+        let rule = format!("allow framework/web run-as-user user:{rule}");
+        launch(&rule, |task| task.user = user.to_owned()).is_none()
+    };
+    assert!(run_as("www-data", "www-data") && run_as("33", "033"));
+    assert!(run_as("www-data:www-data", "www-data:www-data"));
+    assert!(!run_as("www-data", "www-data:docker"));
+    assert!(!run_as("www-data:www-data", "www-data:docker"));
 }
 
 #[test]
