@@ -30,7 +30,7 @@ pub struct Expectation {
     /// The same properties in the form in which launches are decided: complete names of images, and
     /// resolved paths.
     decided: Vec<Pattern>,
-    /// The role of the secret; without one, the role of the object.
+    /// The role of the secret. The role of the object is then that of the task that uses it.
     secret_role: Option<Role>,
 }
 
@@ -101,6 +101,7 @@ impl Expectation {
         };
         for property in &self.decided {
             match property {
+                Pattern::Role(role) if self.secret_role.is_some() => object.task_role = Some(role),
                 Pattern::Role(role) => object.role = Some(role),
                 Pattern::Framework(id) => object.framework = Some(*id),
                 Pattern::User(user) => object.user = Some(user),
@@ -233,7 +234,11 @@ deny everyone use-image image:docker.io/
 allow framework/web use-host-path *";
 
     fn unmet(text: &str) -> Option<String> {
-        let policy: Policy = POLICY.parse().unwrap();
+        unmet_by(POLICY, text)
+    }
+
+    fn unmet_by(policy: &str, text: &str) -> Option<String> {
+        let policy: Policy = policy.parse().unwrap();
         let read = Expectation::read_all(text).unwrap();
         let [expectation] = &read[..] else {
             panic!("{text}: {read:?}");
@@ -286,6 +291,26 @@ allow framework/web use-host-path *";
         ] {
             assert_eq!(unmet(&format!("denied {text}")), None, "{text}");
             assert_eq!(unmet(&format!("allowed {text}")).as_deref(), Some(decided));
+        }
+    }
+
+    #[test]
+    fn a_secret_of_a_role_above_is_decided_as_in_a_launch() {
+        let object = "framework/web use-secret role:eng/web secret:eng/db";
+        let allow = |of| format!("allow framework/web use-secret {of}");
+        let deny = |of| format!("deny framework/web use-secret {of}");
+        let (of_secret, of_task) = (allow("role:eng"), allow("role:eng/web"));
+        let by = format!("the rule \"{of_secret}\" allows it");
+        let found = unmet_by(&of_secret, &format!("denied {object}"));
+        assert_eq!(found, Some(by));
+        let found = unmet_by(&of_task, &format!("allowed {object}"));
+        assert_eq!(found.as_deref(), Some("no rule allows it"));
+        // Denials apply to the roles of both.
+        for role in ["role:eng", "role:eng/web"] {
+            let rules = format!("{}\n{}", allow("secret:eng/db"), deny(role));
+            let by = format!("the rule \"{}\" denies it", deny(role));
+            let found = unmet_by(&rules, &format!("allowed {object}"));
+            assert_eq!(found, Some(by), "{role}");
         }
     }
 
