@@ -64,11 +64,23 @@ impl Policy {
         }
     }
 
-    /// Returns whether the caller is a member of a group.
+    /// Returns whether the caller is a member of a group. Looks up the members that name the caller
+    /// ([`Subject::names`]), because a group may have thousands.
     #[must_use]
     pub fn is_member(&self, name: &GroupName, actor: &Actor) -> bool {
-        let members = self.groups.get(name);
-        members.is_some_and(|members| members.iter().any(|member| member.names(actor)))
+        let Some(members) = self.groups.get(name) else {
+            return false;
+        };
+        let has = |subject: Subject| members.contains(&subject);
+        match actor {
+            Actor::Cluster => false,
+            Actor::Unauthenticated => has(Subject::Anonymous) || has(Subject::Everyone),
+            Actor::Principal(principal) => {
+                has(Subject::Principal(principal.clone()))
+                    || has(Subject::Kind(principal.kind))
+                    || has(Subject::Everyone)
+            }
+        }
     }
 
     /// Returns whether the caller may replace this policy.
@@ -234,6 +246,30 @@ mod tests {
         let agents = Subject::Kind(PrincipalKind::Agent);
         assert!(policy.is_subject(&agents, &actor("agent/a")));
         assert!(!policy.is_member(&GroupName::Viewer, &actor("operator/alice")));
+    }
+
+    #[test]
+    fn a_group_has_the_callers_that_one_of_its_members_names() {
+        let callers = "unauthenticated cluster operator/a operator/b agent/a framework/a master/a";
+        let actor = |text: &str| text.parse::<Actor>().unwrap();
+        let callers: Vec<_> = callers.split(' ').map(actor).collect();
+        let members = "anonymous everyone operator/* agent/* framework/* master/* operator/a \
+                       operator/b agent/a group:other";
+        let subject = |text: &str| text.parse::<Subject>().unwrap();
+        let members: Vec<_> = members.split(' ').map(subject).collect();
+        for chosen in 0..1_usize << members.len() {
+            let is_chosen = |(at, _): &(usize, &Subject)| (chosen >> at) & 1 == 1;
+            let chosen = members.iter().enumerate().filter(is_chosen);
+            let chosen: BTreeSet<Subject> = chosen.map(|(_, member)| member.clone()).collect();
+            let mut grouped = policy("");
+            grouped.groups = [(GroupName::Viewer, chosen.clone())].into();
+            for caller in &callers {
+                let is_named = chosen.iter().any(|member| member.names(caller));
+                let is_member = grouped.is_member(&GroupName::Viewer, caller);
+                assert_eq!(is_member, is_named, "{caller} {chosen:?}");
+                assert!(!grouped.is_member(&GroupName::Operator, caller));
+            }
+        }
     }
 
     #[test]
