@@ -25,6 +25,9 @@ const FEW_BYTES: usize = 256;
 
 /// Installs the snapshot and returns its records.
 pub(crate) async fn install(parts: &StoreParts, image: SnapshotFile) -> io::Result<Vec<KeyValue>> {
+    // The consensus has removed log entries that conflict with the snapshot, without a sync. They
+    // must not return after a loss of power that the snapshot survives: nothing can start on both.
+    parts.writer.write(not_begun(), Durability::Synced).await?;
     let snapshot_store = parts.snapshots.clone();
     let may_block = image.may_block();
     let prepared = move || -> Result<_, SnapshotError> {
@@ -89,6 +92,12 @@ fn begin(name: String) -> ChangeBatch {
         INSTALLING,
         record::seal(&SnapshotNameRecord { name }),
     );
+    changes
+}
+
+fn not_begun() -> ChangeBatch {
+    let mut changes = ChangeBatch::default();
+    changes.delete(KeySpace::Meta, INSTALLING);
     changes
 }
 

@@ -8,6 +8,7 @@ use super::harness::{
 };
 use crate::storage::disk::memory::MemoryDisk;
 use crate::storage::store::StoreLocation;
+use crate::types::LogId;
 
 /// The acknowledgements of the store so far.
 #[derive(Debug, Default)]
@@ -182,4 +183,61 @@ async fn an_install_cut_at_any_write_ends_as_the_old_or_the_new_registry() {
         cut >= 6 && outcomes[0] > 0 && outcomes[1] > 4,
         "{cut} {outcomes:?}"
     );
+}
+
+/// A former leader has entries that no other member has, and gets a snapshot of its successor.
+#[tokio::test]
+async fn an_install_cut_at_any_write_leaves_no_entries_that_conflict_with_it() {
+    let image = {
+        let location = StoreLocation::Memory(MemoryDisk::default());
+        let mut opened = harness::open(&location).await;
+        let mut newest = harness::entry(50, &["new=1"]);
+        newest.log_id = id(2, 50);
+        opened.commit(vec![newest]).await;
+        let mut builder = opened.machine.get_snapshot_builder().await;
+        let snapshot = builder.build_snapshot().await.unwrap().snapshot;
+        snapshot.file().await.unwrap()
+    };
+    let mut found = 0;
+    let mut finished = false;
+    let mut cut = 0;
+    while !finished {
+        for kept in [0, 1, usize::MAX] {
+            let disk = MemoryDisk::default();
+            let place = StoreLocation::Memory(disk.clone());
+            let (fatal, _words) = record_fatal();
+            let mut opened = try_open(&place, fatal).await.unwrap();
+            opened.commit(entries(0..10)).await;
+            opened.store.unwritten().flush().await.unwrap();
+            opened.append(entries(10..100)).await;
+            assert_eq!(disk.unsynced(), 0);
+            opened.log.truncate_after(Some(id(1, 9))).await.unwrap();
+            disk.fail_writes_after(cut);
+            let installed = opened
+                .machine
+                .install_snapshot(image.meta(), image.clone().into())
+                .await;
+            finished = installed.is_ok();
+            drop(opened);
+            disk.cut_power(kept);
+
+            let mut opened = harness::open(&place).await;
+            let last = opened.log.get_log_state().await.unwrap().last_log_id;
+            let snapshot = opened.machine.get_current_snapshot().await.unwrap();
+            let snapshot = snapshot.and_then(|snapshot| snapshot.meta.last_log_id);
+            // Log ids are ordered by their terms first.
+            let is_ordered = |last: LogId, snapshot: LogId| {
+                (last < snapshot) == (last.index < snapshot.index) || last.index == snapshot.index
+            };
+            if let (Some(last), Some(snapshot)) = (last, snapshot) {
+                assert!(
+                    is_ordered(last, snapshot),
+                    "cut {cut}, {kept} kept: {last} {snapshot}"
+                );
+            }
+            found += usize::from(snapshot.is_some());
+        }
+        cut += 1;
+    }
+    assert!(cut >= 3 && found >= 3, "{cut} {found}");
 }
