@@ -387,7 +387,11 @@ impl SnapshotStore {
                 }
                 let names = finished(directory)?;
                 for name in &names[..names.len().saturating_sub(MAX_SNAPSHOTS)] {
-                    fs::remove_file(directory.join(name))?;
+                    match fs::remove_file(directory.join(name)) {
+                        // A snapshot that was built and one that is installed may end together.
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        removed => removed?,
+                    }
                 }
             }
             (SnapshotLocation::Memory(disk), SnapshotBody::Memory(bytes)) => {
