@@ -128,6 +128,8 @@ impl Replica {
         entropy: [u8; 32],
     ) -> Self {
         let status = node.status();
+        // Masters may ask to join before the first entry is applied here.
+        node.set_level(registry.level());
         let process = u64::from_be_bytes(entropy[..8].try_into().expect("it is 32 bytes long"));
         Self {
             process,
