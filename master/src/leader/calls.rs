@@ -50,11 +50,11 @@ impl PendingCall {
 }
 
 #[derive(Debug)]
-struct CallOffers {
+pub(super) struct CallOffers {
     ids: Vec<OfferId>,
-    agent: AgentId,
-    role: Role,
-    filter_ms: u64,
+    pub(super) agent: AgentId,
+    pub(super) role: Role,
+    pub(super) filter_ms: u64,
 }
 
 impl Leader {
@@ -92,7 +92,10 @@ impl Leader {
             return;
         }
         let hash = self.reduce_to_level(&mut call);
-        let denied = match self.deny_launches(registry, &actor, &mut call) {
+        // The size first, because the rules are asked about each task.
+        let denied =
+            check_size(&call.action).and_then(|()| self.deny_launches(registry, &actor, &mut call));
+        let denied = match denied {
             Ok(denied) => denied,
             Err(answer) => return self.answer(request, answer),
         };
@@ -199,7 +202,6 @@ impl Leader {
                 ),
             });
         }
-        check_size(accept)?;
         let facts = &registry.cluster().facts;
         let mut seen = BTreeSet::new();
         let first = accept.offers.first();
@@ -250,14 +252,8 @@ impl Leader {
     ) {
         self.pending_calls.remove(&pending.key);
         if let Some(used) = &pending.offers {
-            self.after_accept(
-                registry,
-                now,
-                pending.key.0,
-                used.agent,
-                &used.role,
-                used.filter_ms,
-            );
+            let (framework, session, _) = pending.key;
+            self.after_accept(registry, now, (framework, session), used);
         }
         let answer = match outcome {
             Ok(CommandReply::Call { revision, refused }) => {
@@ -363,7 +359,10 @@ impl Leader {
 }
 
 /// Rejects an acceptance that is too large for one turn.
-fn check_size(accept: &Accept) -> Result<(), Rejection> {
+fn check_size(action: &CallAction) -> Result<(), LeaderReply> {
+    let CallAction::Accept(accept) = action else {
+        return Ok(());
+    };
     let counts = [
         (accept.tasks().count(), "tasks", limits::TASKS_PER_CALL),
         (
@@ -374,12 +373,12 @@ fn check_size(accept: &Accept) -> Result<(), Rejection> {
     ];
     match counts.iter().find(|(count, _, most)| count > most) {
         None => Ok(()),
-        Some((count, what, most)) => Err(Rejection::Invalid {
+        Some((count, what, most)) => Err(refused(&Rejection::Invalid {
             field: "operations".to_owned(),
             text: format!(
                 "{count} {what}; at most {most} in one accept: launch the others on what comes back"
             ),
-        }),
+        })),
     }
 }
 

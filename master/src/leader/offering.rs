@@ -18,6 +18,7 @@ use argosy_state::planted_bug;
 use prost::Message as _;
 
 use super::agents::is_ready;
+use super::calls::CallOffers;
 use super::frameworks::FrameworkLink;
 use super::{Decline, Effect, Leader, LeaderTime, PresentedFilter};
 use crate::allocator::{
@@ -232,31 +233,27 @@ impl Leader {
         self.rescind(forgotten, "many newer ones of its agent were used");
     }
 
-    /// Filters the rest of an accepted offer: the framework is not offered it for a while.
+    /// Filters the rest of an accepted offer: the session that accepted it is not offered it for a
+    /// while.
     pub(super) fn after_accept(
         &mut self,
         registry: &Registry,
         now: LeaderTime,
-        framework: FrameworkId,
-        agent: AgentId,
-        role: &Role,
-        filter_ms: u64,
+        (framework, session): (FrameworkId, u64),
+        used: &CallOffers,
     ) {
+        let agent = used.agent;
         self.rescind_forgotten(registry, agent);
         let left = registry
             .free(agent)
             .minus_saturating(&self.book.offered_on(agent));
-        let session = registry
-            .framework(framework)
-            .map_or(0, |framework| framework.session);
-        let role = role.clone();
         let declined = DeclinedResources {
             framework,
             session,
-            role,
+            role: used.role.clone(),
             agent,
             resources: left,
-            filter_ms: Some(filter_ms),
+            filter_ms: Some(used.filter_ms),
             reason: None,
         };
         self.allocator.decline(declined, now.at);

@@ -14,6 +14,7 @@ use argosy_proto::versions;
 use argosy_state::actor::Actor;
 use argosy_state::digest::DigestKind;
 use argosy_state::ids::{Epoch, OrderIndex};
+use argosy_state::limits;
 use futures::{Stream, StreamExt, future, stream};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
@@ -210,6 +211,12 @@ fn input(
             hello: Box::new(hello(wire, version)?),
         }),
         From::Report(report) => {
+            // Agents send at most 500. The leader proposes all of one message in one turn.
+            let (count, most) = (report.updates.len(), limits::RECORDS_PER_COMMAND);
+            if count > most {
+                let text = format!("{count} of them; at most {most} in one message");
+                return Err(InvalidMessage::new("updates", text));
+            }
             let updates = report
                 .updates
                 .into_iter()
@@ -309,6 +316,20 @@ mod tests {
             digests: digests.collect(),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn a_report_has_a_maximum_number_of_updates() {
+        let updates = vec![v1::NumberedUpdate::default(); limits::RECORDS_PER_COMMAND + 1];
+        let report = v1::from_agent::Message::Report(v1::Report { updates });
+        let message = v1::FromAgent {
+            message: Some(report),
+        };
+        let wrong = input(LinkId(1), &Actor::Unauthenticated, message, 1).unwrap_err();
+        assert_eq!(
+            wrong.to_string(),
+            "updates: 1001 of them; at most 1000 in one message"
+        );
     }
 
     #[test]

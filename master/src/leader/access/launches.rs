@@ -40,10 +40,11 @@ pub(super) fn denied_tasks(
 /// Replaces the descriptions of these tasks by invalid ones, which every master refuses in their
 /// places: all answers to the call, also to its repeats, have the same positions.
 pub(super) fn invalidate(accept: &mut Accept, denied: &DeniedTasks) {
+    let mut denied = denied.iter().map(|(position, _)| *position).peekable();
     for (operation, of) in (0..).zip(&mut accept.operations) {
         for (task, spec) in (0..).zip(of.tasks_mut()) {
             let position = Position { operation, task };
-            if denied.iter().any(|(at, _)| *at == position) {
+            if denied.next_if_eq(&position).is_some() {
                 *spec = invalid(spec);
             }
         }

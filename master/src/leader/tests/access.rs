@@ -6,7 +6,8 @@ use argosy_state::access::AccessOperation;
 use argosy_state::command::{CallAction, OperatorOperation};
 use argosy_state::ids::Role;
 use argosy_state::level::Level;
-use argosy_state::task::{HostPath, TaskState};
+use argosy_state::limits;
+use argosy_state::task::{HostPath, TaskSpec, TaskState};
 use argosy_state::testing::{framework_info, key, spec};
 
 use super::fixture::{AGENT, FRAMEWORK, World, new_framework};
@@ -215,6 +216,21 @@ fn a_task_that_may_not_be_launched_is_refused_in_its_place() {
     world.accept(&offer, &["d"]);
     assert!(launched(&world, "d"));
     world.clear_lines();
+}
+
+#[test]
+fn too_many_tasks_are_refused_before_the_rules_are_asked_about_each() {
+    let mut world = World::enforcing(WEB);
+    let tasks = (0..=limits::TASKS_PER_CALL).map(|number| TaskSpec {
+        user: "root".to_owned(),
+        ..spec(&format!("t{number}"), "cpus:0.001")
+    });
+    let (mut accept, tokens) = world.acceptance("1.1", tasks.collect());
+    accept.all_or_nothing = true;
+    let call = world.call_of(CallAction::Accept(accept));
+    world.send(call, tokens);
+    let line = world.only_line();
+    assert!(line.contains("257 tasks; at most 256"), "{line}");
 }
 
 #[test]

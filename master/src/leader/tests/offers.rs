@@ -213,3 +213,29 @@ fn ticks_determine_why_demands_wait_and_a_launch_begins_the_wait_again() {
     assert_eq!(wait(&world).1, 100);
     world.clear_lines();
 }
+
+#[test]
+fn the_filter_of_an_acceptance_ends_with_its_session() {
+    for is_late in [false, true] {
+        let mut world = World::with_offer();
+        let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
+        let call = world.call_of(CallAction::Accept(accept));
+        let mut subscription = world.subscription_of(FRAMEWORK, &[]);
+        subscription.session += 1;
+        let link = world.link();
+        world.slow_log();
+        if is_late {
+            world.subscribe_with(link, subscription);
+            world.send(call, tokens);
+        } else {
+            world.send(call, tokens);
+            world.subscribe_with(link, subscription);
+        }
+        world.commit();
+        let lines = world.take_lines();
+        let has = |text: &str| lines.iter().any(|line| line.contains(text));
+        assert_eq!(has("call-1: refused superseded"), is_late, "{lines:?}");
+        let offered = format!("link-{} <- offers", link.0);
+        assert!(has(&offered), "{lines:?}");
+    }
+}
