@@ -96,12 +96,11 @@ def a_lost_request_does_not_prevent_the_renewal(machine):
 
 
 def an_interruption_leaves_no_certificate_of_a_former_key(machine):
-    file(machine.ca / "ca.key")
-    file(machine.ca / "ca.crt", CERTIFICATE)
     file(TLS / "master-m1.key")
     file(TLS / "master-m1.csr", "the request of the new key\n")
     path = machine.directory / "ansible/roles/tls/tasks/certificate.yml"
     tasks = path.read_text()
+    certificate, identity = role("m1", "tls", "certificate"), {"kind": "master", "name": "m1"}
     for last in "Remove the certificate of a former key", "Copy the request to the controller":
         file(machine.ca / "issued/m1/master-m1.csr", "the request of the former key\n")
         file(machine.ca / "issued/m1/master-m1.crt", CERTIFICATE)
@@ -109,10 +108,10 @@ def an_interruption_leaves_no_certificate_of_a_former_key(machine):
         at = [task["name"] for task in interrupted].index(last)
         interrupted.insert(at + 1, {"name": "Interrupt the run", "ansible.builtin.fail": {"msg": "interrupted"}})
         path.write_text(yaml.safe_dump(interrupted))
-        machine.fails("interrupted", role("m1", "tls"))
+        machine.fails("interrupted", certificate, tls_identity=identity)
         path.write_text(tasks)
         # The program of this case writes no certificate, which the run needs after that.
-        machine.run(role("m1", "tls"))
+        machine.run(certificate, tls_identity=identity)
         require(machine.calls("argosy ca sign master/m1"), f"the new key is not signed after an interruption: {last}")
 
 
@@ -178,50 +177,44 @@ def a_removed_master_keeps_no_identity_and_no_timer(machine):
 
 def all_backups_are_encrypted_by_one_setting(machine):
     key = file(machine.directory / "keys", KEYS)
-    for name in "argosy-backup", "argosy-backup-verify":
+    units = ["argosy-backup", "argosy-backup-verify"]
+    for name in units:
         machine.unit(f"{name}.timer", "inactive", 0)
     TLS.mkdir(parents=True)
-    for source in "", str(key):
-        output = machine.passes(role("m1", "backup"), "--diff", backup_key_file=source)
-        for name in "argosy-backup", "argosy-backup-verify":
-            lines = [line for line in (UNITS / f"{name}.service").read_text().splitlines() if "backup.key" in line]
-            expected = [f"LoadCredential=backup.key:{BACKUP_KEY}", "Environment=ARGOSY_SNAPSHOT_KEY_FILE=%d/backup.key"]
-            require(lines == (expected if source else []), f"with the key {source!r}, {name}.service has {lines}")
-        require(BACKUP_KEY.exists() is bool(source), f"with the key {source!r}, {BACKUP_KEY} exists, or the reverse")
-        require(KEYS.strip() not in output, f"the key is in the output:\n{output}")
+    output = machine.passes(role("m1", "backup"), "--diff", backup_key_file=str(key))
+    expected = f"LoadCredential=backup.key:{BACKUP_KEY}\nEnvironment=ARGOSY_SNAPSHOT_KEY_FILE=%d/backup.key\n"
+    for name in units:
+        require(expected in (UNITS / f"{name}.service").read_text(), f"{name}.service has no key")
+    require(BACKUP_KEY.exists(), "the units have no file of keys")
+    require(KEYS.strip() not in output, f"the key is in the output:\n{output}")
     # Also without a run of site.yml since the setting.
     BACKUP_KEY.unlink()
-    machine.passes("backup", "--diff", backup_key_file=str(key), backup_fetch_directory="")
+    machine.passes("backup", backup_key_file=str(key), backup_fetch_directory="")
     require(BACKUP_KEY.read_text() == KEYS and BACKUP_KEY.stat().st_mode & 0o777 == 0o600, f"{BACKUP_KEY} is not a protected copy")
     calls = machine.calls("argosy snapshot (save|inspect)")
     require(len(calls) == 2 and all(f" --key-file={BACKUP_KEY}" in call for call in calls), f"backup.yml makes {calls}")
 
 
 def an_encrypted_snapshot_is_restored(machine):
-    machine.empty("common/tasks/preflight.yml", "common/tasks/package.yml", "tls/tasks/main.yml", "master/tasks/main.yml",
-                  "master/tasks/join.yml", "backup/tasks/main.yml")
-    for path in "/etc/passwd", "/etc/group":
+    machine.empty("common/tasks/preflight.yml", "common/tasks/package.yml", "tls/tasks/main.yml", "master/tasks/main.yml")
+    for path, line in ("/etc/passwd", "argosy:x:64001:64001::/:/bin/sh\n"), ("/etc/group", "argosy:x:64001:\n"):
         with open(path, "a", encoding="utf-8") as users:
-            users.write("argosy:x:64001:64001::/:/bin/sh\n" if path == "/etc/passwd" else "argosy:x:64001:\n")
+            users.write(line)
     key, copy = file(machine.directory / "keys", KEYS), pathlib.Path("/var/cache/argosy/restore.key")
     copy.parent.mkdir(parents=True, exist_ok=True)
-    program = machine.directory / "bin/runuser"
-    settings = {"restore_file": str(file(machine.directory / "1.snapshot")), "restore_cluster": "test",
-                "common_controller_program": {"stdout": "argosy"}, "backup_key_file": str(key)}
+    snapshot, program = file(machine.directory / "1.snapshot"), machine.directory / "bin/runuser"
     for status in 1, 0:
-        program.write_text(f"#!/bin/sh\necho $* > {machine.directory}/restored\n"
-                           f"{{ stat --format='%U %a' {copy}; cat {copy}; }} > {machine.directory}/copy\nexit {status}\n")
+        program.write_text(f"#!/bin/sh\n{{ echo $*; stat --format='%U %a' {copy}; cat {copy}; }} > {machine.directory}/restored\n"
+                           f"exit {status}\n")
         program.chmod(0o755)
-        passed, output = machine.run("restore", "--diff", **settings)
-        require(passed is (status == 0), f"restore.yml has ended otherwise than the command with {status}:\n{output}")
-        require(machine.calls(f"argosy snapshot inspect .* --key-file={key}$"), f"inspected by {machine.calls('inspect')}")
-        words = (machine.directory / "restored").read_text()
-        require(f" --key-file={copy}" in words, f"restored by {words}")
-        shown = (machine.directory / "copy").read_text()
-        require(shown == f"argosy 600\n{KEYS}", f"the copy of the key is {shown!r}")
+        passed, output = machine.run(machine.plays("restore")[:3], "--diff", "--limit", "localhost,m1", restore_file=str(snapshot),
+                                     restore_cluster="test", backup_key_file=str(key), common_controller_program={"stdout": "argosy"})
+        require(passed is (status == 0), f"it has ended otherwise than the command with {status}:\n{output}")
+        calls = machine.calls(f"argosy snapshot inspect .* --key-file={key}$")
+        require(calls, f"the snapshot is verified by {machine.calls('inspect')}")
+        restored = (machine.directory / "restored").read_text()
+        require(restored.endswith(f" --key-file={copy}\nargosy 600\n{KEYS}"), f"the snapshot is restored by {restored}")
         require(not copy.exists() and KEYS.strip() not in output, f"a copy of the key is left, or it is in the output:\n{output}")
-    machine.passes("restore", **{**settings, "backup_key_file": ""})
-    require("--key-file" not in (machine.directory / "restored").read_text(), "a snapshot in plaintext needs a key")
 
 
 @contextlib.contextmanager
@@ -259,10 +252,10 @@ def an_agent_with_another_directory_follows_a_restored_cluster(machine):
     machine.program("runuser")
     machine.unit("argosy-agent.service", "active", 1)
     machine.answer("argosy status", stdout='{"clusterId": "c1"}')
-    for directory, more in ("/var/lib/argosy/agent", {}), ("/var/lib/elsewhere", {"ARGOSY_AGENT_DATA_DIR": "/var/lib/elsewhere"}):
-        machine.passes("adopt_agents", "--limit", "a1", adopt_cluster="test", agent_settings=more)
-        calls = machine.calls(f"argosy agent adopt --yes c1 --data-dir={directory}$")
-        require(calls, f"the agent in {directory} is not confirmed by {machine.calls('agent adopt')}")
+    settings = {"ARGOSY_AGENT_DATA_DIR": "/var/lib/elsewhere"}
+    machine.passes("adopt_agents", "--limit", "a1", adopt_cluster="test", agent_settings=settings)
+    calls = machine.calls("argosy agent adopt")
+    require(calls and calls[0].endswith(" --yes c1 --data-dir=/var/lib/elsewhere"), f"it is confirmed by {calls}")
 
 
 def a_purge_empties_a_file_system(machine):
