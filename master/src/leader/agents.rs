@@ -118,6 +118,12 @@ fn is_known(registry: &Registry, id: AgentId) -> bool {
     agent.is_some_and(|agent| agent.mode() != AgentMode::Gone)
 }
 
+/// Returns whether the caller can be this agent by its certificate.
+fn may_be(registry: &Registry, agent: &Agent, actor: &Actor) -> bool {
+    let bound = agent.principal.as_ref();
+    bound.is_none_or(|bound| registry.agent_principal(agent.id, actor) == Some(bound))
+}
+
 impl Leader {
     pub(super) fn agent_hello(
         &mut self,
@@ -148,6 +154,10 @@ impl Leader {
             let text = "another host is connected with this agent's id: the data directory was copied; empty its --data-dir. \
                 A host that has just restarted is accepted once its former connection is silent";
             return self.refuse_agent(link, "clone", text);
+        }
+        // Its registration may wait for those of many others, and it is not silent.
+        if let Some(agent) = known.filter(|agent| may_be(registry, agent, &actor)) {
+            self.deadlines.record_contact(agent.id, now.at);
         }
         let nothing_new = !follows
             && known.is_some_and(|agent| {

@@ -2,7 +2,7 @@
 
 use argosy_state::command::{Command, ProposedCommand};
 
-use super::fixture::{World, new_agent};
+use super::fixture::{AGENT, LIMITS, World, new_agent};
 use crate::leader::Input;
 use crate::leader::registration_queue::REGISTRATIONS;
 use crate::links::LinkId;
@@ -54,4 +54,27 @@ fn agent_that_leaves_the_queue_needs_no_entry() {
     assert!(nonces.eq((1..=REGISTRATIONS as u64).chain([REGISTRATIONS as u64 + 3])));
     world.registry.check().unwrap();
     world.clear_lines();
+}
+
+/// As when many agents return with other attributes.
+#[test]
+fn an_agent_whose_registration_waits_is_not_lost() {
+    let mut world = World::with_offer();
+    world.new_leader();
+    world.slow_log();
+    world.advance(LIMITS.agent_timeout_ms - 100);
+    let mut hello = world.hello_of(AGENT);
+    hello.info.host_name = "renamed".to_owned();
+    let link = world.link();
+    world.hello(link, hello);
+    let is_lost = |world: &World| {
+        let commands = world.queue.iter().map(|proposed| &proposed.command);
+        let mut commands =
+            commands.filter(|command| matches!(command, Command::AgentUnreachable(_)));
+        commands.next().is_some()
+    };
+    world.advance(LIMITS.agent_timeout_ms - 100);
+    assert!(!is_lost(&world));
+    world.advance(200);
+    assert!(is_lost(&world), "it has sent nothing since");
 }
