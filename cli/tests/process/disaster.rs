@@ -382,7 +382,7 @@ async fn an_unfinished_recovery_is_not_started_on_and_is_finished_by_a_repeat() 
     ends_with(&mut cluster, 0, "argosy master recover").await;
     let output = succeeds(&[&recover[..], &["-o", "json"]].concat()).await;
     assert!(output_text(&output).contains("continuing an interrupted recovery"));
-    assert!(json(&output)["cluster_id"].is_string());
+    assert!(json(&output)["clusterId"].is_string());
     (1..3).for_each(|index| remove_data(&cluster, index));
     cluster.masters.iter_mut().for_each(|master| master.start());
     wait_for_voters(&cluster).await;
