@@ -215,7 +215,8 @@ impl<'a> Object<'a> {
 
     /// Returns whether a pattern of a denial matches this object. A path of the host makes the
     /// paths below it accessible, so it is denied with each of them. A user is denied with each of
-    /// its groups. A facet of an unknown record may be the one that is denied.
+    /// its groups. If the record is unknown, so are its properties, and every pattern that could
+    /// match does.
     pub(crate) fn is_denied_by(&self, pattern: &Pattern) -> bool {
         let is_above = || match (self.host_path, pattern) {
             (Some(own), Pattern::HostPath(denied)) => {

@@ -1,4 +1,5 @@
-//! What a reader that resumes has, as far as rules of access decide it.
+//! Checks, when a client resumes the change feed, whether access rules still allow exactly the
+//! records that it got before.
 
 use std::collections::BTreeSet;
 
@@ -12,17 +13,17 @@ use super::subject::{Kind, Subject};
 use crate::owner_handle::OwnerHandle;
 use crate::service::spawn_reader;
 
-/// What a reader has when it begins.
+/// The records that a client got before it resumed, compared with what it may see now.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum HeldRecords {
-    /// What it could see up to its revision. Of the frameworks, these, if it may see only some.
+    /// They are up to date. Contains the visible frameworks, or nothing if all are visible.
     Current(BTreeSet<FrameworkId>),
-    /// It may have records that it may no longer see, or lack some that it may see now.
+    /// The client may hold records that are now hidden from it, or lack some that are now visible.
     Outdated,
 }
 
 impl HeldRecords {
-    /// Returns what a reader has that resumes after this revision.
+    /// Compares the records of a client that resumes after this revision.
     ///
     /// # Errors
     /// UNAVAILABLE if this master stops or does not apply that revision in time.
@@ -45,8 +46,8 @@ impl HeldRecords {
         spawn_reader(owner, read).await
     }
 
-    /// A framework that the reader may not see now, and that has changed since, may have had
-    /// another role before.
+    /// A hidden framework that has changed since this revision may have been visible before, in
+    /// another role.
     fn of_frameworks(registry: &Registry, selection: &Selection, after: Revision) -> Self {
         let mut held = BTreeSet::new();
         for framework in registry.frameworks() {
