@@ -12,6 +12,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 
 use crate::leader::{Input, Leader, LeaderView};
+use crate::link_memory::ReservedBytes;
 use crate::links::{LinkId, LinkSender, RequestId};
 use crate::principal_limits::{CallQueue, CallWaiter, QueuedMessage};
 
@@ -19,7 +20,9 @@ use crate::principal_limits::{CallQueue, CallWaiter, QueuedMessage};
 pub(crate) enum OwnerMessage {
     /// An input for which no caller waits.
     Input(Input),
-    /// The same, and the id of its request.
+    /// The same of a message of an agent, whose bytes stay reserved until it is processed.
+    AgentInput(Input, ReservedBytes),
+    /// The same of a framework's stream, and the id of its request.
     TracedInput(Input, Option<TraceContext>),
     /// An input for which a caller waits, and the id of its request.
     Ask(RequestId, Box<Input>, CallWaiter, Option<TraceContext>),
@@ -41,6 +44,7 @@ impl QueuedMessage for OwnerMessage {
         match self {
             Self::Ask(_, _, waiter, _) => Some(waiter),
             Self::Input(_)
+            | Self::AgentInput(..)
             | Self::TracedInput(..)
             | Self::AgentLink(..)
             | Self::FrameworkLink(..)
@@ -52,6 +56,7 @@ impl QueuedMessage for OwnerMessage {
         match self {
             Self::Ask(_, _, waiter, _) => Some(waiter),
             Self::Input(_)
+            | Self::AgentInput(..)
             | Self::TracedInput(..)
             | Self::AgentLink(..)
             | Self::FrameworkLink(..)

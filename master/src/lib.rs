@@ -4,8 +4,8 @@
 //! Reading order: `secret_keys`, `certificate_issuer`, `config`, `run`, `inbox`, `replica`,
 //! `turns`, `lag`, `step_downs`, `comparison`, `checks`, `clock`, `failovers`, `watchdog`,
 //! `peer_revocation`, `access`, `saved_snapshot`, `leader`, `offers`, `allocator`, `leader_reply`,
-//! `links`, `ticket_keys`, `token_confirmations`, `owner_handle`, `views`, `change_ring`, `reads`,
-//! `encodings`, `api_router`, `service`, `http`, `metrics`, `error`.
+//! `links`, `link_memory`, `ticket_keys`, `token_confirmations`, `owner_handle`, `views`,
+//! `change_ring`, `reads`, `encodings`, `api_router`, `service`, `http`, `metrics`, `error`.
 
 mod access;
 pub mod allocator;
@@ -27,6 +27,7 @@ mod inbox;
 mod lag;
 mod leader;
 mod leader_reply;
+mod link_memory;
 mod links;
 mod metrics;
 pub mod offers;

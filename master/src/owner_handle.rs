@@ -21,6 +21,7 @@ use crate::failovers::OtherFailovers;
 use crate::inbox::{LeaderStatus, OwnerCalls, OwnerMessage, OwnerState, StateQuery, StateView};
 use crate::leader::Input;
 use crate::leader_reply::LeaderReply;
+use crate::link_memory::LinkMemory;
 use crate::links::{LinkId, RequestId};
 use crate::metrics::OwnerCounts;
 use crate::principal_limits::{self, CallWaiter, LimitReached, RATE_LIMITED};
@@ -36,6 +37,8 @@ pub(crate) struct OwnerHandle {
     /// The lane of links. A full one means that the owner is behind: senders wait, which slows
     /// their peers down.
     pub(crate) inbox: mpsc::Sender<OwnerMessage>,
+    /// The memory of agents' messages in that lane.
+    pub(crate) link_memory: LinkMemory,
     /// The lane of calls, in which principals share the owner.
     pub(crate) calls: OwnerCalls,
     /// A full channel means that readers wait; each has one query in it at most, so they take
@@ -83,6 +86,7 @@ impl OwnerHandle {
         Self {
             node,
             inbox,
+            link_memory: LinkMemory::default(),
             calls,
             queries,
             views,

@@ -461,6 +461,7 @@ impl Replica {
     fn message(&mut self, message: OwnerMessage) {
         match message {
             OwnerMessage::Input(input) => self.input(input),
+            OwnerMessage::AgentInput(input, _reserved) => self.input(input),
             OwnerMessage::TracedInput(input, context) => {
                 trace::within(context, || self.input(input));
             }

@@ -15,6 +15,7 @@ mod hellos;
 mod json_writes;
 mod lag_reports;
 mod limits;
+mod link_memory;
 mod lists;
 mod preparation;
 mod readers;

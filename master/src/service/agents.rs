@@ -15,7 +15,8 @@ use argosy_state::actor::Actor;
 use argosy_state::digest::DigestKind;
 use argosy_state::ids::{Epoch, OrderIndex};
 use argosy_state::limits;
-use futures::{Stream, StreamExt, future, stream};
+use futures::{Stream, StreamExt, TryStreamExt, future, stream};
+use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
@@ -46,14 +47,16 @@ impl Agents for Services {
         let (metadata, extensions) = (request.metadata(), request.extensions());
         let refers = metadata.contains_key(REFER);
         let audit = RequestAudit::of(extensions);
-        let sent = SentSecrets::new(audit.clone());
+        let recorded = audit.clone();
         let audited = |messages| audited::stream(messages, audit, CONNECT, audited::refusal_code);
         let (place, actor) = self
             .call_route(metadata, extensions, ConnectionUse::Streams)
             .await?;
         match place {
             CallRoute::Local => {
-                let opened = self.connect_here(request.into_inner(), actor, sent).await?;
+                let opened = self
+                    .connect_here(request.into_inner(), actor, recorded)
+                    .await?;
                 let mut response = Response::new(audited(opened));
                 name_leader(response.metadata_mut(), &self.owner.own_address);
                 Ok(response)
@@ -80,7 +83,7 @@ impl Services {
         &self,
         messages: Streaming<v1::FromAgent>,
         actor: Actor,
-        sent: SentSecrets,
+        audit: Option<RequestAudit>,
     ) -> Result<AgentMessages, Status> {
         let link = self.owner.new_link();
         let (sender, receiver) = links::link();
@@ -95,7 +98,7 @@ impl Services {
         let over = Arc::clone(&ended);
         // Log lines about the stream have the id of this request. Its messages are separate ones.
         self.tasks.spawn(trace::scope(trace::current(), async move {
-            let reading = services.read_agent(link, actor, messages, (&refusals, sent));
+            let reading = services.read_agent(link, actor, messages, (&refusals, audit));
             let read = reading.await;
             if let Err(why) = &read {
                 debug!(link = link.0, %why, "a stream of an agent ended");
@@ -145,14 +148,17 @@ impl Services {
         let _ = sender.send(message);
     }
 
-    async fn read_agent(
+    /// Sends the messages of an agent to the owner, until it closes its direction.
+    pub(crate) async fn read_agent(
         &self,
         link: LinkId,
         actor: Actor,
-        mut messages: Streaming<v1::FromAgent>,
-        (answers, mut sent): (&WeakLinkSender<v1::ToAgent>, SentSecrets),
+        mut messages: impl Stream<Item = Result<v1::FromAgent, Status>> + Unpin,
+        (answers, audit): (&WeakLinkSender<v1::ToAgent>, Option<RequestAudit>),
     ) -> Result<(), Status> {
-        while let Some(mut message) = messages.message().await.map_err(correct_status)? {
+        let mut sent = SentSecrets::new(audit);
+        let memory = self.owner.link_memory.stream();
+        while let Some(mut message) = messages.try_next().await.map_err(correct_status)? {
             if let Some(v1::from_agent::Message::SecretsWanted(wanted)) = &mut message.message {
                 let wanted = std::mem::take(wanted);
                 self.send_secrets(link, wanted, (answers, &mut sent))
@@ -173,8 +179,11 @@ impl Services {
                 }
                 Some(_) | None => 0,
             };
+            let bytes = message.encoded_len();
             let input = input(link, &actor, message, version).map_err(|why| malformed(&why))?;
-            self.owner.send(OwnerMessage::Input(input)).await?;
+            let reserved = memory.reserve(bytes).await;
+            let input = OwnerMessage::AgentInput(input, reserved);
+            self.owner.send(input).await?;
         }
         Ok(())
     }

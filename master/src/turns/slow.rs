@@ -146,7 +146,9 @@ impl SlowTurns {
 /// Returns the kind of a message to the owner.
 pub(crate) fn message_kind(message: &OwnerMessage) -> &'static str {
     match message {
-        OwnerMessage::Input(input) | OwnerMessage::TracedInput(input, _) => input_kind(input),
+        OwnerMessage::Input(input)
+        | OwnerMessage::AgentInput(input, _)
+        | OwnerMessage::TracedInput(input, _) => input_kind(input),
         OwnerMessage::Ask(..) => "call",
         OwnerMessage::AgentLink(..) => "agent link",
         OwnerMessage::FrameworkLink(..) => "subscription",

@@ -28,6 +28,21 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "| `filters` of a subscription | 64 KiB |",
     ),
     (
+        "master/src/link_memory.rs",
+        "STREAM_BYTES: usize = 8 << 20",
+        "| messages of agents that wait for the leader: of one stream, of all | 8 MiB; 16,384 and 64 MiB |",
+    ),
+    (
+        "master/src/link_memory.rs",
+        "LANE_BYTES: usize = 64 << 20",
+        "| messages of agents that wait for the leader: of one stream, of all | 8 MiB; 16,384 and 64 MiB |",
+    ),
+    (
+        "master/src/run.rs",
+        "INBOX: usize = 16_384",
+        "| messages of agents that wait for the leader: of one stream, of all | 8 MiB; 16,384 and 64 MiB |",
+    ),
+    (
         "proto/src/server.rs",
         "(descriptors / 4).max(MIN_RESERVE)",
         "the limit of open files less a quarter of it, and less 512 at least;",
