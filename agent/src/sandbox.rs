@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use argosy_host::crash_point;
 use argosy_isolation::division::HostUser;
 use argosy_isolation::{ContainerUser, HostPath, OwnerMapping};
+use argosy_proto::host_path::without_detours;
 use argosy_proto::{remedy, v1};
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
@@ -174,7 +175,7 @@ fn resolve_permitted(wanted: &v1::HostPath, allowed: &[PathBuf]) -> Result<PathB
     if host.to_str().is_none() {
         return Err(refused(wanted, "it leads to a path that is not UTF-8"));
     }
-    let named = without_detours(&wanted.host_path);
+    let named = PathBuf::from(without_detours(&wanted.host_path));
     let mut is_below = false;
     for prefix in allowed {
         let Ok(resolved) = fs::canonicalize(prefix) else {
@@ -193,19 +194,6 @@ fn resolve_permitted(wanted: &v1::HostPath, allowed: &[PathBuf]) -> Result<PathB
         false => "the agent must be started with a --host-path that it is below",
     };
     Err(refused(wanted, rule))
-}
-
-/// Returns a path without `.` and `..`, as masters compare it with rules.
-fn without_detours(path: &str) -> PathBuf {
-    let mut clean = PathBuf::from("/");
-    for part in Path::new(path).components() {
-        match part {
-            Component::Normal(part) => clean.push(part),
-            Component::ParentDir => drop(clean.pop()),
-            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
-        }
-    }
-    clean
 }
 
 /// Returns the mount point in the container.

@@ -3,7 +3,8 @@
 //!
 //! The shape of messages is checked only here; permissions and meaning are not checked here.
 //! Reading order: `v1` (generated from `proto/argosy/v1`, its services with `codec`), then
-//! `convert`. `exec` defines frames outside gRPC, `file_path` the paths of tasks' files.
+//! `convert`. `exec` defines frames outside gRPC, `file_path` the paths of tasks' files,
+//! `host_path` those of their hosts.
 //! `transport` and `clock` are the environment that a process is started with, so that all of it
 //! can be simulated. `server` serves HTTP on a listener and limits the resources of its peers;
 //! `http_client` requests from one. `codec` encodes gRPC messages; `uri` hides the secrets in URIs,
@@ -32,6 +33,7 @@ pub mod convert;
 pub mod excerpt;
 pub mod exec;
 pub mod file_path;
+pub mod host_path;
 pub mod http_client;
 pub mod log_filter;
 pub mod metric_list;

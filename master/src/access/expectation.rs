@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::mem::discriminant;
 
+use argosy_proto::host_path::without_detours;
 use argosy_state::access::{Action, Effect, Pattern, Policy, Subject};
 use argosy_state::actor::{Actor, PrincipalKind};
 use argosy_state::ids::{InvalidId, Role};
 
 use super::decision::{Decision, decide};
 use super::images::canonical_name;
-use super::launches::resolved_path;
 use super::object::Object;
 
 /// An expectation: a caller may or may not perform an action on an object.
@@ -177,7 +177,7 @@ fn read_caller(word: &str) -> Result<Actor, InvalidId> {
 fn as_decided(property: Pattern) -> Pattern {
     match property {
         Pattern::Image(name) => Pattern::Image(canonical_name(&name)),
-        Pattern::HostPath(path) => Pattern::HostPath(resolved_path(&path)),
+        Pattern::HostPath(path) => Pattern::HostPath(without_detours(&path)),
         other => other,
     }
 }

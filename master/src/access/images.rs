@@ -2,9 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use argosy_proto::host_path::without_detours;
 use oci_spec::distribution::Reference;
-
-use super::launches::resolved_path;
 
 /// Returns the complete name of an image, as rules name images: one image has one name, whatever
 /// its spelling. Agents read names with the same parser.
@@ -12,7 +11,7 @@ pub(super) fn canonical_name(name: &str) -> String {
     // An image layout of the agent's host.
     let layouts = ["oci:", "oci-archive:"];
     if let Some(layout) = layouts.iter().find(|layout| name.starts_with(**layout)) {
-        return format!("{layout}{}", resolved_path(&name[layout.len()..]));
+        return format!("{layout}{}", without_detours(&name[layout.len()..]));
     }
     // No agent can use a name that is not valid.
     let Ok(reference) = name.parse::<Reference>() else {

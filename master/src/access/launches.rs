@@ -1,7 +1,6 @@
 //! The actions that a launch needs in addition to `launch-task` in the role of the task.
 
-use std::path::{Component, Path};
-
+use argosy_proto::host_path::without_detours;
 use argosy_state::access::Action;
 use argosy_state::actor::Actor;
 use argosy_state::ids::Role;
@@ -52,7 +51,7 @@ fn check_container(
         check(Action::UseImage, &Object { image, ..*place })?;
     }
     for path in &spec.host_paths {
-        let path = resolved_path(&path.host_path);
+        let path = without_detours(&path.host_path);
         let host_path = Some(path.as_str());
         check(
             Action::UseHostPath,
@@ -97,19 +96,6 @@ fn named_secret(place: &Object<'_>, text: &str) -> Option<SecretName> {
         true => SecretName::new(text).ok(),
         false => place.role.and_then(of_role),
     }
-}
-
-/// Returns a path without `.`, `..` and repeated slashes, as rules name paths.
-pub(super) fn resolved_path(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in Path::new(path).components() {
-        match part {
-            Component::Normal(part) => parts.extend(part.to_str()),
-            Component::ParentDir => drop(parts.pop()),
-            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
-        }
-    }
-    format!("/{}", parts.join("/"))
 }
 
 #[cfg(test)]
