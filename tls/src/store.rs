@@ -5,6 +5,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use metrics::gauge;
 use rustls::pki_types::UnixTime;
 use tracing::{debug, info, warn};
 
@@ -127,14 +128,15 @@ pub async fn follow_files(store: Arc<CredentialStore>) {
     let mut expiry = ExpiryWarning::default();
     loop {
         let now = i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX);
-        if let Some(not_after) = store.current().not_after()
-            && expiry.is_due(now, not_after)
-        {
-            let at = time_text(not_after);
-            warn!(
-                at,
-                "the certificate of this process expires; renew it with argosy ca renew"
-            );
+        if let Some(not_after) = store.current().not_after() {
+            gauge!("argosy_certificate_expiry_timestamp_seconds").set(not_after as f64);
+            if expiry.is_due(now, not_after) {
+                let at = time_text(not_after);
+                warn!(
+                    at,
+                    "the certificate of this process expires; renew it with argosy ca renew"
+                );
+            }
         }
         tokio::time::sleep(RELOAD_INTERVAL).await;
         let reading = store.clone();

@@ -1,6 +1,7 @@
 //! Following a request through logs, log levels, the checks of a cluster, and reports.
 
 use std::io::Read as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flate2::read::GzDecoder;
 
@@ -201,6 +202,27 @@ fn leadership_is_transferred_and_health_is_waited_for() {
     a_healthy_cluster_is_waited_for(&cluster);
 }
 
+fn metrics_have_the_end_of_each_certificate(files: &[(String, String)]) {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let mut seen = 0;
+    for (name, metrics) in files {
+        if !name.ends_with("/metrics.txt") {
+            continue;
+        }
+        seen += 1;
+        let mut values = metrics
+            .lines()
+            .filter_map(|line| line.strip_prefix("argosy_certificate_expiry_timestamp_seconds "));
+        let value = values.next().and_then(|value| value.parse::<f64>().ok());
+        let end = Duration::from_secs_f64(value.expect(name));
+        // `argosy dev` makes certificates for a year.
+        let left = end.saturating_sub(now);
+        assert!(left > 364 * DAY && left <= 365 * DAY, "{name}: {left:?}");
+    }
+    assert!(seen >= 4, "three masters and an agent, not {seen}");
+}
+
 #[test]
 fn requests_are_found_levels_change_and_reports_contain_no_secrets() {
     let cluster = DevCluster::start(60, "3x1", &[]);
@@ -234,6 +256,7 @@ fn requests_are_found_levels_change_and_reports_contain_no_secrets() {
         let found = files.iter().find(|(found, _)| *found == name);
         assert!(found.is_some(), "{expected}: {stderr}");
     }
+    metrics_have_the_end_of_each_certificate(&files);
     for (name, content) in &files {
         for secret in SECRETS {
             assert!(!content.contains(secret), "{secret} is in {name}");
