@@ -157,6 +157,10 @@ pub const SECRET_BYTES: u64 = 64 << 20;
 pub const ANSWERS: usize = 500_000;
 /// The bytes of answers to operators' batches. At the bound new named batches are refused.
 pub const OPERATOR_ANSWER_BYTES: u64 = 64 << 20;
+/// The records, and the bytes, of answers to operators' batches that one principal may have, as a
+/// multiple of those that are free. Beyond it, its new named batches are refused, so that no
+/// principal can take the space of all others.
+pub const OPERATOR_ANSWER_SHARE: u64 = 4;
 /// The number of finished tasks kept for display. At the bound the oldest task of the framework
 /// with the largest history is dropped. Until then the ids of finished tasks are taken.
 pub const FINISHED_TASKS: usize = 10_000;

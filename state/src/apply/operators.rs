@@ -37,10 +37,7 @@ impl Registry {
                 return answer.repeated(operate);
             }
             self.drop_old_requests(context);
-            let bytes = self.index.bytes.operator_answers;
-            let most = usage::most_of_answer(operate.operations.len());
-            let is_full = self.is_bounded() && bytes + most > limits::OPERATOR_ANSWER_BYTES;
-            if self.operator_answers.len() >= limits::OPERATOR_ANSWERS || is_full {
+            if !self.has_room_for_answer(&key.0, operate.operations.len()) {
                 // A caller that fills the memory must not prevent that it is stopped.
                 if !operate.changes_only_access() {
                     return Err(Rejection::TooManyRequests);
@@ -74,6 +71,29 @@ impl Registry {
             self.put_operator_answer(key.clone(), answer);
         }
         Ok(CommandReply::Operate { revision, outcomes })
+    }
+
+    /// Returns whether the answer to a batch of a principal can be remembered. A principal has at
+    /// most [`limits::OPERATOR_ANSWER_SHARE`] times the space that is free, so there is always some
+    /// for another one: the dynamic thresholds of Choudhury and Hahne (1998).
+    fn has_room_for_answer(&self, principal: &str, operations: usize) -> bool {
+        let records = self.operator_answers.len() + 1;
+        if !self.is_bounded() {
+            return records <= limits::OPERATOR_ANSWERS;
+        }
+        let own = self.index.answers_by_principal.get(principal);
+        let own = own.copied().unwrap_or_default();
+        let most = usage::most_of_answer(operations);
+        let bytes = self.index.bytes.operator_answers + most;
+        let fits = |own: u64, all: u64, bound: u64| {
+            let free = bound.checked_sub(all);
+            free.is_some_and(|free| own <= limits::OPERATOR_ANSWER_SHARE * free)
+        };
+        fits(
+            own.records as u64 + 1,
+            records as u64,
+            limits::OPERATOR_ANSWERS as u64,
+        ) && fits(own.bytes + most, bytes, limits::OPERATOR_ANSWER_BYTES)
     }
 
     /// Removes a few expired answers with each named request, so that no timer is needed.
@@ -124,3 +144,6 @@ impl OperatorAnswer {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -440,6 +440,10 @@ impl Registry {
             ("deadlines", kept.deadlines == fresh.deadlines),
             ("finished tasks", kept.history == fresh.history),
             ("principals", kept.principals == fresh.principals),
+            (
+                "answers by principal",
+                kept.answers_by_principal == fresh.answers_by_principal,
+            ),
             ("bytes", kept.bytes == fresh.bytes),
             ("totals", kept.total == fresh.total),
             ("usage", kept.used == fresh.used),

@@ -2,7 +2,7 @@
 //!
 //! The registry may change between two slices, so each check is local: a record against itself, the
 //! records to which it refers, and its entries in the indexes. Only [`Registry::check`] verifies
-//! sums over all records (totals, states, modes, usage of roles, bytes), the index of principals,
+//! sums over all records (totals, states, modes, usage of roles, bytes), the indexes by principal,
 //! the completeness of task groups, and the validity of transitions, rate limits and the policy.
 //! `ONLY_AS_A_WHOLE` in the tests is the whole list.
 

@@ -1,14 +1,20 @@
 //! Remembered answers to operators' batches, with the derived indexes.
 
 use super::index::Sign;
-use super::{DeadlineKind, OperatorAnswer, RecordKey, Registry};
+use super::{DeadlineKind, Indexes, OperatorAnswer, RecordKey, Registry};
 use crate::ids::Timestamp;
 use crate::subject::Subject;
 
+impl Indexes {
+    pub(super) fn add_operator_answer(&mut self, name: &(String, String), answer: &OperatorAnswer) {
+        self.weigh_answer(name, answer, Sign::Add);
+        self.answer_deadline(name, answer.at, Sign::Add);
+    }
+}
+
 impl Registry {
     pub(crate) fn put_operator_answer(&mut self, name: (String, String), answer: OperatorAnswer) {
-        self.index.weigh_answer(&name, &answer, Sign::Add);
-        self.index.answer_deadline(&name, answer.at, Sign::Add);
+        self.index.add_operator_answer(&name, &answer);
         self.changed
             .insert(RecordKey::OperatorAnswer(Box::new(name.clone())));
         self.operator_answers.insert(name, answer);

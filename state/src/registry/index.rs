@@ -8,7 +8,7 @@ use super::executors::{self, ExecutorIndex, ExecutorKey};
 use super::history::HistoryIndex;
 use super::layout::FormerTaskRecords;
 use super::roles::{self, RoleUsage};
-use super::usage::{self, ByteUsage};
+use super::usage::{self, AnswerUsage, ByteUsage};
 use super::{Registry, record_key::RecordKey};
 use crate::actor::Principal;
 use crate::agent::{Agent, AgentMode, Order};
@@ -78,6 +78,7 @@ pub(crate) struct Indexes {
     pub(crate) history: HistoryIndex,
     /// The live frameworks by principal, without those that are being removed.
     pub(crate) principals: Map<String, Set<FrameworkId>>,
+    pub(crate) answers_by_principal: Map<String, AnswerUsage>,
     pub(crate) bytes: ByteUsage,
     pub(crate) modes: BTreeMap<AgentMode, usize>,
     pub(crate) total: Resources,
@@ -488,8 +489,7 @@ impl Registry {
             index.frameworks.or_default(*framework).answers += 1;
         }
         for (request, answer) in self.operator_answers.iter() {
-            index.answer_deadline(request, answer.at, Sign::Add);
-            index.weigh_answer(request, answer, Sign::Add);
+            index.add_operator_answer(request, answer);
         }
         for (serial, finished) in self.finished_tasks.iter() {
             let transitions = self.transitions(&finished.task.key).len();

@@ -32,6 +32,13 @@ pub(crate) struct ByteUsage {
     pub(crate) secrets: u64,
 }
 
+/// The remembered answers to the batches of one operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct AnswerUsage {
+    pub(crate) records: usize,
+    pub(crate) bytes: u64,
+}
+
 /// The usage of a bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BoundUsage {
@@ -191,6 +198,12 @@ impl Indexes {
         });
         let bytes = RECORD_BYTES + (name.0.len() + name.1.len()) as u64 + texts.sum::<u64>();
         sign.bytes(&mut self.bytes.operator_answers, bytes);
+        let own = self.answers_by_principal.or_default(name.0.clone());
+        sign.count(&mut own.records);
+        sign.bytes(&mut own.bytes, bytes);
+        if own.records == 0 {
+            self.answers_by_principal.remove(&name.0);
+        }
     }
 }
 

@@ -358,6 +358,11 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "100,000 are kept, and 64 MiB of them",
     ),
     (
+        "state/src/limits.rs",
+        "OPERATOR_ANSWER_SHARE: u64 = 4",
+        "of one principal at most four times what is free",
+    ),
+    (
         "master/src/links.rs",
         "LINK_BYTES: usize = 64 << 20",
         "8,192 unread messages, or 64 MiB of them",

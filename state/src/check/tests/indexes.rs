@@ -52,6 +52,9 @@ pub(super) const DAMAGES: &[Damage] = &[
     ("index: principals", |registry| {
         registry.index.principals.clear();
     }),
+    ("index: answers by principal", |registry| {
+        registry.index.answers_by_principal.clear();
+    }),
     ("index: bytes", |registry| registry.index.bytes.tasks += 1),
     ("index: totals", |registry| {
         registry.index.total = Resources::none();

@@ -63,12 +63,13 @@ const BOUNDS: [&[Damage]; 8] = [
 
 /// The damages that a round of slices does not find: those of sums over all records, and of records
 /// that only [`Registry::check`] reads.
-const ONLY_AS_A_WHOLE: [&str; 17] = [
+const ONLY_AS_A_WHOLE: [&str; 18] = [
     "access: its policy is valid and can be replaced",
     "agent-1: no two orders share a number",
     "framework-1/pod: it was launched as a whole",
     "framework-1/unknown: transitions are those of a task",
     "framework-1/web: only tasks with transitions have a list",
+    "index: answers by principal",
     "index: bound agents",
     "index: bytes",
     "index: live tasks",
