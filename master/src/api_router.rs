@@ -115,8 +115,12 @@ impl ApiRouter {
                     Ok(credentials) => {
                         let request = Request::from_parts(head, body);
                         let response = shared.bounded(routes, request).await;
-                        let credentials = credentials.into_iter();
-                        credentials.fold(response, service::until_revoked)
+                        match WRITES.contains(&uri.path()) {
+                            true => response,
+                            false => credentials
+                                .into_iter()
+                                .fold(response, service::until_revoked),
+                        }
                     }
                     Err(status) if is_call => status.into_http(),
                     Err(status) => http::problem(&status),
@@ -158,6 +162,10 @@ const OPEN_SERVICES: [&str; 3] = [
     "/grpc.reflection.v1.ServerReflection/",
     "/grpc.reflection.v1alpha.ServerReflection/",
 ];
+
+/// The paths of single writes. Their answers are short and do not end with the credential of the
+/// caller: it may be what the caller has just revoked.
+const WRITES: [&str; 2] = ["/argosy.v1.Operator/WriteOne", "/v1/write"];
 
 /// The paths by which the log filter of this master or of an agent is changed.
 const LOG_FILTER: [&str; 2] = ["/argosy.v1.Operator/SetLogFilter", "/v1/log-filter"];

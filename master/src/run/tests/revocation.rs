@@ -16,18 +16,22 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// A number of changes after a revocation, of which a master that still receives them gets some.
 const CHANGES: usize = 20;
 
-/// Revokes the key of a principal through the master at `place`, or through another one if that
-/// loses leadership before it answers.
-async fn revoke(cluster: &TestCluster, principal: &str, mut place: usize) {
+fn revocation_of(principal: &str) -> v1::WriteBatch {
     let revoke = v1::RevokeKey {
         key_hash: key_of(principal).to_string(),
     };
-    let batch = v1::WriteBatch {
+    v1::WriteBatch {
         operations: vec![v1::WriteOperation {
             operation: Some(v1::write_operation::Operation::RevokeKey(revoke)),
         }],
         ..Default::default()
-    };
+    }
+}
+
+/// Revokes the key of a principal through the master at `place`, or through another one if that
+/// loses leadership before it answers.
+async fn revoke(cluster: &TestCluster, principal: &str, mut place: usize) {
+    let batch = revocation_of(principal);
     let deadline = Instant::now() + TIMEOUT;
     let reply = loop {
         let mut client = OperatorClient::new(cluster.channel("operator/root", place));
@@ -182,5 +186,21 @@ async fn the_leader_refuses_a_forwarded_call_with_a_revoked_credential() {
         forwarded("master/m7", &[]).await,
         Err(Code::Unauthenticated)
     );
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_that_revokes_its_own_key_gets_the_answer() {
+    let cluster = TestCluster::start(ConnectionProof::Authenticated);
+    let (leader, follower) = cluster.places().await;
+    for (principal, place) in [("operator/alice", leader), ("operator/bob", follower)] {
+        let mut client = OperatorClient::new(cluster.channel(principal, place));
+        let written = client.write_one(revocation_of(principal));
+        let reply = timeout(TIMEOUT, written).await.unwrap().unwrap();
+        assert!(reply.into_inner().outcomes[0].done, "{principal}");
+        // It was the last one.
+        let refused = client.write_one(revocation_of(principal)).await;
+        assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+    }
     cluster.end().await;
 }
