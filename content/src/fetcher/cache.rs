@@ -8,6 +8,9 @@
 //! a file that does not fit is stopped, and each waiting task downloads it into its own sandbox,
 //! where the limit of its disk applies.
 
+#[cfg(test)]
+mod testing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
@@ -122,7 +125,7 @@ impl FetchCache {
     ) -> Result<File, FetchError> {
         let name = file_name(uri);
         let path = self.directory.join(&name);
-        let _used = self.lease(&name);
+        let used = self.lease(&name);
         let kept = match open(&path) {
             Some(file) => {
                 metrics::counter!("argosy_agent_fetch_cache_hits_total").increment(1);
@@ -147,7 +150,15 @@ impl FetchCache {
             return origin.fetch(uri, to, &RIGHTS, meter).await;
         };
         let place = to.to_owned();
-        let copied = tokio::task::spawn_blocking(move || copy(&kept, &place)).await;
+        let copying = move || {
+            let copied = copy(&kept, &place);
+            drop(kept);
+            // Here, because a copy continues after its fetch is cancelled: until it has ended, an
+            // eviction would not free the space of the file.
+            drop(used);
+            copied
+        };
+        let copied = tokio::task::spawn_blocking(copying).await;
         copied
             .expect("copying never panics")
             .map_err(|source| FetchError::Write {
@@ -328,21 +339,6 @@ impl FetchCache {
             all -= entry.bytes;
         }
         Ok(true)
-    }
-
-    /// Returns the size of the cache, and the pinned part.
-    #[cfg(test)]
-    pub(super) fn sizes(&self) -> io::Result<(u64, u64)> {
-        let entries = self.entries()?;
-        Ok((
-            entries.total(|_| true),
-            entries.total(|entry| entry.is_pinned),
-        ))
-    }
-
-    #[cfg(test)]
-    pub(super) fn used_by_uri(self: &Arc<Self>, uri: &v1::Uri) -> CacheLease {
-        self.lease(&file_name(uri))
     }
 
     /// Returns the cached files, least recently used first.

@@ -1,7 +1,9 @@
 //! Tests of the size of the cache while downloads are in progress.
 
 use std::path::PathBuf;
+use std::sync::mpsc;
 
+use futures::FutureExt as _;
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -124,4 +126,30 @@ async fn concurrent_downloads_stay_within_the_cache_size() {
         world.start("c", "again").await.unwrap().unwrap();
         assert_eq!(world.gate.available_permits(), 0, "it was not cached");
     }
+}
+
+#[test]
+fn a_file_is_in_use_until_the_copy_of_a_cancelled_fetch_has_ended() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(1).build();
+    runtime.unwrap().block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let (base, _, fetcher) = caching(directory.path()).await;
+        let uri = kept(format!("{base}/a"));
+        fetch(&fetcher, uri.clone()).await.1.unwrap();
+        let cache = fetcher.cache.as_ref().unwrap();
+        assert!(!cache.is_in_use(&uri));
+        // The only thread for copies waits until the sender is dropped.
+        let (go, held) = mpsc::channel::<()>();
+        let waiting = tokio::task::spawn_blocking(move || held.recv().is_err());
+        let (copy, meter) = (directory.path().join("copy"), meter());
+        let mut fetching = Box::pin(cache.get(&fetcher.origin, &uri, &copy, &meter));
+        assert!(fetching.as_mut().now_or_never().is_none());
+        drop(fetching);
+        assert!(cache.is_in_use(&uri));
+        drop(go);
+        assert!(waiting.await.unwrap());
+        eventually(|| !cache.is_in_use(&uri)).await;
+        assert_eq!(fs::metadata(&copy).unwrap().len(), 100);
+    });
 }
