@@ -34,11 +34,9 @@ use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
 use crate::service::task_access::{self, AgentRequest};
-use crate::service::{
-    self, AgentEndpoint, ListKind, Services, endpoint_of, filter_values, spawn_reader,
-};
+use crate::service::{self, ListKind, Services, endpoint_of, filter_values, spawn_reader};
 
-use agent_response::stream_response;
+use agent_response::{request_agent, stream_response};
 pub(crate) use browser_headers::forbid_scripts;
 use caller::RequestPeer;
 pub(crate) use index::{declares_call, is_probe, no_path, too_long, undeclared, unknown};
@@ -312,8 +310,7 @@ async fn from_agent(http: &Http, id: String, path: &str) -> Response {
         consistency: v1::Consistency::Local.into(),
         ..Default::default()
     };
-    let AgentEndpoint { address, expected } = match endpoint_of(&http.services.owner, request).await
-    {
+    let endpoint = match endpoint_of(&http.services.owner, request).await {
         Ok(endpoint) => endpoint,
         Err(status) => return problem(&status),
     };
@@ -329,11 +326,9 @@ async fn from_agent(http: &Http, id: String, path: &str) -> Response {
         Ok(asked) => asked,
         Err(why) => return problem(&Status::invalid_argument(why.to_string())),
     };
-    match http.services.agents.send(&address, &expected, asked).await {
+    match request_agent(&http.services.agents, &id, &endpoint, asked).await {
         Ok(answer) => stream_response(answer, Some(place)),
-        Err(why) => problem(&Status::unavailable(format!(
-            "{id} at {address} does not answer: {why}"
-        ))),
+        Err(status) => problem(&status),
     }
 }
 

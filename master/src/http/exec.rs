@@ -23,16 +23,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tonic::Status;
 
-use super::agent_response::stream_response;
+use super::agent_response::{request_agent, stream_response};
 use super::caller::RequestPeer;
 use super::{Http, PathSegments, problem};
 use crate::service::task_access::{self, AgentRequest};
-use crate::service::{AgentEndpoint, WatchedCredential, endpoint_of};
+use crate::service::{WatchedCredential, endpoint_of};
 
 /// Maximum number of concurrent streams of one master; further ones are rejected.
 pub(crate) const STREAMS: usize = 1024;
-/// Timeout for an agent's answer. The agent's own timeout is shorter.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time for which one direction may continue after the other has ended.
 const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -164,7 +162,7 @@ async fn request_upgrade(
         consistency: v1::Consistency::Local.into(),
         ..Default::default()
     };
-    let AgentEndpoint { address, expected } = endpoint_of(&http.services.owner, wanted).await?;
+    let endpoint = endpoint_of(&http.services.owner, wanted).await?;
     let query = request.uri.query().unwrap_or_default();
     // The path contains the command's arguments, which may be secret: no error shows it.
     let asked = Request::get(format!("/v1/{what}?{query}")).body(Body::empty());
@@ -173,17 +171,7 @@ async fn request_upgrade(
     if let Some(context) = trace::request_header() {
         asked.headers_mut().insert(trace::HEADER, context);
     }
-    let asking = http.services.agents.send(&address, &expected, asked);
-    match timeout(ANSWER_TIMEOUT, asking).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(why)) => Err(Status::unavailable(format!(
-            "{id} at {address} does not answer: {why}"
-        ))),
-        Err(_) => Err(Status::unavailable(format!(
-            "{id} at {address} has not answered within {} s",
-            ANSWER_TIMEOUT.as_secs()
-        ))),
-    }
+    request_agent(&http.services.agents, id, &endpoint, asked).await
 }
 
 fn select_headers(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
