@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::Core;
 use super::effect::ContainerEffect;
-use super::facts::Instance;
+use super::facts::{Instance, TaskFacts};
 use super::input::{CommandExit, CommandStatus};
 use super::lifecycle::{FailureCause, InstancePhase};
 use super::outcome::TaskEnd;
@@ -84,9 +84,10 @@ impl Core {
         self.config.disk_default.limit_bytes(&task.launch.spec)
     }
 
-    /// Kills a task that exceeds its disk limit immediately: during a grace period it would only
-    /// write more. A task whose files are being fetched never starts. If it has already ended, and
-    /// its group directory has grown since, another task of the group is killed.
+    /// Kills a task that exceeds its disk limit without a grace period, in which it would only
+    /// write more, as soon as an update with the reason is on disk. A task whose files are being
+    /// fetched never starts. If it has already ended, and its group directory has grown since,
+    /// another task of the group is killed.
     pub(super) fn disk_limit_exceeded(&mut self, first: Instance, mut why: Explanation) {
         if self.phase(first) == Some(InstancePhase::Fetching) {
             self.effects.push(ContainerEffect::CancelFetch(first));
@@ -100,16 +101,42 @@ impl Core {
         if let Some(task) = self.facts.tasks.get(&first).filter(|_| instance != first) {
             why = Explanation::of(Code::GroupDirectory, &[&task.key.task]).then(why);
         }
-        if let Some(state) = self.instances.get_mut(&instance) {
-            state
-                .failure
-                .get_or_insert(FailureCause::DiskLimitExceeded(why));
-        }
+        let Some(state) = self.instances.get_mut(&instance) else {
+            return;
+        };
+        let failure = FailureCause::DiskLimitExceeded(why);
+        let failure = state.failure.get_or_insert(failure);
+        let is_cause = matches!(failure, FailureCause::DiskLimitExceeded(_));
         self.stop_checks(instance);
-        let grace_ms = 0;
-        self.effects
-            .push(ContainerEffect::Kill { instance, grace_ms });
         self.mark_dirty(instance);
+        // Otherwise the update performs the kill: see `update`.
+        if !is_cause || !self.is_excess_recorded(instance) {
+            let grace_ms = 0;
+            self.effects
+                .push(ContainerEffect::Kill { instance, grace_ms });
+        }
+    }
+
+    /// Whether an update of a running task has its failure, or the next one will. No update has it
+    /// if the task is being killed for another reason, and none may get to a full disk.
+    fn is_excess_recorded(&self, instance: Instance) -> bool {
+        let task = self.facts.tasks.get(&instance);
+        let has_update =
+            task.is_some_and(|task| task.failure.is_some() || task.state != TaskState::Killing);
+        has_update && !self.is_unwanted(instance) && !self.durability.is_full()
+    }
+
+    /// Returns the grace period of a kill in milliseconds: none for a task that exceeds its disk
+    /// limit.
+    pub(super) fn grace_ms(&self, instance: Instance) -> u64 {
+        let state = self.instances.get(&instance);
+        match state.and_then(|state| state.failure.as_ref()) {
+            Some(FailureCause::DiskLimitExceeded(_)) => 0,
+            Some(FailureCause::DeadlineExceeded | FailureCause::Unhealthy(_)) | None => {
+                let task = self.facts.tasks.get(&instance);
+                task.map_or(0, TaskFacts::grace_ms)
+            }
+        }
     }
 
     /// Whether it ended because one of its files reached its limit, which is the total limit of the

@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use argosy_state::digest::{DigestKind, Digests, task_mark};
 use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, TaskKey, Timestamp};
-use argosy_state::task::{CheckResults, Explanation, TaskLimits, TaskState};
+use argosy_state::task::{CheckResults, TaskLimits, TaskState};
 use serde::{Deserialize, Serialize};
 
 use super::executors::{ExecutorInfo, ExecutorRecord};
 use super::launch::{DEFAULT_GRACE_MS, LaunchOrder};
+use super::lifecycle::FailureCause;
 use super::numbered_update::NumberedUpdate;
 
 /// Longest grace period of a task that the cluster no longer tracks, in milliseconds.
@@ -137,8 +138,9 @@ pub struct TaskFacts {
     pub check_results: CheckResults,
     /// The times since which these results hold.
     pub check_times: CheckTimes,
-    /// The reason why the health check ended the task, once an update reports it.
-    pub unhealthy: Option<Explanation>,
+    /// The reason for which the agent itself ends the task, once an update reports it. A missed
+    /// deadline is not recorded: it follows from the start.
+    pub failure: Option<FailureCause>,
     /// The highest serial number of the executor's updates that an update contains or that changed
     /// nothing; 0 without an executor.
     pub executor_serial: u64,
@@ -299,8 +301,8 @@ impl AgentState {
                 if let Some(report) = &update.limits {
                     task.limits_reported = report.order;
                 }
-                if update.is_unhealthy() {
-                    task.unhealthy = Some(update.text.clone().explanation());
+                if let Some(failure) = update.failure() {
+                    task.failure = Some(failure);
                 }
                 task.updates.push_back((**update).clone());
             }),
@@ -396,7 +398,7 @@ impl AgentState {
                     state: TaskState::Staging,
                     check_results: CheckResults::default(),
                     check_times: CheckTimes::default(),
-                    unhealthy: None,
+                    failure: None,
                     executor_serial: 0,
                     held: true,
                     former: false,

@@ -9,7 +9,7 @@ use super::check_schedule::TaskChecks;
 use super::deadlines;
 use super::effect::ContainerEffect;
 use super::executors::HostedTask;
-use super::facts::{ContainerName, Instance, JournalRecord, StartedFact, TaskFacts};
+use super::facts::{ContainerName, Instance, JournalRecord, StartedFact};
 use super::groups::{self, GroupProgress};
 use super::input::{CommandExit, ContainerStart, CreateError};
 use super::limits::LimitUpdateState;
@@ -91,7 +91,7 @@ pub(super) struct InstanceState {
 
 /// The reason for which the agent itself ends a task, which then has failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum FailureCause {
+pub enum FailureCause {
     /// Its `max_completion_ms` has passed.
     DeadlineExceeded,
     /// Its health check failed too often.
@@ -256,7 +256,7 @@ impl Core {
         let mut limit_ms = task.launch.spec.max_completion_ms;
         // Its limits count from the start in the journal, if that has one.
         let at = task.started.unwrap_or(fact).at;
-        let unwanted = !task.held || task.kill_grace_ms.is_some() || task.unhealthy.is_some();
+        let unwanted = !task.held || task.kill_grace_ms.is_some() || task.failure.is_some();
         if task.started.is_none() {
             // The supervisor's state files prove the start after a crash: no step waits for this
             // record.
@@ -346,8 +346,7 @@ impl Core {
 
     /// Sends TERM, and KILL after the grace period, which it returns in milliseconds.
     pub(super) fn end_running(&mut self, instance: Instance) -> u64 {
-        let task = self.facts.tasks.get(&instance);
-        let grace_ms = task.map_or(0, TaskFacts::grace_ms);
+        let grace_ms = self.grace_ms(instance);
         self.stop_checks(instance);
         self.effects
             .push(ContainerEffect::Kill { instance, grace_ms });

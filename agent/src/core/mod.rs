@@ -85,6 +85,7 @@ pub use facts::{
 pub use following::Adoption;
 pub(crate) use groups::group_name;
 pub use launch::{LaunchOrder, OrderForm};
+pub use lifecycle::FailureCause;
 pub(crate) use lifecycle::PHASES;
 pub use limits::UnappliedLimits;
 pub use numbered_update::{LimitsReport, NumberedUpdate};

@@ -7,6 +7,8 @@ use argosy_state::task::{
     CheckResults, Exit, Reason, ReportedText, TaskLimits, TaskState, UpdateSource,
 };
 
+use super::lifecycle::FailureCause;
+
 /// An update of a task, with the number that this agent gave it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NumberedUpdate {
@@ -35,6 +37,20 @@ impl NumberedUpdate {
     /// Returns whether the update reports that an unhealthy task is being killed.
     pub(crate) fn is_unhealthy(&self) -> bool {
         self.state == TaskState::Killing && self.reason == Reason::HealthCheckFailed
+    }
+
+    /// Returns the reason for which the agent itself is killing the task, if the next run needs the
+    /// update to know it. It computes a missed deadline from the start of the task.
+    pub(super) fn failure(&self) -> Option<FailureCause> {
+        if self.state != TaskState::Killing {
+            return None;
+        }
+        let why = || self.text.clone().explanation();
+        match self.reason {
+            Reason::HealthCheckFailed => Some(FailureCause::Unhealthy(why())),
+            Reason::LimitDisk => Some(FailureCause::DiskLimitExceeded(why())),
+            _ => None,
+        }
     }
 }
 

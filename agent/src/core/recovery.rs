@@ -75,8 +75,7 @@ impl Core {
                 self.when_durable(DeferredStep::Destroy(instance));
             } else {
                 let mut recovering = InstanceState::new(InstancePhase::Recovering);
-                let unhealthy = self.facts.tasks[&instance].unhealthy.clone();
-                recovering.failure = unhealthy.map(FailureCause::Unhealthy);
+                recovering.failure = self.facts.tasks[&instance].failure.clone();
                 self.instances.insert(instance, recovering);
                 let name = self
                     .facts
@@ -228,7 +227,8 @@ impl Core {
     }
 
     /// Returns the reason for which the previous run ended a container, if its completion deadline
-    /// has passed. The journal has the other ones: an order to kill, and a failed health check.
+    /// has passed. The journal has the other ones: an order to kill, a failed health check, and an
+    /// exceeded disk limit.
     pub(super) fn missed_deadline(
         &self,
         instance: Instance,

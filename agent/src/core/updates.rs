@@ -58,7 +58,7 @@ impl Core {
     fn update(&mut self, dirty: BTreeSet<Instance>) {
         let mut updates = Vec::new();
         let mut ended = Vec::new();
-        let mut unhealthy = Vec::new();
+        let mut failed = Vec::new();
         for instance in dirty {
             let update = self.next_update(instance);
             // Reported, or older than the next report.
@@ -72,8 +72,8 @@ impl Core {
                 if update.state.is_terminal() {
                     ended.push(instance);
                 }
-                if update.is_unhealthy() {
-                    unhealthy.push(instance);
+                if update.failure().is_some() {
+                    failed.push(instance);
                 }
                 let update = Box::new(update);
                 updates.push((*update).clone());
@@ -89,7 +89,7 @@ impl Core {
         for instance in ended {
             self.when_durable(DeferredStep::Destroy(instance));
         }
-        for instance in unhealthy {
+        for instance in failed {
             self.when_durable(DeferredStep::Kill(instance));
         }
     }

@@ -1,11 +1,12 @@
 //! The journal: one append-only, checksummed file of records, synced in groups.
 //!
 //! This module handles the storage of records, and little of their meaning. A disk error is final:
-//! the process must stop, and nothing is ever synced twice. Reading order: `frame`, `record`,
-//! `read`, `reserve`, `storage`, `seal`, `compaction`, `writer`, `lock`.
+//! the process must stop, and nothing is ever synced twice. Reading order: `frame`, `explanation`,
+//! `record`, `read`, `reserve`, `storage`, `seal`, `compaction`, `writer`, `lock`.
 
 mod compaction;
 mod executors;
+mod explanation;
 mod frame;
 mod lock;
 mod read;

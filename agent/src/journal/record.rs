@@ -4,15 +4,17 @@
 
 use std::sync::Arc;
 
-use argosy_proto::convert::{self, explanation_from, to_wire_causes};
+use argosy_proto::convert;
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, Timestamp};
 use argosy_state::task::CheckResults;
 use prost::Message;
 
 use super::executors::StoredExecutorRecord;
+use super::explanation::StoredExplanation;
 use crate::core::{
-    AgentIdentity, CheckTimes, Instance, JournalRecord, OrderBody, StartedFact, TaskFacts,
+    AgentIdentity, CheckTimes, FailureCause, Instance, JournalRecord, OrderBody, StartedFact,
+    TaskFacts,
 };
 use crate::wire;
 
@@ -177,6 +179,9 @@ struct StoredTask {
     unhealthy_causes: Vec<v1::Cause>,
     #[prost(uint32, tag = "28")]
     unhealthy_detail_bytes: u32,
+    /// The failure of a task beyond its disk limit, since 0.2.0.
+    #[prost(message, optional, tag = "43")]
+    disk_excess: Option<StoredExplanation>,
     #[prost(uint64, tag = "24")]
     heard: u64,
     #[prost(uint64, tag = "40")]
@@ -322,11 +327,14 @@ impl StoredOrder {
 }
 
 fn stored_task(instance: Instance, facts: &TaskFacts) -> StoredTask {
-    let unhealthy = facts.unhealthy.clone().map(to_wire_causes);
-    let (causes, text, detail_bytes) = match unhealthy {
-        Some((causes, text, detail_bytes)) => (causes, Some(text), detail_bytes),
-        None => (Vec::new(), None, 0),
+    let (unhealthy, disk_excess) = match facts.failure.clone() {
+        Some(FailureCause::Unhealthy(why)) => (Some(StoredExplanation::from(why)), None),
+        Some(FailureCause::DiskLimitExceeded(why)) => (None, Some(StoredExplanation::from(why))),
+        // It follows from the start.
+        Some(FailureCause::DeadlineExceeded) | None => (None, None),
     };
+    let is_unhealthy = unhealthy.is_some();
+    let unhealthy = unhealthy.unwrap_or_default();
     StoredTask {
         instance: instance.into(),
         launch: wire::launch(&facts.launch),
@@ -341,9 +349,10 @@ fn stored_task(instance: Instance, facts: &TaskFacts) -> StoredTask {
         former: facts.former,
         healthy: facts.check_results.healthy,
         ready: facts.check_results.ready,
-        unhealthy: text,
-        unhealthy_causes: causes,
-        unhealthy_detail_bytes: detail_bytes,
+        unhealthy: is_unhealthy.then_some(unhealthy.text),
+        unhealthy_causes: unhealthy.causes,
+        unhealthy_detail_bytes: unhealthy.detail_bytes,
+        disk_excess,
         heard: facts.executor_serial,
         limits_order: facts.limits_order.0,
         limits_reported: facts.limits_reported.0,
@@ -356,6 +365,14 @@ impl StoredTask {
     fn read(self) -> Option<TaskFacts> {
         let launch = wire::launch_from(self.launch)?;
         let updates = self.updates.into_iter().map(wire::update_from);
+        let unhealthy = self.unhealthy.map(|text| StoredExplanation {
+            causes: self.unhealthy_causes,
+            text,
+            detail_bytes: self.unhealthy_detail_bytes,
+        });
+        let unhealthy = unhealthy.map(|why| FailureCause::Unhealthy(why.into()));
+        let disk_excess = self.disk_excess;
+        let disk_excess = disk_excess.map(|why| FailureCause::DiskLimitExceeded(why.into()));
         Some(TaskFacts {
             key: launch.key(),
             launch: Arc::new(launch),
@@ -372,9 +389,7 @@ impl StoredTask {
                 healthy: self.healthy,
                 ready: self.ready,
             },
-            unhealthy: self.unhealthy.map(|text| {
-                explanation_from(self.unhealthy_causes, text, self.unhealthy_detail_bytes)
-            }),
+            failure: unhealthy.or(disk_excess),
             executor_serial: self.heard,
             limits_order: OrderIndex(self.limits_order),
             limits_reported: OrderIndex(self.limits_reported),

@@ -456,5 +456,5 @@ fn check_grace_counts_from_the_journaled_start_after_adoption() {
     world.probe_finished(1, HEALTH, 1, CheckResult::Failed("refused".into()));
     world.report();
     let task = &world.core.facts().tasks[&instance(1)];
-    assert_eq!(task.unhealthy, None);
+    assert_eq!(task.failure, None);
 }

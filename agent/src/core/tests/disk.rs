@@ -33,6 +33,14 @@ fn limited() -> CoreFixture {
     world
 }
 
+/// Returns the end of a command that the agent has killed.
+fn killed() -> CommandExit {
+    CommandExit {
+        stop: Some(StopCause::Ordered),
+        ..ended(CommandStatus::Signal(9))
+    }
+}
+
 fn over(world: &mut CoreFixture) {
     world.feed(Input::DiskLimitExceeded {
         instance: instance(1),
@@ -76,17 +84,17 @@ fn a_task_over_its_disk_limit_is_killed_and_fails_with_both_sizes() {
     world.report();
     world.discard_effects();
     over(&mut world);
-    world.expect(&["kill 1 in 0"]);
-    world.report();
-    world.expect(&["report web 2 Killing"]);
-    let ended = CommandExit {
-        stop: Some(StopCause::Ordered),
-        ..ended(CommandStatus::Signal(9))
-    };
+    world.wait(5);
+    // The next run must know the reason.
+    world.expect_all(&["persist update 1: Killing"]);
+    over(&mut world);
+    world.expect(&[]);
+    world.sync();
+    world.expect(&["report web 2 Killing", "kill 1 in 0"]);
     let instance = instance(1);
     world.feed(Input::Exited {
         instance,
-        exit: ended,
+        exit: killed(),
     });
     world.report();
     world.expect(&["report web 3 Failed", "destroy 1-1-1"]);
@@ -132,17 +140,79 @@ fn an_ordered_kill_takes_precedence_over_a_disk_excess() {
     world.sync();
     world.report();
     world.discard_effects();
-    let ended = CommandExit {
-        stop: Some(StopCause::Ordered),
-        ..ended(CommandStatus::Signal(9))
-    };
     let instance = instance(1);
     world.feed(Input::Exited {
         instance,
-        exit: ended,
+        exit: killed(),
     });
     world.report();
     assert_eq!(reason(&world, 1), v1::Reason::TaskKilled);
+}
+
+#[test]
+fn a_disk_excess_keeps_its_reason_over_a_restart_before_the_exit() {
+    let over_limit = || {
+        let mut world = limited();
+        world.report();
+        over(&mut world);
+        world.report();
+        // The record is compacted after the registry has the update.
+        world.committed(1, "web", 2, false);
+        world.sync();
+        world.check_snapshot();
+        let mut next = world.restart("boot-1");
+        next.discard_effects();
+        next
+    };
+    let mut world = over_limit();
+    let fact = StartedFact {
+        pid: 77,
+        at: argosy_state::ids::Timestamp(0),
+    };
+    world.found(1, RecoveredContainer::Running(fact));
+    assert!(world.take_effects().contains(&"kill 1 in 0".to_owned()));
+    world.feed(Input::Exited {
+        instance: instance(1),
+        exit: killed(),
+    });
+    world.report();
+    let mut exited = over_limit();
+    exited.found(1, RecoveredContainer::Exited(killed()));
+    exited.report();
+    for world in [world, exited] {
+        assert_eq!(reason(&world, 1), v1::Reason::LimitDisk);
+        let text = last_update(&world, 1).text;
+        assert_eq!(text, format!("{WHY}; it ended"));
+    }
+}
+
+#[test]
+fn a_disk_excess_ends_the_grace_period_of_a_kill_for_another_reason() {
+    let mut killed = limited();
+    killed.report();
+    killed.kill(2, "web", 5_000);
+    killed.sync();
+    killed.discard_effects();
+    over(&mut killed);
+    killed.expect(&["kill 1 in 0"]);
+    // An order that follows the excess has no grace period either.
+    let mut world = limited();
+    world.report();
+    world.discard_effects();
+    over(&mut world);
+    world.kill(2, "web", 5_000);
+    world.sync();
+    world.expect(&["kill 1 in 0"]);
+}
+
+#[test]
+fn a_disk_excess_on_a_full_disk_does_not_wait_for_the_journal() {
+    let mut world = limited();
+    world.report();
+    world.feed(Input::JournalFull(true));
+    world.discard_effects();
+    over(&mut world);
+    world.expect(&["kill 1 in 0"]);
 }
 
 #[test]
@@ -199,15 +269,12 @@ fn without_its_first() -> CoreFixture {
 fn a_group_directory_over_its_limit_kills_the_next_running_task() {
     let mut world = without_its_first();
     over(&mut world);
-    world.expect(&["kill 2 in 0"]);
-    let ended = CommandExit {
-        stop: Some(StopCause::Ordered),
-        ..ended(CommandStatus::Signal(9))
-    };
+    world.report();
+    assert!(world.take_effects().contains(&"kill 2 in 0".to_owned()));
     let instance = instance(2);
     world.feed(Input::Exited {
         instance,
-        exit: ended,
+        exit: killed(),
     });
     world.report();
     assert_eq!(reason(&world, 2), v1::Reason::LimitDisk);

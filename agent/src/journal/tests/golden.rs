@@ -16,7 +16,8 @@ use argosy_state::task::{
 
 use super::*;
 use crate::core::{
-    CheckTimes, ExecutorInfo, ExecutorRecord, LaunchOrder, NumberedUpdate, StartedFact, TaskFacts,
+    CheckTimes, ExecutorInfo, ExecutorRecord, FailureCause, LaunchOrder, NumberedUpdate,
+    StartedFact, TaskFacts,
 };
 use crate::journal::record::{decode, encode};
 
@@ -360,7 +361,9 @@ fn task(launch: v1::LaunchOrder, updates: Vec<v1::NumberedUpdate>) -> JournalRec
                 healthy: Some(-1),
                 ready: None,
             },
-            unhealthy: Some(Explanation::of(Code::HealthCheckFailed, &[&3]).with_detail("no")),
+            failure: Some(FailureCause::Unhealthy(
+                Explanation::of(Code::HealthCheckFailed, &[&3]).with_detail("no"),
+            )),
             executor_serial: 1,
             held: true,
             former: false,
@@ -475,5 +478,27 @@ fn records_have_the_bytes_of_the_first_release_that_wrote_them() {
         let read = decode(&bytes(stored)).unwrap();
         assert_eq!(&read, record, "{name}");
         assert_eq!(hex(&encode(&read)), stored, "{name}");
+    }
+}
+
+/// A journal that 0.1.0 has compacted contains no disk excess: its tasks read as those without one.
+#[test]
+fn compacted_records_of_tasks_have_the_reason_for_which_the_agent_ends_them() {
+    let (_, launch) = canonical().swap_remove(0);
+    let JournalRecord::Task { instance, facts } = task(launch, Vec::new()) else {
+        panic!("it is the record of a task");
+    };
+    let why = Explanation::of(Code::GroupDirectory, &[&"web"]).with_detail("no");
+    for failure in [
+        None,
+        Some(FailureCause::Unhealthy(why.clone())),
+        Some(FailureCause::DiskLimitExceeded(why)),
+    ] {
+        let facts = Box::new(TaskFacts {
+            failure,
+            ..(*facts).clone()
+        });
+        let record = JournalRecord::Task { instance, facts };
+        assert_eq!(decode(&encode(&record)), Some(record));
     }
 }
