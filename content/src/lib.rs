@@ -1,7 +1,8 @@
 //! Content for tasks: files by URI, and images. Runs and mounts nothing, and knows no cluster.
 //!
-//! Reading order: `singleflight`, `http_client`, `fetcher`, `images`, `service`.
+//! Reading order: `singleflight`, `fair_slots`, `http_client`, `fetcher`, `images`, `service`.
 
+mod fair_slots;
 pub mod fetcher;
 mod http_client;
 pub mod images;
@@ -11,6 +12,8 @@ mod singleflight;
 mod testing;
 
 use std::error::Error;
+
+pub use fair_slots::{FairSlot, FairSlots};
 
 /// Formats an error with all its causes as one message.
 #[must_use]

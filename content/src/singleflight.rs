@@ -3,7 +3,7 @@
 //! A request during the execution joins it and gets the same result, success or failure; a later
 //! one starts again. The work continues while one requester is left, and stops with the last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,21 +11,23 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::watch;
 
-/// Work in progress, by key.
-pub(crate) struct Singleflight<K, V: Clone, P> {
-    in_flight: Mutex<InFlight<K, V, P>>,
+/// Work in progress, by key. `R` identifies requesters, for work that depends on them.
+pub(crate) struct Singleflight<K, V: Clone, P, R = ()> {
+    in_flight: Mutex<InFlight<K, V, P, R>>,
 }
 
 /// Bounded by the requesters: work without a requester is removed.
-struct InFlight<K, V: Clone, P> {
+struct InFlight<K, V: Clone, P, R> {
     serial: u64,
-    calls: BTreeMap<K, SharedWork<V, P>>,
+    calls: BTreeMap<K, SharedWork<V, P, R>>,
 }
 
-struct SharedWork<V: Clone, P> {
+struct SharedWork<V: Clone, P, R> {
     serial: u64,
     work: WeakShared<BoxFuture<'static, V>>,
     progress: watch::Receiver<P>,
+    /// All requesters so far, also those that no longer wait.
+    requesters: watch::Sender<BTreeSet<R>>,
 }
 
 /// A requester's share of an execution. The work continues while one of them is awaited.
@@ -37,13 +39,13 @@ pub(crate) struct Waiter<V: Clone, P> {
 }
 
 /// Removes work from the list when it ends, fails or is cancelled.
-struct RemoveOnDrop<K: Ord + Clone, V: Clone, P> {
-    calls: Arc<Singleflight<K, V, P>>,
+struct RemoveOnDrop<K: Ord + Clone, V: Clone, P, R> {
+    calls: Arc<Singleflight<K, V, P, R>>,
     key: K,
     serial: u64,
 }
 
-impl<K: Ord + Clone, V: Clone, P> Drop for RemoveOnDrop<K, V, P> {
+impl<K: Ord + Clone, V: Clone, P, R> Drop for RemoveOnDrop<K, V, P, R> {
     fn drop(&mut self) {
         let mut going = self.calls.in_flight();
         let listed = going.calls.get(&self.key);
@@ -53,11 +55,12 @@ impl<K: Ord + Clone, V: Clone, P> Drop for RemoveOnDrop<K, V, P> {
     }
 }
 
-impl<K, V, P> Singleflight<K, V, P>
+impl<K, V, P, R> Singleflight<K, V, P, R>
 where
     K: Ord + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
     P: Default + Send + Sync + 'static,
+    R: Ord + Send + Sync + 'static,
 {
     pub(crate) fn new() -> Arc<Self> {
         let going = InFlight {
@@ -69,11 +72,13 @@ where
         })
     }
 
-    /// Joins the work of this key, or starts it.
+    /// Joins the work of this key, or starts it. `begin` gets the sender of its progress, and its
+    /// requesters.
     pub(crate) fn join<F>(
         self: &Arc<Self>,
         key: K,
-        begin: impl FnOnce(watch::Sender<P>) -> F,
+        requester: R,
+        begin: impl FnOnce(watch::Sender<P>, watch::Receiver<BTreeSet<R>>) -> F,
     ) -> Waiter<V, P>
     where
         F: Future<Output = V> + Send + 'static,
@@ -82,6 +87,8 @@ where
         if let Some(call) = going.calls.get(&key)
             && let Some(work) = call.work.upgrade()
         {
+            call.requesters
+                .send_if_modified(|all| all.insert(requester));
             let progress = call.progress.clone();
             return Waiter {
                 work,
@@ -97,7 +104,8 @@ where
             serial,
         };
         let (sender, progress) = watch::channel(P::default());
-        let work = begin(sender);
+        let (requesters, of_work) = watch::channel(BTreeSet::from([requester]));
+        let work = begin(sender, of_work);
         let work = async move {
             let _departure = departure;
             work.await
@@ -109,6 +117,7 @@ where
                 .downgrade()
                 .expect("work that was never polled is there"),
             progress: progress.clone(),
+            requesters,
         };
         // The replaced work was cancelled, and has nothing left to drop.
         going.calls.insert(key, call);
@@ -120,8 +129,8 @@ where
     }
 }
 
-impl<K, V: Clone, P> Singleflight<K, V, P> {
-    fn in_flight(&self) -> MutexGuard<'_, InFlight<K, V, P>> {
+impl<K, V: Clone, P, R> Singleflight<K, V, P, R> {
+    fn in_flight(&self) -> MutexGuard<'_, InFlight<K, V, P, R>> {
         // Every change under the lock is one step, so that a panic leaves nothing half-done.
         self.in_flight
             .lock()
@@ -162,7 +171,7 @@ mod tests {
                 }
             }
             let (begun, ended) = (Arc::clone(&self.started), Arc::clone(&self.ended));
-            self.calls.join("layer", move |progress| {
+            self.calls.join("layer", (), move |progress, _| {
                 // Created only for work that is started.
                 let end = CountOnDrop(ended);
                 async move {

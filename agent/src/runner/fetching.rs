@@ -12,6 +12,10 @@ use super::requests::ContainerStart;
 use super::starting::start_cancelled;
 use crate::core::{CreateError, Input, Instance};
 
+/// Maximum number of tasks whose files are fetched concurrently. It is high because a task that
+/// waits for its server keeps its slot.
+pub(super) const SLOTS: usize = 128;
+
 /// A fetch that can be cancelled. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FetchHandle {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use argosy_isolation::{ContainerUser, Program, RootFs};
 use argosy_proto::{convert, v1};
+use argosy_state::ids::FrameworkId;
 use argosy_state::task::{Cause, Code, Explanation, ImagePull};
 use tokio::sync::watch;
 
@@ -66,6 +67,7 @@ impl ContainerImages {
     pub(super) async fn pull(
         &self,
         task: &v1::TaskSpec,
+        framework: FrameworkId,
         container: ContainerName,
         meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), Explanation> {
@@ -91,7 +93,7 @@ impl ContainerImages {
             Some(ImagePull::IfAbsent) => PullPolicy::IfAbsent,
             Some(ImagePull::Always) => PullPolicy::Always,
         };
-        let obtaining = images.obtain(reference, policy, container.to_string());
+        let obtaining = images.obtain(reference, policy, framework, container.to_string());
         let image = wait_for_image(obtaining, meter)
             .await
             .map_err(|error| error.explanation())?;

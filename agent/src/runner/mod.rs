@@ -19,7 +19,6 @@ mod disk_usage;
 mod disks;
 mod etc_files;
 mod executors;
-mod fetch_slots;
 mod fetching;
 pub(crate) mod groups;
 mod handles;
@@ -73,13 +72,13 @@ use crate::inbox::{Event, ExecutorSender};
 use crate::paths::Paths;
 use crate::statistics::Statistics;
 use crate::wire;
+use argosy_content::FairSlots;
 use argosy_content::fetcher::{FetchCache, FetchSettings, Fetcher};
-use argosy_content::images::{ImageManager, Unpacker};
+use argosy_content::images::{ImageManager, LayerDirs, Unpacker};
 use argosy_content::service::{ContentService, ServiceCommand, ServiceSettings};
 use cni::CniContainers;
 use cpuset::ContainerCpus;
 pub(crate) use devices::check as check_devices;
-use fetch_slots::FetchSlots;
 pub(crate) use handles::{AttachError, ContainerControls, ExecStartError, SlotError};
 use image_rootfs::ContainerImages;
 pub use launcher_process::LauncherCommand;
@@ -165,7 +164,7 @@ pub(super) struct RunnerState {
     /// Separate from the other slots, so that containers that cannot be removed do not block new
     /// ones.
     removal_slots: Semaphore,
-    fetch_slots: FetchSlots,
+    fetch_slots: Arc<FairSlots>,
     /// The lookup of a user may wait for a directory service.
     user_slots: Arc<Semaphore>,
     /// The channel to the agent's loop. When it is full, the container's task waits: the supervisor
@@ -208,6 +207,19 @@ fn cache(config: &Config, paths: &Paths) -> Result<Option<FetchCache>, RunError>
     Ok((bytes > 0).then_some(cache))
 }
 
+fn images(
+    config: &Config,
+    paths: &Paths,
+    (unpacker, slots): (Arc<dyn Unpacker>, Arc<FairSlots>),
+    broker: BrokerClient,
+    service: Arc<ContentService>,
+) -> Result<Arc<ImageManager>, RunError> {
+    let layers: Arc<dyn LayerDirs> = Arc::new(BrokerLayerDirs(broker));
+    let by = (unpacker, layers, slots);
+    let images = ImageManager::open(&paths.images(), config.images.clone(), by, service);
+    images.map_err(|source| RunError::Images { source })
+}
+
 impl Runner {
     pub(crate) fn new(
         config: &Config,
@@ -221,15 +233,13 @@ impl Runner {
         let sockets = ExecutorSockets::new(broker.clone(), inbox.clone());
         let service = service(config, host, broker.clone());
         let unpackings = Arc::new(LauncherUnpacker::new(broker.clone()));
-        // Only full isolation has host ids for an image's users.
+        let slots = FairSlots::new(unpacking::SLOTS);
         let images = match settings.isolation {
             Isolation::Full => {
-                let (directory, settings) = (paths.images(), config.images.clone());
-                let layers = Arc::new(BrokerLayerDirs(broker.clone()));
-                let by = (unpackings.clone() as Arc<dyn Unpacker>, layers as Arc<_>);
-                let images = ImageManager::open(&directory, settings, by, service.clone());
-                Some(images.map_err(|source| RunError::Images { source })?)
+                let by = (unpackings.clone() as Arc<dyn Unpacker>, slots.clone());
+                Some(images(config, &paths, by, broker.clone(), service.clone())?)
             }
+            // They have no host ids for an image's users.
             Isolation::UserNamespaces | Isolation::Processes => None,
         };
         let shared = RunnerState {
@@ -237,6 +247,7 @@ impl Runner {
                 fetch_settings(config, host),
                 service.clone(),
                 unpackings,
+                slots,
                 cache(config, &paths)?,
             ),
             service,
@@ -254,7 +265,7 @@ impl Runner {
             broker,
             slots: Arc::new(Semaphore::new(CONTAINER_SLOTS)),
             removal_slots: Semaphore::new(CONTAINER_SLOTS),
-            fetch_slots: FetchSlots::new(),
+            fetch_slots: FairSlots::new(fetching::SLOTS),
             user_slots: Arc::new(Semaphore::new(CONTAINER_SLOTS)),
             inbox,
         };

@@ -71,9 +71,11 @@ impl RunnerState {
             self.limit_disk(start, owner.as_ref(), bytes, fetch).await?;
         }
         crash_point!("fetch.disk-bounded");
-        let pulling = self.images.pull(&spec, start.name, meter);
+        let framework = start.key.framework;
+        let pulling = self.images.pull(&spec, framework, start.name, meter);
         pulling.await.map_err(CreateError::fetch)?;
         let context = FetchContext {
+            framework,
             owner: owner.as_ref(),
             reach: networks::server_access(start),
         };

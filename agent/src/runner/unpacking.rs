@@ -4,14 +4,12 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Arc;
 
 use argosy_isolation::ContainerUser;
 use argosy_isolation::unpack::{ArchiveFormat, UnpackHandle, UnpackReport, UnpackResult};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::io::Interest;
-use tokio::sync::Semaphore;
 
 use crate::broker_client::BrokerClient;
 use crate::descriptors::watched;
@@ -23,20 +21,16 @@ const HEADER_BYTES: u64 = 262;
 
 /// Maximum number of archives and layers that are unpacked concurrently: each may take a decoder's
 /// 128 MiB, and a core.
-const MAX_CONCURRENT: usize = 4;
+pub(super) const SLOTS: usize = 4;
 
 /// Unpacking by the agent's launcher.
 pub(super) struct LauncherUnpacker {
     broker: BrokerClient,
-    slots: Arc<Semaphore>,
 }
 
 impl LauncherUnpacker {
     pub(super) fn new(broker: BrokerClient) -> Self {
-        Self {
-            broker,
-            slots: Arc::new(Semaphore::new(MAX_CONCURRENT)),
-        }
+        Self { broker }
     }
 }
 
@@ -53,7 +47,7 @@ impl Unpacker for LauncherUnpacker {
             LayerCompression::TarZstd => ArchiveFormat::TarZstd,
         };
         let (broker, draft) = (self.broker.clone(), draft_of(into));
-        let unpacking = self.unpack(move || {
+        let unpacking = unpack(move || {
             let draft = draft.ok_or("a layer is unpacked into a directory of the store")?;
             broker.unpack_layer(format, layer.as_fd(), draft)
         });
@@ -88,7 +82,7 @@ impl Extractor for LauncherUnpacker {
         );
         let owner = owner.map_or(own, |user| (user.uid, user.gid));
         let broker = self.broker.clone();
-        let unpacking = self.unpack(move || {
+        let unpacking = unpack(move || {
             let mut beginning = Vec::new();
             let read = (&mut archive)
                 .take(HEADER_BYTES)
@@ -104,21 +98,13 @@ impl Extractor for LauncherUnpacker {
     }
 }
 
-impl LauncherUnpacker {
-    /// Unpacks an archive that starts with `begin`. If it is dropped, it ends the process.
-    fn unpack(
-        &self,
-        begin: impl FnOnce() -> Result<UnpackHandle, String> + Send + 'static,
-    ) -> impl Future<Output = Result<UnpackResult, String>> + Send + 'static {
-        let turns = Arc::clone(&self.slots);
-        async move {
-            let slot = turns.acquire().await;
-            let _turn = slot.expect("turns are given as long as there is an agent");
-            let begun = tokio::task::spawn_blocking(begin).await;
-            let unpacking = begun.expect("asking the launcher never panics");
-            finish(unpacking?).await
-        }
-    }
+/// Unpacks an archive that starts with `begin`. If it is dropped, it ends the process.
+async fn unpack(
+    begin: impl FnOnce() -> Result<UnpackHandle, String> + Send + 'static,
+) -> Result<UnpackResult, String> {
+    let begun = tokio::task::spawn_blocking(begin).await;
+    let unpacking = begun.expect("asking the launcher never panics");
+    finish(unpacking?).await
 }
 
 async fn finish(unpacking: UnpackHandle) -> Result<UnpackResult, String> {

@@ -134,13 +134,14 @@ impl FetchCache {
             None => {
                 let (cache, uri) = (Arc::clone(self), uri.clone());
                 let origin = Arc::clone(origin);
-                let seat = self.downloads.join(name, move |progress| async move {
+                let downloading = move |progress, _| async move {
                     // Another download may have ended between the check and the join.
                     match open(&path) {
                         Some(file) => Ok(Some(file)),
                         None => cache.download(&origin, &uri, &path, &progress).await,
                     }
-                });
+                };
+                let seat = self.downloads.join(name, (), downloading);
                 await_download(seat, meter)
                     .await
                     .map_err(FetchError::Shared)?

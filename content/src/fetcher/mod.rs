@@ -29,10 +29,12 @@ use argosy_host::crash_point;
 use argosy_isolation::ContainerUser;
 use argosy_proto::uri::RedactedUri;
 use argosy_proto::v1;
+use argosy_state::ids::FrameworkId;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::FairSlots;
 pub(crate) use agents::names_agent;
 pub use agents::{ClusterAuthorities, ClusterTls};
 pub use cache::FetchCache;
@@ -65,6 +67,8 @@ pub struct Fetcher {
     origin: Arc<Origin>,
     cache: Option<Arc<FetchCache>>,
     extractor: Arc<dyn Extractor>,
+    /// The slots for archives that are extracted; others wait.
+    slots: Arc<FairSlots>,
 }
 
 /// An operator's settings for fetching.
@@ -89,6 +93,8 @@ pub struct FetchSettings {
 /// The task for which files are fetched.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FetchContext<'a> {
+    /// The framework of the task.
+    pub framework: FrameworkId,
     /// The host user that owns the copies, and that must be able to read files of the host. `None`
     /// is the agent's user; if that is root, it reads as a user without rights.
     pub owner: Option<&'a ContainerUser>,
@@ -97,17 +103,20 @@ pub struct FetchContext<'a> {
 }
 
 impl Fetcher {
-    /// `cache` holds the files that tasks request to be cached; without it no file is.
+    /// Each archive is extracted in one of the `slots`. `cache` holds the files that tasks request
+    /// to be cached; without it no file is.
     pub fn new(
         settings: FetchSettings,
         downloader: Arc<dyn Downloader>,
         extractor: Arc<dyn Extractor>,
+        slots: Arc<FairSlots>,
         cache: Option<FetchCache>,
     ) -> Self {
         Self {
             origin: Arc::new(Origin::new(settings, downloader)),
             cache: cache.map(Arc::new),
             extractor,
+            slots,
         }
     }
 
@@ -194,6 +203,7 @@ impl Fetcher {
         (mut archive, fetched): (File, &Path),
         context: FetchContext<'_>,
     ) -> Result<(), FetchError> {
+        let _slot = self.slots.acquire(context.framework).await;
         let path = sandbox.join(name);
         let extracted = sandbox.join(format!(".extracting-{name}"));
         let failed = |source| FetchError::Write {

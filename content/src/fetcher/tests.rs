@@ -8,6 +8,7 @@ mod pins;
 mod reach;
 mod secrets;
 mod stalling;
+mod unpacking;
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -91,7 +92,8 @@ fn settings(limit_bytes: u64) -> FetchSettings {
 /// Returns a fetcher whose downloads run in this process.
 fn with(downloads: DownloadClient, limit_bytes: u64, cache: Option<FetchCache>) -> Fetcher {
     let downloads = Arc::new(downloads);
-    Fetcher::new(settings(limit_bytes), downloads, Arc::new(PlainTar), cache)
+    let (settings, slots) = (settings(limit_bytes), FairSlots::new(4));
+    Fetcher::new(settings, downloads, Arc::new(PlainTar), slots, cache)
 }
 
 fn keeping(limit_bytes: u64, cache: Option<FetchCache>) -> Fetcher {

@@ -30,10 +30,12 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use argosy_state::ids::FrameworkId;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
+use crate::FairSlots;
 use crate::singleflight::{Singleflight, Waiter};
 pub use credentials::AuthHeader;
 use layout::{ImageLayout, LayoutForm};
@@ -155,35 +157,37 @@ pub struct ImageManager {
     registries: RegistryRoute,
     settings: Arc<ImageSettings>,
     puller: Puller,
-    pulls: Arc<Singleflight<ImageReference, PullResult, PullProgress>>,
+    /// By framework, because each one waits for its layers in its own turn.
+    pulls: Arc<Singleflight<(FrameworkId, ImageReference), PullResult, PullProgress>>,
 }
 
 impl ImageManager {
     /// Opens the store in `directory` for an agent that holds its lock, and removes what a crash
-    /// left. `layers` changes its directory of layers. Reads the disk and blocks.
+    /// left. `layers` changes its directory of layers, and each layer is unpacked in one of the
+    /// `slots`. Reads the disk and blocks.
     ///
     /// # Errors
     /// If the directories cannot be created or read.
     pub fn open(
         directory: &Path,
         settings: ImageSettings,
-        (unpacker, layers): (Arc<dyn Unpacker>, Arc<dyn LayerDirs>),
+        (unpacker, layers, slots): (Arc<dyn Unpacker>, Arc<dyn LayerDirs>, Arc<FairSlots>),
         registries: Arc<dyn RegistryClient>,
     ) -> Result<Arc<Self>, PullErrorKind> {
         let route = RegistryRoute::Service(registries);
-        Self::with(directory, settings, (unpacker, layers), route)
+        Self::with(directory, settings, (unpacker, layers, slots), route)
     }
 
     fn with(
         directory: &Path,
         settings: ImageSettings,
-        (unpacker, layers): (Arc<dyn Unpacker>, Arc<dyn LayerDirs>),
+        (unpacker, layers, slots): (Arc<dyn Unpacker>, Arc<dyn LayerDirs>, Arc<FairSlots>),
         registries: RegistryRoute,
     ) -> Result<Arc<Self>, PullErrorKind> {
         let store = ImageStore::open(directory, layers)?;
         let settings = Arc::new(settings);
         Ok(Arc::new(Self {
-            puller: Puller::new(Arc::clone(&store), unpacker, Arc::clone(&settings)),
+            puller: Puller::new(Arc::clone(&store), unpacker, slots, Arc::clone(&settings)),
             registries,
             pulls: Singleflight::new(),
             store,
@@ -197,13 +201,14 @@ impl ImageManager {
         self.settings.pull
     }
 
-    /// Pulls an image if necessary, and leases it to a container. Nothing happens before the future
-    /// is polled.
+    /// Pulls an image if necessary, and leases it to a container of this framework. Nothing happens
+    /// before the future is polled.
     #[must_use]
     pub fn obtain(
         self: &Arc<Self>,
         reference: ImageReference,
         policy: PullPolicy,
+        framework: FrameworkId,
         container: String,
     ) -> PendingPull {
         if policy.accepts_cached(&reference)
@@ -216,9 +221,9 @@ impl ImageManager {
         }
         let images = Arc::clone(self);
         let wanted = reference.clone();
-        let Waiter { work, progress, .. } = self.pulls.join(reference.clone(), move |progress| {
-            images.pull(wanted, progress)
-        });
+        let key = (framework, reference.clone());
+        let pulling = move |progress, _| images.pull(wanted, framework, progress);
+        let Waiter { work, progress, .. } = self.pulls.join(key, (), pulling);
         PendingPull {
             progress,
             image: self.leased(work, reference, container),
@@ -286,13 +291,16 @@ impl ImageManager {
     async fn pull(
         self: Arc<Self>,
         reference: ImageReference,
+        framework: FrameworkId,
         progress: watch::Sender<PullProgress>,
     ) -> PullResult {
         let image = reference.to_string();
         let pulled = async {
             let source = self.source(reference).await?;
             let puller = self.puller.clone();
-            puller.pull(source, image.clone(), progress).await
+            puller
+                .pull(source, image.clone(), framework, progress)
+                .await
         };
         match pulled.await {
             Ok(pulled) => Ok(Arc::new(pulled)),

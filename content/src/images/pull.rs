@@ -1,9 +1,10 @@
 //! One pull: from an image name to layers in the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use argosy_host::crash_point;
+use argosy_state::ids::FrameworkId;
 use futures::future::try_join_all;
 use tokio::sync::{Semaphore, watch};
 
@@ -14,15 +15,18 @@ use super::source::ImageSource;
 use super::store::{ImageRecord, ImageStore, LayerPin, blocking};
 use super::unpacker::Unpacker;
 use super::{ImageSettings, PullProgress};
+use crate::FairSlots;
 use crate::singleflight::{Singleflight, Waiter};
 
 /// The number of layers that are downloaded concurrently from one registry; others wait. Each
 /// registry has its own share, so that one that sends a byte a minute does not take all.
 const DOWNLOADS_AT_ONCE: usize = 4;
-/// The number of layers, of all images, that are unpacked concurrently; others wait.
-const UNPACKED_AT_ONCE: usize = 4;
 
 const NEVER_CLOSED: &str = "no limit is ever closed";
+
+/// Registry, diff id and blob: a layer of a slow registry, or one that claims a diff id for another
+/// blob, is not shared.
+type LayerKey = (String, Digest, Digest);
 
 /// The result of a layer's download.
 type LayerResult = Result<(), Arc<PullErrorKind>>;
@@ -34,14 +38,12 @@ pub(super) struct Puller {
     unpacker: Arc<dyn Unpacker>,
     settings: Arc<ImageSettings>,
     platform: Platform,
-    /// By registry, diff id and blob: a layer of a slow registry, or one that claims a diff id for
-    /// another blob, is not shared.
-    layers: Arc<Singleflight<(String, Digest, Digest), LayerResult, u64>>,
+    layers: Arc<Singleflight<LayerKey, LayerResult, u64, FrameworkId>>,
     /// By registry: the limit of [`DOWNLOADS_AT_ONCE`], as long as a download uses it. A lock,
     /// because all pulls share it.
     downloads: Arc<Mutex<BTreeMap<String, Weak<Semaphore>>>>,
-    /// The limit of [`UNPACKED_AT_ONCE`].
-    unpacking: Arc<Semaphore>,
+    /// The slots for layers that are unpacked; others wait.
+    slots: Arc<FairSlots>,
 }
 
 /// A pulled image, pinned until this is dropped.
@@ -55,6 +57,7 @@ impl Puller {
     pub(super) fn new(
         store: Arc<ImageStore>,
         unpacker: Arc<dyn Unpacker>,
+        slots: Arc<FairSlots>,
         settings: Arc<ImageSettings>,
     ) -> Self {
         Self {
@@ -64,15 +67,16 @@ impl Puller {
             platform: Platform::of_this_host(),
             layers: Singleflight::new(),
             downloads: Arc::default(),
-            unpacking: Arc::new(Semaphore::new(UNPACKED_AT_ONCE)),
+            slots,
         }
     }
 
-    /// Pulls the missing parts of an image, and records it under its name.
+    /// Pulls the missing parts of an image for a framework, and records it under its name.
     pub(super) async fn pull(
         self,
         source: ImageSource,
         reference: String,
+        framework: FrameworkId,
         progress: watch::Sender<PullProgress>,
     ) -> Result<PinnedImage, Arc<PullErrorKind>> {
         let source = Arc::new(source);
@@ -93,7 +97,7 @@ impl Puller {
         });
         self.free_space(bytes_total).await?;
         let layers = missing.into_iter();
-        try_join_all(layers.map(|layer| self.layer(&source, layer, &progress))).await?;
+        try_join_all(layers.map(|layer| self.layer(&source, layer, framework, &progress))).await?;
         let record = ImageRecord::new(reference, plan.digest, plan.config, diff_ids, packed_bytes);
         let (store, kept) = (Arc::clone(&self.store), record.clone());
         blocking(move || store.add_image(kept)).await?;
@@ -117,10 +121,11 @@ impl Puller {
         &self,
         source: &Arc<ImageSource>,
         layer: LayerDescriptor,
+        framework: FrameworkId,
         progress: &watch::Sender<PullProgress>,
     ) -> LayerResult {
         loop {
-            let seat = self.join_download(Arc::clone(source), layer.clone());
+            let seat = self.join_download(Arc::clone(source), layer.clone(), framework);
             let is_ours = seat.is_first;
             match await_layer(seat, progress).await {
                 Err(fault) if !is_ours => tracing::info!(
@@ -138,14 +143,18 @@ impl Puller {
         &self,
         source: Arc<ImageSource>,
         layer: LayerDescriptor,
+        framework: FrameworkId,
     ) -> Waiter<LayerResult, u64> {
         let puller = self.clone();
         let registry = source.registry().to_owned();
         let key = (registry, layer.diff_id, layer.blob.digest);
-        self.layers.join(key, move |progress| async move {
-            let brought = puller.download_layer(&source, &layer, &progress).await;
-            brought.map_err(Arc::new)
-        })
+        self.layers
+            .join(key, framework, move |progress, frameworks| async move {
+                let brought = puller
+                    .download_layer(&source, &layer, frameworks, &progress)
+                    .await;
+                brought.map_err(Arc::new)
+            })
     }
 
     /// Returns the limit of downloads from a registry.
@@ -163,11 +172,13 @@ impl Puller {
         limit
     }
 
-    /// Downloads and unpacks a missing layer.
+    /// Downloads and unpacks a missing layer. It is unpacked in the turn of any of the frameworks
+    /// that need it, so that none waits for other layers of another one.
     async fn download_layer(
         &self,
         source: &ImageSource,
         layer: &LayerDescriptor,
+        frameworks: watch::Receiver<BTreeSet<FrameworkId>>,
         progress: &watch::Sender<u64>,
     ) -> Result<(), PullErrorKind> {
         let downloads = self.downloads_from(source.registry());
@@ -181,7 +192,7 @@ impl Puller {
         let blob = source.blob(&layer.blob, draft, progress).await?;
         crash_point!("pull.blob-brought");
         drop(downloading);
-        let _unpacking = self.unpacking.acquire().await.expect(NEVER_CLOSED);
+        let _unpacking = self.slots.acquire_for_any(frameworks).await;
         let store = Arc::clone(&self.store);
         let (draft, root) = blocking(move || store.layer_draft()).await?;
         crash_point!("pull.layer-drafted");

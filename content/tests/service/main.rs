@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
+use argosy_content::FairSlots;
 use argosy_content::fetcher::{
     ClusterAuthorities, Extractor, FetchContext, FetchProgress, FetchSettings, Fetcher,
 };
@@ -26,6 +27,7 @@ use argosy_isolation::ContainerUser;
 use argosy_isolation::service::Packet;
 use argosy_proto::transport::Dialer;
 use argosy_proto::v1;
+use argosy_state::ids::FrameworkId;
 use futures::FutureExt;
 use futures::future::{BoxFuture, LocalBoxFuture};
 use nix::sys::signal::{Signal, kill};
@@ -36,6 +38,8 @@ use tokio::sync::watch;
 const VERB: &str = "content";
 /// The verb with which it is a compromised service.
 const LIAR: &str = "lie";
+/// The framework of all tests.
+const FRAMEWORK: FrameworkId = FrameworkId(1);
 /// The timeout of all waits in tests.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -163,7 +167,11 @@ fn images_of(
     ImageManager::open(
         directory,
         settings,
-        (Arc::new(CountingUnpacker), Arc::new(LocalLayerDirs)),
+        (
+            Arc::new(CountingUnpacker),
+            Arc::new(LocalLayerDirs),
+            FairSlots::new(4),
+        ),
         service.clone(),
     )
     .unwrap()
@@ -198,7 +206,8 @@ impl Extractor for NoExtractor {
 }
 
 fn fetcher(service: &Arc<ContentService>) -> Fetcher {
-    Fetcher::new(settings(), service.clone(), Arc::new(NoExtractor), None)
+    let (extractor, slots) = (Arc::new(NoExtractor), FairSlots::new(4));
+    Fetcher::new(settings(), service.clone(), extractor, slots, None)
 }
 
 async fn fetch(
@@ -485,13 +494,13 @@ async fn compromised_service() {
     let images = ImageManager::open(
         directory.path(),
         ImageSettings::default(),
-        (unpacker, Arc::new(LocalLayerDirs)),
+        (unpacker, Arc::new(LocalLayerDirs), FairSlots::new(4)),
         service.clone(),
     );
     let name: ImageReference = "127.0.0.1:9/site:1".parse().unwrap();
     let obtaining = images
         .unwrap()
-        .obtain(name, PullPolicy::Always, "1-1-1".to_owned());
+        .obtain(name, PullPolicy::Always, FRAMEWORK, "1-1-1".to_owned());
     let error = obtaining.image.await.unwrap_err();
     let why = argosy_content::error_chain(&error);
     assert!(
@@ -556,7 +565,7 @@ async fn pulled() {
     let images = images_of(directory.path(), settings, &service);
     let name: ImageReference = format!("{address}/site:1").parse().unwrap();
     let image = images
-        .obtain(name, PullPolicy::Always, "1-1-1".to_owned())
+        .obtain(name, PullPolicy::Always, FRAMEWORK, "1-1-1".to_owned())
         .image
         .await
         .unwrap();
@@ -565,7 +574,7 @@ async fn pulled() {
     let none: ImageReference = format!("{address}/none:1").parse().unwrap();
     service.stop();
     let failed = images
-        .obtain(none, PullPolicy::Always, "1-2-1".to_owned())
+        .obtain(none, PullPolicy::Always, FRAMEWORK, "1-2-1".to_owned())
         .image;
     let failed = tokio::time::timeout(Duration::from_millis(500), failed).await;
     assert!(failed.is_err(), "a registry that breaks off is asked again");
@@ -587,7 +596,9 @@ async fn large_configurations() {
     let pulls = (0..24).map(|number| {
         let name = format!("{address}/site{number}:1").parse().unwrap();
         let container = format!("1-{number}-1");
-        images.obtain(name, PullPolicy::Always, container).image
+        images
+            .obtain(name, PullPolicy::Always, FRAMEWORK, container)
+            .image
     });
     let (pulled, between) = tokio::join!(futures::future::join_all(pulls), fetched());
     between.unwrap();
@@ -631,7 +642,7 @@ async fn long_media_type() {
         let images = images_of(directory.path(), ImageSettings::default(), &service);
         let name: ImageReference = format!("{address}/site:1").parse().unwrap();
         let error = images
-            .obtain(name, PullPolicy::Always, "1-1-1".to_owned())
+            .obtain(name, PullPolicy::Always, FRAMEWORK, "1-1-1".to_owned())
             .image
             .await
             .unwrap_err();

@@ -22,7 +22,8 @@ fn given_from(directories: Vec<PathBuf>) -> Fetcher {
         ..settings(1_000)
     };
     let downloads = Arc::new(DownloadClient::new(&settings, without_tls).unwrap());
-    Fetcher::new(settings, downloads, Arc::new(PlainTar), None)
+    let slots = FairSlots::new(4);
+    Fetcher::new(settings, downloads, Arc::new(PlainTar), slots, None)
 }
 
 fn change_mode(path: &Path, mode: u32) {

@@ -20,7 +20,8 @@ fn allowing(allow: &[&str]) -> FetchSettings {
 
 fn of(settings: FetchSettings) -> Fetcher {
     let downloads = Arc::new(DownloadClient::new(&settings, without_tls).unwrap());
-    Fetcher::new(settings, downloads, Arc::new(PlainTar), None)
+    let slots = FairSlots::new(4);
+    Fetcher::new(settings, downloads, Arc::new(PlainTar), slots, None)
 }
 
 /// Starts a server of one page; returns its `host:port` and its number of requests.

@@ -2,6 +2,7 @@
 //! store and its leases.
 
 mod debian;
+mod fairness;
 mod fixtures;
 mod layouts;
 mod logins;
@@ -26,6 +27,9 @@ use registry::TestRegistry;
 
 /// The timeout for events that must happen.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The framework of most tests.
+const FRAMEWORK: FrameworkId = FrameworkId(1);
 
 /// Extracts a plain tar file, as the agent's user.
 #[derive(Default)]
@@ -123,7 +127,8 @@ impl ImagesFixture {
         policy: PullPolicy,
         order: u64,
     ) -> Result<LeasedImage, String> {
-        let obtaining = self.images.obtain(name.clone(), policy, container(order));
+        let (images, container) = (&self.images, container(order));
+        let obtaining = images.obtain(name.clone(), policy, FRAMEWORK, container);
         let obtained = tokio::time::timeout(DEADLINE, obtaining.image).await;
         obtained
             .expect("a pull ends in time")
@@ -183,7 +188,7 @@ fn opened(
     ImageManager::with(
         directory,
         settings,
-        (unpacker, Arc::new(LocalLayerDirs)),
+        (unpacker, Arc::new(LocalLayerDirs), FairSlots::new(4)),
         RegistryRoute::Local(registries),
     )
     .unwrap()

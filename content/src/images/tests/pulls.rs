@@ -265,7 +265,12 @@ async fn a_pull_reports_the_received_and_the_missing_bytes_to_every_waiter() {
     let name = world.name("web:1");
     let obtain = |order| {
         let images = &world.images;
-        images.obtain(name.clone(), PullPolicy::IfAbsent, container(order))
+        images.obtain(
+            name.clone(),
+            PullPolicy::IfAbsent,
+            FRAMEWORK,
+            container(order),
+        )
     };
     let (mut first, mut second) = (obtain(1), obtain(2));
     for PendingPull { progress, image } in [&mut first, &mut second] {
@@ -356,7 +361,7 @@ async fn a_slow_registry_does_not_delay_others() {
     let name = format!("{}/web:1", slow.address()).parse().unwrap();
     let stalled = world
         .images
-        .obtain(name, PullPolicy::IfAbsent, container(1));
+        .obtain(name, PullPolicy::IfAbsent, FRAMEWORK, container(1));
     let stalled = tokio::spawn(stalled.image);
     eventually(|| slow.in_progress() == 4).await;
     world.registry.offer("web:1", &web());
@@ -541,9 +546,12 @@ async fn a_pull_continues_until_its_last_waiter_leaves() {
         .registry
         .plan(path.clone(), vec![InjectedFault::StallAfter(60_000); 2]);
     let obtain = |order| {
-        world
-            .images
-            .obtain(name.clone(), PullPolicy::IfAbsent, container(order))
+        world.images.obtain(
+            name.clone(),
+            PullPolicy::IfAbsent,
+            FRAMEWORK,
+            container(order),
+        )
     };
     let (mut first, second) = (obtain(1), obtain(2));
     let mut progress = second.progress.clone();

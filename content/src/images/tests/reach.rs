@@ -45,6 +45,7 @@ async fn opening(allow: &[&str]) -> ImagesFixture {
     let by = (
         Arc::clone(&world.unpacker) as _,
         Arc::new(LocalLayerDirs) as _,
+        FairSlots::new(4),
     );
     world.images = ImageManager::with(
         world.directory.path(),

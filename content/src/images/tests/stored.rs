@@ -188,6 +188,7 @@ async fn opening_the_store_does_not_wait_for_the_removal_of_drafts() {
         (
             Arc::new(PlainUnpacker::default()),
             Arc::clone(&removals) as _,
+            FairSlots::new(4),
         ),
         RegistryRoute::Local(registries),
     );

@@ -1,0 +1,85 @@
+//! Tests of the slots for unpacking, which frameworks share.
+
+use super::fixtures::tar;
+use super::*;
+
+/// Does not end layers with the file `slow` until it is dropped.
+#[derive(Default)]
+struct StuckUnpacker {
+    plain: PlainUnpacker,
+    stuck: AtomicU32,
+}
+
+impl Unpacker for StuckUnpacker {
+    fn unpack<'a>(
+        &'a self,
+        layer: File,
+        packing: LayerCompression,
+        into: &'a Path,
+    ) -> BoxFuture<'a, Result<UnpackedLayer, UnpackError>> {
+        let unpacking = self.plain.unpack(layer, packing, into);
+        async move {
+            let unpacked = unpacking.await;
+            if into.join("slow").exists() {
+                self.stuck.fetch_add(1, Ordering::SeqCst);
+                std::future::pending::<()>().await;
+            }
+            unpacked
+        }
+        .boxed()
+    }
+}
+
+/// Starts a pull of an image of the registry for a framework.
+fn pull(
+    world: &ImagesFixture,
+    image: &str,
+    framework: u64,
+) -> tokio::task::JoinHandle<Result<LeasedImage, PullError>> {
+    let (name, container) = (world.name(image), container(framework));
+    let framework = FrameworkId(framework);
+    let images = &world.images;
+    let pull = images.obtain(name, PullPolicy::IfAbsent, framework, container);
+    tokio::spawn(pull.image)
+}
+
+#[tokio::test]
+async fn layers_of_one_framework_do_not_delay_those_of_others() {
+    let mut world = ImagesFixture::new().await;
+    let unpacker = Arc::new(StuckUnpacker::default());
+    let settings = listing(ImageSettings::default(), world.registry.address());
+    let insecure = settings.insecure_registries.clone();
+    let timeouts = RetryTimeouts::default();
+    let registries = Registries::new(&fetch_settings(&[]), &insecure, timeouts).unwrap();
+    let by = (
+        Arc::clone(&unpacker) as _,
+        Arc::new(LocalLayerDirs) as _,
+        FairSlots::new(4),
+    );
+    let route = RegistryRoute::Local(registries);
+    world.images = ImageManager::with(world.directory.path(), settings, by, route).unwrap();
+    let slow = (0..6).map(|number: u8| tar("slow", &[number]));
+    world
+        .registry
+        .offer("slow:1", &TestImage::of(slow.collect()));
+    let (base, own) = (tar("base", b"shared"), tar("page", b"own"));
+    let shared = TestImage::of(vec![base.clone()]);
+    world.registry.offer("base:1", &shared);
+    world
+        .registry
+        .offer("web:1", &TestImage::of(vec![base.clone(), own]));
+    let hindered = pull(&world, "slow:1", 1);
+    eventually(|| unpacker.stuck.load(Ordering::SeqCst) == 2).await;
+    // The framework waits with a layer that another one needs, too.
+    let waiting = pull(&world, "base:1", 1);
+    let path = format!("/blobs/{}", Digest::of(&base));
+    eventually(|| !world.registry.requests(&path).is_empty()).await;
+    let other = pull(&world, "web:1", 2);
+    for pull in [other, waiting] {
+        let pulled = tokio::time::timeout(DEADLINE, pull).await;
+        pulled.expect("it is unpacked in time").unwrap().unwrap();
+    }
+    assert_eq!(unpacker.stuck.load(Ordering::SeqCst), 2);
+    assert_eq!(world.registry.requests(&path).len(), 1, "it is shared");
+    hindered.abort();
+}
