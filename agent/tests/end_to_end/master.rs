@@ -100,9 +100,16 @@ impl Master {
         }
     }
 
-    /// Returns the next stream and its hello.
+    /// Returns the next stream and its hello. A stream that has ended by then is skipped: on a busy
+    /// host, an agent gives up its first attempt, after a second, and makes another one.
     pub(crate) async fn link(&mut self) -> (AgentStream, v1::Hello) {
-        self.try_link().await.expect("the agent has hung up")
+        loop {
+            if let Some((link, hello)) = self.try_link().await
+                && !link.outbound.is_closed()
+            {
+                return (link, hello);
+            }
+        }
     }
 
     /// Does the same; returns `None` when the agent has disconnected before its hello arrived, as a

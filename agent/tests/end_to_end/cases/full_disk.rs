@@ -208,7 +208,8 @@ pub(super) async fn a_task_whose_fetched_files_exceed_its_limit_fails_alone() {
     link.until("little", runs).await;
     let file = host.sandbox("little").join("file");
     let is_written = || fs::metadata(&file).is_ok_and(|file| file.len() == 1 << 20);
-    until("a file of 1 MiB", is_written).await;
+    link.answer_during(until("a file of 1 MiB", is_written))
+        .await;
     // Less than the floor is free while the file is fetched.
     let uri = v1::Uri {
         value: serve_slowly(10 << 20).await,
