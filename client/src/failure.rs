@@ -170,12 +170,14 @@ pub(crate) fn classify(status: &Status, timeout_ms: u64) -> AttemptError {
             cause: MasterFailure::Unavailable(short(status.message())),
             sent: MasterRejection::from_status(status).reason != "no-leader",
         },
-        // The call had no effect. Another master may have capacity, or this one later.
+        // The call had no effect. Another master may have capacity, or this one later. A master
+        // gives no reason if it has not read the call, or not begun a stream.
         Code::ResourceExhausted
-            if matches!(
-                MasterRejection::from_status(status).reason.as_str(),
-                "too-many-reads" | "rate-limited"
-            ) =>
+            if !local
+                && matches!(
+                    MasterRejection::from_status(status).reason.as_str(),
+                    "" | "too-many-reads" | "rate-limited"
+                ) =>
         {
             AttemptError::TryNext {
                 cause: MasterFailure::Unavailable(short(status.message())),
@@ -299,6 +301,16 @@ mod tests {
         let details = ErrorDetails::with_error_info("registry-full", "argosy", []);
         let status = Status::with_error_details(code, "the registry is full", details);
         assert!(matches!(classify(&status, 10), AttemptError::Refused(_)));
+    }
+
+    #[test]
+    fn a_call_that_a_busy_master_has_not_read_is_repeated() {
+        let status = Status::resource_exhausted("too many bytes of incomplete messages");
+        let result = classify(&status, 10);
+        assert!(
+            matches!(result, AttemptError::TryNext { sent: false, .. }),
+            "{result:?}"
+        );
     }
 
     #[test]

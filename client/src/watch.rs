@@ -257,14 +257,11 @@ impl Watch {
             AttemptError::TryNext { cause, .. } => return Ok(cause),
             AttemptError::Refused(refusal) => refusal,
         };
-        if refusal.code != Code::ResourceExhausted {
-            return Err(CallError::Refused(refusal));
-        }
         // Others, such as a message that is too large, would be refused by any master.
-        if !matches!(refusal.reason.as_str(), "" | "slow-reader") {
+        if refusal.code != Code::ResourceExhausted || refusal.reason != "slow-reader" {
             return Err(CallError::Refused(refusal));
         }
-        if refusal.reason == "slow-reader" && self.position.after.is_none() {
+        if self.position.after.is_none() {
             self.slow_snapshots += 1;
             if self.slow_snapshots >= SLOW_SNAPSHOTS {
                 return Err(CallError::Refused(refusal));

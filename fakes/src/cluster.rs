@@ -53,6 +53,8 @@ pub enum CallFault {
     Unavailable,
     /// UNAVAILABLE, although the call took effect.
     LostReply,
+    /// RESOURCE_EXHAUSTED without a code: the master has not read the call.
+    NotRead,
 }
 
 /// One registry and one leader's book.

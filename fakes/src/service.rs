@@ -57,6 +57,9 @@ impl FakeMaster {
             if fault == Some(CallFault::Unavailable) {
                 return Err(lost);
             }
+            if fault == Some(CallFault::NotRead) {
+                return Err(Status::resource_exhausted("too many incomplete messages"));
+            }
             let body = act(&mut state);
             if fault == Some(CallFault::LostReply) {
                 return Err(lost);

@@ -334,6 +334,21 @@ async fn an_update_whose_callback_stops_the_scheduler_is_acknowledged() {
 }
 
 #[tokio::test]
+async fn calls_and_acknowledgements_that_a_busy_master_has_not_read_are_repeated() {
+    let world = World::start(1).await;
+    let offer = world.offer("agent-1").await;
+    world.cluster.fault(CallFault::NotRead, 1);
+    let answer = world.driver.accept(&offer, vec![task("a")]).answer().await;
+    assert!(answer.is_done(), "{answer:?}");
+    world.cluster.fault(CallFault::NotRead, 1);
+    world.cluster.update("a", TaskState::Running);
+    let acknowledged = ReceivedInput::Acknowledged(vec![("a".into(), 2)]);
+    let is_received = |all: &[ReceivedInput]| all.contains(&acknowledged);
+    world.cluster.wait("the acknowledgement", is_received).await;
+    world.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn nothing_is_acknowledged_before_an_explicit_call() {
     let world = World::with(1, |config| config.acknowledge = AcknowledgeMode::Explicitly).await;
     world.cluster.update("a", TaskState::Running);
