@@ -125,9 +125,15 @@ impl CallError {
         was_sent: bool,
         unanswered: impl FnOnce(MasterFailure) -> Self,
     ) -> Self {
-        match was_sent && refusal.code == Code::Unauthenticated {
-            true => unanswered(MasterFailure::Untrusted(refusal.message)),
-            false => Self::Refused(refusal),
+        match refusal.code {
+            Code::Unauthenticated if was_sent => {
+                unanswered(MasterFailure::Untrusted(refusal.message))
+            }
+            // Masters check the rules before they search for the answer to a repeat.
+            Code::PermissionDenied if was_sent => {
+                unanswered(MasterFailure::Unavailable(refusal.message))
+            }
+            _ => Self::Refused(refusal),
         }
     }
 
@@ -311,6 +317,21 @@ mod tests {
             matches!(result, AttemptError::TryNext { sent: false, .. }),
             "{result:?}"
         );
+    }
+
+    #[test]
+    fn a_sent_call_whose_caller_is_refused_later_has_an_unknown_result() {
+        for code in [Code::Unauthenticated, Code::PermissionDenied] {
+            for was_sent in [false, true] {
+                let refusal = MasterRejection::from_status(&Status::new(code, "no"));
+                let error = CallError::refused(refusal, was_sent, |cause| {
+                    let causes = vec![("m1:1".to_owned(), cause)];
+                    CallError::unanswered(Duration::ZERO, true, NoMaster { causes })
+                });
+                let is_unknown = matches!(error, CallError::Unanswered { .. });
+                assert_eq!(is_unknown, was_sent, "{error:?}");
+            }
+        }
     }
 
     #[test]

@@ -69,6 +69,8 @@ impl CallRequest {
 pub(crate) struct OpenCall {
     pub(crate) key: CallKey,
     pub(crate) request: CallRequest,
+    /// Whether an earlier attempt may have been applied.
+    pub(crate) may_be_applied: bool,
     is_signed: bool,
     is_in_flight: bool,
 }
@@ -94,6 +96,7 @@ impl OpenCalls {
         let pending = OpenCall {
             key,
             request,
+            may_be_applied: false,
             is_signed: false,
             is_in_flight: false,
         };
@@ -195,8 +198,16 @@ impl OpenCalls {
         sent
     }
 
-    /// Records that no answer came: the call keeps its number and will be sent again.
+    /// Records that no answer came to a call that was sent: a master may have applied it.
     pub(crate) fn unanswered(&mut self, number: u64) {
+        if let Some(call) = self.pending.get_mut(&number) {
+            call.may_be_applied = true;
+        }
+        self.unsent(number);
+    }
+
+    /// Records that no master was reached: the call keeps its number and will be sent again.
+    pub(crate) fn unsent(&mut self, number: u64) {
         if let Some(call) = self
             .pending
             .get_mut(&number)

@@ -52,9 +52,8 @@ fn with_operations(request: &CallRequest, refused: Vec<v1::Refused>) -> Vec<v1::
 impl Session {
     pub(super) fn answered(&mut self, number: u64, result: Result<CallReply, CallError>) {
         let refusal = match result {
-            Err(CallError::NoMaster(_) | CallError::Unanswered { .. }) => {
-                return self.calls.unanswered(number);
-            }
+            Err(CallError::NoMaster(_)) => return self.calls.unsent(number),
+            Err(CallError::Unanswered { .. }) => return self.calls.unanswered(number),
             Ok(reply) => {
                 if let Some(call) = self.calls.answered(number) {
                     let done = CallOutcome::Done {
@@ -71,6 +70,8 @@ impl Session {
             return;
         };
         let is_late = refusal.reason == "late";
+        // The rules may have changed since an earlier attempt was applied.
+        let is_denied_repeat = call.may_be_applied && refusal.code == Code::PermissionDenied;
         match &mut call.request {
             // Killing twice equals killing once: a late kill gets a new number.
             CallRequest::Kill(request) if is_late => {
@@ -88,7 +89,11 @@ impl Session {
                     },
                 );
             }
-            _ if is_late || is_forgotten(&refusal.reason) || is_caller_refused(&refusal) => {
+            _ if is_late
+                || is_denied_repeat
+                || is_forgotten(&refusal.reason)
+                || is_caller_refused(&refusal) =>
+            {
                 self.finish_call(call, CallOutcome::Lost(refusal));
             }
             _ => self.finish_call(call, CallOutcome::Refused(refusal)),

@@ -10,6 +10,7 @@ use crate::scheduler::driver::{Accept, OfferOperation};
 
 mod framework_info;
 mod predecessors;
+mod refused_callers;
 
 struct World {
     session: Session,
