@@ -307,7 +307,7 @@ impl Rim {
             if let Err(error) = result.await {
                 tracing::debug!(%error, "offers could not be declined");
             }
-            None
+            Some(Input::UnnumberedSent)
         });
     }
 
@@ -320,7 +320,7 @@ impl Rim {
             if let Err(error) = result.await {
                 tracing::debug!(%error, "a message to an executor is lost");
             }
-            None
+            Some(Input::UnnumberedSent)
         });
     }
 

@@ -670,6 +670,18 @@ async fn a_call_that_was_sent_is_lost_if_the_time_of_a_stop_is_over() {
 }
 
 #[tokio::test]
+async fn a_decline_before_a_stop_is_sent() {
+    let world = World::start(1).await;
+    let offer = world.offer("agent-1").await;
+    world.driver.decline(&offer, None);
+    world.driver.stop();
+    let ended = tokio::time::timeout(Duration::from_secs(20), world.run).await;
+    ended.expect("the run ends").unwrap().unwrap();
+    let declined = ReceivedInput::Declined(vec![offer.offer_id]);
+    assert!(world.cluster.received().contains(&declined));
+}
+
+#[tokio::test]
 async fn calls_of_a_dropped_run_are_lost_and_later_ones_not_sent() {
     let world = World::start(1).await;
     world.cluster.fault(CallFault::LostReply, 100_000);

@@ -55,6 +55,8 @@ pub(crate) enum Input {
         result: Result<CallReply, CallError>,
     },
     Acknowledged(Result<(), CallError>),
+    /// A decline or a message was delivered, or is lost.
+    UnnumberedSent,
     /// The time of a stop is over; some requests may not be answered.
     DrainTimedOut,
     Reconciled {
@@ -145,6 +147,8 @@ pub(crate) struct Session {
     updates: UpdateTracker,
     reconciles: VecDeque<PendingReconcile>,
     last_reconcile: u64,
+    /// Number of declines and messages that are being sent.
+    unnumbered: usize,
     /// Tasks that exceed one call, by call: they are answered with it, as not launched.
     excess: BTreeMap<CallKey, ExcessTasks>,
     is_stopping: bool,
@@ -167,6 +171,7 @@ impl Session {
             updates: UpdateTracker::default(),
             reconciles: VecDeque::new(),
             last_reconcile: 0,
+            unnumbered: 0,
             excess: BTreeMap::new(),
             is_stopping: false,
             has_ended: false,
@@ -209,6 +214,7 @@ impl Session {
                 Ok(()) | Err(CallError::Refused(_)) => self.updates.sent(),
                 Err(CallError::NoMaster(_) | CallError::Unanswered { .. }) => self.updates.unsent(),
             },
+            Input::UnnumberedSent => self.unnumbered -= 1,
             Input::DrainTimedOut => self.end(Ok(())),
             Input::Reconciled { serial, result } => self.reconciled(serial, result),
         }
@@ -307,8 +313,10 @@ impl Session {
     /// Ends the run if a stop has nothing to wait for: it waits for earlier requests, of which
     /// there are none before the first subscription.
     fn end_if_idle(&mut self) {
-        let is_idle =
-            self.calls.is_empty() && self.reconciles.is_empty() && self.updates.is_empty();
+        let is_idle = self.calls.is_empty()
+            && self.reconciles.is_empty()
+            && self.updates.is_empty()
+            && self.unnumbered == 0;
         if self.is_stopping && (is_idle || !self.was_registered) {
             self.end(Ok(()));
         }

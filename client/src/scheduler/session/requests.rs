@@ -142,6 +142,7 @@ impl Session {
     /// Sends a message to an executor. A framework that is not registered yet can have none.
     fn message(&mut self, agent_id: String, executor_id: String, data: Vec<u8>) {
         if let Some(framework_id) = self.identity.framework_id.clone() {
+            self.unnumbered += 1;
             self.effects.push(Effect::Message(v1::MessageRequest {
                 framework_id,
                 session: self.identity.session,
@@ -168,6 +169,7 @@ impl Session {
         else {
             return;
         };
+        self.unnumbered += 1;
         self.effects.push(Effect::Decline(v1::DeclineRequest {
             framework_id,
             session: self.identity.session,

@@ -11,6 +11,7 @@ use crate::scheduler::driver::{Accept, OfferOperation};
 mod framework_info;
 mod predecessors;
 mod refused_callers;
+mod stopping;
 
 struct World {
     session: Session,
