@@ -152,8 +152,8 @@ impl OpenCalls {
         })
     }
 
-    /// Returns the calls that may be sent now, marked as sent. `teardown_may_go`: a teardown has
-    /// nothing else to wait for.
+    /// Returns the calls that may be sent now, marked as sent. `teardown_may_go`: a teardown waits
+    /// for no acknowledgement.
     pub(crate) fn send(
         &mut self,
         id: &v1::CallId,

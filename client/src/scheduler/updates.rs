@@ -32,6 +32,8 @@ pub(crate) struct UpdateTracker {
     ended: VecDeque<String>,
     pending: BTreeMap<String, RevisionKey>,
     in_flight: BTreeMap<String, RevisionKey>,
+    /// Number of calls that were answered.
+    answered: u64,
 }
 
 impl UpdateTracker {
@@ -133,6 +135,7 @@ impl UpdateTracker {
     /// Records that the masters have them, or reject them permanently.
     pub(crate) fn sent(&mut self) {
         self.in_flight.clear();
+        self.answered += 1;
     }
 
     /// Records that they may not have arrived: they are sent again, unless a later one covers them.
@@ -141,6 +144,17 @@ impl UpdateTracker {
             let entry = self.pending.entry(task).or_insert(revision);
             *entry = (*entry).max(revision);
         }
+    }
+
+    /// Returns the number of calls that were answered.
+    pub(crate) fn answered(&self) -> u64 {
+        self.answered
+    }
+
+    /// Returns the number of answered calls at which the present acknowledgements have arrived.
+    pub(crate) fn answered_with_present(&self) -> u64 {
+        let calls = self.pending.len().div_ceil(BATCH) + usize::from(!self.in_flight.is_empty());
+        self.answered + calls as u64
     }
 
     /// Returns whether every acknowledgement has arrived.
@@ -196,6 +210,25 @@ mod tests {
         assert_eq!(again[1].revision, Some(revision(6)));
         updates.sent();
         assert!(updates.is_empty());
+    }
+
+    #[test]
+    fn present_acknowledgements_are_a_number_of_calls() {
+        let mut updates = UpdateTracker::default();
+        assert_eq!(updates.answered_with_present(), 0);
+        for serial in 0..=BATCH {
+            updates.acknowledge(&format!("task-{serial}"), revision(5));
+        }
+        assert_eq!(updates.answered_with_present(), 2);
+        updates.send().unwrap();
+        assert_eq!(updates.answered_with_present(), 2);
+        updates.sent();
+        updates.send().unwrap();
+        updates.unsent();
+        assert_eq!(
+            (updates.answered(), updates.answered_with_present()),
+            (1, 2)
+        );
     }
 
     #[test]

@@ -145,6 +145,9 @@ pub(crate) struct Session {
     calls: OpenCalls,
     offers: SessionOffers,
     updates: UpdateTracker,
+    /// The number of answered acknowledgement calls after which a teardown is sent. Later
+    /// acknowledgements would delay it without limit.
+    teardown_after: u64,
     reconciles: VecDeque<PendingReconcile>,
     last_reconcile: u64,
     /// Number of declines and messages that are being sent.
@@ -169,6 +172,7 @@ impl Session {
             calls: OpenCalls::default(),
             offers: SessionOffers::default(),
             updates: UpdateTracker::default(),
+            teardown_after: 0,
             reconciles: VecDeque::new(),
             last_reconcile: 0,
             unnumbered: 0,
@@ -286,7 +290,9 @@ impl Session {
             number: 0,
             lowest_unanswered: 0,
         };
-        for (number, request) in self.calls.send(&id, self.updates.is_empty()) {
+        let teardown_may_go =
+            self.updates.is_empty() || self.updates.answered() >= self.teardown_after;
+        for (number, request) in self.calls.send(&id, teardown_may_go) {
             self.effects.push(Effect::Send { number, request });
         }
         for question in &mut self.reconciles {

@@ -58,12 +58,7 @@ impl Session {
                 );
             }
             Command::UpdateFramework(key, info) => self.update_framework(key, info),
-            Command::Teardown(key) => {
-                self.calls.add(
-                    key,
-                    CallRequest::Teardown(v1::TeardownRequest { call: None }),
-                );
-            }
+            Command::Teardown(key) => self.teardown(key),
             Command::TooMany(key, task_ids) => {
                 let why = format!("{} calls are open; wait for answers", OPEN_CALLS);
                 self.answer(key, task_ids, CallOutcome::NotSent(why));
@@ -128,6 +123,15 @@ impl Session {
             grace_ms,
         };
         self.calls.add(key, CallRequest::Kill(request));
+    }
+
+    fn teardown(&mut self, key: CallKey) {
+        // A repeated request does not delay the first one.
+        if self.teardown_after <= self.updates.answered() {
+            self.teardown_after = self.updates.answered_with_present();
+        }
+        let request = v1::TeardownRequest { call: None };
+        self.calls.add(key, CallRequest::Teardown(request));
     }
 
     fn update_limits(&mut self, key: CallKey, task_id: String, limits: v1::Limits) {

@@ -1,4 +1,4 @@
-//! Tests of what a stop waits for.
+//! Tests of what a stop and a teardown wait for.
 
 use super::*;
 
@@ -24,4 +24,30 @@ fn a_stop_waits_for_declines_and_messages() {
     assert_eq!(world.feed(Input::UnnumberedSent), []);
     let effects = world.feed(Input::UnnumberedSent);
     assert_eq!(effects, [Effect::End(Ok(()))]);
+}
+
+fn handled(index: u64) -> Input {
+    let revision = v1::Revision { index, position: 0 };
+    Input::Handled {
+        task_id: "a".into(),
+        revision,
+    }
+}
+
+#[test]
+fn a_teardown_waits_for_earlier_acknowledgements_and_not_for_later_ones() {
+    let mut world = World::subscribed();
+    world.feed(handled(1));
+    assert!(sent(&world.ask(Command::Teardown)).is_empty());
+    // In a busy framework, the next update arrives before each answer.
+    assert!(sent(&world.feed(handled(2))).is_empty());
+    assert!(sent(&world.ask(Command::Teardown)).is_empty());
+    let effects = world.feed(Input::Acknowledged(Ok(())));
+    assert!(
+        effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Acknowledge(_))),
+        "{effects:?}"
+    );
+    assert_eq!(sent(&effects), [1]);
 }
