@@ -1,8 +1,9 @@
 //! The work: waiting, running and finished maps and reduces, and the task of each.
 //!
 //! Pure. A failed task is retried under a new id. A task on an unreachable agent is waited for. A
-//! map whose outputs can no longer be fetched is repeated.
+//! map whose outputs can no longer be fetched is repeated (`lost_outputs`).
 
+mod lost_outputs;
 #[cfg(test)]
 mod tests;
 
@@ -22,8 +23,6 @@ const ACCEPT_BYTES: usize = 640 * 1024;
 /// Consecutive rejections of one piece of work after which the job fails. Offers are often gone
 /// when they are used, so a few rejections are normal.
 const MAX_REFUSALS: u32 = 100;
-/// The end of an agent's message about a file that the server does not have.
-const NOT_FOUND: &str = "the server answered 404";
 
 #[derive(Debug, Clone, Default)]
 pub struct TaskSettings {
@@ -463,23 +462,6 @@ impl Job {
             WorkItem::Map(_) => self.waiting_maps.insert(at),
             WorkItem::Reduce(_) => self.waiting_reduces.insert(at),
         };
-    }
-
-    /// Repeats the maps of an agent that answers a fetch with 404. The message does not show which
-    /// output is missing: the path is in the query of the URI, and messages have no queries.
-    fn repeat_lost_maps(&mut self, message: &str) {
-        if !message.contains(NOT_FOUND) {
-            return;
-        }
-        for at in 0..self.maps {
-            let slot = &mut self.slots[at];
-            let is_named = message.contains(&format!("//{}/", slot.agent));
-            if slot.state == WorkState::Done && is_named {
-                slot.state = WorkState::Waiting;
-                self.maps_done -= 1;
-                self.enqueue(at);
-            }
-        }
     }
 }
 

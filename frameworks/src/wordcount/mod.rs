@@ -330,6 +330,17 @@ impl Scheduler for WordCount {
         self.advance(driver, waiting);
     }
 
+    fn agent_lost(&mut self, driver: &SchedulerDriver, agent_id: &str, reason: &str) {
+        // The outputs are being fetched, and no task can replace them.
+        if self.is_over {
+            return;
+        }
+        tracing::info!(agent_id, reason, "an agent was lost");
+        let waiting = self.job.waiting();
+        self.job.agent_lost(agent_id);
+        self.advance(driver, waiting);
+    }
+
     fn tick(&mut self, driver: &SchedulerDriver) {
         let waiting = self.job.waiting();
         self.advance(driver, waiting);

@@ -133,6 +133,43 @@ fn maps_of_an_agent_with_lost_output_are_repeated_before_the_reduce() {
 }
 
 #[test]
+fn finished_work_of_a_lost_agent_is_repeated_while_its_outputs_are_needed() {
+    let on = |agent: &str, cpus: &str| v1::Offer {
+        agent_id: agent.into(),
+        ..offer(cpus)
+    };
+    let finished = |task: &str| status(task, v1::TaskState::Finished);
+    let mut job = job(2, 2);
+    job.fill(&on("agent-1", "0.1"), 9);
+    job.fill(&on("agent-2", "4"), 9);
+    job.update(&finished("map-000-1"));
+    job.update(&finished("map-001-1"));
+    assert_eq!(job.fill(&on("agent-2", "4"), 9).len(), 2);
+    job.update(&finished("reduce-00-1"));
+    job.agent_lost("agent-3");
+    assert_eq!(job.waiting(), 0);
+    job.agent_lost("agent-1");
+    let maps = job.fill(&on("agent-3", "4"), 9);
+    assert_eq!(ids(&maps), ["map-000-2"]);
+    job.update(&finished("map-000-2"));
+    // A map and a reduce have finished there, and a reduce runs.
+    job.agent_lost("agent-2");
+    let maps = job.fill(&on("agent-3", "4"), 9);
+    assert_eq!(ids(&maps), ["map-001-2"]);
+    job.update(&finished("map-001-2"));
+    let reduces = job.fill(&on("agent-4", "4"), 9);
+    assert_eq!(ids(&reduces), ["reduce-00-2"]);
+    job.update(&finished("reduce-00-2"));
+    job.update(&finished("reduce-01-1"));
+    // The outputs of maps are no longer needed.
+    job.agent_lost("agent-3");
+    assert_eq!(
+        (job.waiting(), job.outputs().map(|all| all.len())),
+        (0, Some(2))
+    );
+}
+
+#[test]
 fn a_mapper_that_is_not_found_repeats_no_map() {
     let mut job = job(1, 1);
     job.fill(&offer("4"), 9);
