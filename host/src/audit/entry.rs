@@ -122,6 +122,28 @@ impl AuditEvent {
             | Self::SnapshotSaved => false,
         }
     }
+
+    /// Returns whether a call was refused. Every caller can cause that, also one that may do
+    /// nothing.
+    pub(super) fn is_refusal(self) -> bool {
+        match self {
+            Self::CallRefused
+            | Self::TokenRefused
+            | Self::ExecRefused
+            | Self::FilesRefused
+            | Self::LogFilterRefused => true,
+            Self::FileBegun
+            | Self::Recovered
+            | Self::Lost
+            | Self::Exec
+            | Self::Attach
+            | Self::FilesRead
+            | Self::LogFilterChanged
+            | Self::SecretSent
+            | Self::TicketIssued
+            | Self::SnapshotSaved => false,
+        }
+    }
 }
 
 impl fmt::Display for AuditEvent {

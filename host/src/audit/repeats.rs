@@ -2,8 +2,9 @@
 //!
 //! The first of several equal entries is written, and the others of a second are one more line with
 //! their number. A peer has a bounded number of different entries in a second, and so have all
-//! peers together; further ones are one line that names only what they have in common. Times are
-//! arguments.
+//! peers together; further ones are one line that names only what they have in common. Refusals are
+//! counted apart from uses: otherwise a flood of refusals would hide who reads files or gets
+//! tickets. Times are arguments.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,9 +13,9 @@ use super::entry::{AuditEntry, AuditEvent};
 
 /// The time for which equal entries are joined, in milliseconds.
 pub(super) const WINDOW_MS: i64 = 1_000;
-/// Maximum number of different entries of one peer in that time.
+/// Maximum number of different refusals of one peer in that time, and of its uses.
 const OF_PEER: usize = 8;
-/// Maximum number of different entries of all peers in that time.
+/// Maximum number of different refusals of all peers in that time, and of their uses.
 const OF_ALL: usize = 64;
 /// Stands for what differs in the entries of a line.
 const SEVERAL: &str = "several";
@@ -65,8 +66,8 @@ struct Window {
     unwritten: u64,
 }
 
-/// The entries of the last second that are joined. It has at most 64 windows, one more for each
-/// event of each of the peers that have those, and one more for each event.
+/// The entries of the last second that are joined. It has at most 64 windows of refusals and 64 of
+/// uses, one more for each event of each of the peers that have those, and one more for each event.
 #[derive(Debug, Default)]
 pub(super) struct Repeats(BTreeMap<Key, Window>);
 
@@ -82,9 +83,15 @@ impl Repeats {
             window.entry.at_ms = entry.at_ms;
             return None;
         }
-        let of_peer = |other: &&Key| other.peer == key.peer;
-        let is_peer_full = self.0.keys().filter(of_peer).count() >= OF_PEER;
-        let is_full = self.0.len() >= OF_ALL;
+        let is_refusal = key.event.is_refusal();
+        let (mut of_all, mut of_peer) = (0, 0);
+        for other in self.0.keys() {
+            if other.event.is_refusal() == is_refusal {
+                of_all += 1;
+                of_peer += usize::from(other.peer == key.peer);
+            }
+        }
+        let (is_full, is_peer_full) = (of_all >= OF_ALL, of_peer >= OF_PEER);
         if is_peer_full || is_full {
             self.join_others(entry, is_full);
             return None;
@@ -205,6 +212,36 @@ mod tests {
         let joined = repeats.expire(1_000);
         assert_eq!(joined.len(), 1);
         assert_eq!((joined[0].count, joined[0].peer), (4_936, None));
+    }
+
+    #[test]
+    fn refusals_do_not_hide_who_reads_files_and_gets_tickets() {
+        let mut repeats = Repeats::default();
+        // Those of one host, and those of many.
+        for object in 0..1_000 {
+            repeats.admit(refusal(0, "10.0.0.1:1", &object.to_string()));
+            repeats.admit(refusal(
+                0,
+                &format!("10.1.{}.{}:1", object >> 8, object & 255),
+                "web",
+            ));
+        }
+        let used = |event, object: usize| AuditEntry {
+            event,
+            principal: "operator/alice".to_owned(),
+            ..refusal(0, "10.0.0.1:1", &object.to_string())
+        };
+        for event in [AuditEvent::FilesRead, AuditEvent::TicketIssued] {
+            let entry = used(event, 0);
+            assert_eq!(repeats.admit(entry.clone()), Some(entry));
+        }
+        // Uses are bounded, too, and do not hide refusals.
+        let mut repeats = Repeats::default();
+        for object in 0..1_000 {
+            let written = repeats.admit(used(AuditEvent::FilesRead, object));
+            assert_eq!(written.is_some(), object < OF_PEER, "{object}");
+        }
+        assert!(repeats.admit(refusal(0, "10.0.0.1:1", "web")).is_some());
     }
 
     #[test]
