@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use argosy_host::packets::is_too_long;
@@ -123,7 +124,14 @@ pub struct ContentService {
     serial: AtomicU64,
     /// A lock, because many requests share it. The service is started under it, on threads that may
     /// block.
-    current: Mutex<Option<Arc<ServiceConnection>>>,
+    current: Mutex<Option<RunningService>>,
+}
+
+/// A started process of the service.
+struct RunningService {
+    connection: Arc<ServiceConnection>,
+    /// The thread that reads from it, and ends the process once the connection is closed.
+    reader: JoinHandle<()>,
 }
 
 /// The reason for a missing answer.
@@ -183,14 +191,15 @@ impl ContentService {
     /// Returns the process id of the current service, if there is one.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.current().as_ref().map(|connection| connection.pid)
+        let current = self.current();
+        current.as_ref().map(|running| running.connection.pid)
     }
 
     /// Ends the service; the next request starts another one. Requests in progress fail or are
     /// repeated.
     pub fn stop(&self) {
-        if let Some(connection) = self.current().take() {
-            connection.packets.close();
+        if let Some(running) = self.current().take() {
+            running.connection.packets.close();
         }
     }
 
@@ -274,20 +283,24 @@ impl ContentService {
     /// Returns the current service, or starts one. Blocks.
     fn connection(&self) -> Result<Arc<ServiceConnection>, RequestError> {
         let mut current = self.current();
-        if let Some(connection) = current.as_ref().filter(|one| one.is_alive()) {
-            return Ok(Arc::clone(connection));
+        if let Some(running) = current.as_ref().filter(|one| one.connection.is_alive()) {
+            return Ok(Arc::clone(&running.connection));
         }
-        if current.take().is_some() {
+        if let Some(lost) = current.take() {
             metrics::counter!("argosy_agent_content_services_replaced_total").increment(1);
             tracing::warn!("content service lost; starting another one");
+            // Until its end it may write to the files of its requests, which the next one writes
+            // again. A panic of the thread is logged, and leaves nothing to wait for.
+            let _ = lost.reader.join();
         }
         let started = (self.start)().map_err(RequestError::NotStarted)?;
-        let connection = ServiceConnection::open(started, &self.config);
-        *current = Some(Arc::clone(&connection));
+        let running = ServiceConnection::open(started, &self.config);
+        let connection = Arc::clone(&running.connection);
+        *current = Some(running);
         Ok(connection)
     }
 
-    fn current(&self) -> MutexGuard<'_, Option<Arc<ServiceConnection>>> {
+    fn current(&self) -> MutexGuard<'_, Option<RunningService>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -299,7 +312,7 @@ impl Drop for ContentService {
 }
 
 impl ServiceConnection {
-    fn open(started: StartedService, config: &ServiceConfig) -> Arc<Self> {
+    fn open(started: StartedService, config: &ServiceConfig) -> RunningService {
         let StartedService {
             packets,
             pid,
@@ -315,15 +328,15 @@ impl ServiceConnection {
                 last_received: Instant::now(),
             }),
         });
-        let reader = Arc::clone(&connection);
-        std::thread::spawn(move || {
-            while let Ok(Packet::Message(answer, descriptors)) = reader.packets.receive() {
-                reader.dispatch(answer, descriptors);
+        let read = Arc::clone(&connection);
+        let reader = std::thread::spawn(move || {
+            while let Ok(Packet::Message(answer, descriptors)) = read.packets.receive() {
+                read.dispatch(answer, descriptors);
             }
-            reader.disconnect();
+            read.disconnect();
             end();
         });
-        connection
+        RunningService { connection, reader }
     }
 
     fn is_alive(&self) -> bool {

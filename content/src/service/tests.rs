@@ -1,7 +1,8 @@
 //! Tests of an agent's handle on its service, with a fake service. `tests/service` tests the real
 //! process.
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use argosy_isolation::service::{Packet, PacketSocket};
@@ -10,12 +11,14 @@ use tokio::sync::Notify;
 use super::client::{
     ClusterAuthoritySource, ContentService, ServiceSettings, ServiceStarter, StartedService,
 };
-use super::message::{RegistryLogin, ServiceRequest};
+use super::message::{RegistryLogin, ServiceReply, ServiceRequest};
 use crate::fetcher::FetchSettings;
 use crate::images::{AuthHeader, ImageReference, RegistryReference};
 
 /// The timeout for events that must happen.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// The time in which a start that waits for nothing happens.
+const PAUSE: Duration = Duration::from_millis(200);
 
 fn registry_reference() -> RegistryReference {
     let name = "registry.example/site:1".parse().unwrap();
@@ -116,4 +119,57 @@ fn a_request_that_is_dropped_before_it_is_sent_is_cancelled_after_it_is_sent() {
         panic!("the cancellation follows the request");
     };
     assert_eq!(cancelled, requested);
+}
+
+/// Otherwise both could write to the file of one request: its digest would be that of what the next
+/// one has written, and not of the file.
+#[tokio::test]
+async fn a_lost_service_has_ended_when_the_next_one_starts() {
+    let (first, lost) = PacketSocket::pair().unwrap();
+    let (second, served) = PacketSocket::pair().unwrap();
+    let sockets = Mutex::new(vec![second, first]);
+    let (begins, next_start) = mpsc::channel();
+    let next_start = Mutex::new(Some(next_start));
+    let has_ended = Arc::new(AtomicBool::new(false));
+    let start: ServiceStarter = Arc::new(move || {
+        let next_start = next_start.lock().unwrap().take();
+        if next_start.is_none() {
+            // Without a receiver, the lost one has ended.
+            let _ = begins.send(());
+            if !has_ended.load(Ordering::SeqCst) {
+                return Err("the lost service has not ended".to_owned());
+            }
+        }
+        let ended = Arc::clone(&has_ended);
+        Ok(StartedService {
+            packets: sockets.lock().unwrap().pop().expect("it starts twice"),
+            pid: 0,
+            stop: Box::new(move || {
+                // A start that does not wait for this end comes first.
+                let _ = next_start.map(|start| start.recv_timeout(PAUSE));
+                ended.store(true, Ordering::SeqCst);
+            }),
+        })
+    });
+    let service = ContentService::new(start, settings());
+    drop(lost);
+    let serving = std::thread::spawn(move || {
+        let begin = next_message(&served);
+        assert!(matches!(begin, ServiceRequest::Begin(_)));
+        let ServiceRequest::Plan { id, .. } = next_message(&served) else {
+            panic!("the request is repeated");
+        };
+        served.send(&ServiceReply::Done { id }, &[]).unwrap();
+        served
+    });
+    let image = RegistryLogin::of(&registry_reference(), None);
+    let build = |id| {
+        let image = image.clone();
+        ServiceRequest::Plan { id, image }
+    };
+    let answer = tokio::time::timeout(DEADLINE, service.request(build, None, |_, _| {}));
+    let answer = answer.await.expect("it is answered");
+    let answer = answer.map_err(|error| error.explanation().to_string());
+    assert!(answer.is_ok(), "{answer:?}");
+    serving.join().unwrap();
 }
