@@ -1,6 +1,6 @@
 //! Fetching: brings a task's files into its sandbox and extracts archives. Reading order: `error`,
-//! `progress`, `draft`, `local`, `containers`, `own_host`, `addresses`, `reach`, `web`, `agents`,
-//! `sink`, `download`, `origin`, `cache`.
+//! `progress`, `draft`, `local`, `containers`, `own_host`, `addresses`, `lookups`, `reach`, `web`,
+//! `agents`, `sink`, `download`, `origin`, `cache`.
 //!
 //! A file gets its name only when it is complete, and so does the directory of an archive.
 
@@ -12,6 +12,7 @@ mod download;
 mod draft;
 mod error;
 mod local;
+mod lookups;
 mod origin;
 mod own_host;
 mod progress;
@@ -42,6 +43,7 @@ pub use containers::TaskSubnets;
 pub(crate) use download::{DownloadClient, client};
 pub use error::FetchError;
 use local::ReadIdentity;
+pub(crate) use lookups::LOOKUPS_AT_ONCE;
 pub use origin::Downloader;
 use origin::{FetchRights, Origin, is_remote};
 pub use progress::{FetchProgress, ItemKind, REPORT_INTERVAL, report};

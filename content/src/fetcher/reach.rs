@@ -20,6 +20,7 @@ use argosy_proto::CLUSTER_PORTS;
 use super::FetchSettings;
 use super::addresses::{is_link_local, kind, meant};
 use super::containers::ContainerAddresses;
+use super::lookups::addresses_of;
 use super::own_host::HostAddresses;
 
 /// Servers that the operator lets tasks fetch from, regardless of the rules: one `--fetch-allow`.
@@ -299,8 +300,7 @@ impl AccessPolicy {
             // Its name is not even resolved: that would contact a server as well.
             return Err(self.no_network(host, port).into());
         }
-        let found = tokio::net::lookup_host((host.as_str(), port)).await?;
-        let found: Vec<_> = found.collect();
+        let found = addresses_of(&host, port).await?;
         if is_named {
             return Ok(found);
         }
@@ -393,7 +393,7 @@ impl AccessPolicy {
                 continue;
             };
             if CLUSTER_PORTS.contains(&port) || port == own {
-                let found = tokio::net::lookup_host((host, port)).await;
+                let found = addresses_of(host, port).await;
                 known.extend(found.into_iter().flatten().map(|found| meant(found.ip())));
             }
         }

@@ -17,7 +17,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::message::{RegistryLogin, ServiceConfig, ServiceReply, ServiceRequest};
 use crate::fetcher::{
-    ClusterAuthorities, ClusterTls, DownloadClient, FetchProgress, RequestedFile, ServerAccess,
+    ClusterAuthorities, ClusterTls, DownloadClient, FetchProgress, LOOKUPS_AT_ONCE, RequestedFile,
+    ServerAccess,
 };
 use crate::images::{RegistryPool, ResolvedImage};
 
@@ -39,6 +40,10 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Threads for blocking work: name resolution and file writes.
 const BLOCKING_THREADS: usize = 32;
+const _: () = assert!(
+    LOOKUPS_AT_ONCE < BLOCKING_THREADS,
+    "look-ups leave no thread to file writes"
+);
 
 /// An error that prevents the service from working.
 #[derive(Debug, thiserror::Error)]
