@@ -10,7 +10,6 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use metrics::counter;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::trace;
@@ -19,7 +18,7 @@ use super::activity::{Activity, ActivityAction, ConnectionWatch, OpenRequest, Wa
 use super::call_rate::ConnectionCalls;
 use super::calls::{PendingCalls, ServedConnection};
 use super::guarded_body::GuardedBody;
-use super::incomplete_messages::{LimitedBody, MessageBudget};
+use super::incomplete_messages::{LimitedBody, MessageBudget, PortBytes};
 use super::stalls::{ObservedBody, StallLimit};
 use super::unread_bodies::DiscardedBody;
 use super::{HttpService, PortLimits};
@@ -33,14 +32,14 @@ pub(super) struct PortState<S> {
     pub(super) limits: PortLimits,
     service: S,
     /// The bytes left for incomplete messages of all connections.
-    incomplete: Arc<Semaphore>,
+    incomplete: PortBytes,
     stop: CancellationToken,
 }
 
 impl<S: HttpService> PortState<S> {
     pub(super) fn new(limits: PortLimits, service: S, stop: CancellationToken) -> Self {
         Self {
-            incomplete: Arc::new(Semaphore::new(limits.incomplete_bytes)),
+            incomplete: PortBytes::new(&limits),
             limits,
             service,
             stop,
@@ -82,7 +81,7 @@ impl<S: HttpService> PortState<S> {
         let answers = ConnectionService {
             service: self.service.clone(),
             watch: watch.clone(),
-            budget: MessageBudget::new(&self.limits, &self.incomplete),
+            budget: MessageBudget::new(&self.limits, &self.incomplete, &peer),
             addresses: ends,
             peer,
             calls: ConnectionCalls::new(),

@@ -1,7 +1,9 @@
 //! Limits on incomplete messages: bytes per connection and per port, and time per message.
 //!
 //! A message can be used only once it is complete. Without a limit, calls that are never completed
-//! hold unbounded memory: 300 of them on one connection held 1.2 GB of a master.
+//! hold unbounded memory: 300 of them on one connection held 1.2 GB of a master. Peers that have
+//! proved no identity have a part of a port's bytes, so that they do not prevent the messages of
+//! members of the cluster.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,44 +19,68 @@ use tokio::time::Sleep;
 use tonic::Status;
 
 use super::PortLimits;
+use crate::transport::PeerIdentity;
 
 /// Flag and length of a message of gRPC.
 const HEAD: usize = 5;
+
+/// The bytes left for incomplete messages of all connections of a port.
+pub(super) struct PortBytes {
+    all: Arc<Semaphore>,
+    /// Of peers that have proved no identity, who have three quarters of all bytes.
+    unauthenticated: Arc<Semaphore>,
+}
+
+impl PortBytes {
+    pub(super) fn new(limits: &PortLimits) -> Self {
+        let bytes = limits.incomplete_bytes;
+        Self {
+            all: Arc::new(Semaphore::new(bytes)),
+            unauthenticated: Arc::new(Semaphore::new(bytes - bytes / 4)),
+        }
+    }
+}
 
 /// The bytes left for incomplete messages of one connection and of its port.
 #[derive(Clone)]
 pub(super) struct MessageBudget {
     port: &'static str,
-    port_permits: Arc<Semaphore>,
-    connection_permits: Arc<Semaphore>,
+    /// The permits that each byte needs, and whose they are.
+    pools: Arc<[(&'static str, Arc<Semaphore>)]>,
     timeout: Duration,
 }
 
 impl MessageBudget {
-    /// Returns the budget of a new connection. All connections of a port share `of_port`.
-    pub(super) fn new(limits: &PortLimits, of_port: &Arc<Semaphore>) -> Self {
+    /// Returns the budget of a new connection with this peer. All connections of a port share
+    /// `of_port`.
+    pub(super) fn new(limits: &PortLimits, of_port: &PortBytes, peer: &PeerIdentity) -> Self {
+        let of_connection = Arc::new(Semaphore::new(limits.incomplete_bytes_of_connection));
+        let mut pools = vec![
+            ("connection", of_connection),
+            ("port", Arc::clone(&of_port.all)),
+        ];
+        if peer.principal().is_none() {
+            pools.push(("port", Arc::clone(&of_port.unauthenticated)));
+        }
         Self {
             port: limits.port,
-            port_permits: Arc::clone(of_port),
-            connection_permits: Arc::new(Semaphore::new(limits.incomplete_bytes_of_connection)),
+            pools: pools.into(),
             timeout: limits.message_timeout,
         }
     }
 
-    fn take(&self, bytes: usize) -> Result<[OwnedSemaphorePermit; 2], Box<Status>> {
-        let taken = |of: &Arc<Semaphore>, what| {
-            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-            Arc::clone(of).try_acquire_many_owned(bytes).map_err(|_| {
+    fn take(&self, bytes: usize) -> Result<Vec<OwnedSemaphorePermit>, Box<Status>> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let taken = self.pools.iter().map(|(what, pool)| {
+            let taken = Arc::clone(pool).try_acquire_many_owned(bytes);
+            taken.map_err(|_| {
                 let why = format!(
                     "this {what} has reached its limit of bytes in incomplete messages: complete them, or send large messages one after the other"
                 );
                 Box::new(Status::resource_exhausted(why))
             })
-        };
-        Ok([
-            taken(&self.connection_permits, "connection")?,
-            taken(&self.port_permits, "port")?,
-        ])
+        });
+        taken.collect()
     }
 
     fn count(&self, reason: &'static str) {
@@ -111,8 +137,8 @@ pub(super) struct LimitedBody<B> {
     body: B,
     framing: Framing,
     budget: MessageBudget,
-    /// Permits for the incomplete message: of the connection, of the port.
-    permits: Option<[OwnedSemaphorePermit; 2]>,
+    /// Permits for the incomplete message, one for each pool; none if there is no such message.
+    permits: Vec<OwnedSemaphorePermit>,
     /// The deadline of the incomplete message.
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -128,7 +154,7 @@ impl<B> LimitedBody<B> {
                 ..Framing::default()
             },
             budget: room,
-            permits: None,
+            permits: Vec::new(),
             deadline: None,
         }
     }
@@ -136,24 +162,22 @@ impl<B> LimitedBody<B> {
     /// Acquires permits for the bytes of an incomplete message. Releases those of a complete one.
     fn acquire(&mut self, bytes: &[u8]) -> Result<(), Box<Status>> {
         if self.framing.advance(bytes) {
-            self.permits = None;
+            self.permits.clear();
             self.deadline = None;
         }
-        let held = self
-            .permits
-            .as_ref()
-            .map_or(0, |[held, _]| held.num_permits());
+        let held = self.permits.first();
+        let held = held.map_or(0, OwnedSemaphorePermit::num_permits);
         let more = self.framing.received.saturating_sub(held);
         if more == 0 {
             return Ok(());
         }
         let taken = self.budget.take(more)?;
-        match &mut self.permits {
-            None => self.permits = Some(taken),
-            Some(held) => held
-                .iter_mut()
-                .zip(taken)
-                .for_each(|(held, taken)| held.merge(taken)),
+        match self.permits.is_empty() {
+            true => self.permits = taken,
+            false => {
+                let held = self.permits.iter_mut().zip(taken);
+                held.for_each(|(held, taken)| held.merge(taken));
+            }
         }
         let timeout = self.budget.timeout;
         self.deadline
@@ -163,7 +187,7 @@ impl<B> LimitedBody<B> {
 
     fn refuse(&mut self, reason: &'static str, status: Status) -> BoxError {
         self.budget.count(reason);
-        self.permits = None;
+        self.permits.clear();
         self.deadline = None;
         status.into()
     }
@@ -191,7 +215,7 @@ where
         let frame = match ready!(Pin::new(&mut this.body).poll_frame(context)) {
             Some(Ok(frame)) => frame,
             other => {
-                this.permits = None;
+                this.permits.clear();
                 this.deadline = None;
                 return Poll::Ready(other.map(|frame| frame.map_err(Into::into)));
             }
@@ -265,6 +289,10 @@ mod tests {
         http::HeaderMap::from_iter([(http::header::CONTENT_TYPE, kind)])
     }
 
+    fn agent() -> PeerIdentity {
+        PeerIdentity::authenticated("agent/a7".parse().unwrap(), None)
+    }
+
     fn arriving(budget: &MessageBudget) -> LimitedBody<axum::body::Body> {
         LimitedBody::new(axum::body::Body::empty(), &grpc(), budget.clone())
     }
@@ -272,10 +300,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn incomplete_messages_are_bounded_per_connection_and_per_port() {
         let limits = limits();
-        let port = Arc::new(Semaphore::new(limits.incomplete_bytes));
+        let port = PortBytes::new(&limits);
         let (first, second) = (
-            MessageBudget::new(&limits, &port),
-            MessageBudget::new(&limits, &port),
+            MessageBudget::new(&limits, &port, &agent()),
+            MessageBudget::new(&limits, &port, &agent()),
         );
         let mut one = arriving(&first);
         one.acquire(&message(1_000)[..150]).unwrap();
@@ -294,6 +322,30 @@ mod tests {
         let mut four = arriving(&second);
         four.acquire(&message(1_000)[..160]).unwrap();
         drop(four);
-        assert_eq!(port.available_permits(), 300);
+        assert_eq!(port.all.available_permits(), 300);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_without_a_certificate_leave_bytes_to_others() {
+        let limits = limits();
+        let port = PortBytes::new(&limits);
+        let of = |peer: &PeerIdentity| MessageBudget::new(&limits, &port, peer);
+        let anonymous = PeerIdentity::unauthenticated(None);
+        let mut one = arriving(&of(&anonymous));
+        one.acquire(&message(1_000)[..200]).unwrap();
+        // They have 225 bytes of 300.
+        let mut two = arriving(&of(&anonymous));
+        let full = two.acquire(&message(1_000)[..26]).unwrap_err();
+        assert!(full.message().starts_with("this port has"), "{full}");
+        let mut two = arriving(&of(&anonymous));
+        two.acquire(&message(1_000)[..25]).unwrap();
+        let mut agents = arriving(&of(&agent()));
+        agents.acquire(&message(1_000)[..75]).unwrap();
+        // All bytes of the port are in use now.
+        let full = arriving(&of(&agent())).acquire(&message(1_000)[..1]);
+        full.unwrap_err();
+        drop((one, two, agents));
+        assert_eq!(port.all.available_permits(), 300);
+        assert_eq!(port.unauthenticated.available_permits(), 225);
     }
 }
