@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use oci_spec::image::OciLayout;
 
 use super::digest::Digest;
@@ -207,13 +207,13 @@ impl LayoutFile {
     }
 }
 
+/// Opens a directory by a path without links. A link in it has replaced a directory since the path
+/// was checked, and may lead anywhere.
 fn directory(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    Ok(nix::fcntl::open(
-        path,
-        flags,
-        nix::sys::stat::Mode::empty(),
-    )?)
+    let how = OpenHow::new()
+        .flags(OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    Ok(openat2(AT_FDCWD, path, how)?)
 }
 
 /// Opens a file of the directory: links that stay inside are followed, others are refused.
@@ -274,4 +274,27 @@ fn file_ranges(file: &File) -> Result<BTreeMap<String, (u64, u64)>, String> {
         places.insert(name, (entry.raw_file_position(), length));
     }
     Ok(places)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use nix::errno::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_link_that_replaces_a_checked_directory_is_not_followed() {
+        let place = tempfile::tempdir().unwrap();
+        let root = std::fs::canonicalize(place.path()).unwrap();
+        std::fs::create_dir_all(root.join("private/layout")).unwrap();
+        directory(&root.join("private/layout")).unwrap();
+        // It was a directory when the path was checked.
+        symlink("private", root.join("team")).unwrap();
+        for path in ["team/layout", "team"] {
+            let refused = directory(&root.join(path)).unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(Errno::ELOOP as i32), "{path}");
+        }
+    }
 }
