@@ -353,8 +353,9 @@ fn stages() -> Vec<GateStage> {
             ["make", target] => target,
             _ => name,
         };
-        let budgets = budget.split('/').map(|seconds| seconds.parse().unwrap());
-        let budgets: Vec<u64> = budgets.collect();
+        // A third number is its limit.
+        let budgets = budget.split('/').take(2);
+        let budgets: Vec<u64> = budgets.map(|seconds| seconds.parse().unwrap()).collect();
         GateStage {
             name: (*called).to_owned(),
             budgets: budgets.try_into().expect("a warm and a cold budget"),

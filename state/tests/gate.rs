@@ -48,6 +48,9 @@ fn a_stage_over_its_budget_is_reported_and_only_failed_or_hung_ones_fail() {
     let hung = stage(&target, &["hung", "1/3", "sleep", "60"]);
     assert_eq!(hung.status.code(), Some(124));
     assert!(output_text(&hung).contains("did not end within 9 s"));
+    let hung = stage(&target, &["hung", "9/9/1", "sleep", "60"]);
+    assert_eq!(hung.status.code(), Some(124));
+    assert!(output_text(&hung).contains("did not end within 1 s"));
     let summary = output_text(&stage(&target, &["summary"]));
     let lines: Vec<&str> = summary.lines().collect();
     assert_eq!(lines.len(), 3, "{summary}");
