@@ -2,7 +2,7 @@
 //!
 //! The lane of links holds thousands of messages, and each may have 4 MiB. A stream reserves the
 //! bytes of a message before it sends it to the owner, and waits if there is no room, which slows
-//! its agent down. Streams wait in the order in which they began to.
+//! its agent down. Waiting streams are served first come, first served.
 
 use std::sync::Arc;
 

@@ -117,8 +117,8 @@ impl Core {
         }
     }
 
-    /// Whether an update of a running task has its failure, or the next one will. No update has it
-    /// if the task is being killed for another reason, and none may get to a full disk.
+    /// Returns whether an update reports, or will report, why a running task is killed. No update
+    /// does if the task is being killed for another reason, and a full disk may store none.
     fn is_excess_recorded(&self, instance: Instance) -> bool {
         let task = self.facts.tasks.get(&instance);
         let has_update =

@@ -69,7 +69,7 @@ impl CallRequest {
 pub(crate) struct OpenCall {
     pub(crate) key: CallKey,
     pub(crate) request: CallRequest,
-    /// Whether an earlier attempt may have been applied.
+    /// A master may have applied an earlier attempt that was not answered.
     pub(crate) may_be_applied: bool,
     is_signed: bool,
     is_in_flight: bool,
