@@ -28,3 +28,7 @@ export RELEASE_PACKAGES='--package argosy-cli --package argosy-frameworks'
 # plants one. One build serves both stages; the masters and agents that they start are the shipped
 # executable, without planted bugs.
 export HARNESS_PACKAGES='--package argosy-chaos --features argosy-chaos/testing'
+# The packages of unit tests, in two sets. Other sets of the same packages may need shared crates with
+# other features, which cargo would build once more.
+export CRATES_TESTS='--workspace --exclude argosy-cli --features argosy-raft/rocksdb'
+export CLI_TESTS='--package argosy-cli'
