@@ -247,6 +247,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
 
     use nix::errno::Errno;
 
@@ -273,8 +274,11 @@ mod tests {
         let ended = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
+                // A collection visits a directory once in a while. Without a pause, this thread may
+                // win each of the attempts.
                 while !ended.load(Ordering::Relaxed) {
                     let _ = fs::remove_dir(&parent);
+                    std::thread::sleep(Duration::from_micros(20));
                 }
             });
             let sandbox = parent.join("1");
