@@ -19,7 +19,7 @@ bounded_tests() {
   host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
   export "CARGO_TARGET_${host}_RUNNER=$*${*:+ }$PWD/scripts/bounded 1200"
 }
-# The packages that `make demo` builds, not optimized, and half of those that `make unit` needs.
+# The packages that `make demo` builds, not optimized.
 export DEMO_PACKAGES='--package argosy-cli --package argosy-frameworks'
 # The shipped packages. With other sets of packages, cargo may rebuild shared crates with other
 # features; argosy-bench needs no others, and no stage of the gate runs its optimized executable.
@@ -28,7 +28,6 @@ export RELEASE_PACKAGES='--package argosy-cli --package argosy-frameworks'
 # plants one. One build serves both stages; the masters and agents that they start are the shipped
 # executable, without planted bugs.
 export HARNESS_PACKAGES='--package argosy-chaos --features argosy-chaos/testing'
-# The packages of unit tests, in two sets. Other sets of the same packages may need shared crates with
-# other features, which cargo would build once more.
-export CRATES_TESTS='--workspace --exclude argosy-cli --features argosy-raft/rocksdb'
-export CLI_TESTS='--package argosy-cli'
+# The packages of unit tests. With other sets of packages, cargo may build shared crates once more,
+# with other features.
+export UNIT_PACKAGES='--workspace --features argosy-raft/rocksdb'
