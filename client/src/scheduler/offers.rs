@@ -17,6 +17,8 @@ const HELD_BYTES: usize = 3 * 1024 * 1024;
 /// Maximum number of offers that are presented, the newest first: a master validates this many. The
 /// rest is rescinded.
 const HELD_OFFERS: usize = 1_000;
+/// Number of declines of which those that have ended need not be removed.
+const FEW_DECLINES: usize = 64;
 /// Default duration of a decline, in milliseconds.
 pub(crate) const DEFAULT_FILTER_MS: u64 = 5_000;
 
@@ -41,8 +43,10 @@ pub(crate) struct SessionOffers {
     held: BTreeMap<String, ReceivedOffer>,
     /// Number of offers received so far.
     arrivals: u64,
-    // By agent and role, as masters keep them.
+    /// By agent and role, as masters keep them. Declines that have ended are removed in time.
     declines: BTreeMap<(String, String), ActiveDecline>,
+    /// Number of declines above which those that have ended are removed.
+    most_declines: usize,
 }
 
 impl SessionOffers {
@@ -103,7 +107,16 @@ impl SessionOffers {
             }
             given_back.push(id.clone());
         }
+        // Otherwise a framework remembers each agent that it ever declined.
+        if self.declines.len() > self.most_declines.max(FEW_DECLINES) {
+            self.remove_ended(now_ms);
+            self.most_declines = 2 * self.declines.len();
+        }
         given_back
+    }
+
+    fn remove_ended(&mut self, now_ms: u64) {
+        self.declines.retain(|_, decline| decline.until_ms > now_ms);
     }
 
     /// Removes an offer; returns whether it was held.
@@ -170,7 +183,7 @@ impl SessionOffers {
 
     /// Returns the declines that are still in force.
     pub(crate) fn filters(&mut self, now_ms: u64) -> Vec<v1::Filter> {
-        self.declines.retain(|_, decline| decline.until_ms > now_ms);
+        self.remove_ended(now_ms);
         let filter =
             |((agent_id, role), decline): (&(String, String), &ActiveDecline)| v1::Filter {
                 agent_id: agent_id.clone(),
@@ -281,6 +294,21 @@ mod tests {
         assert_eq!(offers.filters(6_000).len(), 1);
         offers.revive(&[]);
         assert!(offers.filters(6_000).is_empty());
+    }
+
+    #[test]
+    fn declines_that_have_ended_do_not_accumulate() {
+        let mut offers = SessionOffers::default();
+        for serial in 0..10_000 {
+            let id = format!("1.{serial}");
+            let agent = format!("agent-{serial}");
+            offers.receive(vec![offer(&id, &agent)], &BTreeSet::new());
+            offers.decline(&[id], Some(100), serial);
+            let in_force = usize::try_from(serial.min(99)).unwrap() + 1;
+            assert!(offers.declines.len() >= in_force);
+            assert!(offers.declines.len() <= 2 * in_force + FEW_DECLINES);
+        }
+        assert_eq!(offers.filters(9_999).len(), 100);
     }
 
     #[test]
