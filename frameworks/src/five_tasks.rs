@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use argosy_client::resources::{Remainder, resources};
-use argosy_client::scheduler::{CallResult, Scheduler, SchedulerDriver, is_terminal};
+use argosy_client::scheduler::{CallOutcome, CallResult, Scheduler, SchedulerDriver, is_terminal};
 use argosy_proto::v1;
 
 /// A framework that runs five tasks of one kind.
@@ -65,10 +65,14 @@ impl Scheduler for FiveTasks {
         }
     }
 
-    fn answered(&mut self, _: &SchedulerDriver, answer: &CallResult) {
+    fn answered(&mut self, driver: &SchedulerDriver, answer: &CallResult) {
         for (task_id, why) in answer.not_launched() {
             println!("{task_id} was not launched ({why}); it is launched with the next offer");
             self.to_launch.insert(task_id.to_owned());
+        }
+        if matches!(answer.outcome, CallOutcome::Lost(_)) {
+            // The tasks may run, or may never run: the masters know.
+            driver.reconcile(answer.task_ids.clone());
         }
     }
 
@@ -81,6 +85,11 @@ impl Scheduler for FiveTasks {
         );
         if status.state() == v1::TaskState::Finished {
             self.finished.insert(status.task_id.clone());
+        } else if status.state() == v1::TaskState::Unknown {
+            // The answer to a reconciliation: no earlier call starts the task any more.
+            if !self.finished.contains(&status.task_id) {
+                self.to_launch.insert(status.task_id.clone());
+            }
         } else if is_terminal(status.state()) {
             self.failure = Some(format!(
                 "{} did not finish: {}",

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use argosy_client::Masters;
 use argosy_client::resources::resources;
-use argosy_client::scheduler::{SchedulerConfig, SchedulerRunner};
+use argosy_client::scheduler::{
+    CallOutcome, CallResult, Scheduler, SchedulerConfig, SchedulerDriver, SchedulerRunner,
+};
 use argosy_fakes::{CallFault, FakeCluster, ReceivedInput};
 use argosy_frameworks::five_tasks::FiveTasks;
 use argosy_frameworks::progress::ProgressFormat;
@@ -57,6 +59,71 @@ async fn five_tasks_finish_and_are_acknowledged_before_the_framework_exits() {
             ..
         })
     ));
+}
+
+/// Five tasks whose first acceptance is of an offer that no master knows, and whose answer is lost.
+struct LostAcceptance {
+    tasks: FiveTasks,
+    is_offered: bool,
+    is_answered: bool,
+}
+
+impl Scheduler for LostAcceptance {
+    fn offers(&mut self, driver: &SchedulerDriver, mut offers: Vec<v1::Offer>) {
+        if !self.is_offered {
+            self.is_offered = true;
+            "no-such-offer".clone_into(&mut offers[0].offer_id);
+        }
+        self.tasks.offers(driver, offers);
+    }
+
+    fn answered(&mut self, driver: &SchedulerDriver, answer: &CallResult) {
+        let mut answer = answer.clone();
+        if !self.is_answered {
+            self.is_answered = true;
+            assert_eq!(answer.not_launched().len(), 5, "{answer:?}");
+            let CallOutcome::Refused(why) = answer.outcome else {
+                panic!("no master has the offer: {answer:?}");
+            };
+            answer.outcome = CallOutcome::Lost(why);
+        }
+        self.tasks.answered(driver, &answer);
+    }
+
+    fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
+        self.tasks.update(driver, status);
+    }
+}
+
+#[tokio::test]
+async fn five_tasks_whose_acceptance_got_no_answer_are_launched_if_no_master_knows_them() {
+    let cluster = FakeCluster::start(1).await;
+    cluster.script(&[TaskState::Running, TaskState::Finished]);
+    cluster.offer("agent-1", "cpus:4;mem:1024");
+    let mut scheduler = LostAcceptance {
+        tasks: FiveTasks::new("true"),
+        is_offered: false,
+        is_answered: false,
+    };
+    let runner = SchedulerRunner::new(configuration(&cluster, "five-tasks"));
+    let run = async {
+        tokio::join!(
+            runner.run(&mut scheduler, CancellationToken::new()),
+            async {
+                let is_reconciled =
+                    |one: &ReceivedInput| matches!(one, ReceivedInput::Reconciled(_));
+                cluster
+                    .wait("the reconciliation", |all| all.iter().any(is_reconciled))
+                    .await;
+                cluster.offer("agent-2", "cpus:4;mem:1024");
+            }
+        )
+    };
+    let (result, ()) = tokio::time::timeout(Duration::from_secs(20), run)
+        .await
+        .expect("it ends");
+    assert_eq!(result, Ok(()));
+    assert_eq!(scheduler.tasks.finished(), 5);
 }
 
 fn two_copies() -> CopySpec {
