@@ -165,13 +165,19 @@ impl TestGroup {
         for master in &self.0 {
             let running = &master.running;
             let has_ended = running.as_ref().is_none_or(JoinHandle::is_finished);
-            found.push(match master.seen().await {
+            let answer = match master.seen().await {
                 Some(seen) => format!(
                     "{} knows {:?} as leader, epoch {}, entry {}",
                     seen.answered_by, seen.leader, seen.epoch, seen.applied_index
                 ),
                 None => format!("no answer, ended: {has_ended}"),
-            });
+            };
+            let (_, last) = master.memory.last_entry().unwrap_or_default();
+            let (applied, _) = master.memory.registry().unwrap_or_default();
+            let digests = logged_in(&master.memory);
+            found.push(format!(
+                "{answer}, log up to {last}, registry up to {applied}, digests of {digests:?}"
+            ));
         }
         found.join("; ")
     }
