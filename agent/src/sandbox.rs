@@ -246,8 +246,7 @@ mod tests {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use nix::errno::Errno;
 
@@ -272,17 +271,20 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let parent = directory.path().join("task");
         let ended = AtomicBool::new(false);
+        // A garbage collection removes a parent once. Without a limit, this thread may win each of
+        // the attempts.
+        let removals = AtomicU32::new(0);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                // A collection visits a directory once in a while. Without a pause, this thread may
-                // win each of the attempts.
                 while !ended.load(Ordering::Relaxed) {
-                    let _ = fs::remove_dir(&parent);
-                    std::thread::sleep(Duration::from_micros(20));
+                    if removals.load(Ordering::Relaxed) < 50 && fs::remove_dir(&parent).is_ok() {
+                        removals.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
             });
             let sandbox = parent.join("1");
-            let made = (0..2_000).map(|_| {
+            let made = (0..500).map(|_| {
+                removals.store(0, Ordering::Relaxed);
                 let made = make(&sandbox, None, ParentDirMode::own());
                 let _ = fs::remove_dir(&sandbox);
                 made
