@@ -205,6 +205,31 @@ impl TestGroup {
         }
     }
 
+    /// Writes a record and stops the group, its leader last: its log is the longest, so the others
+    /// can elect it. The leader's stored registry is newer than each digest in its log; otherwise
+    /// it would compare that registry with its own digest when it starts again.
+    async fn stopped_after_a_write(&mut self) -> usize {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let leader = self.settled(&[0, 1, 2]).await;
+            self.0[leader].write(2_000).await;
+            self.settled(&[0, 1, 2]).await;
+            let [one, other] = others(leader);
+            for place in [one, other, leader] {
+                self.0[place].stop().await;
+            }
+            let memory = &self.0[leader].memory;
+            let (stored, _) = memory.registry().unwrap();
+            if logged_in(memory).iter().all(|index| *index < stored) {
+                return leader;
+            }
+            assert!(Instant::now() < deadline, "a digest follows each write");
+            for place in 0..3 {
+                self.run_again(place).await;
+            }
+        }
+    }
+
     /// Transfers leadership to another of `places`; each new leader logs its digest.
     async fn change_leader(&self, places: &[usize]) {
         let deadline = Instant::now() + TIMEOUT;
@@ -313,14 +338,8 @@ async fn diverged_master_stops_and_the_others_continue() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn diverged_leader_loses_its_followers_and_acknowledges_nothing() {
     let mut group = TestGroup::start().await;
-    let wrong = group.settled(&[0, 1, 2]).await;
-    group.0[wrong].write(2_000).await;
-    group.settled(&[0, 1, 2]).await;
+    let wrong = group.stopped_after_a_write().await;
     let followers = others(wrong);
-    // It is stopped last: its log is the longest, so the others can elect it.
-    for place in [followers[0], followers[1], wrong] {
-        group.0[place].stop().await;
-    }
     tamper(&group.0[wrong].memory);
     group.run_led_by(wrong).await;
     // Writes of records other than the manipulated one continue until it no longer serves.
