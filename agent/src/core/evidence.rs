@@ -60,7 +60,7 @@ impl JournalRecord {
             JournalRecord::Executor(record) => Some(match record {
                 ExecutorRecord::Created { instance, .. }
                 | ExecutorRecord::Started { instance, .. }
-                | ExecutorRecord::Ending { instance }
+                | ExecutorRecord::Ending { instance, .. }
                 | ExecutorRecord::Cleared { instance }
                 | ExecutorRecord::UpdateReceived { instance, .. } => *instance,
             }),

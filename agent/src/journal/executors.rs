@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use argosy_proto::v1;
+use argosy_state::ids::{AgentId, OrderIndex};
 
+use super::explanation::StoredExplanation;
 use super::record::{StoredInstance, StoredInstanceNumber, StoredStart, numbered};
-use crate::core::{ExecutorInfo, ExecutorRecord};
+use crate::core::{ExecutorInfo, ExecutorRecord, Instance};
 use crate::wire;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -25,7 +27,7 @@ enum ExecutorRecordBody {
     #[prost(message, tag = "2")]
     Started(StoredExecutorStart),
     #[prost(message, tag = "3")]
-    Ending(StoredInstance),
+    Ending(StoredEnding),
     #[prost(message, tag = "4")]
     Cleared(StoredInstance),
     #[prost(message, tag = "5")]
@@ -44,6 +46,20 @@ struct StoredExecutor {
     started: Option<StoredStart>,
     #[prost(bool, tag = "5")]
     ending: bool,
+    /// Since 0.2.0.
+    #[prost(message, optional, tag = "6")]
+    disk_excess: Option<StoredExplanation>,
+}
+
+/// A [`StoredInstance`] with the reason, which releases before 0.2.0 neither write nor read.
+#[derive(Clone, PartialEq, prost::Message)]
+struct StoredEnding {
+    #[prost(uint64, tag = "1")]
+    agent: u64,
+    #[prost(uint64, tag = "2")]
+    order: u64,
+    #[prost(message, optional, tag = "3")]
+    disk_excess: Option<StoredExplanation>,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -64,6 +80,7 @@ impl From<&ExecutorRecord> for StoredExecutorRecord {
                     run: facts.run,
                     started: facts.started.map(Into::into),
                     ending: facts.ending,
+                    disk_excess: facts.disk_excess.clone().map(Into::into),
                 })
             }
             ExecutorRecord::Started { instance, fact } => {
@@ -72,7 +89,14 @@ impl From<&ExecutorRecord> for StoredExecutorRecord {
                     fact: (*fact).into(),
                 })
             }
-            ExecutorRecord::Ending { instance } => ExecutorRecordBody::Ending((*instance).into()),
+            ExecutorRecord::Ending {
+                instance,
+                disk_excess,
+            } => ExecutorRecordBody::Ending(StoredEnding {
+                agent: instance.agent.0,
+                order: instance.order.0,
+                disk_excess: disk_excess.clone().map(Into::into),
+            }),
             ExecutorRecord::Cleared { instance } => ExecutorRecordBody::Cleared((*instance).into()),
             ExecutorRecord::UpdateReceived { instance, serial } => {
                 ExecutorRecordBody::UpdateReceived(numbered(*instance, *serial))
@@ -95,6 +119,7 @@ impl StoredExecutorRecord {
                         run: stored.run,
                         started: stored.started.map(Into::into),
                         ending: stored.ending,
+                        disk_excess: stored.disk_excess.map(Into::into),
                     }),
                 }
             }
@@ -104,8 +129,12 @@ impl StoredExecutorRecord {
                     fact: fact.into(),
                 }
             }
-            ExecutorRecordBody::Ending(instance) => ExecutorRecord::Ending {
-                instance: instance.into(),
+            ExecutorRecordBody::Ending(stored) => ExecutorRecord::Ending {
+                instance: Instance {
+                    agent: AgentId(stored.agent),
+                    order: OrderIndex(stored.order),
+                },
+                disk_excess: stored.disk_excess.map(Into::into),
             },
             ExecutorRecordBody::Cleared(instance) => ExecutorRecord::Cleared {
                 instance: instance.into(),
@@ -122,11 +151,11 @@ impl StoredExecutorRecord {
 
 #[cfg(test)]
 mod tests {
-    use argosy_state::ids::{AgentId, OrderIndex, Timestamp};
+    use argosy_state::ids::Timestamp;
 
     use super::super::record::{decode, encode};
     use super::*;
-    use crate::core::{Instance, JournalRecord, StartedFact};
+    use crate::core::{JournalRecord, StartedFact};
 
     #[test]
     fn executor_records_round_trip() {
@@ -153,11 +182,19 @@ mod tests {
             run: 3,
             started: Some(fact),
             ending: true,
+            disk_excess: Some("out of disk".into()),
         });
         for record in [
             ExecutorRecord::Created { instance, facts },
             ExecutorRecord::Started { instance, fact },
-            ExecutorRecord::Ending { instance },
+            ExecutorRecord::Ending {
+                instance,
+                disk_excess: None,
+            },
+            ExecutorRecord::Ending {
+                instance,
+                disk_excess: Some("out of disk".into()),
+            },
             ExecutorRecord::Cleared { instance },
             ExecutorRecord::UpdateReceived {
                 instance,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use argosy_state::ids::TaskKey;
+use argosy_state::task::Explanation;
 
 use crate::core::facts::{AgentState, ContainerName, Instance, StartedFact};
 use crate::core::launch::LaunchOrder;
@@ -21,6 +22,8 @@ pub struct ExecutorInfo {
     pub started: Option<StartedFact>,
     /// Whether it is to end: no task joins it any more.
     pub ending: bool,
+    /// Why it is killed, if it exceeds its disk limit.
+    pub disk_excess: Option<Explanation>,
 }
 
 /// A change of the durable facts of executors.
@@ -39,7 +42,11 @@ pub enum ExecutorRecord {
         fact: StartedFact,
     },
     /// It is to end.
-    Ending { instance: Instance },
+    Ending {
+        instance: Instance,
+        /// Why, if it exceeds its disk limit.
+        disk_excess: Option<Explanation>,
+    },
     /// It is removed.
     Cleared { instance: Instance },
     /// An executor's report of a task is in an update, or changed nothing.
@@ -63,9 +70,15 @@ impl AgentState {
                     executor.started = Some(*fact);
                 }
             }
-            ExecutorRecord::Ending { instance } => {
+            ExecutorRecord::Ending {
+                instance,
+                disk_excess,
+            } => {
                 if let Some(executor) = self.executors.get_mut(instance) {
                     executor.ending = true;
+                    if executor.disk_excess.is_none() {
+                        executor.disk_excess.clone_from(disk_excess);
+                    }
                 }
             }
             ExecutorRecord::Cleared { instance } => drop(self.executors.remove(instance)),

@@ -79,6 +79,7 @@ impl Core {
                     run: self.facts.identity.run,
                     started: None,
                     ending: false,
+                    disk_excess: None,
                 };
                 self.add_executor(instance, facts);
                 self.join(instance, instance);
@@ -249,13 +250,8 @@ impl Core {
         if phase != Some(InstancePhase::Running) {
             return;
         }
-        if let Some(executor) = self.executors.all.get_mut(&instance) {
-            executor.disk_excess.get_or_insert(why);
-        }
-        self.mark_ending(instance);
-        let grace_ms = 0;
-        self.effects
-            .push(ContainerEffect::Kill { instance, grace_ms });
+        self.mark_over_disk(instance, why);
+        self.kill_executor(instance);
     }
 
     pub(super) fn enter_executor_phase(&mut self, instance: Instance, phase: InstancePhase) {
@@ -361,7 +357,8 @@ impl Core {
     pub(super) fn executor_exited(&mut self, instance: Instance, ended: &CommandExit) {
         let executor = self.executors.all.get(&instance);
         let why = Explanation::of(Code::ExecutorEnded, &[]).then(ended.why.clone());
-        let disk_excess = executor.and_then(|executor| executor.disk_excess.as_ref());
+        let facts = self.facts.executors.get(&instance);
+        let disk_excess = facts.and_then(|facts| facts.disk_excess.as_ref());
         let end = match ended.status {
             _ if let Some(why) = disk_excess => over_disk(why),
             _ if executor.is_some_and(|executor| executor.subscribe_timed_out) => {

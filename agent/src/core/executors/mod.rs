@@ -16,7 +16,7 @@ mod shutdown;
 use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_state::ids::Timestamp;
-use argosy_state::task::{Explanation, Reason, TaskState};
+use argosy_state::task::{Reason, TaskState};
 
 pub use facts::{ExecutorInfo, ExecutorRecord};
 pub use messages::{ExecutorEvent, ExecutorMessage, ExecutorTask, ExecutorUpdate};
@@ -79,8 +79,6 @@ struct Executor {
     subscribe_by: Option<Timestamp>,
     /// Whether it missed that deadline.
     subscribe_timed_out: bool,
-    /// The explanation, if it exceeds its disk limit.
-    disk_excess: Option<Explanation>,
     /// The time at which it is killed, if no task needs it by then.
     kill_at: Option<Timestamp>,
     is_cleaning_up: bool,
@@ -94,7 +92,6 @@ impl Executor {
             tasks: BTreeSet::new(),
             subscribe_by: None,
             subscribe_timed_out: false,
-            disk_excess: None,
             kill_at: None,
             is_cleaning_up: false,
         }

@@ -113,13 +113,31 @@ impl Core {
     pub(super) fn mark_ending(&mut self, instance: Instance) {
         let facts = self.facts.executors.get(&instance);
         if facts.is_some_and(|facts| !facts.ending) {
-            let ending = ExecutorRecord::Ending { instance };
-            self.persist(JournalRecord::Executor(ending), SyncMode::Awaited);
+            self.persist_ending(instance, None);
         }
     }
 
+    /// Marks an executor that exceeds its disk limit. The first explanation remains.
+    pub(super) fn mark_over_disk(&mut self, instance: Instance, why: Explanation) {
+        let facts = self.facts.executors.get(&instance);
+        if facts.is_some_and(|facts| facts.disk_excess.is_none()) {
+            self.persist_ending(instance, Some(why));
+        }
+    }
+
+    fn persist_ending(&mut self, instance: Instance, disk_excess: Option<Explanation>) {
+        let ending = ExecutorRecord::Ending {
+            instance,
+            disk_excess,
+        };
+        self.persist(JournalRecord::Executor(ending), SyncMode::Awaited);
+    }
+
+    /// Returns the grace period of a kill in milliseconds: none for an executor that exceeds its
+    /// disk limit.
     fn executor_grace_ms(&self, instance: Instance) -> u64 {
         let facts = self.facts.executors.get(&instance);
+        let facts = facts.filter(|facts| facts.disk_excess.is_none());
         facts.map_or(0, ExecutorInfo::grace_ms)
     }
 

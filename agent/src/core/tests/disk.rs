@@ -187,6 +187,39 @@ fn a_disk_excess_keeps_its_reason_over_a_restart_before_the_exit() {
 }
 
 #[test]
+fn a_disk_excess_of_an_executor_keeps_its_reason_over_a_restart_before_the_exit() {
+    let over_limit = || {
+        let mut world = CoreFixture::with_executor();
+        world.executor_update("a", 1, 1, v1::TaskState::Running);
+        world.report();
+        world.discard_effects();
+        over(&mut world);
+        world.expect(&["kill 1 in 0"]);
+        world.sync();
+        world.check_snapshot();
+        let mut next = world.restart("boot-1");
+        next.sync();
+        next.discard_effects();
+        next
+    };
+    let mut running = over_limit();
+    let fact = StartedFact {
+        pid: 77,
+        at: argosy_state::ids::Timestamp(0),
+    };
+    running.found(1, RecoveredContainer::Running(fact));
+    assert!(running.take_effects().contains(&"kill 1 in 0".to_owned()));
+    running.exited(1, CommandStatus::Signal(9));
+    let mut exited = over_limit();
+    exited.found(1, RecoveredContainer::Exited(killed()));
+    for mut world in [running, exited] {
+        world.report();
+        assert_eq!(reason(&world, 1), v1::Reason::LimitDisk);
+        assert_eq!(last_update(&world, 1).text, format!("its executor: {WHY}"));
+    }
+}
+
+#[test]
 fn a_disk_excess_ends_the_grace_period_of_a_kill_for_another_reason() {
     let mut killed = limited();
     killed.report();

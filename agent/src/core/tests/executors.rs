@@ -76,15 +76,20 @@ impl CoreFixture {
         );
     }
 
-    fn executor_update(&mut self, task: &str, order: u64, serial: u64, state: v1::TaskState) {
-        let update = wire::executor_update(update(task, order, serial, state));
-        let update = Box::new(update);
+    pub(super) fn executor_update(
+        &mut self,
+        task: &str,
+        order: u64,
+        serial: u64,
+        state: v1::TaskState,
+    ) {
+        let update = Box::new(wire::executor_update(update(task, order, serial, state)));
         self.executor(1, ExecutorEvent::Update(update));
     }
 
     /// Returns a fixture with tasks "a" and "b" of the executor "e", on its first stream; no update
     /// reports them yet.
-    fn with_executor() -> Self {
+    pub(super) fn with_executor() -> Self {
         let mut world = Self::registered();
         world.launch_spec(1, executed("a"));
         world.launch_spec(2, executed("b"));

@@ -423,12 +423,21 @@ fn records() -> Vec<(String, JournalRecord)> {
         let record = JournalRecord::OrderAccepted { order, body };
         records.push((format!("limits {name}"), record));
     }
-    records.push(("executor".into(), created()));
+    records.push(("executor".into(), created(None)));
+    let why = || Some(Explanation::from("out of disk"));
+    records.push(("executor over its disk limit".into(), created(why())));
+    for (name, disk_excess) in [("ending", None), ("ending over its disk limit", why())] {
+        let record = JournalRecord::Executor(ExecutorRecord::Ending {
+            instance: INSTANCE,
+            disk_excess,
+        });
+        records.push((format!("executor {name}"), record));
+    }
     records
 }
 
 /// Returns the record of an executor.
-fn created() -> JournalRecord {
+fn created(disk_excess: Option<Explanation>) -> JournalRecord {
     let as_task = TaskSpec {
         executor: Some(Box::new(executor())),
         ..executor().as_task()
@@ -440,6 +449,7 @@ fn created() -> JournalRecord {
         run: 6,
         started: None,
         ending: true,
+        disk_excess,
     };
     JournalRecord::Executor(ExecutorRecord::Created {
         instance: INSTANCE,
