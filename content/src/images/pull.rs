@@ -95,7 +95,8 @@ impl Puller {
             bytes_done: 0,
             bytes_total,
         });
-        self.free_space(bytes_total).await?;
+        let (store, percent) = (Arc::clone(&self.store), self.settings.headroom_percent);
+        blocking(move || store.make_space(percent, bytes_total)).await?;
         let layers = missing.into_iter();
         try_join_all(layers.map(|layer| self.layer(&source, layer, framework, &progress))).await?;
         let record = ImageRecord::new(reference, plan.digest, plan.config, diff_ids, packed_bytes);
@@ -103,15 +104,6 @@ impl Puller {
         blocking(move || store.add_image(kept)).await?;
         crash_point!("pull.image-kept");
         Ok(PinnedImage { record, _pin: pin })
-    }
-
-    /// Makes space for a pull. Packed layers and their files are on disk together for a while;
-    /// files are larger by an unknown factor.
-    async fn free_space(&self, packed_bytes: u64) -> Result<(), PullErrorKind> {
-        let (store, percent) = (Arc::clone(&self.store), self.settings.headroom_percent);
-        let more_bytes = packed_bytes.saturating_mul(2);
-        blocking(move || store.collect(percent, more_bytes)).await?;
-        Ok(())
     }
 
     /// Obtains a layer. If the joined pull of another image fails, this one tries itself, because

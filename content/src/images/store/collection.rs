@@ -1,5 +1,6 @@
 //! Garbage collection of the store: removes unused images to make space. The functions block.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,6 +9,31 @@ use super::{ImageRecord, ImageStore, ImageStoreState, StagedPath, disk, recovery
 use crate::images::error::PullErrorKind;
 
 impl ImageStore {
+    /// Makes space for a pull. Packed layers and their files are on disk together for a while;
+    /// files are larger by an unknown factor.
+    ///
+    /// # Errors
+    /// If not even the packed layers would fit after the removal of all unused images. Then none is
+    /// removed: an image that only claims to be large must not cost other images their place.
+    pub(in crate::images) fn make_space(
+        self: &Arc<Self>,
+        headroom_percent: u64,
+        packed_bytes: u64,
+    ) -> Result<(), PullErrorKind> {
+        let root = self.dirs.root();
+        let (free, _) = disk::space(root).map_err(PullErrorKind::read(root))?;
+        let removable = self.state().removable_bytes();
+        if packed_bytes > free.saturating_add(removable) {
+            let problem = format!(
+                "no space left on device for {packed_bytes} bytes of packed layers: {free} bytes are free, and unused images have {removable}"
+            );
+            let source = io::Error::new(io::ErrorKind::StorageFull, problem);
+            return Err(PullErrorKind::write(root)(source));
+        }
+        self.collect(headroom_percent, packed_bytes.saturating_mul(2))?;
+        Ok(())
+    }
+
     /// Removes unused images until this share of the disk is free, plus this many bytes. Returns
     /// the numbers of removed images and layers.
     pub(in crate::images) fn collect(
@@ -38,7 +64,7 @@ impl ImageStore {
             return Ok((0, Vec::new()));
         }
         let mut state = self.state();
-        if state.leases.values().any(Option::is_none) {
+        if state.has_unreadable_lease() {
             tracing::warn!(
                 "the disk is filling up, but a lease cannot be read: no image is removed while its container exists"
             );
@@ -95,6 +121,21 @@ impl ImageStore {
 }
 
 impl ImageStoreState {
+    /// Returns the disk usage of all layers that garbage collection could remove, in bytes.
+    fn removable_bytes(&self) -> u64 {
+        if self.has_unreadable_lease() {
+            return 0;
+        }
+        let removals = select(self.contents(), u64::MAX);
+        let sizes = removals.layers.iter().map(|layer| self.layers[layer]);
+        sizes.sum()
+    }
+
+    /// Whether nothing may be removed, because a container may hold any layer.
+    fn has_unreadable_lease(&self) -> bool {
+        self.leases.values().any(Option::is_none)
+    }
+
     fn contents(&self) -> StoreContents<'_> {
         let leased = self.leases.values().flatten().flatten();
         let images = self.images.iter().map(|(reference, entry)| StoredImage {

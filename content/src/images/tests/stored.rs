@@ -66,6 +66,28 @@ async fn leased_images_are_kept_on_a_full_disk() {
 }
 
 #[tokio::test]
+async fn an_image_that_cannot_fit_removes_no_other_one() {
+    let settings = ImageSettings {
+        headroom_percent: 0,
+        limit_bytes: u64::MAX,
+        ..ImageSettings::default()
+    };
+    let (world, one, _) = with_two_images(settings).await;
+    world.obtain(&one, 1).await.unwrap();
+    world.images.release(&container(1)).unwrap();
+    let mut claim = TestImage::new(&[("page", "claims to have an exbibyte")]);
+    let mut manifest: serde_json::Value = serde_json::from_slice(&claim.manifest).unwrap();
+    manifest["layers"][0]["size"] = (1_u64 << 60).into();
+    claim.manifest = serde_json::to_vec(&manifest).unwrap();
+    world.registry.offer("huge:1", &claim);
+    let error = world.obtain(&world.name("huge:1"), 2).await.unwrap_err();
+    let reason = "make room on the disk: no space left on device for 1152921504606846976 bytes";
+    assert!(error.contains(reason), "{error}");
+    assert_eq!(world.list("records").len(), 1, "the unused image stays");
+    assert_eq!(world.list("layers").len(), 2);
+}
+
+#[tokio::test]
 async fn without_a_list_of_containers_nothing_is_removed() {
     let (world, one, _) = with_two_images(no_space()).await;
     world.obtain(&one, 1).await.unwrap();
