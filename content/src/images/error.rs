@@ -81,6 +81,12 @@ pub enum PullErrorKind {
         /// The time waited.
         seconds: u64,
     },
+    /// A document was received too slowly.
+    Slow {
+        url: String,
+        /// The time after which it was still incomplete.
+        seconds: u64,
+    },
     /// Something exceeds its maximum size.
     TooLarge {
         /// A manifest, a configuration or all layers.
@@ -168,6 +174,7 @@ impl Error for PullErrorKind {
             | Self::Status { .. }
             | Self::Login { .. }
             | Self::Timeout { .. }
+            | Self::Slow { .. }
             | Self::TooLarge { .. }
             | Self::TooManyLayers { .. }
             | Self::WrongSize { .. }
@@ -214,6 +221,8 @@ impl PullErrorKind {
             Self::Timeout { url, seconds } => {
                 Explanation::of(Code::RegistryStalled, &[url, seconds])
             }
+            Self::Slow { url, seconds } => Explanation::of(Code::RegistryFailed, &[url])
+                .with_detail(format!("it was not complete after {seconds} s")),
             Self::TooLarge { what, limit_bytes } => {
                 Explanation::of(Code::ImageTooLarge, &[what, limit_bytes])
             }
@@ -268,6 +277,7 @@ impl PullErrorKind {
             | Self::InvalidRequest { .. }
             | Self::Denied { .. }
             | Self::Login { .. }
+            | Self::Slow { .. }
             | Self::TooLarge { .. }
             | Self::TooManyLayers { .. }
             | Self::WrongDigest { .. }

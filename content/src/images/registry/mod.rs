@@ -11,6 +11,7 @@ mod retry;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use argosy_proto::uri::RedactedUri;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -255,14 +256,29 @@ impl RegistrySession {
             return Err(too_large());
         }
         let mut document = RegistryDocument::default();
-        while let Some(chunk) = self.chunk(&mut answer).await? {
+        // Without the time that it waits for a slot, which is not that of the server.
+        let mut left = self.timeouts().document;
+        loop {
+            let begun = Instant::now();
+            let chunk = tokio::time::timeout(left, self.chunk(&mut answer)).await;
+            let Some(chunk) = chunk.map_err(|_| self.too_slow(&answer))?? else {
+                return Ok(document);
+            };
+            left = left.saturating_sub(begun.elapsed());
             if (document.len() + chunk.len()) as u64 > limit {
                 return Err(too_large());
             }
             let slots = &self.registries.large_documents;
             document.extend(&chunk, slots).await;
         }
-        Ok(document)
+    }
+
+    /// Returns the error of a document that takes too long.
+    fn too_slow(&self, answer: &Response) -> PullErrorKind {
+        PullErrorKind::Slow {
+            url: display_url(answer.url()),
+            seconds: self.timeouts().document.as_secs(),
+        }
     }
 
     fn url(&self, path: &str) -> Result<Url, PullErrorKind> {

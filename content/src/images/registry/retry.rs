@@ -15,6 +15,9 @@ const MAX_ATTEMPTS: u32 = 30;
 pub(in crate::images) struct RetryTimeouts {
     /// The maximum silence in the middle of a response.
     pub(in crate::images) stall: Duration,
+    /// The maximum time in which a document is received: it is in memory, and a large one takes a
+    /// slot, so a server that sends a byte a minute must not keep it.
+    pub(in crate::images) document: Duration,
     /// The time for which it is retried after its last data.
     pub(in crate::images) retry_for: Duration,
 }
@@ -23,6 +26,7 @@ impl Default for RetryTimeouts {
     fn default() -> Self {
         Self {
             stall: Duration::from_secs(60),
+            document: Duration::from_secs(300),
             retry_for: Duration::from_secs(30),
         }
     }

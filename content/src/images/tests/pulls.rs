@@ -335,6 +335,7 @@ async fn a_stalled_registry_times_out() {
     let timeouts = RetryTimeouts {
         stall: Duration::from_secs(1),
         retry_for: Duration::from_millis(100),
+        ..RetryTimeouts::default()
     };
     let world = ImagesFixture::with_timeouts(ImageSettings::default(), timeouts).await;
     let made = web();
@@ -403,6 +404,25 @@ async fn large_documents_take_turns_and_do_not_delay_small_ones() {
     assert!(!waiting.is_finished());
     drop(taken);
     assert_eq!(waiting.await.unwrap().unwrap(), large.len());
+}
+
+#[tokio::test]
+async fn a_registry_that_drips_a_document_loses_its_slot() {
+    let timeouts = RetryTimeouts {
+        document: Duration::from_millis(200),
+        ..RetryTimeouts::default()
+    };
+    let world = ImagesFixture::with_timeouts(ImageSettings::default(), timeouts).await;
+    let made = web();
+    world.registry.offer("web:1", &made);
+    // Each byte comes in time; all of them would need seconds.
+    let drips = std::iter::repeat_n(InjectedFault::Drip, 2);
+    world.registry.plan("/manifests/1", drips);
+    let error = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
+    assert!(error.contains("/v2/web/manifests/1"), "{error}");
+    assert!(error.ends_with("it was not complete after 0 s"), "{error}");
+    assert_eq!(world.registry.requests("/manifests/1").len(), 1);
+    eventually(|| world.registry.in_progress() == 0).await;
 }
 
 #[tokio::test]

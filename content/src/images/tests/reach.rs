@@ -33,6 +33,7 @@ impl CountingServer {
 
 const IMPATIENT: RetryTimeouts = RetryTimeouts {
     stall: Duration::from_secs(5),
+    document: DEADLINE,
     retry_for: Duration::ZERO,
 };
 

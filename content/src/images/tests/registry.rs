@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -27,6 +28,8 @@ pub(super) enum InjectedFault {
     BreakAfter(usize),
     /// The right bytes, but it stalls after this many.
     StallAfter(usize),
+    /// The right bytes, one every ten milliseconds.
+    Drip,
     /// The right bytes, when there is a permit.
     Wait(Arc<Semaphore>),
     /// Other bytes, when there is a permit.
@@ -224,7 +227,7 @@ async fn answer(State(registry): State<Arc<Mutex<RegistryState>>>, request: Requ
         start.parse::<usize>().ok()
     });
     let (start, whole) = (range.unwrap_or(0).min(bytes.len()), bytes.len());
-    let (bytes, cut) = apply_fault(bytes[start..].to_vec(), mishap).await;
+    let (bytes, delivery) = apply_fault(bytes[start..].to_vec(), mishap).await;
     let mut response = Response::builder()
         .header("content-type", media_type)
         .header("content-length", bytes.len());
@@ -232,43 +235,64 @@ async fn answer(State(registry): State<Arc<Mutex<RegistryState>>>, request: Requ
         let range = format!("bytes {start}-{}/{whole}", whole.saturating_sub(1));
         response = response.status(206).header("content-range", range);
     }
-    response.body(body(bytes, cut, going)).unwrap()
+    response.body(body(bytes, delivery, going)).unwrap()
 }
 
-/// Returns the bytes to send, and the number after which it breaks off (or stalls).
-async fn apply_fault(
-    bytes: Vec<u8>,
-    fault: Option<InjectedFault>,
-) -> (Vec<u8>, Option<(usize, bool)>) {
+/// The way in which a body is sent.
+enum Delivery {
+    Whole,
+    /// So many bytes; then the connection ends.
+    Break(usize),
+    /// So many bytes; then nothing.
+    Stall(usize),
+    /// One byte at a time.
+    Drip,
+}
+
+/// Returns the bytes to send, and how.
+async fn apply_fault(bytes: Vec<u8>, fault: Option<InjectedFault>) -> (Vec<u8>, Delivery) {
     match fault {
-        Some(InjectedFault::Bytes(other)) => (other, None),
-        Some(InjectedFault::BreakAfter(count)) => (bytes, Some((count, false))),
-        Some(InjectedFault::StallAfter(count)) => (bytes, Some((count, true))),
+        Some(InjectedFault::Bytes(other)) => (other, Delivery::Whole),
+        Some(InjectedFault::BreakAfter(count)) => (bytes, Delivery::Break(count)),
+        Some(InjectedFault::StallAfter(count)) => (bytes, Delivery::Stall(count)),
+        Some(InjectedFault::Drip) => (bytes, Delivery::Drip),
         Some(InjectedFault::Wait(permits)) => {
             permits.acquire().await.unwrap().forget();
-            (bytes, None)
+            (bytes, Delivery::Whole)
         }
         Some(InjectedFault::WaitForBytes(permits, other)) => {
             permits.acquire().await.unwrap().forget();
-            (other, None)
+            (other, Delivery::Whole)
         }
-        Some(InjectedFault::Status(..)) | None => (bytes, None),
+        Some(InjectedFault::Status(..)) | None => (bytes, Delivery::Whole),
     }
 }
 
-/// Returns a body of all bytes, or of some and then an end or a stall.
-fn body(bytes: Vec<u8>, cut: Option<(usize, bool)>, going: ResponseCounter) -> Body {
-    let end = cut.map_or(bytes.len(), |(count, _)| count.min(bytes.len()));
-    let first = futures::stream::iter([Ok(Bytes::copy_from_slice(&bytes[..end]))]);
+fn body(bytes: Vec<u8>, delivery: Delivery, going: ResponseCounter) -> Body {
+    let (end, size) = match delivery {
+        Delivery::Break(count) | Delivery::Stall(count) => (count.min(bytes.len()), usize::MAX),
+        Delivery::Whole => (bytes.len(), usize::MAX),
+        Delivery::Drip => (bytes.len(), 1),
+    };
+    let pieces: Vec<_> = bytes[..end]
+        .chunks(size.min(end.max(1)))
+        .map(Bytes::copy_from_slice)
+        .collect();
+    let first = futures::stream::iter(pieces).then(move |piece| async move {
+        if size == 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(piece)
+    });
     let rest = futures::stream::once(async move {
-        match cut {
+        match delivery {
             // The bytes must be sent before the connection ends.
-            Some((_, false)) => {
+            Delivery::Break(_) => {
                 tokio::task::yield_now().await;
                 Some(Err(io::Error::other("the connection breaks")))
             }
-            Some((_, true)) => std::future::pending().await,
-            None => None,
+            Delivery::Stall(_) => std::future::pending().await,
+            Delivery::Whole | Delivery::Drip => None,
         }
     });
     let stream = first
