@@ -151,7 +151,7 @@ impl Watch {
         if let Some(error) = self.history_lost.take() {
             return Err(error);
         }
-        let deadline = Instant::now() + self.deadline;
+        let mut deadline = Instant::now() + self.deadline;
         loop {
             let Some(stream) = &mut self.stream else {
                 if let Some(lost) = self.open(deadline).await? {
@@ -170,7 +170,12 @@ impl Watch {
                 Ok(Err(status)) => status,
                 Err(_) => Status::deadline_exceeded("no event in time"),
             };
+            let was_served = self.search.is_none();
             self.lost(&failure)?;
+            if was_served {
+                // The search begins now, however long the stream was silent before.
+                deadline = Instant::now() + self.deadline;
+            }
         }
     }
 

@@ -17,7 +17,7 @@ const HELD_BYTES: usize = 3 * 1024 * 1024;
 /// Maximum number of offers that are presented, the newest first: a master validates this many. The
 /// rest is rescinded.
 const HELD_OFFERS: usize = 1_000;
-/// Number of declines of which those that have ended need not be removed.
+/// Up to this number of declines, those that have ended are not removed.
 const FEW_DECLINES: usize = 64;
 /// Default duration of a decline, in milliseconds.
 pub(crate) const DEFAULT_FILTER_MS: u64 = 5_000;

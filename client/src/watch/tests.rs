@@ -5,9 +5,11 @@ use argosy_fakes::FakeCluster;
 use argosy_proto::transport::Dialer;
 use argosy_state::access::{TokenId, TokenSecret};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
-use tonic::codec::{DecodeBuf, Decoder};
+use tonic::codec::{DecodeBuf, Decoder, EncodeBody, EncodeBuf, Encoder};
 
 use super::*;
 use crate::connector::ConnectorConfig;
@@ -115,6 +117,15 @@ async fn a_master_that_never_answers_leaves_time_for_the_others() {
 
 struct NoEvents;
 
+impl Encoder for NoEvents {
+    type Item = ();
+    type Error = Status;
+
+    fn encode(&mut self, (): (), _: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
 impl Decoder for NoEvents {
     type Item = v1::WatchEvent;
     type Error = Status;
@@ -170,4 +181,29 @@ async fn a_master_whose_stream_has_failed_is_tried_last() {
         let expected = LeaderSearchStep::Call("b:1".to_owned());
         assert_eq!(round[2], expected, "{status}: {round:?}");
     }
+}
+
+#[tokio::test]
+async fn a_search_has_its_time_however_long_the_stream_was_silent_before() {
+    let cluster = FakeCluster::start(1).await;
+    let masters = Masters::new(["127.0.0.1:1", &cluster.addresses()[0]]).unwrap();
+    let deadline = Duration::from_secs(1);
+    let mut watch = watch(&masters, 3, deadline);
+    // Silent for longer than a search may take; then it ends.
+    let (sender, receiver) = mpsc::channel(1);
+    let events = ReceiverStream::new(receiver);
+    watch.stream = Some(OpenStream {
+        address: "127.0.0.1:1".to_owned(),
+        events: Streaming::new_empty(
+            NoEvents,
+            Body::new(EncodeBody::new_client(NoEvents, events, None, None)),
+        ),
+    });
+    let silence = async move {
+        tokio::time::sleep(deadline + Duration::from_millis(100)).await;
+        drop::<mpsc::Sender<Result<(), Status>>>(sender);
+    };
+    let (result, ()) = tokio::join!(watch.next(), silence);
+    // The fake master does not support the call, and rejects it.
+    assert!(matches!(result, Err(CallError::Refused(_))), "{result:?}");
 }
