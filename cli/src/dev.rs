@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{ClientTls, Dev, Format, IsolationName};
 use crate::exit::{DONE, Failure, VerbResult, chain};
-use crate::operator::{ClusterClient, quote};
+use crate::operator::{ClusterClient, arguments, quote};
 use crate::output::{self, StatusMode, note};
 use crate::shutdown::END_TASKS;
 use crate::transport::ClientTransport;
@@ -328,8 +328,9 @@ impl DevDirectory {
                 note(&format!(
                     "kept in {}; tasks keep running, and the same command resumes the cluster: {}",
                     path.display(),
-                    std::env::args()
-                        .map(|word| quote(&word))
+                    arguments()
+                        .iter()
+                        .map(|word| quote(word))
                         .collect::<Vec<_>>()
                         .join(" ")
                 ));

@@ -21,7 +21,7 @@ use crate::exit::Failure;
 use crate::lookup::{self, Candidate};
 use crate::transport::ClientTransport;
 
-pub(crate) use failures::{quote, read_failure, refusal_failure};
+pub(crate) use failures::{arguments, quote, read_failure, refusal_failure};
 pub(crate) use groups::{GroupTracker, ListedGroup, tasks_of_group};
 
 /// Timeout of a direct call to the leader.

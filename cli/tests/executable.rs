@@ -1,7 +1,9 @@
 //! The built program from outside: exit codes, streams, the environment. No cluster is needed.
 //! Invalid command lines have their table in `process/bad_input`.
 
+use std::ffi::OsStr;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
@@ -488,4 +490,19 @@ fn an_unanswered_token_is_to_be_revoked() {
     assert_eq!((code, stdout.as_str()), (5, ""), "{stderr}");
     assert!(stderr.contains("argosy token revoke "), "{stderr}");
     assert!(!stderr.contains("--request-id"), "{stderr}");
+}
+
+#[test]
+fn a_change_with_a_path_that_is_no_utf8_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join(OsStr::from_bytes(b"k\xe9y"));
+    std::fs::write(&file, "allow operator/alice set-access *").unwrap();
+    let (_listener, masters) = mute_listener();
+    let mut command = argosy(&["acl", "set", "--masters", &masters]);
+    command.args(["--timeout", "300ms"]).arg(&file);
+    let (code, _, stderr) = split(command.output().unwrap());
+    assert_eq!(code, 5, "{stderr}");
+    let line = "outcome unknown, repeat safely: argosy acl set";
+    assert!(stderr.contains(line), "{stderr}");
+    assert!(stderr.contains("k\u{fffd}y"), "{stderr}");
 }

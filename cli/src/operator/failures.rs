@@ -90,7 +90,7 @@ pub(super) fn write_failure(error: CallError, next_step: String) -> Failure {
 
 /// Returns what to do if the outcome of these changes is unknown.
 pub(super) fn next_step(operations: &[Operation], request_id: &str) -> String {
-    let args: Vec<_> = std::env::args().collect();
+    let args = arguments();
     match operations {
         // A repeat would create another token, whose secret is not that of this one.
         [Operation::CreateToken(create)] => {
@@ -138,6 +138,14 @@ fn quoted(args: &[String]) -> String {
     let words = args.iter().skip(1).map(|word| quote(word));
     let line: Vec<_> = std::iter::once("argosy".to_owned()).chain(words).collect();
     line.join(" ")
+}
+
+/// Returns the command line of this process. A path may be no UTF-8: its other bytes are replaced.
+pub(crate) fn arguments() -> Vec<String> {
+    let words = std::env::args_os();
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Quotes a word for a shell.
