@@ -120,6 +120,11 @@ impl FakeCluster {
             .extend(std::iter::repeat_n(fault, times));
     }
 
+    /// Ends all injected faults.
+    pub fn end_faults(&self) {
+        self.state().faults.clear();
+    }
+
     /// Sends every update twice.
     pub fn repeat_updates(&self) {
         self.state().repeats_updates = true;

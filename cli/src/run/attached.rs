@@ -122,7 +122,7 @@ impl AttachedRun {
                     self.print_reason(found);
                     None
                 }
-                LoopEvent::Tick => self.tick(&mut ask_at).await?,
+                LoopEvent::Tick => self.tick(&mut ask_at, signals).await?,
             };
             if let Some(code) = ended {
                 return Ok(code);
@@ -354,7 +354,11 @@ impl AttachedRun {
         }
     }
 
-    async fn tick(&mut self, ask_at: &mut Instant) -> Result<Option<u8>, Failure> {
+    async fn tick(
+        &mut self,
+        ask_at: &mut Instant,
+        signals: &mut Signals,
+    ) -> Result<Option<u8>, Failure> {
         if let Some(since) = self.silent_since
             && since.elapsed() >= CONTACT_LOSS
             && self.last_reason != "silent"
@@ -381,8 +385,7 @@ impl AttachedRun {
             .filter(|limit| is_known && waited >= *limit)
         {
             let found = self.reason().await;
-            self.cancel().await?;
-            return Err(outcome::not_placed(self.job.name(), limit, found));
+            return self.out_of_time(limit, found, signals).await;
         }
         if Instant::now() >= *ask_at && self.reason_request.is_none() && is_known {
             *ask_at = Instant::now() + REASON_INTERVAL;

@@ -96,6 +96,15 @@ pub(super) fn not_placed(
     )
 }
 
+/// Returns the failure that a job was launched while its time limit passed, and removed again.
+pub(super) fn launched_too_late(name: &str, limit: Duration) -> Failure {
+    let limit = span_text(limit);
+    let message = format!(
+        "{name} had no agent after {limit}, and was launched while it was cancelled: it may have run, and was killed"
+    );
+    Failure::new(FailureCode::Unavailable, message)
+}
+
 /// Returns the failure that the launch of a job in this framework has no answer.
 pub(super) fn launch_unknown((name, framework_id): (&str, &str), why: &str) -> Failure {
     let message = format!("{name} may have been started: {why}");

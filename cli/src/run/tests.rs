@@ -4,11 +4,11 @@ use argosy_fakes::{CallFault, FakeCluster, ReceivedInput};
 
 use super::*;
 
-/// Detaches a job `web` from a cluster of one master with the timeout of the whole run.
-async fn detach(cluster: &FakeCluster, timeout: Duration) -> VerbResult {
-    let job = job::tests::job(&["--name", "web", "--detach", "--", "true"]).unwrap();
+/// Runs a job `web` on a cluster of one master, with the timeout of the whole run.
+async fn run(cluster: &FakeCluster, timeout: Duration, detach: bool) -> VerbResult {
+    let job = job::tests::job(&["--name", "web", "--", "true"]).unwrap();
     let options = RunOptions {
-        detach: true,
+        detach,
         quiet: true,
         timeout: Some(timeout),
         grace: Duration::ZERO,
@@ -20,6 +20,10 @@ async fn detach(cluster: &FakeCluster, timeout: Duration) -> VerbResult {
         transport: ClientTransport::plaintext(),
     };
     perform(job, options, "*", chosen).await
+}
+
+fn is_call(received: &ReceivedInput) -> bool {
+    matches!(received, ReceivedInput::Called { .. })
 }
 
 /// Offers resources to the run, whose calls then fail.
@@ -36,7 +40,7 @@ async fn offer_once(cluster: &FakeCluster, fault: CallFault) {
 #[tokio::test]
 async fn a_run_with_an_unanswered_launch_does_not_report_that_nothing_was_started() {
     let cluster = FakeCluster::start(1).await;
-    let run = detach(&cluster, Duration::from_secs(2));
+    let run = run(&cluster, Duration::from_secs(2), true);
     let (ended, ()) = tokio::join!(run, offer_once(&cluster, CallFault::LostReply));
     let failure = ended.unwrap_err();
     assert_eq!(failure.code, FailureCode::Unavailable, "{failure}");
@@ -47,10 +51,9 @@ async fn a_run_with_an_unanswered_launch_does_not_report_that_nothing_was_starte
 #[tokio::test]
 async fn a_run_whose_launch_was_lost_does_not_report_that_it_keeps_running() {
     let cluster = FakeCluster::start(1).await;
-    let run = detach(&cluster, Duration::from_secs(60));
+    let run = run(&cluster, Duration::from_secs(60), true);
     let take_over = async {
         offer_once(&cluster, CallFault::LostReply).await;
-        let is_call = |received: &ReceivedInput| matches!(received, ReceivedInput::Called { .. });
         cluster
             .wait("the launch", |all| all.iter().any(is_call))
             .await;
@@ -62,4 +65,24 @@ async fn a_run_whose_launch_was_lost_does_not_report_that_it_keeps_running() {
     let text = failure.to_string();
     assert!(text.contains("web may have been started"), "{text}");
     assert!(text.contains("another scheduler"), "{text}");
+}
+
+#[tokio::test]
+async fn a_launch_that_is_answered_after_the_time_limit_is_not_reported_as_never_placed() {
+    let cluster = FakeCluster::start(1).await;
+    let limit = Duration::from_secs(1);
+    let run = run(&cluster, limit, false);
+    let recovery = async {
+        offer_once(&cluster, CallFault::LostReply).await;
+        cluster
+            .wait("the launch", |all| all.iter().any(is_call))
+            .await;
+        tokio::time::sleep(limit + Duration::from_millis(500)).await;
+        cluster.end_faults();
+    };
+    let (ended, ()) = tokio::join!(run, recovery);
+    let failure = ended.unwrap_err();
+    assert_eq!(failure.code, FailureCode::Unavailable, "{failure}");
+    assert!(failure.to_string().contains("may have run"), "{failure}");
+    assert_eq!(cluster.launches(), [("web".to_owned(), 1)]);
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use argosy_client::scheduler::SchedulerError;
 use tokio::time::{sleep, timeout};
 
+use super::super::pending_reason::PendingReason;
 use super::super::signals::Signals;
 use super::super::{outcome, session_failure};
 use super::AttachedRun;
@@ -18,6 +19,14 @@ const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const INTERRUPTED: u8 = 130;
 /// Time for output that may be blocked, at the end of the run.
 const BLOCKED_OUTPUT: Duration = Duration::from_secs(1);
+
+/// What became of a job whose run was cancelled.
+enum Cancelled {
+    /// It was never launched.
+    Unlaunched,
+    /// A launch was sent, which no answer has rejected; then the removal ended its tasks.
+    MayHaveRun,
+}
 
 impl AttachedRun {
     /// Waits for the rest of the output of tasks that have ended, and returns whether it was
@@ -62,9 +71,11 @@ impl AttachedRun {
         // The end of this task ends its group.
         let first = self.members.first().to_owned();
         if self.agent_id.is_none() {
-            self.cancel().await?;
-            self.notes
-                .print(format!("{name:<12} cancelled; nothing was started"));
+            let what = match self.cancel().await? {
+                Cancelled::Unlaunched => "nothing was started",
+                Cancelled::MayHaveRun => "it may have run, and was killed",
+            };
+            self.notes.print(format!("{name:<12} cancelled; {what}"));
             return Ok(Some(INTERRUPTED));
         }
         Ok(match self.interrupts {
@@ -128,18 +139,47 @@ impl AttachedRun {
         Ok(())
     }
 
-    /// Removes the framework before its task has started. Fails if the task may start nevertheless.
-    pub(super) async fn cancel(&mut self) -> Result<(), Failure> {
+    /// Ends a run without an agent at its time limit, unless an agent took it at the last moment.
+    pub(super) async fn out_of_time(
+        &mut self,
+        limit: Duration,
+        why: Result<PendingReason, Failure>,
+        signals: &mut Signals,
+    ) -> Result<Option<u8>, Failure> {
+        // Those that arrived while the masters were asked for the reason.
+        while let Ok(event) = self.session.events.try_recv() {
+            if let Some(code) = self.handle(event, signals).await? {
+                return Ok(Some(code));
+            }
+        }
+        if self.agent_id.is_some() {
+            return Ok(None);
+        }
+        let cancelled = self.cancel().await?;
+        let name = self.job.name();
+        Err(match cancelled {
+            Cancelled::Unlaunched => outcome::not_placed(name, limit, why),
+            Cancelled::MayHaveRun => outcome::launched_too_late(name, limit),
+        })
+    }
+
+    /// Removes the framework before its task is known to have an agent. Fails if the task may start
+    /// nevertheless.
+    async fn cancel(&mut self) -> Result<Cancelled, Failure> {
         let is_removed = self.remove().await;
         while let Ok(event) = self.session.events.try_recv() {
             self.record_launch(&event);
         }
-        if self.may_have_launched && !is_removed {
-            let (name, id) = (self.job.name(), &self.framework_id);
-            let why = format!("no master has confirmed the removal of {id}");
-            return Err(outcome::launch_unknown((name, id), &why));
+        match (self.may_have_launched, is_removed) {
+            (false, _) => Ok(Cancelled::Unlaunched),
+            // The masters have decided about the launch before the removal.
+            (true, true) => Ok(Cancelled::MayHaveRun),
+            (true, false) => {
+                let (name, id) = (self.job.name(), &self.framework_id);
+                let why = format!("no master has confirmed the removal of {id}");
+                Err(outcome::launch_unknown((name, id), &why))
+            }
         }
-        Ok(())
     }
 
     /// Removes the framework, and returns whether it is certainly removed. Only the history of a
