@@ -1,25 +1,19 @@
 //! The inbox of the agent's loop: events, the next link, and queries from the API.
 
+mod outbox;
+
 use argosy_proto::ticket::TicketKey;
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, TaskKey};
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::DropGuard;
-use tonic::Status;
 
 use crate::core::{ContainerView, ExecutorEvent, Input, Instance, TaskView};
+
+pub(crate) use outbox::{ExecutorMessages, ExecutorSender, outbox};
 
 /// Capacity of the inbox. When it is full, senders wait: streams are read later, supervisors keep
 /// their notices, queries take longer.
 pub(crate) const WAITING: usize = 4_096;
-
-/// The present stream of an executor. When its queue is full that stream ends; the next one begins
-/// with the missing messages. Dropping it ends the stream in both directions.
-pub struct ExecutorSender {
-    pub(crate) queue: mpsc::Sender<Result<v1::ToExecutor, Status>>,
-    /// While it exists, the stream is read.
-    pub(crate) _reading: DropGuard,
-}
 
 /// One event for the loop.
 pub(crate) enum Event {

@@ -94,9 +94,7 @@ impl ExecutorSockets {
             return;
         };
         let present = open.stream.as_ref().filter(|(own, _)| *own == connection);
-        let is_full =
-            present.is_some_and(|(_, sender)| sender.queue.try_send(Ok(message)).is_err());
-        if is_full {
+        if present.is_some_and(|(_, sender)| !sender.send(message)) {
             open.stream = None;
         }
     }

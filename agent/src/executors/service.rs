@@ -13,12 +13,11 @@ use argosy_proto::v1;
 use argosy_proto::v1::executor_server::{Executor, ExecutorServer};
 use argosy_proto::v1::from_executor::Message as FromExecutor;
 use argosy_proto::versions::{NoCommonVersion, VersionRange};
-use argosy_state::limits::EXECUTOR_MESSAGE_BYTES;
+use argosy_state::limits::{EXECUTOR_MESSAGE_BYTES, NAME_BYTES};
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
@@ -26,7 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::directory::is_same_token;
 use crate::broker_client::BrokerClient;
 use crate::core::{ContainerName, ExecutorEvent, Input, Instance};
-use crate::inbox::{Event, ExecutorSender};
+use crate::inbox::{Event, ExecutorMessages, outbox};
 use crate::wire::{executor_task, executor_update};
 
 /// Maximum number of connections of one executor; more wait in the kernel.
@@ -38,9 +37,6 @@ const STREAMS: u32 = 2;
 const WINDOW_BYTES: u32 = 64 * 1024;
 /// Timeout for the executor's token.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Capacity of the queue of messages to an executor. When it is full, its stream ends: unread
-/// messages are repeated on the next.
-const OUTBOX: usize = 1_024;
 /// The interval of messages to a framework: at most a hundred a second from one executor, and a
 /// mebibyte.
 const MESSAGE_INTERVAL: Duration = Duration::from_millis(10);
@@ -126,6 +122,18 @@ impl ConnectService {
                 "tasks, unacknowledged: {count} entries are too many, at most {SUBSCRIBE_ENTRIES}"
             )));
         }
+        let updated = subscribe.unacknowledged.iter();
+        let updated = updated.map(|update| &update.task_id);
+        let mut named = subscribe
+            .tasks
+            .iter()
+            .map(|task| &task.task_id)
+            .chain(updated);
+        if named.any(|task_id| task_id.len() > NAME_BYTES) {
+            return Err(Status::invalid_argument(format!(
+                "tasks, unacknowledged: a task_id has at most {NAME_BYTES} bytes"
+            )));
+        }
         let turn = Arc::clone(&self.turn).try_acquire_owned();
         let turn = turn.map_err(|_| {
             Status::resource_exhausted("this executor has just subscribed; try again later")
@@ -145,7 +153,7 @@ impl ConnectService {
 
 #[tonic::async_trait]
 impl Executor for ConnectService {
-    type ConnectStream = ReceiverStream<Result<v1::ToExecutor, Status>>;
+    type ConnectStream = ExecutorMessages;
 
     async fn connect(
         &self,
@@ -166,12 +174,8 @@ impl Executor for ConnectService {
         self.admit(&subscribe)?;
         let service = self.service.clone();
         let connection = service.connections.fetch_add(1, Ordering::Relaxed);
-        let (queue, receiver) = mpsc::channel(OUTBOX);
         let dropped = CancellationToken::new();
-        let sender = ExecutorSender {
-            queue,
-            _reading: dropped.clone().drop_guard(),
-        };
+        let (sender, messages) = outbox(dropped.clone().drop_guard());
         let unacknowledged = subscribe.unacknowledged.into_iter();
         let linked = Event::ExecutorConnected {
             instance: service.instance,
@@ -197,7 +201,7 @@ impl Executor for ConnectService {
             // The loop ends only when the agent stops.
             let _ = service.report(connection, ExecutorEvent::Closed).await;
         });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(messages))
     }
 }
 
@@ -214,6 +218,8 @@ fn negotiated(range: Option<&v1::Protocol>) -> Result<u32, NoCommonVersion> {
 async fn read(service: &ExecutorSocket, connection: u64, mut inbound: Streaming<v1::FromExecutor>) {
     while let Ok(Some(message)) = inbound.message().await {
         let event = match message.message {
+            // Such a task does not exist, and the acknowledgement would repeat its id.
+            Some(FromExecutor::Update(update)) if update.task_id.len() > NAME_BYTES => break,
             Some(FromExecutor::Update(update)) => {
                 tokio::time::sleep(
                     UPDATE_INTERVAL.max(INTERVAL_PER_BYTE * size(update.text.len())),
@@ -402,6 +408,38 @@ mod tests {
     ) -> Result<Streaming<v1::ToExecutor>, Status> {
         let stream = futures::stream::iter(messages).chain(futures::stream::pending());
         client.connect(stream).await.map(Response::into_inner)
+    }
+
+    #[tokio::test]
+    async fn task_ids_that_no_task_can_have_do_not_reach_the_core() {
+        let directory = tempfile::tempdir().unwrap();
+        let (client, mut events) = served(directory.path()).await;
+        let long = v1::ExecutorUpdate {
+            task_id: "x".repeat(NAME_BYTES + 1),
+            ..v1::ExecutorUpdate::default()
+        };
+        let subscribe = |unacknowledged| {
+            FromExecutor::Subscribe(v1::ExecutorSubscribe {
+                unacknowledged,
+                ..v1::ExecutorSubscribe::default()
+            })
+        };
+        let message = |message| v1::FromExecutor {
+            message: Some(message),
+        };
+        let first = vec![message(subscribe(vec![long.clone()]))];
+        let refused = open(client.clone(), first).await.map(drop).unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        assert!(events.try_recv().is_err(), "the core got it");
+        let messages = [subscribe(Vec::new()), FromExecutor::Update(long)].map(message);
+        let _stream = open(client, messages.to_vec()).await.unwrap();
+        let subscribed = events.recv().await;
+        assert!(matches!(subscribed, Some(Event::ExecutorConnected { .. })));
+        let ended = events.recv().await;
+        let Some(Event::Core(Input::Executor { event, .. })) = ended else {
+            panic!("the stream ends");
+        };
+        assert!(matches!(event, ExecutorEvent::Closed), "{event:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::to_executor::Message as ToExecutor;
 use argosy_proto::versions::VersionRange;
 use argosy_state::ids::OrderIndex;
+use argosy_state::limits::MESSAGE_BYTES;
 
 use super::{launch, task_state};
 use crate::core::{ExecutorMessage, ExecutorTask, ExecutorUpdate};
@@ -18,7 +19,8 @@ pub fn executor_task(wire: v1::ExecutorTask) -> ExecutorTask {
     }
 }
 
-/// Reads an update of an executor.
+/// Reads an update of an executor. Its text is cut to the length that masters keep: the agent keeps
+/// one for each task.
 #[must_use]
 pub fn executor_update(wire: v1::ExecutorUpdate) -> ExecutorUpdate {
     ExecutorUpdate {
@@ -26,7 +28,7 @@ pub fn executor_update(wire: v1::ExecutorUpdate) -> ExecutorUpdate {
         order: OrderIndex(wire.order_index),
         serial: wire.serial,
         state: task_state(wire.state),
-        text: wire.text,
+        text: wire.text[..wire.text.floor_char_boundary(MESSAGE_BYTES)].to_owned(),
         exit: exit_from(wire.exit),
     }
 }

@@ -4,12 +4,13 @@
 use argosy_proto::convert;
 use argosy_proto::v1;
 use argosy_state::ids::{GroupId, TaskId};
+use argosy_state::limits::MESSAGE_BYTES;
 use argosy_state::task::{
     Check, CheckKind, CommandSpec, Container, ContainerNetwork, Discovery, ExecutorSpec,
     HealthCheck, KillSignal, PublishedPort, TaskGroup, TaskLimits, TaskSpec, Uri,
 };
 
-use super::{disk_limit_bytes, launch, launch_from, update, update_from};
+use super::{disk_limit_bytes, executor_update, launch, launch_from, update, update_from};
 use crate::core::{OrderForm, RandomSequence};
 
 /// Returns a random description, as a master stores one.
@@ -183,4 +184,18 @@ fn negative_disk_limits_count_as_none() {
     assert_eq!(limit(&[-5]), None);
     assert_eq!(limit(&[1_000, 2_000]), Some(3 << 20));
     assert!(limit(&[i64::MAX]).is_some());
+}
+
+#[test]
+fn the_text_of_an_executor_is_cut_to_the_length_that_masters_keep() {
+    let wire = v1::ExecutorUpdate {
+        text: format!("x{}", "\u{e4}".repeat(2_000_000)),
+        ..v1::ExecutorUpdate::default()
+    };
+    let text = executor_update(wire).text;
+    // A character of two bytes does not fit at the limit.
+    assert_eq!(
+        (text.len(), text.capacity()),
+        (MESSAGE_BYTES - 1, MESSAGE_BYTES - 1)
+    );
 }
