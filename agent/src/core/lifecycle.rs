@@ -13,7 +13,7 @@ use super::facts::{ContainerName, Instance, JournalRecord, StartedFact};
 use super::groups::{self, GroupProgress};
 use super::input::{CommandExit, ContainerStart, CreateError};
 use super::limits::LimitUpdateState;
-use super::outcome::{TaskEnd, outcome_of};
+use super::outcome::{TaskEnd, end_without_status, outcome_of};
 use super::{Core, DeferredStep, SyncMode};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -310,11 +310,16 @@ impl Core {
         ) {
             return;
         }
-        let end = if self.is_unwanted(instance) {
-            TaskEnd::by_agent(TaskState::Killed, Reason::TaskKilled, why)
-        } else {
-            TaskEnd::by_agent(TaskState::Failed, Reason::CommandExited, why)
-        };
+        let end = TaskEnd::by_agent(TaskState::Failed, Reason::CommandExited, why);
+        self.end_without_status(instance, end);
+    }
+
+    /// Handles the end of a container without an exit status. `end` is that of a task that the
+    /// agent was not to end.
+    pub(super) fn end_without_status(&mut self, instance: Instance, end: TaskEnd) {
+        let state = self.instances.get(&instance);
+        let failing = state.and_then(|state| state.failure.as_ref());
+        let end = end_without_status(end, self.is_unwanted(instance), failing);
         self.end(instance, end);
     }
 

@@ -43,6 +43,24 @@ impl TaskEnd {
     }
 }
 
+impl FailureCause {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::DeadlineExceeded => Reason::MaxCompletionTime,
+            Self::Unhealthy(_) => Reason::HealthCheckFailed,
+            Self::DiskLimitExceeded(_) => Reason::LimitDisk,
+        }
+    }
+
+    /// Returns the explanation of an end that has this cause.
+    fn explain(&self, ended: Explanation) -> Explanation {
+        match self {
+            Self::Unhealthy(why) | Self::DiskLimitExceeded(why) => why.clone().then(ended),
+            Self::DeadlineExceeded => ended,
+        }
+    }
+}
+
 /// Translates the end of a command. It is KILLED even if it exited with 0 in its grace period, as
 /// in Mesos.
 pub(super) fn outcome_of(
@@ -50,11 +68,7 @@ pub(super) fn outcome_of(
     killed: bool,
     failing: Option<&FailureCause>,
 ) -> TaskEnd {
-    let failed = failing.map(|failing| match failing {
-        FailureCause::DeadlineExceeded => Reason::MaxCompletionTime,
-        FailureCause::Unhealthy(_) => Reason::HealthCheckFailed,
-        FailureCause::DiskLimitExceeded(_) => Reason::LimitDisk,
-    });
+    let failed = failing.map(FailureCause::reason);
     let exit = match ended.status {
         CommandStatus::Code(code) => Some(Exit::Code(code)),
         CommandStatus::Signal(signal) => Some(Exit::Signal(signal)),
@@ -84,19 +98,33 @@ pub(super) fn outcome_of(
             CommandStatus::Code(_) | CommandStatus::Signal(_) => UpdateSource::Task,
         },
         why: match failing {
-            Some(FailureCause::Unhealthy(why) | FailureCause::DiskLimitExceeded(why))
-                if Some(reason) == failed =>
-            {
-                why.clone().then(ended.why)
-            }
-            Some(
-                FailureCause::Unhealthy(_)
-                | FailureCause::DiskLimitExceeded(_)
-                | FailureCause::DeadlineExceeded,
-            )
-            | None => ended.why,
+            Some(failing) if Some(reason) == failed => failing.explain(ended.why),
+            _ => ended.why,
         },
         exit,
+    }
+}
+
+/// Returns the end of an instance whose container is gone without an exit status. `end` is that of
+/// a task that the agent was not to end.
+pub(super) fn end_without_status(
+    end: TaskEnd,
+    killed: bool,
+    failing: Option<&FailureCause>,
+) -> TaskEnd {
+    match failing {
+        _ if killed => TaskEnd {
+            state: TaskState::Killed,
+            reason: Reason::TaskKilled,
+            ..end
+        },
+        Some(failing) => TaskEnd {
+            state: TaskState::Failed,
+            reason: failing.reason(),
+            why: failing.explain(end.why),
+            ..end
+        },
+        None => end,
     }
 }
 

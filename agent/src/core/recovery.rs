@@ -157,10 +157,8 @@ impl Core {
             RecoveredContainer::Gone
             | RecoveredContainer::NeverStarted
             | RecoveredContainer::Unknown => {
-                self.end(
-                    instance,
-                    self.unknown_end(self.is_of_earlier_boot(instance)),
-                );
+                let end = self.unknown_end(self.is_of_earlier_boot(instance));
+                self.end_without_status(instance, end);
             }
         }
         self.advance_group_of(instance);

@@ -123,10 +123,8 @@ impl PendingActions {
             // As above.
             let _ = attach.answer.send(container.attach(attach.stdin));
         }
-        let grace_ms = match wishes.is_cancelled {
-            true => Some(wishes.kill_grace_ms.unwrap_or(0)),
-            false => wishes.kill_grace_ms,
-        };
+        let has_started = container.handle().is_some();
+        let grace_ms = grace_ms(wishes.is_cancelled, wishes.kill_grace_ms, has_started);
         if let Some(grace_ms) = grace_ms {
             let timeout = Duration::from_millis(grace_ms).saturating_add(FORCE_AFTER);
             // A grace period that exceeds the range of time never ends.
@@ -158,6 +156,13 @@ impl PendingActions {
             wishes.stop_at.filter(|_| renew.is_err()),
         );
     }
+}
+
+/// Returns the time in milliseconds after which a supervisor that is to end is late, without
+/// [`FORCE_AFTER`]. A start is cancelled at once. If it was too late for that, a kill follows, with
+/// the grace period of the task.
+fn grace_ms(is_cancelled: bool, kill_grace_ms: Option<u64>, has_started: bool) -> Option<u64> {
+    kill_grace_ms.or((is_cancelled && !has_started).then_some(0))
 }
 
 /// Records that the supervisor of a container that ended normally has exited, too. A supervisor
@@ -354,6 +359,20 @@ mod tests {
                 assert_eq!(why.to_string(), format!("exited with code 1; {shortage}"));
                 assert!(why.detail.is_empty());
             }
+        }
+    }
+
+    #[test]
+    fn a_cancellation_that_is_too_late_does_not_shorten_the_grace_period() {
+        for (is_cancelled, kill, has_started, expected) in [
+            (false, None, false, None),
+            (true, None, false, Some(0)),
+            (true, Some(60_000), false, Some(60_000)),
+            (true, None, true, None),
+            (true, Some(60_000), true, Some(60_000)),
+        ] {
+            let found = grace_ms(is_cancelled, kill, has_started);
+            assert_eq!(found, expected, "{is_cancelled} {kill:?} {has_started}");
         }
     }
 

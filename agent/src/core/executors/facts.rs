@@ -22,7 +22,7 @@ pub struct ExecutorInfo {
     pub started: Option<StartedFact>,
     /// Whether it is to end: no task joins it any more.
     pub ending: bool,
-    /// Why it is killed, if it exceeds its disk limit.
+    /// The explanation, if it exceeds its disk limit.
     pub disk_excess: Option<Explanation>,
 }
 
@@ -44,7 +44,7 @@ pub enum ExecutorRecord {
     /// It is to end.
     Ending {
         instance: Instance,
-        /// Why, if it exceeds its disk limit.
+        /// The explanation, if it exceeds its disk limit.
         disk_excess: Option<Explanation>,
     },
     /// It is removed.

@@ -355,18 +355,8 @@ impl Core {
     }
 
     pub(super) fn executor_exited(&mut self, instance: Instance, ended: &CommandExit) {
-        let executor = self.executors.all.get(&instance);
         let why = Explanation::of(Code::ExecutorEnded, &[]).then(ended.why.clone());
-        let facts = self.facts.executors.get(&instance);
-        let disk_excess = facts.and_then(|facts| facts.disk_excess.as_ref());
         let end = match ended.status {
-            _ if let Some(why) = disk_excess => over_disk(why),
-            _ if executor.is_some_and(|executor| executor.subscribe_timed_out) => {
-                let waited = self.config.executor_timeout_ms / 1_000;
-                let reason = Reason::ExecutorRegistrationTimeout;
-                let why = Explanation::of(Code::ExecutorSilent, &[&waited]);
-                TaskEnd::by_agent(TaskState::Failed, reason, why)
-            }
             _ if ended.out_of_memory => TaskEnd {
                 source: UpdateSource::Agent,
                 exit: None,

@@ -19,8 +19,10 @@ impl ExecutorInfo {
 }
 
 impl Core {
-    /// Handles the end of an executor. Its tasks end with it.
+    /// Handles the end of an executor. Its tasks end with it: with `end`, if the agent has not
+    /// ended the executor for a reason that the framework must know.
     pub(super) fn executor_ended(&mut self, instance: Instance, end: TaskEnd) {
+        let end = self.failure_of_executor(instance).unwrap_or(end);
         let Some(executor) = self.executors.all.get_mut(&instance) else {
             return;
         };
@@ -48,6 +50,21 @@ impl Core {
         // The ends of its tasks are on disk before its files are removed.
         self.report();
         self.when_durable(DeferredStep::ClearExecutor(instance));
+    }
+
+    /// Returns the end of the tasks of an executor that the agent itself ends.
+    fn failure_of_executor(&self, instance: Instance) -> Option<TaskEnd> {
+        let facts = self.facts.executors.get(&instance)?;
+        if let Some(why) = &facts.disk_excess {
+            return Some(over_disk(why));
+        }
+        let executor = self.executors.all.get(&instance)?;
+        executor.subscribe_timed_out.then(|| {
+            let waited = self.config.executor_timeout_ms / 1_000;
+            let reason = Reason::ExecutorRegistrationTimeout;
+            let why = Explanation::of(Code::ExecutorSilent, &[&waited]);
+            TaskEnd::by_agent(TaskState::Failed, reason, why)
+        })
     }
 
     /// Allows the removal of its container.

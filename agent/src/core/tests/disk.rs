@@ -220,6 +220,35 @@ fn a_disk_excess_of_an_executor_keeps_its_reason_over_a_restart_before_the_exit(
 }
 
 #[test]
+fn a_disk_excess_keeps_its_reason_if_the_supervisor_is_lost_at_the_end() {
+    let lost = || Input::Lost {
+        instance: instance(1),
+        why: "its supervisor is gone".into(),
+    };
+    let mut task = limited();
+    task.report();
+    over(&mut task);
+    task.feed(lost());
+    let mut hosted = CoreFixture::with_executor();
+    hosted.executor_update("a", 1, 1, v1::TaskState::Running);
+    hosted.report();
+    over(&mut hosted);
+    hosted.feed(lost());
+    let mut rebooted = limited();
+    rebooted.report();
+    over(&mut rebooted);
+    rebooted.report();
+    let mut rebooted = rebooted.restart_synced("boot-2");
+    rebooted.found(1, RecoveredContainer::Gone);
+    for mut world in [task, hosted, rebooted] {
+        world.report();
+        assert_eq!(reason(&world, 1), v1::Reason::LimitDisk);
+        let text = last_update(&world, 1).text;
+        assert!(text.contains(WHY), "{text}");
+    }
+}
+
+#[test]
 fn a_disk_excess_ends_the_grace_period_of_a_kill_for_another_reason() {
     let mut killed = limited();
     killed.report();

@@ -68,6 +68,25 @@ fn a_task_whose_outcome_is_unknown_fails_with_an_explanation() {
 }
 
 #[test]
+fn a_task_that_was_to_be_killed_is_killed_if_its_container_is_gone() {
+    for boot in ["boot-1", "boot-2"] {
+        let mut world = CoreFixture::running();
+        world.kill(2, "web", 60_000);
+        world.sync();
+        let mut world = world.restart(boot);
+        world.found(1, RecoveredContainer::Gone);
+        world.register(true);
+        world.report();
+        assert!(
+            world
+                .take_effects()
+                .contains(&"report web 2 Killed".to_owned())
+        );
+        assert_eq!(reason(&world), v1::Reason::TaskKilled);
+    }
+}
+
+#[test]
 fn a_launch_that_never_started_is_started_after_registration() {
     let mut world = CoreFixture::registered();
     world.launch(1, "web");

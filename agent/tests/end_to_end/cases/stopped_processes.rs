@@ -351,7 +351,8 @@ pub(super) async fn a_thousand_starts_killed_in_the_queue_execute_nothing() {
     }
     link.launch(2 + 2 * AT_ONCE, shell("new", "exit 0")).await;
     let updates = link.end_of("new").await;
-    assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
+    let last = updates.last().unwrap();
+    assert_eq!(state(last), v1::TaskState::Finished, "{}", last.text);
     assert!(!is_running(stopped.into()));
     let has_run = |task: &String| {
         let mut sandboxes = host.sandboxes(task).into_iter();
