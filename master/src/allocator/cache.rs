@@ -4,7 +4,7 @@
 //! The arrays are copies of facts and never authoritative: a refresh at any time gives the same
 //! result.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -149,7 +149,7 @@ pub(super) struct CachedFramework {
     pub(super) minimum: Option<Arc<OfferMinimum>>,
     pub(super) clients: BTreeMap<Role, u32>,
     /// Roles in which it is subscribed or has tasks, as of the last refresh.
-    pub(super) accounts: Vec<Role>,
+    pub(super) accounts: BTreeSet<Role>,
 }
 
 /// All clients, by their node in the tree.

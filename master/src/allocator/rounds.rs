@@ -43,10 +43,7 @@ impl Allocator {
             self.refresh_role(turn, &role);
             turn.spend(1);
         }
-        while let Some(framework) = self.take_framework(turn) {
-            self.refresh_framework(turn, framework);
-            turn.spend(1);
-        }
+        self.refresh_frameworks(turn);
         self.record_declines(turn);
         self.load(turn);
         self.serve_agents(turn);
@@ -77,6 +74,19 @@ impl Allocator {
             };
             turn.spend(1 + filters / 4);
             self.wake(client);
+        }
+    }
+
+    /// Refreshes the frameworks that are due. If none is left, half of the turn's budget is left
+    /// for the rest: a framework may have more roles than a turn has steps, and change in each.
+    fn refresh_frameworks(&mut self, turn: &mut AllocationTurn<'_>) {
+        let reserved = turn.steps_left / 2;
+        while let Some(framework) = self.take_framework(turn) {
+            let roles = self.refresh_framework(turn, framework);
+            turn.spend(roles.max(1));
+        }
+        if self.frameworks_due.is_empty() {
+            turn.steps_left = turn.steps_left.max(reserved);
         }
     }
 

@@ -334,6 +334,69 @@ fn rounds_refresh_roles_in_parts() {
     assert_eq!([second, first].concat(), names);
 }
 
+/// Returns the names of as many roles as a framework may have.
+fn many_roles() -> Vec<String> {
+    (0..64).map(|at| format!("r{at:02}")).collect()
+}
+
+#[test]
+fn a_refreshed_framework_costs_a_turn_as_many_steps_as_it_has_roles() {
+    let names = many_roles();
+    let roles: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut world = World::new();
+    let frameworks: Vec<_> = (0..4).map(|_| world.framework(&roles)).collect();
+    assert_eq!(world.offered(), []);
+    for framework in frameworks {
+        world.allocator.framework_changed(framework);
+    }
+    for left in [2, 0] {
+        let round = world.step(TurnBudget(2 * names.len()));
+        assert_eq!(world.allocator.frameworks_due.len(), left);
+        assert_eq!(round.more, left > 0);
+    }
+}
+
+/// A framework keeps tasks in roles that it has left, so that it may use any number of roles.
+#[test]
+fn a_role_in_which_a_framework_has_tasks_costs_one_step() {
+    let mut world = World::new();
+    let framework = world.framework(&["r00"]);
+    let names = many_roles();
+    for name in &names {
+        let info = World::info(&[name], &[]);
+        world.call(framework, CallAction::Update(info));
+        world.agent("cpus:2;mem:64");
+        let offer = world.offers().remove(0);
+        world.accept(&offer, &[(&format!("in-{name}"), "cpus:2;mem:64")]);
+    }
+    world.offers();
+    let accounts = &world.allocator.clients.frameworks[&framework].accounts;
+    assert_eq!(accounts.len(), names.len(), "each role once");
+    let other = world.framework(&["r00"]);
+    world.offers();
+    world.allocator.framework_changed(framework);
+    world.allocator.framework_changed(other);
+    assert!(world.step(TurnBudget(names.len())).more);
+    assert_eq!(world.allocator.frameworks_due.len(), 1);
+    assert!(!world.step(TurnBudget(names.len())).more);
+}
+
+#[test]
+fn a_framework_with_more_roles_than_a_turn_has_steps_leaves_some_for_offers() {
+    let names = many_roles();
+    let roles: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut world = World::new();
+    let framework = world.framework(&roles);
+    assert_eq!(world.offered(), []);
+    world.agent("cpus:2;mem:64");
+    let mut offers = 0;
+    for _ in 0..50 {
+        world.allocator.framework_changed(framework);
+        offers += world.step(TurnBudget(32)).offers.len();
+    }
+    assert_eq!(offers, 1);
+}
+
 #[test]
 fn weight_change_applies_at_once_among_many_roles() {
     let mut world = World::new();
