@@ -34,7 +34,7 @@ use std::sync::Arc;
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
 use argosy_state::apply::AppliedProposal;
-use argosy_state::command::{ApplyOutcome, Command, ProposedCommand, Rejection};
+use argosy_state::command::{ApplyOutcome, Command, ProposedCommand, Rejection, SweepTarget};
 use argosy_state::event::Event;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, FrameworkId, Ticket};
 use argosy_state::level::Level;
@@ -116,6 +116,8 @@ pub(crate) struct Leader {
     pending_calls: BTreeMap<(FrameworkId, u64, u64), u64>,
     /// Whether a piece of a sweep is in flight; there is at most one.
     sweeping: bool,
+    /// The target of the last piece.
+    last_swept: Option<SweepTarget>,
     /// Agents with orders for which the last turn had no time.
     orders_due: BTreeSet<AgentId>,
     /// Budget of orders that this turn may still send.
@@ -153,6 +155,7 @@ impl Leader {
             linked_frameworks: Map::default(),
             pending_calls: BTreeMap::new(),
             sweeping: false,
+            last_swept: None,
             orders_due: BTreeSet::new(),
             order_budget: OrderBudget::AT_ONCE,
             book: OfferBook::new(registry.epoch()),
@@ -472,13 +475,16 @@ impl Leader {
     }
 
     /// Processes one piece of the marked records; the next follows when this one is applied, until
-    /// no record is marked.
+    /// no record is marked. The targets take turns: calls of a framework can restart its sweep.
     fn sweep(&mut self, registry: &Registry) {
         if self.sweeping {
             return;
         }
-        if let Some(target) = registry.sweeps().next() {
+        let is_next = |target: &SweepTarget| Some(*target) > self.last_swept;
+        let next = registry.sweeps().find(is_next);
+        if let Some(target) = next.or_else(|| registry.sweeps().next()) {
             self.sweeping = true;
+            self.last_swept = Some(target);
             self.decide(Command::Sweep(target), ProposalOrigin::Sweep);
         }
     }

@@ -1,12 +1,15 @@
 //! Tests of the bounds of one turn, and of the completion of the rest.
 
-use argosy_state::command::{Accept, CallAction, OfferOperation};
+use argosy_state::command::{
+    Accept, Call, CallAction, OfferOperation, OperatorOperation, SweepTarget,
+};
 use argosy_state::digest::DigestKind;
-use argosy_state::ids::OrderIndex;
+use argosy_state::framework::FrameworkInfo;
+use argosy_state::ids::{FrameworkId, OrderIndex};
 use argosy_state::limits;
 use argosy_state::testing::spec;
 
-use super::fixture::{AGENT, LIMITS, World};
+use super::fixture::{AGENT, FRAMEWORK, LIMITS, World};
 use crate::links::LinkId;
 
 /// Returns a world with `framework-1` and `count` tasks on the agent of link-2, which is sent their
@@ -111,4 +114,44 @@ fn expired_frameworks_are_removed_over_several_turns() {
     // No turn of it proposes more than 700, which `World::perform` checks.
     world.advance(LIMITS.framework_grace_ms);
     assert_eq!(world.proposed_bytes().len(), 1_200);
+}
+
+fn set_detached(world: &mut World, detached: bool) {
+    let info = (*world.registry.framework(FRAMEWORK).unwrap().info).clone();
+    world.call(CallAction::Update(FrameworkInfo { detached, ..info }));
+}
+
+#[test]
+fn a_framework_that_restarts_its_sweep_does_not_delay_the_teardown_of_another() {
+    let mut world = launched(120);
+    world.decline(&["1.2"], 3_600_000);
+    world.subscribe("other");
+    let other = FrameworkId(2);
+    let specs = (0..60).map(|at| spec(&format!("t{at:04}"), "cpus:1"));
+    let (accept, tokens) = world.acceptance("1.3", specs.collect());
+    let call = Call {
+        framework: other,
+        session: world.registry.framework(other).unwrap().session,
+        ..world.call_of(CallAction::Accept(accept))
+    };
+    world.send(call, tokens);
+    assert_eq!(world.registry.tasks().len(), 180);
+    world.slow_log();
+    set_detached(&mut world, true);
+    world.operate(OperatorOperation::Teardown(other));
+    let both = [FRAMEWORK, other].map(SweepTarget::Framework);
+    assert!(world.commit_oldest() && world.commit_oldest());
+    assert_eq!(world.registry.sweeps().collect::<Vec<_>>(), both);
+    // A piece has 50 tasks, so the sweep of the first framework needs three without a restart.
+    for _ in 0..4 {
+        set_detached(&mut world, false);
+        set_detached(&mut world, true);
+        for _ in 0..3 {
+            assert!(world.commit_oldest());
+        }
+    }
+    assert_eq!(world.registry.sweeps().collect::<Vec<_>>(), [both[0]]);
+    world.commit();
+    assert_eq!(world.registry.sweeps().count(), 0);
+    world.clear_lines();
 }
