@@ -423,9 +423,12 @@ impl Leader {
                     self.effects.push(Effect::CloseAgent(link));
                     self.agent_closed(link);
                 }
-                self.unwatch_agent(id);
+                // An operator may change the record of an agent that is already unreachable.
+                let is_new = self.unwatch_agent(id);
                 self.start_stop_timer(registry, now, id);
-                self.send_agent_failure(id, "unreachable");
+                if is_new {
+                    self.send_agent_failure(id, "unreachable");
+                }
             }
             Some(AgentMode::Gone) | None => {
                 self.unwatch_agent(id);

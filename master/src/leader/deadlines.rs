@@ -182,9 +182,10 @@ impl Leader {
         }
     }
 
-    /// Stops watching an unreachable agent; its timer finds nothing.
-    pub(super) fn unwatch_agent(&mut self, agent: AgentId) {
-        self.deadlines.last_contact.remove(&agent);
+    /// Stops watching an unreachable agent; its timer finds nothing. Returns whether it was
+    /// watched.
+    pub(super) fn unwatch_agent(&mut self, agent: AgentId) -> bool {
+        self.deadlines.last_contact.remove(&agent).is_some()
     }
 
     pub(super) fn arm_framework(&mut self, registry: &Registry, now: LeaderTime, id: FrameworkId) {

@@ -8,7 +8,7 @@ use argosy_state::task::{KillSignal, TaskState};
 use argosy_state::testing::spec;
 use expect_test::expect;
 
-use super::fixture::{AGENT, World};
+use super::fixture::{AGENT, FRAMEWORK, LIMITS, World};
 use crate::leader::Input;
 
 #[test]
@@ -71,4 +71,38 @@ fn an_unknown_or_gone_agent_kills_its_tasks_and_registers_as_a_new_agent() {
         link-4 <- shutdown: this agent is not known here, or was declared gone
         link-4 closed
     "#]]);
+}
+
+#[test]
+fn frameworks_are_notified_once_that_an_agent_is_unreachable() {
+    let notice = "<- agent-1 is unreachable";
+    let notices = |world: &mut World| {
+        let lines = world.take_lines();
+        lines.iter().filter(|line| line.ends_with(notice)).count()
+    };
+    let change = |world: &mut World, value: &str| {
+        world.operate(OperatorOperation::SetAttribute {
+            agent: AGENT,
+            name: "rack".to_owned(),
+            value: value.to_owned(),
+        });
+    };
+    let mut world = World::with_running_task();
+    world.advance(LIMITS.agent_timeout_ms);
+    assert_eq!(notices(&mut world), 1);
+    change(&mut world, "1");
+    world.operate(OperatorOperation::Deactivate(AGENT));
+    world.operate(OperatorOperation::Reactivate(AGENT));
+    assert_eq!(notices(&mut world), 0);
+    // It is not news under another leader, either.
+    world.new_leader();
+    world.framework_returns(FRAMEWORK, &[]);
+    change(&mut world, "2");
+    assert_eq!(notices(&mut world), 0);
+    let link = world.agent_returns(AGENT);
+    world.list(link, 1, &[("a", 1)]);
+    change(&mut world, "3");
+    assert_eq!(notices(&mut world), 0);
+    world.advance(LIMITS.agent_timeout_ms);
+    assert_eq!(notices(&mut world), 1, "it was reachable again");
 }
