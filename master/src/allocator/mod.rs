@@ -110,6 +110,15 @@ pub struct DeclineReason {
     pub text: String,
 }
 
+/// A decline that the next step records.
+#[derive(Debug)]
+struct QueuedDecline {
+    declined: DeclinedResources,
+    /// The resources that were offered, if the declined ones may include others of the agent.
+    offered: Option<Resources>,
+    at: Timestamp,
+}
+
 /// The allocator of one epoch. Each leader creates one, which fills itself from the registry.
 #[derive(Debug)]
 pub struct Allocator {
@@ -129,7 +138,7 @@ pub struct Allocator {
     /// now, even if no more are free.
     closed_on: BTreeSet<AgentId>,
     /// Emptied by every step that has the budget; a step without it offers nothing.
-    declines_due: VecDeque<(DeclinedResources, Timestamp)>,
+    declines_due: VecDeque<QueuedDecline>,
     scan: AgentScan,
     waiting: WaitingClients,
     reason_pass: ReasonPass,
@@ -242,8 +251,33 @@ impl Allocator {
     /// Hides an agent from a framework while the free resources there do not exceed the declined
     /// ones. Takes effect in the next step, before anything is offered.
     pub fn decline(&mut self, declined: DeclinedResources, now: Timestamp) {
+        self.queue_decline(declined, None, now);
+    }
+
+    /// Declines the rest of accepted offers. The declined resources are all that the agent has
+    /// left; only those that were `offered` are hidden. If the others are hidden already, they stay
+    /// hidden, because a client has one filter for each agent.
+    pub(crate) fn decline_rest(
+        &mut self,
+        declined: DeclinedResources,
+        offered: Resources,
+        now: Timestamp,
+    ) {
+        self.queue_decline(declined, Some(offered), now);
+    }
+
+    fn queue_decline(
+        &mut self,
+        declined: DeclinedResources,
+        offered: Option<Resources>,
+        at: Timestamp,
+    ) {
         self.agent_changed(declined.agent);
-        self.declines_due.push_back((declined, now));
+        self.declines_due.push_back(QueuedDecline {
+            declined,
+            offered,
+            at,
+        });
     }
 
     /// Removes the filters of a framework in these roles; an empty list means all roles.

@@ -4,13 +4,13 @@
 use std::ops::Bound;
 
 use argosy_state::buggify;
-use argosy_state::ids::{AgentId, FrameworkId, Role, Timestamp};
+use argosy_state::ids::{AgentId, FrameworkId, Role};
 
 use super::budget::AllocationTurn;
 use super::filters::Filter;
 use super::{
-    Allocator, CacheProgress, DECLINE_CODE, DECLINE_TEXT, DeclinedResources, FILTER_MS,
-    LONGEST_FILTER_MS, LastDecline,
+    Allocator, CacheProgress, DECLINE_CODE, DECLINE_TEXT, FILTER_MS, LONGEST_FILTER_MS,
+    LastDecline, QueuedDecline,
 };
 
 /// Agents that each full round refreshes although no event named them, so that a missed event is
@@ -98,20 +98,20 @@ impl Allocator {
 
     fn record_declines(&mut self, turn: &mut AllocationTurn<'_>) {
         while !turn.is_spent() {
-            let Some((declined, at)) = self.declines_due.pop_front() else {
+            let Some(queued) = self.declines_due.pop_front() else {
                 return;
             };
             turn.spend(1);
-            self.record_decline(turn, declined, at);
+            self.record_decline(turn, queued);
         }
     }
 
-    fn record_decline(
-        &mut self,
-        turn: &AllocationTurn<'_>,
-        declined: DeclinedResources,
-        at: Timestamp,
-    ) {
+    fn record_decline(&mut self, turn: &AllocationTurn<'_>, queued: QueuedDecline) {
+        let QueuedDecline {
+            declined,
+            offered,
+            at,
+        } = queued;
         let mirror = self.clients.frameworks.get(&declined.framework);
         if mirror.is_none_or(|mirror| mirror.session != declined.session) {
             return;
@@ -138,11 +138,18 @@ impl Allocator {
         let Some(agent) = self.agents.slot(declined.agent) else {
             return;
         };
+        let mut resources = declined.resources;
+        if let Some(offered) = offered.filter(|_| !self.filters.hides(client, agent)) {
+            resources = offered.minus_saturating(&offered.minus_saturating(&resources));
+            if resources.is_empty() {
+                return;
+            }
+        }
         let plain = self.agents.get(agent).is_plain;
         let dropped = self.filters.add(Filter {
             client,
             agent,
-            declined: &declined.resources,
+            declined: &resources,
             visibility: (!plain).then(|| self.clients.get(client).visibility.clone()),
             until: at.plus_ms(filter_ms),
         });

@@ -15,6 +15,7 @@ use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision, Role};
 use argosy_state::level::{self, Level};
 use argosy_state::limits;
 use argosy_state::planted_bug;
+use argosy_state::resources::Resources;
 
 use super::access::{self, DeniedTasks};
 use super::{Decline, Leader, LeaderTime, ProposalOrigin, refused};
@@ -54,6 +55,8 @@ pub(super) struct CallOffers {
     ids: Vec<OfferId>,
     pub(super) agent: AgentId,
     pub(super) role: Role,
+    /// The sum of their resources.
+    pub(super) resources: Resources,
     pub(super) filter_ms: u64,
 }
 
@@ -409,10 +412,14 @@ fn done_reply(registry: &Registry) -> LeaderReply {
 fn used_offers(accept: &Accept, filter_ms: u64) -> Option<CallOffers> {
     let first = accept.offers.first()?;
     let ids = accept.offers.iter().map(|offer| offer.id).collect();
+    // Two valid offers of one agent never overlap.
+    let add = |sum: Resources, offer: &OfferTerms| sum.plus(&offer.resources).unwrap_or(sum);
+    let resources = accept.offers.iter().fold(Resources::none(), add);
     Some(CallOffers {
         ids,
         agent: first.agent,
         role: first.role.clone(),
+        resources,
         filter_ms,
     })
 }

@@ -234,7 +234,7 @@ impl Leader {
     }
 
     /// Filters the rest of an accepted offer: the session that accepted it is not offered it for a
-    /// while.
+    /// while. Other resources of the agent may have become free.
     pub(super) fn after_accept(
         &mut self,
         registry: &Registry,
@@ -256,8 +256,8 @@ impl Leader {
             filter_ms: Some(used.filter_ms),
             reason: None,
         };
-        self.allocator.decline(declined, now.at);
-        self.allocator.agent_changed(agent);
+        let offered = used.resources.clone();
+        self.allocator.decline_rest(declined, offered, now.at);
     }
 
     pub(super) fn offers_declined(&mut self, now: LeaderTime, decline: &Decline) {

@@ -51,6 +51,7 @@ fn an_offer_of_an_earlier_epoch_is_withdrawn_when_it_may_be_used() {
     world.expect(&expect![[r#"
         link-3 <- rescind 1.2: many newer ones of its agent were used
         call-131: called at 137.0
+        link-3 <- offers 7.66 * agent-1 cpus:4;mem:4096
     "#]]);
     world.accept("1.2", &["b"]);
     world.expect(&expect![[r#"

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use argosy_state::command::CallAction;
 use argosy_state::framework::FrameworkInfo;
+use argosy_state::task::TaskState;
 use argosy_state::testing::{framework_info, spec};
 use expect_test::expect;
 
@@ -237,5 +238,55 @@ fn the_filter_of_an_acceptance_ends_with_its_session() {
         assert_eq!(has("call-1: refused superseded"), is_late, "{lines:?}");
         let offered = format!("link-{} <- offers", link.0);
         assert!(has(&offered), "{lines:?}");
+    }
+}
+
+/// Returns a world with four tasks `a` to `d` that use all of the agent, and lets the first of them
+/// finish. The resources of each are one offer, 1.2 and 1.3; those of a third one wait.
+fn finished(count: usize) -> World {
+    let mut world = World::with_offer();
+    let tasks = ["a", "b", "c", "d"];
+    let specs = tasks.map(|task| spec(task, "cpus:1;mem:1024"));
+    world.launch("1.1", specs.into());
+    for task in &tasks[..count] {
+        world.report(LinkId(2), task, 1, TaskState::Finished);
+    }
+    world.clear_lines();
+    world
+}
+
+fn offers_in(lines: &[String]) -> Vec<&String> {
+    let offers = lines.iter().filter(|line| line.contains("<- offers "));
+    offers.collect()
+}
+
+#[test]
+fn an_acceptance_filters_no_resources_that_were_never_offered() {
+    let mut world = finished(3);
+    world.accept("1.2", &["e"]);
+    let lines = world.take_lines();
+    let offered = "link-1 <- offers 1.4 * agent-1 cpus:1;mem:2048";
+    assert_eq!(offers_in(&lines), [offered]);
+}
+
+#[test]
+fn the_rest_of_an_offer_stays_filtered_when_another_one_of_its_agent_is_used() {
+    for is_one_entry in [false, true] {
+        let mut world = finished(2);
+        if is_one_entry {
+            world.slow_log();
+        }
+        world.accept("1.2", &["e"]);
+        world.accept("1.3", &["f"]);
+        if is_one_entry {
+            world.commit_together();
+        }
+        let lines = world.take_lines();
+        assert!(lines.iter().any(|line| line.ends_with("framework-1/f")));
+        assert_eq!(offers_in(&lines), Vec::<&String>::new());
+        world.advance_with(7_000, &[LinkId(2)]);
+        let lines = world.take_lines();
+        let offered = "link-1 <- offers 1.4 * agent-1 mem:2048";
+        assert_eq!(offers_in(&lines), [offered]);
     }
 }
