@@ -9,7 +9,7 @@ mod slow;
 use std::time::Duration;
 
 use argosy_raft::RecordWrite;
-use argosy_state::command::{CallAction, Command};
+use argosy_state::command::{CallAction, Command, Operate, OperatorOperation};
 use bytes::Bytes;
 use metrics::{Histogram, histogram};
 use tokio::time::Instant;
@@ -78,12 +78,14 @@ pub(crate) fn work(command: &Command) -> u32 {
         Command::UpdateTasks(report) => UPDATE * report.updates.len(),
         Command::ReconcileAgent(list) => UPDATE * list.held.len(),
         Command::Acknowledge(acknowledge) => UPDATE * acknowledge.updates.len(),
-        Command::Operate(operate) => operate.operations.len(),
+        Command::Operate(operate) => operate_work(operate),
         Command::Sweep(_)
         | Command::AgentUnreachable(_)
         | Command::PruneAgent(_)
         | Command::TasksStopped(_)
-        | Command::ExpireFramework(_) => UPDATE * argosy_state::limits::TASKS_PER_SWEEP,
+        | Command::ExpireFramework(_)
+        // Without a failover timeout, the framework is removed.
+        | Command::DisconnectFramework(_) => SWEEP,
         Command::OpenEpoch(_)
         | Command::Tick
         | Command::MassLoss
@@ -91,7 +93,6 @@ pub(crate) fn work(command: &Command) -> u32 {
         | Command::CompareDigest(_)
         | Command::RegisterAgent(_)
         | Command::Subscribe(_)
-        | Command::DisconnectFramework(_)
         | Command::RaiseLowWater(_) => UPDATE,
     };
     u32::try_from(work).unwrap_or(u32::MAX).max(1)
@@ -99,6 +100,8 @@ pub(crate) fn work(command: &Command) -> u32 {
 
 const LAUNCH: usize = 16;
 const UPDATE: usize = 8;
+/// One piece of a sweep.
+const SWEEP: usize = UPDATE * argosy_state::limits::TASKS_PER_SWEEP;
 
 fn call_work(action: &CallAction) -> usize {
     match action {
@@ -108,7 +111,29 @@ fn call_work(action: &CallAction) -> usize {
         | CallAction::Suppress(_)
         | CallAction::Revive(_)
         | CallAction::Update(_) => UPDATE,
-        CallAction::Teardown => UPDATE * argosy_state::limits::TASKS_PER_SWEEP,
+        CallAction::Teardown => SWEEP,
+    }
+}
+
+/// Returns the cost of a batch. All sweeps that it begins share the budget of one piece.
+fn operate_work(operate: &Operate) -> usize {
+    let begins_sweep = |operation: &OperatorOperation| match operation {
+        OperatorOperation::MarkGone(_) | OperatorOperation::Teardown(_) => true,
+        OperatorOperation::SetAttribute { .. }
+        | OperatorOperation::KillTask { .. }
+        | OperatorOperation::UpdateLimits { .. }
+        | OperatorOperation::SetWeight { .. }
+        | OperatorOperation::Deactivate(_)
+        | OperatorOperation::Reactivate(_)
+        | OperatorOperation::Access(_)
+        | OperatorOperation::SetSecret { .. }
+        | OperatorOperation::ResealSecret { .. }
+        | OperatorOperation::RemoveSecret(_) => false,
+    };
+    let operations = operate.operations.len();
+    match operate.operations.iter().any(begins_sweep) {
+        true => operations + SWEEP,
+        false => operations,
     }
 }
 
@@ -117,7 +142,7 @@ fn call_work(action: &CallAction) -> usize {
 pub(crate) fn input_work(input: &Input) -> u32 {
     let work = match input {
         Input::Call { call, .. } => call_work(&call.action),
-        Input::Operate { operate, .. } => operate.operations.len(),
+        Input::Operate { operate, .. } => operate_work(operate),
         Input::Acknowledge { acknowledge, .. } => UPDATE * acknowledge.updates.len(),
         Input::Decline { decline, .. } => decline.offers.len(),
         // An empty list means all tasks of a framework, in pages.
@@ -348,6 +373,30 @@ mod tests {
             world.registry.tasks().len(),
             limits::TASKS_PER_CALL - limits::ACKNOWLEDGEMENTS_PER_COMMAND
         );
+    }
+
+    #[test]
+    fn a_batch_that_begins_sweeps_costs_one_piece() {
+        let cost = |operations: Vec<OperatorOperation>| {
+            work(&Command::Operate(Operate {
+                request: None,
+                hash: 0,
+                operations,
+                wall_ms: 0,
+            }))
+        };
+        let agent = AgentId(1);
+        assert_eq!(cost(vec![OperatorOperation::Deactivate(agent)]), 1);
+        let (gone, teardown) = (
+            OperatorOperation::MarkGone(agent),
+            OperatorOperation::Teardown(FrameworkId(1)),
+        );
+        assert_eq!(cost(vec![gone.clone()]), 2_001);
+        assert_eq!(cost(vec![teardown.clone()]), 2_001);
+        let both = std::iter::repeat_n([gone, teardown], limits::OPERATIONS_PER_BATCH / 2);
+        let most = cost(both.flatten().collect());
+        assert_eq!(most, 2_256);
+        assert!(most <= argosy_raft::TURN_WORK);
     }
 
     #[test]
