@@ -14,7 +14,8 @@ use openraft::RaftLogReader as _;
 use super::directory::{FORMAT_FILE, OpenError, check_format};
 use super::disk::{self, ChangeBatch, Disk, Durability, KeySpace};
 use super::entry::EntryHash;
-use super::log::{PURGED, VOTE};
+use super::install;
+use super::log::{LogStore, PURGED, VOTE};
 use super::record::{self, LogIdRecord, PurgedRecord, VoteRecord};
 use super::registry::{self, APPLIED};
 use super::rejoin::LockedDirectory;
@@ -89,14 +90,27 @@ impl LockedDirectory {
     }
 }
 
-async fn read_store(store: &Store, path: &Path) -> Result<StoppedData, OpenError> {
-    let (meta, records) = store.read_registry().await?;
+/// Reads the data of an open store. Installs the newest snapshot first if it is newer than the
+/// registry, as openraft does at each start: the master ended before it had installed it, or a
+/// power cut took later writes.
+pub(crate) async fn read_store(store: &Store, path: &Path) -> Result<StoppedData, OpenError> {
+    let parts = store.parts();
+    let (mut meta, mut records) = store.read_registry().await?;
+    if let Some(image) = parts.snapshots.current()
+        && image.meta().last_log_id > meta.last_log_id
+    {
+        let newer = image.meta().clone();
+        let installed = install::install(&parts, image).await;
+        records = installed.map_err(OpenError::io("install the newest snapshot in", path))?;
+        meta = newer;
+    }
     let Some(last) = meta.last_log_id else {
         return Err(OpenError::Empty {
             path: path.to_owned(),
         });
     };
     let mut log = store.log();
+    check_continues(&log, last, path)?;
     let entries = log.try_get_log_entries(last.index + 1..).await;
     let entries = entries.map_err(OpenError::io("read the log in", path))?;
     let committed = entries.into_iter().map(|entry| {
@@ -119,6 +133,30 @@ async fn read_store(store: &Store, path: &Path) -> Result<StoppedData, OpenError
         },
         entries: committed.collect(),
     })
+}
+
+/// Checks that the log contradicts no registry that is applied up to `applied`, and has no gap
+/// after it. The log may end before.
+fn check_continues(log: &LogStore, applied: LogId, path: &Path) -> Result<(), OpenError> {
+    let damaged = |what| {
+        Err(OpenError::Damaged {
+            path: path.to_owned(),
+            what,
+        })
+    };
+    let index = applied.index;
+    if let Some(purged) = log.purged().filter(|purged| purged.index > index) {
+        return damaged(format!(
+            "the registry is applied up to entry {index}, and the log begins after entry {}",
+            purged.index
+        ));
+    }
+    match log.store_state().last {
+        Some(last) if last.index >= index && last < applied => damaged(format!(
+            "the log contradicts the registry, which is applied up to entry {index}"
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Writes the records into an empty disk, as those of a registry that is applied up to `last`.

@@ -15,6 +15,7 @@ use super::harness::{
 };
 use crate::state_machine::{Snapshot, StateMachine};
 use crate::storage::image::SnapshotSource;
+use crate::storage::restored::{LogPosition, read_store};
 use crate::storage::snapshot_store::SnapshotFile;
 use crate::storage::store::{Store, StoreLocation};
 
@@ -205,6 +206,51 @@ async fn an_installed_snapshot_replaces_all_records_and_is_durable() {
         );
         leader.close().await;
         follower.close().await;
+    }
+}
+
+/// A follower ends after it has stored a received snapshot, and before it notes the install. The
+/// log may end before the snapshot or continue it.
+#[tokio::test]
+async fn a_recovery_reads_a_stored_snapshot_that_is_newer_than_the_registry() {
+    for logged in [0, 10, 510] {
+        for (from, to) in fixtures().into_iter().zip(fixtures()) {
+            let mut leader = open(&from.location).await;
+            leader.commit(entries(0..500)).await;
+            let (_, image) = build(&mut leader).await;
+
+            let mut follower = open(&to.location).await;
+            if logged > 0 {
+                follower.commit(entries(0..10)).await;
+            }
+            if logged > 10 {
+                follower.append(entries(10..logged)).await;
+            }
+            let image = send(&image, &follower.store).await;
+            follower.store.parts().snapshots.put(&image).unwrap();
+            follower.close().await;
+
+            let follower = open(&to.location).await;
+            let read = read_store(&follower.store, Path::new("master")).await;
+            let read = read.unwrap();
+            assert_eq!(
+                read.applied,
+                LogPosition {
+                    index: 499,
+                    term: 1
+                }
+            );
+            let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+            let records = read.records.into_iter();
+            let records: Vec<_> = records
+                .map(|(key, value)| (text(key), text(value)))
+                .collect();
+            assert_eq!(records, leader.owner.records());
+            let read: Vec<u64> = read.entries.iter().map(|entry| entry.index).collect();
+            assert_eq!(read, (500..logged).collect::<Vec<u64>>());
+            leader.close().await;
+            follower.close().await;
+        }
     }
 }
 
