@@ -263,9 +263,7 @@ pub(crate) fn refuse_foreign(path: &Path) -> Result<(), OpenError> {
     names.sort_unstable();
     let foreign = names.into_iter().find(|name| {
         let name = name.as_str();
-        // The text of the format is first written under another name.
-        !HARMLESS.contains(&name)
-            && Path::new(name) != durable_file::unfinished(Path::new(FORMAT_FILE))
+        !HARMLESS.contains(&name) && !is_unfinished(Path::new(name))
     });
     match foreign {
         None => Ok(()),
@@ -274,6 +272,15 @@ pub(crate) fn refuse_foreign(path: &Path) -> Result<(), OpenError> {
             found,
         }),
     }
+}
+
+/// Returns whether a file with this name was left by an interrupted write of the format or of the
+/// marker. It has no effect, and the next write replaces it.
+pub(crate) fn is_unfinished(name: &Path) -> bool {
+    let small = [FORMAT_FILE, rejoin::MARKER_FILE];
+    small
+        .iter()
+        .any(|file| durable_file::unfinished(Path::new(file)) == name)
 }
 
 pub(crate) fn lock(path: &Path) -> Result<DirectoryLock, OpenError> {

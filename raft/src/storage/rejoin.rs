@@ -14,7 +14,7 @@ use super::directory::{self, DirectoryLock, FORMAT_FILE, HARMLESS, OpenError, ch
 use super::durable_file;
 
 /// The marker file. It contains the reason, which is shown at each attempt to start a master.
-const MARKER_FILE: &str = "MUST-REJOIN";
+pub(crate) const MARKER_FILE: &str = "MUST-REJOIN";
 const UNFINISHED_REJOIN: &str = "an `argosy master rejoin` has begun to discard it and was interrupted: run `argosy master rejoin` on this host again";
 
 /// Forbids every further start on this data directory. Durable on return.

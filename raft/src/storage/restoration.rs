@@ -141,12 +141,13 @@ fn write_store(
     })
 }
 
-/// Refuses a directory in which anything but harmless files is.
+/// Refuses a directory in which anything but harmless files and interrupted writes is.
 fn refuse_used(path: &Path) -> Result<(), OpenError> {
     rejoin::refuse_forbidden(path)?;
     for entry in fs::read_dir(path).map_err(OpenError::io("read", path))? {
         let name = entry.map_err(OpenError::io("read", path))?.file_name();
-        if !HARMLESS.iter().any(|harmless| name == *harmless) {
+        let is_harmless = HARMLESS.iter().any(|harmless| name == *harmless);
+        if !is_harmless && !directory::is_unfinished(Path::new(&name)) {
             return Err(OpenError::NotEmpty {
                 path: path.to_owned(),
                 found: name.to_string_lossy().into_owned(),

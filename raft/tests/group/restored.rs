@@ -159,6 +159,14 @@ async fn an_interrupted_restore_is_not_started_on_and_a_repeat_replaces_it() {
     let registry = host.until_registry("the load", |registry| registry.loads == 1);
     let registry = registry.await;
     assert!(registry.has("three") && !registry.has("one"));
+    // The states before the marker has its name, and of a master that ended at its first start.
+    for unfinished in ["MUST-REJOIN.unfinished", "FORMAT.unfinished"] {
+        let place = tempfile::tempdir().unwrap();
+        let left = place.path().join(unfinished);
+        fs::write(&left, "an `argosy").unwrap();
+        restore(place.path(), &["one"]).unwrap();
+        assert!(!left.exists(), "{unfinished}");
+    }
 }
 
 /// Makes a stopped master with these commands.
