@@ -1,5 +1,7 @@
 //! Errors of operations on the Raft group, one enum for each operation.
 
+use std::fmt;
+
 use argosy_state::level::{Level, Levels};
 
 use crate::storage::directory::OpenError;
@@ -239,13 +241,13 @@ pub enum MembershipError {
     },
     /// The new learner did not come close to the leader's log.
     #[error(
-        "master {id} joined as a learner but has not caught up ({}); join it again to make it a voter", behind(*.lag)
+        "master {id} joined as a learner but has not caught up ({progress}); join it again to make it a voter"
     )]
     Lagging {
         /// The id of the new node.
         id: u64,
-        /// The number of entries that it lacks; `None` if it never answered.
-        lag: Option<u64>,
+        /// What is known of its log.
+        progress: LearnerProgress,
     },
     /// The transfer did not happen. If it had begun, the leader commits nothing more and the group
     /// elects a leader.
@@ -272,8 +274,25 @@ pub enum MembershipError {
     Stopped,
 }
 
-fn behind(lag: Option<u64>) -> String {
-    lag.map_or("it does not answer".to_owned(), |lag| {
-        format!("{lag} entries behind")
-    })
+/// What the leader knows of a learner that has not caught up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LearnerProgress {
+    /// The learner lacks this many entries.
+    Behind(u64),
+    /// The learner answers, and has not installed a snapshot.
+    NoSnapshot,
+    /// The learner has not answered.
+    Silent,
+}
+
+impl fmt::Display for LearnerProgress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LearnerProgress::Behind(lag) => write!(formatter, "{lag} entries behind"),
+            LearnerProgress::NoSnapshot => {
+                formatter.write_str("the transfer of its snapshot stalls or fails")
+            }
+            LearnerProgress::Silent => formatter.write_str("it does not answer"),
+        }
+    }
 }

@@ -36,7 +36,7 @@ mod tests;
 mod transport;
 mod types;
 
-pub use error::{MembershipError, ProposeError, ReadError, StartError};
+pub use error::{LearnerProgress, MembershipError, ProposeError, ReadError, StartError};
 pub use export::RegistryView;
 pub use membership::MembershipGuard;
 pub use node::{ListedMember, MemoryStore, Node, RegistryRecords, StoredVote};

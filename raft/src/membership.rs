@@ -7,6 +7,7 @@
 //! equally safe, but it tolerates no more failures than the next smaller odd size.
 
 mod addresses;
+mod catch_up;
 mod finish_change;
 pub(crate) mod forwarding;
 mod leader;
@@ -25,7 +26,6 @@ use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use tokio::sync::{Mutex, watch};
-use tokio::time::Instant;
 use tonic::Status as Refusal;
 use tracing::info;
 
@@ -41,6 +41,7 @@ use crate::state_machine::Consensus;
 use crate::status::RaftStatus;
 use crate::transport::connections::{self, Peers};
 use crate::transport::network::CallerIdentity;
+use crate::transport::transfer_counts::TransferCounts;
 use crate::transport::wire::proto;
 use crate::types::{Member, TypeConfig};
 
@@ -48,11 +49,6 @@ use crate::types::{Member, TypeConfig};
 const MAX_VOTERS: usize = 5;
 /// The maximum number of learners: the leader sends the whole log to each of them.
 const MAX_LEARNERS: usize = 4;
-/// A learner that lacks at most this many entries may vote: it receives the rest within one or two
-/// round trips.
-const CLOSE_ENTRIES: u64 = 256;
-/// The maximum time for which a learner may make no progress.
-const STALLED: Duration = Duration::from_secs(20);
 /// The time for which a request waits for a quorum. The change itself remains in the log after
 /// that.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -82,6 +78,8 @@ pub(crate) struct MemberChanger {
     timing: Timing,
     status: watch::Receiver<RaftStatus>,
     liveness: Liveness,
+    /// The transfers of snapshots to learners.
+    transfers: TransferCounts,
     /// Held during a change. A second change waits briefly and is then rejected.
     change_lock: Arc<Mutex<()>>,
     /// The feature level of the cluster.
@@ -89,7 +87,7 @@ pub(crate) struct MemberChanger {
 }
 
 impl MemberChanger {
-    pub(crate) fn new(group: GroupHandle) -> MemberChanger {
+    pub(crate) fn new(group: GroupHandle, transfers: TransferCounts) -> MemberChanger {
         let GroupHandle {
             raft,
             caller,
@@ -106,6 +104,7 @@ impl MemberChanger {
             timing,
             status,
             liveness,
+            transfers,
             change_lock: changing,
             level: AtomicU32::new(0),
         }
@@ -280,33 +279,6 @@ impl MemberChanger {
 
     fn progress(&self) -> LogProgress {
         LogProgress::of(&self.raft.metrics().borrow_watched())
-    }
-
-    async fn catch_up(&self, id: u64) -> Result<(), MembershipError> {
-        let mut changes = self.raft.data_metrics();
-        let mut best = None;
-        let mut deadline = Instant::now() + STALLED;
-        loop {
-            changes.borrow_and_update();
-            let lag = self.progress().lag.get(&id).copied();
-            let leads = self.status.borrow().is_leader;
-            if !leads {
-                return Err(MembershipError::Unfinished {
-                    reason: "the leader has changed".to_owned(),
-                });
-            }
-            if lag.is_some_and(|lag| lag <= CLOSE_ENTRIES) {
-                return Ok(());
-            }
-            if lag.is_some_and(|lag| best.is_none_or(|best| lag < best)) {
-                (best, deadline) = (lag, Instant::now() + STALLED);
-            }
-            match tokio::time::timeout_at(deadline, changes.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_closed)) => return Err(MembershipError::Stopped),
-                Err(_elapsed) => return Err(MembershipError::Lagging { id, lag }),
-            }
-        }
     }
 
     async fn remove(&self, id: u64) -> Result<u64, MembershipError> {

@@ -32,6 +32,8 @@ pub struct Timing {
     pub election_max_ms: u64,
     /// The deadline for a peer's answer to an append: longer than a disk may stall.
     pub append_deadline_ms: u64,
+    /// The time after which a learner that makes no progress is not made a voter.
+    pub learner_stall_ms: u64,
 }
 
 impl Timing {
@@ -44,6 +46,7 @@ impl Timing {
             election_min_ms: 200,
             election_max_ms: 300,
             append_deadline_ms: 1_000,
+            learner_stall_ms: 20_000,
         }
     }
 
@@ -55,6 +58,7 @@ impl Timing {
             election_min_ms: 150,
             election_max_ms: 250,
             append_deadline_ms: 1_000,
+            learner_stall_ms: 20_000,
         }
     }
 
@@ -66,6 +70,7 @@ impl Timing {
             election_min_ms: 1_500,
             election_max_ms: 2_500,
             append_deadline_ms: 5_000,
+            learner_stall_ms: 20_000,
         }
     }
 }
@@ -150,6 +155,7 @@ impl NodeConfig {
             election_min_ms,
             election_max_ms,
             append_deadline_ms,
+            learner_stall_ms: _,
         } = self.timing;
         let settings = |reason: String| StartError::Settings { reason };
         let shortest = silence_ms.min(append_deadline_ms);

@@ -3,7 +3,7 @@
 //!
 //! Reading order: `wire` and `codec` (the messages), `versions` (negotiation), `connections`,
 //! `network`, `peer_progress` and `frames` (towards a peer), `member_addresses`,
-//! `snapshot_transfer`, `rtt` (round-trip times).
+//! `snapshot_transfer` and `transfer_counts`, `rtt` (round-trip times).
 
 pub(crate) mod codec;
 pub(crate) mod connections;
@@ -13,5 +13,6 @@ pub(crate) mod network;
 pub(crate) mod peer_progress;
 pub(crate) mod rtt;
 pub(crate) mod snapshot_transfer;
+pub(crate) mod transfer_counts;
 pub(crate) mod versions;
 pub(crate) mod wire;

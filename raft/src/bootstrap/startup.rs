@@ -38,6 +38,7 @@ use crate::storage::usage::StoreUsage;
 use crate::transport::connections::Peers;
 use crate::transport::member_addresses::{MemberAddresses, follow_members};
 use crate::transport::network::{CallerIdentity, NetworkFactory};
+use crate::transport::transfer_counts::TransferCounts;
 use crate::types::{Member, NodeIdentity, OwnerRequest};
 
 /// The parts of a node that runs. Dropping them stops the node.
@@ -84,6 +85,7 @@ pub(crate) async fn start(
         stop: own_stop.clone(),
         tasks: TaskTracker::new(),
         retention: LogRetention::default(),
+        transfers: TransferCounts::default(),
     };
     let tasks = starting.tasks.clone();
     let started = starting.run(surroundings, owner).await;
@@ -102,6 +104,7 @@ struct NodeStartup {
     stop: CancellationToken,
     tasks: TaskTracker,
     retention: LogRetention,
+    transfers: TransferCounts,
 }
 
 impl NodeStartup {
@@ -229,6 +232,7 @@ impl NodeStartup {
             addresses,
             timing: self.config.timing,
             retention: self.retention.clone(),
+            transfers: self.transfers.clone(),
         };
         let kept_entries = self.config.snapshot.entries;
         let machine = StateMachine::open(&self.store, kept_entries, owner).await?;
@@ -284,7 +288,7 @@ impl NodeStartup {
         let phases = Arc::new(watch::Sender::new(FailoverPhases::default()));
         let (status_sender, status) = watch::channel(RaftStatus::of(identity.id));
         let group = self.group(identity, &raft, peers, &status);
-        let changes = Arc::new(MemberChanger::new(group.clone()));
+        let changes = Arc::new(MemberChanger::new(group.clone(), self.transfers.clone()));
         let store = self.store.clone();
         let reporter = StatusReporter {
             own: raft_port.member.clone(),

@@ -22,6 +22,7 @@ use super::frames::pool::IdleConnection;
 use super::member_addresses::MemberAddresses;
 use super::peer_progress::PeerProgress;
 use super::snapshot_transfer;
+use super::transfer_counts::TransferCounts;
 use super::wire::{self, proto};
 use crate::log_size::LogRetention;
 use crate::settings::Timing;
@@ -61,6 +62,7 @@ pub(crate) struct NetworkFactory {
     pub(crate) addresses: watch::Receiver<MemberAddresses>,
     pub(crate) timing: Timing,
     pub(crate) retention: LogRetention,
+    pub(crate) transfers: TransferCounts,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +82,7 @@ impl NetworkFactory {
             addresses: self.addresses.clone(),
             peers: self.peers.clone(),
             retention: self.retention.clone(),
+            transfers: self.transfers.clone(),
             class: lane,
             open: Mutex::default(),
             progress: PeerProgress::default(),
@@ -136,6 +139,7 @@ pub(crate) struct PeerNetwork {
     addresses: watch::Receiver<MemberAddresses>,
     peers: Peers,
     retention: LogRetention,
+    transfers: TransferCounts,
     class: TrafficClass,
     // Locked only by tests: openraft requires its clients to be `Sync`, and a connection is not.
     open: Mutex<Option<AppendTransport>>,
@@ -427,8 +431,11 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         let header = self.caller.header(self.target, connections);
         let last = snapshot.meta.last_log_id.map_or(0, |id| id.index);
         let transfer = self.retention.begin_transfer(self.target, last);
+        let counted = self.transfers.begin(self.target);
         let sending = async {
-            let sent = snapshot_transfer::send(client, header, vote, snapshot, self.timing).await;
+            let sent =
+                snapshot_transfer::send(client, header, vote, snapshot, self.timing, counted);
+            let sent = sent.await;
             match &sent {
                 Err(status) if status.code() == Code::Unavailable => {
                     debug!(peer = self.target, %status, "snapshot transfer failed, retrying");

@@ -9,12 +9,15 @@ use futures::Stream;
 use futures::stream;
 use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tracing::info;
 
 use super::connections::{self, PeerClient};
+use super::transfer_counts::CountedTransfer;
+use super::wire::proto::snapshot_part::Part;
 use super::wire::{self, proto};
 use crate::metrics;
 use crate::settings::Timing;
@@ -42,6 +45,14 @@ fn block_timeout(timing: Timing) -> Duration {
     Duration::from_millis(10 * timing.append_deadline_ms)
 }
 
+fn silent(_elapsed: Elapsed) -> Status {
+    Status::deadline_exceeded("no answer to a block of a snapshot")
+}
+
+fn ended() -> Status {
+    Status::unavailable("the receiver ended the transfer")
+}
+
 /// Sends a snapshot, and returns the receiver's vote once the snapshot is installed there.
 pub(crate) async fn send(
     mut client: PeerClient,
@@ -49,10 +60,9 @@ pub(crate) async fn send(
     vote: Vote,
     snapshot: Snapshot,
     timing: Timing,
+    mut counted: CountedTransfer,
 ) -> Result<Vote, Status> {
-    use proto::snapshot_part::Part;
     let to = header.to;
-    let silent = |_elapsed| Status::deadline_exceeded("no answer to a block of a snapshot");
     // No snapshot file is written for an unreachable receiver.
     let present = timeout(
         block_timeout(timing),
@@ -60,29 +70,42 @@ pub(crate) async fn send(
     )
     .await;
     present.map_err(silent)??;
+    counted.begin_writing();
     let image = snapshot.snapshot.file().await;
     let image = image
         .map_err(|error| Status::internal(format!("the snapshot cannot be written: {error}")))?;
+    counted.begin_sending();
     // One part is in flight: the second slot is never used, and a full channel would only wait.
     let (parts, outgoing) = mpsc::channel(2);
-    let give = async |part| {
-        let sent = parts.send(proto::SnapshotPart { part: Some(part) }).await;
-        sent.map_err(|_closed| Status::unavailable("the receiver ended the transfer"))
-    };
     let head = proto::SnapshotHead {
         header: Some(header),
         vote: Some(wire::vote(&vote)),
         length_bytes: image.len(),
     };
-    give(Part::Head(head)).await?;
+    give(&parts, Part::Head(head)).await?;
     let opened = timeout(
         block_timeout(timing),
         client.snapshot(ReceiverStream::new(outgoing)),
     )
     .await;
-    let mut answers = opened.map_err(silent)??.into_inner();
+    let answers = opened.map_err(silent)??.into_inner();
     info!(to, bytes = image.len(), "sending a snapshot");
     let began = Instant::now();
+    let answer = send_blocks(&image, &parts, answers, timing, &mut counted).await?;
+    info!(to, "the snapshot is installed");
+    metrics::snapshot("send", began.elapsed(), Some(image.len()));
+    counted.succeed();
+    wire::vote_from(answer.vote)
+}
+
+/// Sends the blocks of a snapshot, and returns the answer to the last one.
+async fn send_blocks(
+    image: &SnapshotFile,
+    parts: &mpsc::Sender<proto::SnapshotPart>,
+    mut answers: Streaming<proto::SnapshotProgress>,
+    timing: Timing,
+    counted: &mut CountedTransfer,
+) -> Result<proto::SnapshotProgress, Status> {
     let mut sent = 0;
     loop {
         let most = buggify!(SmallBlocks, BLOCK_BYTES, 300);
@@ -91,21 +114,25 @@ pub(crate) async fn send(
             .map_err(|error| Status::internal(format!("the snapshot cannot be read: {error}")))?;
         sent += block.len() as u64;
         let last = sent >= image.len();
-        give(Part::Block(block)).await?;
         let limit = if last {
+            counted.begin_install();
             INSTALL_TIMEOUT
         } else {
             block_timeout(timing)
         };
+        give(parts, Part::Block(block)).await?;
         let answer = timeout(limit, answers.message()).await.map_err(silent)??;
-        let answer =
-            answer.ok_or_else(|| Status::unavailable("the receiver ended the transfer"))?;
+        let answer = answer.ok_or_else(ended)?;
         if last {
-            info!(to, "the snapshot is installed");
-            metrics::snapshot("send", began.elapsed(), Some(image.len()));
-            return wire::vote_from(answer.vote);
+            return Ok(answer);
         }
+        counted.block_answered();
     }
+}
+
+async fn give(parts: &mpsc::Sender<proto::SnapshotPart>, part: Part) -> Result<(), Status> {
+    let sent = parts.send(proto::SnapshotPart { part: Some(part) }).await;
+    sent.map_err(|_closed| ended())
 }
 
 /// Reads the first part of a transfer.
@@ -113,7 +140,7 @@ pub(crate) async fn head(
     parts: &mut Streaming<proto::SnapshotPart>,
 ) -> Result<proto::SnapshotHead, Status> {
     match parts.message().await?.and_then(|part| part.part) {
-        Some(proto::snapshot_part::Part::Head(head)) => Ok(head),
+        Some(Part::Head(head)) => Ok(head),
         _ => Err(Status::invalid_argument("a snapshot begins with its head")),
     }
 }
@@ -181,7 +208,7 @@ impl SnapshotReceiver {
     }
 
     async fn take(&mut self, part: proto::SnapshotPart) -> Result<proto::SnapshotProgress, Status> {
-        let Some(proto::snapshot_part::Part::Block(block)) = part.part else {
+        let Some(Part::Block(block)) = part.part else {
             return Err(Status::invalid_argument(
                 "a snapshot has one head, and then blocks",
             ));

@@ -19,6 +19,7 @@ const TIMING: Timing = Timing {
     election_min_ms: 3_000,
     election_max_ms: 3_500,
     append_deadline_ms: 3_000,
+    learner_stall_ms: 20_000,
 };
 
 async fn three() -> Vec<NodeHost> {

@@ -29,6 +29,7 @@ pub(crate) const TIMING: Timing = Timing {
     election_min_ms: 800,
     election_max_ms: 1_200,
     append_deadline_ms: 3_000,
+    learner_stall_ms: 20_000,
 };
 
 const COUNT: &[u8] = b"count";

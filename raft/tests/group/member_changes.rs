@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use argosy_raft::{MembershipError, MemoryStore};
+use argosy_raft::{MembershipError, MemoryStore, Node, SnapshotPolicy, Timing};
 
 use crate::host::{
     DEADLINE, HostPlan, NodeHost, PendingNodeStart, TIMING, addresses, equal, form, leader, three,
@@ -64,15 +64,104 @@ async fn a_group_of_one_grows_to_three_and_its_leader_can_be_removed() {
 
 /// Joins the master at `address` as soon as it answers.
 async fn join(host: &NodeHost, address: SocketAddr) -> u64 {
+    match try_join(&host.node, address).await {
+        Ok(id) => id,
+        Err(error) => panic!("{address} does not join: {error}"),
+    }
+}
+
+/// Requests the join of the master at `address` until it answers.
+async fn try_join(node: &Node, address: SocketAddr) -> Result<u64, MembershipError> {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        match host.node.join(&address.to_string()).await {
-            Ok(id) => return id,
+        match node.join(&address.to_string()).await {
             Err(MembershipError::Unreachable { .. }) if Instant::now() < deadline => {}
-            Err(error) => panic!("{address} does not join: {error}"),
+            joined => return joined,
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// The time after which a learner without progress is given up.
+const LEARNER_STALL: Duration = Duration::from_secs(2);
+
+/// The duration of a write of a slow learner. An install of the registry of [`truncated`] takes
+/// about ten writes.
+const SLOW_WRITE: Duration = Duration::from_millis(500);
+
+/// Returns a group of one whose log lacks its first entries, so that a new master needs a snapshot,
+/// and the plan of a slow new master.
+async fn truncated() -> (NodeHost, HostPlan) {
+    let addresses = addresses(2);
+    let first = HostPlan {
+        bootstrap: true,
+        snapshot: SnapshotPolicy {
+            entries: 10_000,
+            bytes: 1 << 20,
+        },
+        timing: Timing {
+            learner_stall_ms: LEARNER_STALL.as_millis() as u64,
+            ..TIMING
+        },
+        ..HostPlan::new(addresses[0], &[])
+    };
+    let mut hosts = form(vec![first]).await;
+    leader(&hosts).await;
+    let host = hosts.remove(0);
+    for number in 0..16_u8 {
+        host.propose_large(number).await;
+        let count = u64::from(number) + 1;
+        host.until_registry("the command", |registry| registry.count() == count)
+            .await;
+    }
+    let deadline = Instant::now() + DEADLINE;
+    while host.plan.memory.entry(5).is_some() {
+        assert!(Instant::now() < deadline, "the log only grows");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let slow = HostPlan::new(addresses[1], &addresses);
+    slow.memory.slow_down(SLOW_WRITE);
+    (host, slow)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_learner_whose_snapshot_takes_longer_than_a_stall_becomes_a_voter() {
+    let (host, slow) = truncated().await;
+    let address = slow.address;
+    let joining = PendingNodeStart::begin(slow);
+    let node = host.node.clone();
+    let join = tokio::spawn(async move { try_join(&node, address).await });
+    host.until("the learner", |status| !status.learners.is_empty())
+        .await;
+    let begun = Instant::now();
+    let id = join.await.unwrap().unwrap();
+    // Longer than two stalls: an answered block counts as progress once, and no block is answered
+    // during the install.
+    assert!(begun.elapsed() > 2 * LEARNER_STALL, "{:?}", begun.elapsed());
+    let joined = joining.finish().await.unwrap();
+    assert_eq!(joined.node.id(), id);
+    host.until("two voters", |status| status.voters.len() == 2)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_learner_that_receives_nothing_more_is_given_up() {
+    let (host, slow) = truncated().await;
+    let address = slow.address;
+    let joining = PendingNodeStart::begin(slow);
+    let node = host.node.clone();
+    let join = tokio::spawn(async move { try_join(&node, address).await });
+    host.until("the learner", |status| !status.learners.is_empty())
+        .await;
+    drop(joining);
+    let lost = tokio::time::timeout(DEADLINE, join).await;
+    let lost = lost.expect("the request ends").unwrap();
+    assert!(
+        matches!(lost, Err(MembershipError::Lagging { .. })),
+        "{lost:?}"
+    );
+    assert_eq!(host.status().voters.len(), 1);
+    host.commit("after").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

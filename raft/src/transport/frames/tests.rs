@@ -17,6 +17,7 @@ use crate::settings::Timing;
 use crate::transport::connections::{PeerConnections, Peers};
 use crate::transport::member_addresses::MemberAddresses;
 use crate::transport::network::{self, NetworkFactory, PeerNetwork};
+use crate::transport::transfer_counts::TransferCounts;
 use crate::transport::versions::{self, MasterVersions};
 use crate::types::{LeaderId, Member, TypeConfig, Vote};
 
@@ -88,6 +89,7 @@ impl FormerLeader {
             addresses: watch::channel(MemberAddresses::new()).1,
             timing,
             retention: LogRetention::default(),
+            transfers: TransferCounts::default(),
         };
         let member = Member {
             raft_address: address.to_owned(),
