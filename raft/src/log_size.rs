@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::SnapshotPolicy;
-use crate::state_machine::Consensus;
+use crate::state_machine::{Consensus, RequestedPurge};
 
 /// The number of limits by which the log may grow for a follower. With the default limits, these
 /// are 160,000 entries or 1 GiB.
@@ -65,6 +65,12 @@ impl LogGrowth {
         let _ = stop.run_until_cancelled(self.truncate(&raft)).await;
     }
 
+    /// Requests a truncation up to `last`. Returns false if the node stops.
+    async fn purge(&self, raft: &Consensus, last: u64) -> bool {
+        self.0.retention.requested().record(last);
+        raft.trigger().purge_log(last).await.is_ok()
+    }
+
     /// Truncates a log that earlier runs of this node left too long. Then truncates it whenever it
     /// has grown by the limit.
     async fn truncate(&self, raft: &Consensus) {
@@ -83,7 +89,7 @@ impl LogGrowth {
         };
         // At a start, openraft takes the applied index for that of a snapshot.
         if let Some(last) = purge_index(self.0.policy, covered, purged)
-            && raft.trigger().purge_log(last).await.is_err()
+            && !self.purge(raft, last).await
         {
             return;
         }
@@ -97,7 +103,7 @@ impl LogGrowth {
             // truncates the log up to the newest one that is.
             let retention = &self.0.retention;
             if let Some(last) = plan.purge_index(retention.oldest(|id| matched(raft, id)))
-                && raft.trigger().purge_log(last).await.is_err()
+                && !self.purge(raft, last).await
             {
                 return;
             }
@@ -149,6 +155,7 @@ struct Retained {
     snapshots: Mutex<Vec<SentSnapshot>>,
     /// A follower that lacks this entry is sent no entries.
     refused: AtomicU64,
+    requested: RequestedPurge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,6 +180,11 @@ impl LogRetention {
             retention: self.clone(),
             sent,
         }
+    }
+
+    /// Returns the record of the truncations that were requested.
+    pub(crate) fn requested(&self) -> RequestedPurge {
+        self.0.requested.clone()
     }
 
     /// Returns whether a follower lags by more than the log may keep, so that it is sent no entries

@@ -4,6 +4,8 @@
 //! The content of a record is opaque here. Entries that are not committed never reach the owner.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
@@ -37,11 +39,29 @@ pub const TURN_WORK: u32 = 4_096;
 /// openraft with the entries and the state machine of this crate.
 pub(crate) type Consensus = Raft<TypeConfig, StateMachine>;
 
+/// The last entry up to which a truncation of the log was requested. openraft executes the request
+/// later if it is sending these entries, but sends them to no further follower. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RequestedPurge(Arc<AtomicU64>);
+
+impl RequestedPurge {
+    /// Records a request. To be called before it is sent to openraft.
+    pub(crate) fn record(&self, last: u64) {
+        self.0.fetch_max(last, Ordering::Relaxed);
+    }
+
+    fn last(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 pub(crate) struct StateMachine {
     parts: StoreParts,
     log: LogStore,
     /// The number of applied entries that stay in the log, unless they are large.
     kept_entries: u64,
+    /// The truncation that was requested last.
+    requested: RequestedPurge,
     owner: mpsc::Sender<OwnerRequest>,
 }
 
@@ -50,6 +70,7 @@ impl StateMachine {
     pub(crate) async fn open(
         store: &Store,
         kept_entries: u64,
+        requested: RequestedPurge,
         owner: mpsc::Sender<OwnerRequest>,
     ) -> Result<StateMachine, OpenError> {
         let (applied, records) = store.read_registry().await?;
@@ -59,6 +80,7 @@ impl StateMachine {
             parts,
             log: store.log(),
             kept_entries,
+            requested,
             owner,
         };
         let loaded = machine.load(records).await;
@@ -231,10 +253,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         };
         // A snapshot from the older half of the kept log is too old: the log may lose the entries
         // after it before the transfer begins. If entries are large, the log keeps fewer: a
-        // follower could never continue from a snapshot that is older than the log.
+        // follower could never continue from a snapshot that is older than the log. openraft takes
+        // entries for truncated as soon as that is requested.
         let newer_half = applied.index.saturating_sub(self.kept_entries / 2);
         let purged = self.log.purged().map_or(0, |purged| purged.index);
-        let least = newer_half.max(purged);
+        let least = newer_half.max(purged).max(self.requested.last());
         let recent = self.parts.snapshots.current().filter(|image| {
             let last = image.meta().last_log_id;
             last.is_some_and(|last| last.index >= least)

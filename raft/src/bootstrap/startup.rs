@@ -235,7 +235,8 @@ impl NodeStartup {
             transfers: self.transfers.clone(),
         };
         let kept_entries = self.config.snapshot.entries;
-        let machine = StateMachine::open(&self.store, kept_entries, owner).await?;
+        let requested = self.retention.requested();
+        let machine = StateMachine::open(&self.store, kept_entries, requested, owner).await?;
         let config = Arc::new(self.config.openraft()?);
         let built = Raft::build(identity.id, config, factory, self.store.log(), machine).await;
         let raft = built.map_err(|error| StartError::Consensus {

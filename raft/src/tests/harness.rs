@@ -11,7 +11,7 @@ use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use tokio::sync::mpsc;
 
 use crate::fatal::{self, FatalHandler};
-use crate::state_machine::StateMachine;
+use crate::state_machine::{RequestedPurge, StateMachine};
 use crate::storage::directory::OpenError;
 use crate::storage::disk::memory::MemoryDisk;
 use crate::storage::log::LogStore;
@@ -100,6 +100,7 @@ pub(crate) struct OpenedStore {
     pub(crate) store: Store,
     pub(crate) log: LogStore,
     pub(crate) machine: StateMachine,
+    pub(crate) requested: RequestedPurge,
     pub(crate) owner: TestOwner,
 }
 
@@ -161,12 +162,15 @@ pub(crate) async fn try_open(
     let store = tokio::task::spawn_blocking(move || Store::open(&place, fatal));
     let store = store.await.unwrap()?;
     let owner = TestOwner::default();
-    let machine = StateMachine::open(&store, KEPT_ENTRIES, owner.start()).await?;
+    let requested = RequestedPurge::default();
+    let machine =
+        StateMachine::open(&store, KEPT_ENTRIES, requested.clone(), owner.start()).await?;
     let log = store.log();
     Ok(OpenedStore {
         store,
         log,
         machine,
+        requested,
         owner,
     })
 }

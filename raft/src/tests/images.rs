@@ -13,7 +13,7 @@ use super::harness::{
     KEPT_ENTRIES, OpenedStore, entries, entry, fixtures, id, kill, open, record_fatal, start,
     try_open,
 };
-use crate::state_machine::{Snapshot, StateMachine};
+use crate::state_machine::{RequestedPurge, Snapshot, StateMachine};
 use crate::storage::image::SnapshotSource;
 use crate::storage::restored::{LogPosition, read_store};
 use crate::storage::snapshot_store::SnapshotFile;
@@ -110,6 +110,24 @@ async fn an_image_that_is_older_than_the_log_is_not_sent_again() {
         let current = opened.machine.get_current_snapshot().await.unwrap();
         assert_eq!(current.unwrap().meta, *image.meta(), "the log continues it");
         opened.log.purge(id(1, 100)).await.unwrap();
+        let current = opened.machine.get_current_snapshot().await.unwrap();
+        assert_eq!(current.unwrap().meta.last_log_id, Some(id(1, 199)));
+        opened.close().await;
+    }
+}
+
+/// openraft executes a requested truncation later if it is sending the entries.
+#[tokio::test]
+async fn an_image_that_is_older_than_a_requested_truncation_is_not_sent_again() {
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
+        opened.commit(entries(0..100)).await;
+        let (_, image) = build(&mut opened).await;
+        opened.commit(entries(100..200)).await;
+        opened.requested.record(99);
+        let current = opened.machine.get_current_snapshot().await.unwrap();
+        assert_eq!(current.unwrap().meta, *image.meta(), "the log continues it");
+        opened.requested.record(100);
         let current = opened.machine.get_current_snapshot().await.unwrap();
         assert_eq!(current.unwrap().meta.last_log_id, Some(id(1, 199)));
         opened.close().await;
@@ -472,7 +490,8 @@ async fn an_install_without_an_owner_aborts_without_data_loss() {
         let store = store.await.unwrap().unwrap();
         let (owner, inbox) = tokio::sync::mpsc::channel(1);
         drop(inbox);
-        let refused = StateMachine::open(&store, KEPT_ENTRIES, owner).await;
+        let refused = StateMachine::open(&store, KEPT_ENTRIES, RequestedPurge::default(), owner);
+        let refused = refused.await;
         let refused = refused.err().unwrap();
         assert_eq!(
             refused.to_string(),
