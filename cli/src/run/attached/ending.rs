@@ -20,9 +20,9 @@ pub(super) const INTERRUPTED: u8 = 130;
 /// Time for output that may be blocked, at the end of the run.
 const BLOCKED_OUTPUT: Duration = Duration::from_secs(1);
 
-/// What became of a job whose run was cancelled.
+/// The outcome of a cancelled run.
 enum Cancelled {
-    /// It was never launched.
+    /// The job was never launched.
     Unlaunched,
     /// A launch was sent, which no answer has rejected; then the removal ended its tasks.
     MayHaveRun,
