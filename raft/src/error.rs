@@ -246,7 +246,7 @@ pub enum MembershipError {
     Lagging {
         /// The id of the new node.
         id: u64,
-        /// What is known of its log.
+        /// The progress of the new node.
         progress: LearnerProgress,
     },
     /// The transfer did not happen. If it had begun, the leader commits nothing more and the group
@@ -274,7 +274,7 @@ pub enum MembershipError {
     Stopped,
 }
 
-/// What the leader knows of a learner that has not caught up.
+/// The progress of a learner that has not caught up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LearnerProgress {
     /// The learner lacks this many entries.

@@ -67,7 +67,7 @@ fn continues(begun: FollowerTransfers, seen: FollowerTransfers, now: FollowerTra
     !fails && (now.busy > 0 || now.blocks > seen.blocks)
 }
 
-/// Returns what is known of a learner that does not catch up.
+/// Returns the progress of a learner that has not caught up.
 fn learner_progress(
     lag: Option<u64>,
     begun: FollowerTransfers,

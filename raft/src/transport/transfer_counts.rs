@@ -3,7 +3,7 @@
 //! openraft reports nothing about a new follower until its first snapshot is installed.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The transfers of snapshots to one follower since this node has started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,9 +26,7 @@ pub(crate) struct TransferCounts(Arc<Mutex<BTreeMap<u64, FollowerTransfers>>>);
 impl TransferCounts {
     /// Returns the transfers to this follower.
     pub(crate) fn of(&self, follower: u64) -> FollowerTransfers {
-        let mut found = FollowerTransfers::default();
-        self.change(follower, |transfers| found = *transfers);
-        found
+        self.followers().get(&follower).copied().unwrap_or_default()
     }
 
     /// Begins to count a transfer.
@@ -42,9 +40,11 @@ impl TransferCounts {
     }
 
     fn change(&self, follower: u64, change: impl FnOnce(&mut FollowerTransfers)) {
-        let followers = self.0.lock();
-        let mut followers = followers.unwrap_or_else(PoisonError::into_inner);
-        change(followers.entry(follower).or_default());
+        change(self.followers().entry(follower).or_default());
+    }
+
+    fn followers(&self) -> MutexGuard<'_, BTreeMap<u64, FollowerTransfers>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

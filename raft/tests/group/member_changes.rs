@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use argosy_raft::{MembershipError, MemoryStore, Node, SnapshotPolicy, Timing};
+use tokio::task::JoinHandle;
 
 use crate::host::{
     DEADLINE, HostPlan, NodeHost, PendingNodeStart, TIMING, addresses, equal, form, leader, three,
@@ -124,8 +125,12 @@ async fn truncated() -> (NodeHost, HostPlan) {
     (host, slow)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_learner_whose_snapshot_takes_longer_than_a_stall_becomes_a_voter() {
+/// Starts the slow new master of [`truncated`] and its join. Returns when it is a learner.
+async fn slow_learner() -> (
+    NodeHost,
+    PendingNodeStart,
+    JoinHandle<Result<u64, MembershipError>>,
+) {
     let (host, slow) = truncated().await;
     let address = slow.address;
     let joining = PendingNodeStart::begin(slow);
@@ -133,6 +138,12 @@ async fn a_learner_whose_snapshot_takes_longer_than_a_stall_becomes_a_voter() {
     let join = tokio::spawn(async move { try_join(&node, address).await });
     host.until("the learner", |status| !status.learners.is_empty())
         .await;
+    (host, joining, join)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_learner_whose_snapshot_takes_longer_than_a_stall_becomes_a_voter() {
+    let (host, joining, join) = slow_learner().await;
     let begun = Instant::now();
     let id = join.await.unwrap().unwrap();
     // Longer than two stalls: an answered block counts as progress once, and no block is answered
@@ -146,13 +157,7 @@ async fn a_learner_whose_snapshot_takes_longer_than_a_stall_becomes_a_voter() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_learner_that_receives_nothing_more_is_given_up() {
-    let (host, slow) = truncated().await;
-    let address = slow.address;
-    let joining = PendingNodeStart::begin(slow);
-    let node = host.node.clone();
-    let join = tokio::spawn(async move { try_join(&node, address).await });
-    host.until("the learner", |status| !status.learners.is_empty())
-        .await;
+    let (host, joining, join) = slow_learner().await;
     drop(joining);
     let lost = tokio::time::timeout(DEADLINE, join).await;
     let lost = lost.expect("the request ends").unwrap();

@@ -131,7 +131,8 @@ impl ImageStoreState {
         sizes.sum()
     }
 
-    /// Whether nothing may be removed, because a container may hold any layer.
+    /// Returns whether the lease of a container cannot be read. It may hold any layer, so none may
+    /// be removed.
     fn has_unreadable_lease(&self) -> bool {
         self.leases.values().any(Option::is_none)
     }
