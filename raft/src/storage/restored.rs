@@ -104,12 +104,11 @@ pub(crate) async fn read_store(store: &Store, path: &Path) -> Result<StoppedData
         records = installed.map_err(OpenError::io("install the newest snapshot in", path))?;
         meta = newer;
     }
-    let Some(last) = meta.last_log_id else {
-        return Err(OpenError::Empty {
-            path: path.to_owned(),
-        });
-    };
     let mut log = store.log();
+    let last = match meta.last_log_id {
+        Some(last) => last,
+        None => first_entry(&mut log, path).await?,
+    };
     check_continues(&log, last, path)?;
     let entries = log.try_get_log_entries(last.index + 1..).await;
     let entries = entries.map_err(OpenError::io("read the log in", path))?;
@@ -132,6 +131,30 @@ pub(crate) async fn read_store(store: &Store, path: &Path) -> Result<StoppedData
             term: last.leader_id.term,
         },
         entries: committed.collect(),
+    })
+}
+
+/// Returns the position of the log's first entry, for a registry that is not written yet: applied
+/// entries are written up to 50 ms later, and a master may end before. The first entry of a cluster
+/// names its members and has no commands, so the registry is empty after it.
+async fn first_entry(log: &mut LogStore, path: &Path) -> Result<LogId, OpenError> {
+    let path = path.to_owned();
+    if log.store_state().last.is_none() {
+        return Err(OpenError::Empty { path });
+    }
+    if log.purged().is_none() {
+        let first = log.try_get_log_entries(..1).await;
+        let first = first.map_err(OpenError::io("read the log in", &path))?;
+        if let [entry] = &first[..]
+            && matches!(entry.payload, Payload::Membership(_))
+        {
+            return Ok(entry.log_id);
+        }
+    }
+    let what = "there is no registry, and the log does not begin with the first members";
+    Err(OpenError::Damaged {
+        path,
+        what: what.to_owned(),
     })
 }
 

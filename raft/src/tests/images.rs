@@ -10,14 +10,16 @@ use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::time::{Instant, timeout};
 
 use super::harness::{
-    KEPT_ENTRIES, OpenedStore, entries, entry, fixtures, id, kill, open, record_fatal, start,
-    try_open,
+    DiskFixture, KEPT_ENTRIES, OpenedStore, entries, entry, fixtures, id, kill, open, record_fatal,
+    start, try_open,
 };
 use crate::state_machine::{RequestedPurge, Snapshot, StateMachine};
+use crate::storage::directory::OpenError;
 use crate::storage::image::SnapshotSource;
 use crate::storage::restored::{LogPosition, read_store};
 use crate::storage::snapshot_store::SnapshotFile;
 use crate::storage::store::{Store, StoreLocation};
+use crate::types::{Entry, Membership, Payload};
 
 /// Builds a snapshot of everything applied, with its file written.
 async fn build(opened: &mut OpenedStore) -> (Snapshot, SnapshotFile) {
@@ -269,6 +271,55 @@ async fn a_recovery_reads_a_stored_snapshot_that_is_newer_than_the_registry() {
             leader.close().await;
             follower.close().await;
         }
+    }
+}
+
+/// Applied entries are written up to 50 ms later. A master that ends within its first 50 ms has all
+/// of them in its log and no registry.
+#[tokio::test]
+async fn a_recovery_reads_a_log_whose_registry_was_never_written() {
+    let founding = Entry {
+        log_id: id(0, 0),
+        payload: Payload::Membership(Membership::default()),
+    };
+    let read = async |logged: &[Entry], fixture: DiskFixture| {
+        let mut master = open(&fixture.location).await;
+        if !logged.is_empty() {
+            master.append(logged.to_vec()).await;
+        }
+        master.close().await;
+        let master = open(&fixture.location).await;
+        let read = read_store(&master.store, Path::new("master")).await;
+        master.close().await;
+        read
+    };
+    for fixture in fixtures() {
+        let mut logged = vec![founding.clone()];
+        logged.extend(entries(1..4));
+        let read = read(&logged, fixture).await.unwrap();
+        assert_eq!(read.applied, LogPosition { index: 0, term: 0 });
+        assert!(read.records.is_empty());
+        let seen: Vec<_> = read
+            .entries
+            .iter()
+            .map(|entry| (entry.index, &entry.commands[0][..]))
+            .collect();
+        assert_eq!(
+            seen,
+            [(1, &b"00001=v1"[..]), (2, b"00002=v2"), (3, b"00003=v3")]
+        );
+    }
+    for fixture in fixtures() {
+        let empty = read(&[], fixture).await;
+        assert!(matches!(empty, Err(OpenError::Empty { .. })), "{empty:?}");
+    }
+    // The commands of a first entry would be lost.
+    for fixture in fixtures() {
+        let damaged = read(&entries(0..4), fixture).await;
+        assert!(
+            matches!(damaged, Err(OpenError::Damaged { .. })),
+            "{damaged:?}"
+        );
     }
 }
 
