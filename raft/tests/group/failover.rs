@@ -2,17 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use argosy_raft::ProposeError;
+use argosy_raft::{ProposeError, RaftStatus};
 
 use crate::host::{NodeHost, PendingNodeStart, TIMING, commit_somewhere, equal, leader, three};
-
-/// The time between two messages of a leader on a busy machine.
-const QUIET_TIME: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_leader_is_replaced_and_nothing_committed_is_lost() {
     let mut hosts = three().await;
-    let mut slowest = Duration::ZERO;
     for round in 0..5 {
         let lead = leader(&hosts).await;
         for number in 0..10 {
@@ -20,13 +16,16 @@ async fn a_killed_leader_is_replaced_and_nothing_committed_is_lost() {
         }
         let (term, id) = (hosts[lead].status().term, hosts[lead].status().id);
         let dead = hosts.remove(lead);
-        let started = Instant::now();
         let plan = dead.kill();
         let next = commit_somewhere(&hosts, &format!("{round}-after")).await;
-        slowest = slowest.max(started.elapsed());
-        let status = hosts[next].status();
-        assert!(status.term > term);
-        assert!(status.phases.elected_us > 0 && status.phases.elected_term == status.term);
+        let elected = |status: &RaftStatus| {
+            let phases = status.phases;
+            status.term > term && phases.elected_us > 0 && phases.elected_term == status.term
+        };
+        let status = hosts[next].until("its election", elected).await;
+        // An ordinary election begins without this.
+        let found_dead = |host: &NodeHost| host.status().phases.dead_term == term;
+        assert!(hosts.iter().any(found_dead), "{status:?}");
         for number in 0..10 {
             assert!(hosts[next].registry().has(&format!("{round}-{number}")));
         }
@@ -35,12 +34,6 @@ async fn a_killed_leader_is_replaced_and_nothing_committed_is_lost() {
         assert_eq!(unheard.lag, None, "the lag of a dead master is unknown");
         hosts.push(PendingNodeStart::begin(plan).finish().await.unwrap());
     }
-    println!("slowest of five failovers: {slowest:?}");
-    // An ordinary election takes a lease and a timeout, 2 s at least: these failures were detected.
-    assert!(
-        slowest < Duration::from_millis(TIMING.election_max_ms),
-        "{slowest:?}"
-    );
     assert!(equal(&hosts).await.count() >= 55);
 }
 
@@ -130,25 +123,23 @@ async fn a_master_that_starts_alone_does_not_increase_the_term() {
 async fn follower_without_a_quorum_reports_no_leader() {
     let mut hosts = three().await;
     let lead = leader(&hosts).await;
+    let began = Instant::now();
     hosts[lead].commit("before").await;
     equal(&hosts).await;
     let led = hosts[lead].status();
     assert_eq!(led.leaderless_since, None);
-    let (dead_leader, dead_follower) = (hosts.remove(lead).kill(), hosts.remove(0).kill());
-    let died = Instant::now();
+    // The follower first: two survivors of the leader could elect another one.
+    let follower = hosts.remove((lead + 1) % 3);
+    let lead = usize::from(hosts[1].status().is_leader);
+    let dead_follower = follower.kill();
+    let dead_leader = hosts.remove(lead).kill();
     let alone = hosts[0]
         .until("no leader", |status| status.leader.is_none())
         .await;
-    // Immediately if openraft drops the leader, at the latest when it has been silent for too long.
-    let took = died.elapsed();
-    assert!(
-        took < Duration::from_millis(TIMING.election_max_ms + 500),
-        "{took:?}"
-    );
     let since = alone
         .leaderless_since
         .expect("it is counted from somewhere");
-    assert!(since.into_std() <= Instant::now() && since.elapsed() <= died.elapsed() + QUIET_TIME);
+    assert!(since.into_std() <= Instant::now() && since.into_std() >= began);
     assert_eq!(alone.term, led.term);
     for plan in [dead_leader, dead_follower] {
         hosts.push(PendingNodeStart::begin(plan).finish().await.unwrap());

@@ -263,6 +263,13 @@ impl NodeHost {
         plan
     }
 
+    /// Ends the node like [`Self::kill`], and returns when none of its tasks runs any more.
+    pub(crate) async fn kill_and_wait(mut self) {
+        let runtime = self.runtime.take().expect("it runs");
+        let ending = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(DEADLINE));
+        ending.await.expect("the end of a runtime does not panic");
+    }
+
     /// Returns the runtime of the node.
     pub(crate) fn runtime(&self) -> Handle {
         self.runtime.as_ref().expect("it runs").handle().clone()

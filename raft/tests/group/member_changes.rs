@@ -84,11 +84,11 @@ async fn try_join(node: &Node, address: SocketAddr) -> Result<u64, MembershipErr
 }
 
 /// The time after which a learner without progress is given up.
-const LEARNER_STALL: Duration = Duration::from_secs(2);
+const LEARNER_STALL: Duration = Duration::from_secs(4);
 
 /// The duration of a write of a slow learner. An install of the registry of [`truncated`] takes
 /// about ten writes.
-const SLOW_WRITE: Duration = Duration::from_millis(500);
+const SLOW_WRITE: Duration = Duration::from_millis(1_000);
 
 /// Returns a group of one whose log lacks its first entries, so that a new master needs a snapshot,
 /// and the plan of a slow new master.
@@ -213,6 +213,14 @@ async fn wiped_master_rejoins_only_by_an_operator() {
     while Instant::now() < deadline {
         assert!(!wiped.is_finished());
         assert!(hosts[lead].status().learners.is_empty());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let deadline = Instant::now() + DEADLINE;
+    while tokio::net::TcpStream::connect(&address).await.is_err() {
+        assert!(
+            Instant::now() < deadline,
+            "the wiped master does not listen"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 

@@ -236,7 +236,7 @@ async fn isolated_leader_fills_only_its_queue_and_knows_its_age() {
     hosts[lead].commit("before").await;
     let host = hosts.remove(lead);
     for other in hosts {
-        other.kill();
+        other.kill_and_wait().await;
     }
     let command = Bytes::from(vec![7; 100 << 10]);
     let mut taken = 0;

@@ -58,11 +58,10 @@ async fn leader_without_followers_steps_down_within_its_lease() {
     let host = hosts.remove(lead);
     host.commit("before").await;
     for follower in hosts {
-        follower.kill();
+        follower.kill_and_wait().await;
     }
-    // Messages sent before the kill still count; later ones do not. The extra time is for a task
-    // that runs to its next await while its runtime is shut down.
-    tokio::time::sleep(lease() + Duration::from_millis(200)).await;
+    // Messages sent before the kill still count; later ones do not.
+    tokio::time::sleep(lease() + Duration::from_millis(50)).await;
     let ago = host.node.quorum_acked_ago();
     assert!(ago.is_none_or(|ago| ago > lease()), "{ago:?}");
 }
