@@ -66,6 +66,8 @@ pub(super) struct FakeState {
     pub(super) faults: VecDeque<CallFault>,
     pub(super) repeats_updates: bool,
     pub(super) is_silent: bool,
+    /// The interval of heartbeats that is announced, if it is not the usual one.
+    pub(super) heartbeat_ms: Option<u64>,
     /// Statuses in a page of an answer to a reconciliation.
     pub(super) page: Option<usize>,
     pub(super) scheduler_heartbeat_ms: u64,
@@ -263,7 +265,8 @@ impl FakeState {
             kept_offers: kept,
             rescinded_offers: rescinded,
             cluster_id: "fake".into(),
-            heartbeat_interval_ms: 100,
+            // Usually longer than a busy machine stalls: a resumed stream would be another one.
+            heartbeat_interval_ms: self.heartbeat_ms.unwrap_or(10_000),
             scheduler_heartbeat_interval_ms: self.scheduler_heartbeat_ms,
             epoch: self.epoch,
             leader_address: self.addresses[self.leader].clone(),

@@ -144,6 +144,11 @@ impl FakeCluster {
         }
     }
 
+    /// Announces heartbeats every 100 ms instead of every 10 s, from the next subscription on.
+    pub fn announce_short_interval(&self) {
+        self.state().heartbeat_ms = Some(100);
+    }
+
     /// Stops sending heartbeats, but leaves the streams open.
     pub fn stop_heartbeats(&self) {
         self.state().is_silent = true;

@@ -394,24 +394,22 @@ async fn all_open_calls_move_from_a_killed_leader_to_the_next() {
             .wait_for_line(&format!("answered call-{serial} done, 0 refused"))
             .await;
     }
-    assert_eq!(world.cluster.launches().len(), 6);
-    assert!(
-        world
-            .cluster
-            .launches()
-            .iter()
-            .all(|(_, times)| *times == 1)
-    );
+    let launches = world.cluster.launches();
+    assert_eq!(launches.len(), 6);
+    assert!(launches.iter().all(|(_, times)| *times == 1));
     world.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_silent_stream_is_closed_and_resumed() {
     let world = World::start(2).await;
-    world.cluster.stop_heartbeats();
-    world.wait_for_line("disconnected").await;
+    world.cluster.announce_short_interval();
     world.cluster.change_leader();
     world.wait_for_line("reconnected in epoch 1").await;
+    world.cluster.stop_heartbeats();
+    world.wait_for_lines("disconnected", 2).await;
+    world.cluster.change_leader();
+    world.wait_for_line("reconnected in epoch 2").await;
     world.stop().await.unwrap();
 }
 
