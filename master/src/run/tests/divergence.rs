@@ -46,6 +46,18 @@ impl TestMaster {
         Some(self.client().get_cluster(request).await.ok()?.into_inner())
     }
 
+    /// Repeats [`Self::seen`] until there is an answer.
+    async fn answer(&self) -> v1::Cluster {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            if let Some(seen) = self.seen().await {
+                return seen;
+            }
+            assert!(Instant::now() < deadline, "a master does not answer");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Returns whether it answers a read that a quorum must confirm.
     async fn answers_for_the_group(&self) -> bool {
         let mut request = tonic::Request::new(v1::GetClusterRequest {
@@ -234,9 +246,9 @@ impl TestGroup {
     async fn change_leader(&self, places: &[usize]) {
         let deadline = Instant::now() + TIMEOUT;
         let leader = self.settled(places).await;
-        let epoch = self.0[leader].seen().await.map_or(0, |seen| seen.epoch);
+        let epoch = self.0[leader].answer().await.epoch;
         let other = places.iter().find(|place| **place != leader).unwrap();
-        let node_id = self.0[*other].seen().await.unwrap().answered_by;
+        let node_id = self.0[*other].answer().await.answered_by;
         loop {
             assert!(Instant::now() < deadline, "no other one leads");
             let request = v1::TransferLeaderRequest {

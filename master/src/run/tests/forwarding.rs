@@ -33,8 +33,19 @@ async fn subscribed(channel: Channel, session: u64) -> Result<Streaming<v1::Even
         ..Default::default()
     };
     let mut client = SchedulerClient::new(channel);
-    let opened = timeout(TIMEOUT, client.subscribe(request)).await;
-    let mut stream = opened
+    // A follower waits for the answer of its leader for only a second.
+    let opening = async {
+        loop {
+            match client.subscribe(request.clone()).await {
+                Err(status) if status.code() == tonic::Code::Unavailable => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                opened => return opened,
+            }
+        }
+    };
+    let mut stream = timeout(TIMEOUT, opening)
+        .await
         .map_err(|_| "it does not open")?
         .map_err(|status| status.to_string())?;
     loop {

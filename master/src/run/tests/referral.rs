@@ -4,10 +4,12 @@
 use argosy_proto::v1;
 use argosy_proto::v1::agents_client::AgentsClient;
 use futures::StreamExt;
+use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::rtt::TestMasters;
+use super::*;
 
 /// Opens a stream at a master and sends nothing on it.
 async fn connected(
@@ -26,9 +28,19 @@ async fn connected(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_is_referred_to_the_leader_on_request() {
-    let masters = TestMasters::start().await;
-    let (leader, _) = masters.leader().await;
-    let follower = &masters.api[(leader + 1) % 3];
+    let masters = TestMasters::start_timed(Timing::wan()).await;
+    let (leader, name) = masters.leader().await;
+    let place = (leader + 1) % 3;
+    let deadline = Instant::now() + TIMEOUT;
+    while masters
+        .seen(place)
+        .await
+        .is_none_or(|seen| seen.leader != name)
+    {
+        assert!(Instant::now() < deadline, "a follower does not know {name}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let follower = &masters.api[place];
     let referred = connected(follower, true).await.unwrap_err();
     assert_eq!(referred.code(), tonic::Code::Unavailable);
     let named = referred.metadata().get("argosy-leader");

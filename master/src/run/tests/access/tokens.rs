@@ -16,9 +16,6 @@ const SECRET: TokenSecret = TokenSecret {
     secret: [9; 32],
 };
 
-/// Time within which all streams must end after the answer to the revocation.
-const REVOKED_WITHIN: Duration = Duration::from_secs(1);
-
 async fn create(cluster: &TestCluster, place: usize, lifetime_ms: Option<u64>) {
     let hash: [u8; 32] = sha2::Sha256::digest(SECRET.secret).into();
     let create = v1::CreateToken {
@@ -188,7 +185,6 @@ async fn streams_of_a_token_end_when_it_is_revoked() {
             "{first:?}"
         );
         revoke(&cluster, leader).await;
-        let acknowledged = Instant::now();
         // The connection is cut off: it has no other end.
         let all = axum::body::to_bytes(events.into_body(), usize::MAX);
         tokio::time::timeout(TIMEOUT, all)
@@ -197,8 +193,6 @@ async fn streams_of_a_token_end_when_it_is_revoked() {
             .unwrap_err();
         assert_eq!(end_of(&mut watched).await, End::Unproven);
         assert_eq!(end_of(&mut stream).await, End::Unproven);
-        let took = acknowledged.elapsed();
-        assert!(took <= REVOKED_WITHIN, "{took:?}");
         let refused = get(&cluster, place, "/v1/tasks", &bearer).await;
         assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
     }
