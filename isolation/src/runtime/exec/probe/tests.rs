@@ -65,7 +65,7 @@ fn invalid_paths_and_port_zero_are_rejected() {
 }
 
 /// Answers one connection with these bytes, then keeps it open until the client closes it.
-fn run_probe(answer: &'static [u8], kind: ProbeKind) -> ProbeResult {
+fn run_probe(answer: &'static [u8], kind: ProbeKind, timeout_ms: u64) -> ProbeResult {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = std::thread::spawn(move || {
@@ -74,7 +74,6 @@ fn run_probe(answer: &'static [u8], kind: ProbeKind) -> ProbeResult {
         // Until the client closes the connection.
         let _ = stream.read_to_end(&mut Vec::new());
     });
-    let timeout_ms = 300;
     let probed = Probe {
         port,
         timeout_ms,
@@ -174,21 +173,25 @@ fn silent_and_endless_responses_time_out() {
 fn a_response_is_evaluated_before_its_end() {
     let http = || get(Scheme::Http);
     assert_eq!(
-        run_probe(b"HTTP/1.1 204 No Content\r\n", http()),
+        run_probe(b"HTTP/1.1 204 No Content\r\n", http(), TIMEOUT_MS),
         ProbeResult::Pass
     );
-    let ProbeResult::Fail { reason } = run_probe(b"HTTP/1.1 503 Busy\r\n", http()) else {
+    let ProbeResult::Fail { reason } = run_probe(b"HTTP/1.1 503 Busy\r\n", http(), TIMEOUT_MS)
+    else {
         panic!("it is not well")
     };
     assert!(
         reason.ends_with("GET /: answered with status 503"),
         "{reason}"
     );
-    let ProbeResult::Fail { reason } = run_probe(b"HTTP/1.1 20", http()) else {
+    let ProbeResult::Fail { reason } = run_probe(b"HTTP/1.1 20", http(), 300) else {
         panic!("it never came")
     };
     assert!(reason.ends_with("no answer within 300 ms"), "{reason}");
-    assert_eq!(run_probe(b"", ProbeKind::Tcp), ProbeResult::Pass);
+    assert_eq!(
+        run_probe(b"", ProbeKind::Tcp, TIMEOUT_MS),
+        ProbeResult::Pass
+    );
 }
 
 #[test]
