@@ -333,7 +333,7 @@ fn ends() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     killed_amid(directory);
-    let cni = slow(directory, Duration::from_secs(1));
+    let cni = slow(directory, Duration::from_secs(5));
     cni.delete(&ContainerId::new("c-1").unwrap()).unwrap();
     assert_eq!(calls(directory), ["ADD begins", "DEL begins", "DEL ends"]);
     nothing_is_left(&cni);

@@ -264,7 +264,7 @@ fn stop_after() {
     let mut world = RootFixture::new();
     let mut spec = world.spec("trap '' TERM; sleep 1000 & wait; wait");
     // Long enough for a start on a busy host: past its deadline it would not start.
-    spec.stop_after = until(1_500);
+    spec.stop_after = until(5_000);
     let mut container = world.launch(&spec);
     let exit = container.wait(TIMEOUT).unwrap();
     assert_eq!(
@@ -277,11 +277,11 @@ fn stop_after() {
 fn renewed() {
     let mut world = RootFixture::new();
     let mut spec = world.spec("exec sleep 1000");
-    spec.stop_after = until(1_500);
+    spec.stop_after = until(5_000);
     let (mut container, _) = world.start(&spec);
     let begin = Instant::now();
-    while begin.elapsed() < Duration::from_millis(4_000) {
-        container.renew(until(2_000).unwrap().deadline).unwrap();
+    while begin.elapsed() < Duration::from_millis(6_000) {
+        container.renew(until(6_000).unwrap().deadline).unwrap();
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(
             container.notice().unwrap(),
