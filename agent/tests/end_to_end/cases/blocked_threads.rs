@@ -41,17 +41,18 @@ fn agent_on(threads: &Runtime, host: &TestHost, master: &Master) -> Agent {
     })
 }
 
-/// Registers an agent with five heartbeats a second.
+/// Registers an agent with one heartbeat a second: it hangs up after three seconds of silence,
+/// longer than a busy host stalls.
 async fn with_heartbeats(master: &mut Master) -> AgentStream {
     let (mut link, hello) = master.link().await;
-    link.register_with(&hello, true, 200).await;
+    link.register_with(&hello, true, 1_000).await;
     link
 }
 
-/// Counts the heartbeats of two seconds.
+/// Counts the heartbeats of six seconds.
 async fn heartbeats(link: &mut AgentStream) -> u32 {
     let before = link.pings;
-    link.answer_during(tokio::time::sleep(Duration::from_secs(2)))
+    link.answer_during(tokio::time::sleep(Duration::from_secs(6)))
         .await;
     link.pings - before
 }
@@ -82,7 +83,7 @@ pub(super) async fn heartbeats_continue_while_all_other_threads_of_an_agent_are_
     };
     link.answer_during(all).await;
     let answered = heartbeats(&mut link).await;
-    assert!(answered >= 5, "{answered} of 10");
+    assert!(answered >= 2, "{answered} of 6");
     drop(held);
     link.order(2, kill("t", 0)).await;
     link.end_of("t").await;
@@ -154,8 +155,8 @@ pub(super) async fn a_task_with_a_hanging_host_path_delays_no_other_task() {
     });
     link.launch(1, waits).await;
     let answered = heartbeats(&mut link).await;
-    assert!(answered >= 5, "{answered} of 10");
-    let waiting = agent.containers().await;
+    assert!(answered >= 2, "{answered} of 6");
+    let waiting = link.answer_during(agent.containers()).await;
     assert_eq!(waiting.len(), 1, "{waiting:?}");
     assert!(!["running", "ended"].contains(&waiting[0]["state"].as_str().unwrap()));
     link.launch(2, shell("other", "sleep 60")).await;
@@ -188,8 +189,8 @@ pub(super) async fn a_hanging_user_database_delays_no_task_without_a_user() {
             link.launch(order, waits).await;
         }
         let answered = heartbeats(&mut link).await;
-        assert!(answered >= 5, "{answered} of 10");
-        let waiting = agent.containers().await;
+        assert!(answered >= 2, "{answered} of 6");
+        let waiting = link.answer_during(agent.containers()).await;
         assert_eq!(waiting.len(), 4, "{waiting:?}");
         let state = |one: &serde_json::Value| one["state"].as_str().unwrap().to_owned();
         assert!(

@@ -136,7 +136,12 @@ pub(super) async fn a_stopped_launcher_is_replaced_and_its_tasks_continue() {
     link.launch(2, shell("lost", "exit 0")).await;
     let updates = link.end_of("lost").await;
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Failed);
-    assert!(!is_running(stopped.into()), "it is killed");
+    // It may still be ending.
+    let deadline = Instant::now() + TIMEOUT;
+    while is_running(stopped.into()) {
+        assert!(Instant::now() < deadline, "it is not killed");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     link.launch(3, shell("new", "exit 0")).await;
     let updates = link.end_of("new").await;
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
@@ -319,7 +324,9 @@ const IN_LINE: usize = 900;
 /// whose requests do not fit in. A task that is reported as killed before its command was started
 /// has never executed anything. A launcher is replaced after ten seconds. If all updates came
 /// before, which a busy host may not manage, nearly all tasks are reported so, and none of them is
-/// ever executed, including those of the requests.
+/// ever executed, including those of the requests. If the disk is slow, the tasks may be killed
+/// before their orders are stored, and none of them is requested. Another task occupies the
+/// launcher in any case, so that it is replaced.
 pub(super) async fn a_thousand_starts_killed_in_the_queue_execute_nothing() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
@@ -327,19 +334,22 @@ pub(super) async fn a_thousand_starts_killed_in_the_queue_execute_nothing() {
     running(&mut link, &host, 1, "old", WAITS).await;
     let stopped = launcher();
     stop(stopped);
+    let occupies = in_no_network(shell("occupies", "exit 0"));
+    link.launch(2, occupies).await;
     let name = |task: u64| format!("t{task}");
     for task in 1..=AT_ONCE {
         let spec = in_no_network(shell(&name(task), "echo > ran; exec sleep 600"));
-        link.launch(1 + task, spec).await;
+        link.launch(2 + task, spec).await;
     }
     for task in 1..=AT_ONCE {
-        link.order(1 + AT_ONCE + task, kill(&name(task), 0)).await;
+        link.order(2 + AT_ONCE + task, kill(&name(task), 0)).await;
     }
     let (mut ended, mut in_line) = (BTreeSet::new(), BTreeSet::new());
     let mut is_held = true;
     while ended.len() < AT_ONCE as usize {
         let news = link.news().await;
-        for update in news.iter().filter(|update| is_terminal(update)) {
+        let ends = news.iter().filter(|update| is_terminal(update));
+        for update in ends.filter(|update| update.task_id != "occupies") {
             let text = &update.text;
             assert_eq!(state(update), v1::TaskState::Killed, "{text}");
             assert!(ended.insert(update.task_id.clone()), "ended twice");
@@ -349,7 +359,8 @@ pub(super) async fn a_thousand_starts_killed_in_the_queue_execute_nothing() {
             }
         }
     }
-    link.launch(2 + 2 * AT_ONCE, shell("new", "exit 0")).await;
+    link.end_of("occupies").await;
+    link.launch(3 + 2 * AT_ONCE, shell("new", "exit 0")).await;
     let updates = link.end_of("new").await;
     let last = updates.last().unwrap();
     assert_eq!(state(last), v1::TaskState::Finished, "{}", last.text);

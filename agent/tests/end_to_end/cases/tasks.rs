@@ -70,11 +70,15 @@ pub(super) async fn a_killed_command_that_exits_with_0_is_reported_as_killed() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    let line = "trap 'sleep 0.1; exit 0' TERM; echo up > up; while :; do sleep 0.01; done";
-    link.launch(1, shell("t", line)).await;
+    let ends = "while ! test -e go; do sleep 0.01; done; exit 0";
+    let line = format!("trap '{ends}' TERM; echo up > up; while :; do sleep 0.01; done");
+    link.launch(1, shell("t", &line)).await;
     link.until("t", runs).await;
     content(&host.sandbox("t").join("up")).await;
-    link.order(2, kill("t", 10_000)).await;
+    link.order(2, kill("t", 60_000)).await;
+    let is_killing = |update: &v1::NumberedUpdate| state(update) == v1::TaskState::Killing;
+    link.until("t", is_killing).await;
+    std::fs::write(host.sandbox("t").join("go"), "").unwrap();
     let updates = link.end_of("t").await;
     let states: Vec<_> = updates.iter().map(state).collect();
     assert_eq!(
@@ -382,16 +386,16 @@ pub(super) async fn a_task_with_stop_after_is_stopped_without_a_leader() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, hello) = master.link().await;
-    link.register_with(&hello, true, 200).await;
+    link.register_with(&hello, true, 1_000).await;
     let spec = v1::TaskSpec {
-        stop_after_ms: 1_000,
+        stop_after_ms: 5_000,
         ..shell("t", "echo up > up; sleep 60")
     };
     link.launch(1, spec).await;
     link.until("t", runs).await;
     // Heartbeats are answered for longer than the limit: the task continues to run.
     let begun = Instant::now();
-    while begun.elapsed().as_millis() < 1_500 {
+    while begun.elapsed().as_millis() < 7_000 {
         let next =
             tokio::time::timeout(std::time::Duration::from_millis(100), link.try_next()).await;
         assert!(next.is_err(), "nothing is to be reported: {next:?}");
@@ -400,10 +404,10 @@ pub(super) async fn a_task_with_stop_after_is_stopped_without_a_leader() {
     drop(link);
     let (mut link, hello) = master.link().await;
     let away = Instant::now();
-    while away.elapsed().as_millis() < 1_500 {
+    while away.elapsed().as_millis() < 7_000 {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    link.register_with(&hello, true, 200).await;
+    link.register_with(&hello, true, 1_000).await;
     let updates = link.end_of("t").await;
     let last = updates.last().unwrap();
     assert_eq!(
