@@ -13,6 +13,7 @@ mod links;
 mod random_runs;
 mod restarts;
 mod secrets;
+mod stop_after;
 mod stopping;
 mod tasks;
 mod world;

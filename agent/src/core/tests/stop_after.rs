@@ -1,0 +1,113 @@
+//! Tests of `stop_after_ms`: the deadline of a task, and its renewal by the answers of a leader.
+
+use argosy_proto::v1;
+
+use super::tasks::last_update;
+use super::world::{CoreFixture, instance, spec};
+use crate::core::Input;
+
+#[test]
+fn stop_after_counts_from_the_last_answered_message() {
+    let mut world = CoreFixture::registered();
+    world.wait(300);
+    let mut wanted = spec("web");
+    wanted.stop_after_ms = 10_000;
+    world.launch_spec(1, wanted);
+    world.sync();
+    // The hello was sent at 1,000; nothing later has been answered.
+    world.expect(&["start 1-1-1 until 11000"]);
+    // A start may take longer than that.
+    for (serial, ms, renewed) in [
+        (1, 700, "renew 1 until 12000"),
+        (2, 1_000, "renew 1 until 13100"),
+    ] {
+        world.wait(ms);
+        world.sync();
+        world.discard_effects();
+        world.now += 100;
+        world.receive(v1::to_agent::Message::Pong(v1::Ping { serial }));
+        world.expect(&[renewed]);
+        if serial == 1 {
+            world.started(1);
+        }
+    }
+}
+
+fn fetched_singleton(stop_after_ms: u64) -> v1::TaskSpec {
+    let mut wanted = spec("web");
+    wanted.stop_after_ms = stop_after_ms;
+    wanted.uris.push(v1::Uri {
+        value: "/srv/x".into(),
+        ..v1::Uri::default()
+    });
+    wanted
+}
+
+#[test]
+fn stop_after_counts_from_the_last_answer_without_a_link() {
+    let mut world = CoreFixture::registered();
+    world.launch_spec(1, fetched_singleton(10_000));
+    world.sync();
+    world.wait(4_000);
+    world.discard_effects();
+    assert!(!world.core.is_registered(), "three intervals of silence");
+    let fetched = Input::Fetched {
+        instance: instance(1),
+        result: Ok(()),
+    };
+    world.feed(fetched);
+    // The hello was made at 1,000, and no ping was answered. Not 15,000: masters may report that it
+    // has stopped by then.
+    world.expect(&["start 1-1-1 until 11000"]);
+}
+
+#[test]
+fn only_answers_of_an_active_leader_renew_the_lease() {
+    let mut world = CoreFixture::registered();
+    world.launch_spec(1, fetched_singleton(10_000));
+    world.sync();
+    world.wait(4_000);
+    world.connect();
+    world.discard_effects();
+    world.feed(Input::Fetched {
+        instance: instance(1),
+        result: Ok(()),
+    });
+    world.expect(&["start 1-1-1 until 11000"]);
+    world.started(1);
+    world.discard_effects();
+    // Registered again: the send time of the hello counts, immediately.
+    world.register(true);
+    let renewed = world
+        .effects
+        .iter()
+        .filter(|line| line.starts_with("renew"));
+    assert_eq!(renewed.collect::<Vec<_>>(), ["renew 1 until 15000"]);
+    world.discard_effects();
+}
+
+#[test]
+fn an_expired_task_never_starts() {
+    let mut world = CoreFixture::registered();
+    world.launch_spec(1, fetched_singleton(3_000));
+    world.sync();
+    world.wait(3_000);
+    world.discard_effects();
+    world.feed(Input::Fetched {
+        instance: instance(1),
+        result: Ok(()),
+    });
+    world.expect(&[]);
+    world.report();
+    // The silent link is closed by now; the end is in the journal.
+    assert!(
+        world.effects.contains(&"destroy 1-1-1".to_owned()),
+        "{:?}",
+        world.effects
+    );
+    assert!(!world.effects.iter().any(|line| line.starts_with("start")));
+    world.discard_effects();
+    let last = last_update(&world, 1);
+    assert_eq!(last.state(), v1::TaskState::Failed);
+    assert_eq!(last.reason(), v1::Reason::StoppedWithoutLeader);
+}
