@@ -3,8 +3,6 @@
 
 use std::collections::VecDeque;
 
-use argosy_state::ids::Timestamp;
-
 use super::executors::ExecutorMessage;
 use super::facts::Instance;
 use super::messages::AgentMessage;
@@ -32,8 +30,6 @@ pub(super) enum DeferredStep {
     DetachTask(Instance, Instance),
     /// Clean up an executor whose tasks' ends are recorded.
     ClearExecutor(Instance),
-    /// Record that a master has answered a message sent at this time.
-    Renew(Timestamp),
     /// Complete the registration on this link.
     Registered(u64),
 }

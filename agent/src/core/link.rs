@@ -198,10 +198,11 @@ impl Core {
         }
     }
 
-    /// Records that an active leader has answered a message sent at this time.
+    /// Records that an active leader has answered a message sent at this time. Renews leases
+    /// without waiting for the journal: a slow disk must not stop tasks of an agent with a leader.
     fn answered(&mut self, sent_at: Timestamp) {
         let acked_at = self.link.answered(sent_at);
-        self.when_durable(DeferredStep::Renew(acked_at));
+        self.lease_renewed(acked_at);
     }
 
     pub(super) fn check_link(&mut self) {

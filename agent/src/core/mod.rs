@@ -327,7 +327,6 @@ impl Core {
             }
             DeferredStep::DetachTask(instance, executor) => self.leave(instance, executor),
             DeferredStep::ClearExecutor(instance) => self.clear_executor(instance),
-            DeferredStep::Renew(acked_at) => self.lease_renewed(acked_at),
             DeferredStep::Registered(link) => self.complete_registration(link),
         }
     }

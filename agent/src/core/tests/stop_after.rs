@@ -33,6 +33,23 @@ fn stop_after_counts_from_the_last_answered_message() {
     }
 }
 
+#[test]
+fn a_slow_journal_delays_no_lease_renewal() {
+    let mut world = CoreFixture::registered();
+    let mut wanted = spec("web");
+    wanted.stop_after_ms = 10_000;
+    world.launch_spec(1, wanted);
+    world.sync();
+    world.started(1);
+    world.wait(1_000);
+    world.sync();
+    // From here on no sync ends.
+    world.launch_spec(2, spec("other"));
+    world.discard_effects();
+    world.receive(v1::to_agent::Message::Pong(v1::Ping { serial: 1 }));
+    world.expect(&["renew 1 until 12000"]);
+}
+
 fn fetched_singleton(stop_after_ms: u64) -> v1::TaskSpec {
     let mut wanted = spec("web");
     wanted.stop_after_ms = stop_after_ms;
