@@ -65,6 +65,14 @@ pub(super) struct PreparedLaunch {
     pub(super) namespace: Option<OwnedFd>,
 }
 
+/// What a container gets that may take long, and so exists before its start has a slot.
+pub(super) struct LaunchParts {
+    /// Its user, if the agent's own is not used.
+    pub(super) user: Option<ContainerUser>,
+    /// Its CNI network, if it has one.
+    pub(super) plugged: Option<CniResult>,
+}
+
 /// The mounts of a container in addition to its root and its sandbox.
 struct ContainerMounts {
     host_paths: Vec<HostPath>,
@@ -72,12 +80,12 @@ struct ContainerMounts {
     sizes: ContainerSizes,
 }
 
-/// Creates the directories of a container and the launcher's description of it. `plugged` is its
-/// CNI network, if it has one. Long steps stop when the start is cancelled.
+/// Creates the directories of a container and the launcher's description of it. Long steps stop
+/// when the start is cancelled.
 pub(super) fn prepare(
     shared: &RunnerState,
     start: &ContainerStart,
-    plugged: Option<CniResult>,
+    LaunchParts { user, plugged }: LaunchParts,
     cancelled: &CancellationToken,
 ) -> Result<PreparedLaunch, CreateError> {
     let task = start
@@ -91,7 +99,6 @@ pub(super) fn prepare(
     let directory = shared.paths.container(start.name);
     let sandbox = shared.paths.sandbox(&start.key, start.name);
     let has_image = !image_rootfs::image_of(task).is_empty();
-    let user = user(task, shared.settings.isolation)?;
     let begun = create_dirs(shared, start, task, user.as_ref());
     let (owner, first_host_id) = begun.map_err(failed)?;
     let places = mounts(shared, start, task, user.as_ref())?;
@@ -429,6 +436,11 @@ pub(super) fn user(
             Ok((!is_own).then_some(user))
         }
     }
+}
+
+/// Whether a user database of this host is asked for the task's user.
+pub(super) fn names_host_user(task: &v1::TaskSpec) -> bool {
+    !task.user.is_empty() && image_rootfs::image_of(task).is_empty()
 }
 
 /// Explains why a user was not found. The task must be changed only if the host certainly has no

@@ -9,13 +9,12 @@ use std::time::Instant;
 use argosy_host::{BootTime, ContainerId, crash_point};
 use argosy_isolation::disk::DiskUsage;
 use argosy_isolation::{Cgroup, ContainerUser, Isolation, LaunchDescriptors};
-use argosy_network::cni::CniResult;
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::description::PreparedLaunch;
+use super::description::{LaunchParts, PreparedLaunch};
 use super::fetching::FetchHandle;
 use super::handles::ContainerControl;
 use super::launch_failures::{self, LaunchStep};
@@ -94,10 +93,22 @@ impl RunnerState {
     async fn user(&self, spec: &v1::TaskSpec) -> Result<Option<ContainerUser>, CreateError> {
         let (task, isolation) = (spec.clone(), self.settings.isolation);
         let look_up = move || description::user(&task, isolation);
-        match spec.user.as_str() {
-            "" => look_up(),
+        match description::names_host_user(spec) {
+            false => look_up(),
             // Tasks without users do not wait for these lookups.
-            _ => run_in_slot(&self.user_slots, look_up).await,
+            true => run_in_slot(&self.user_slots, look_up).await,
+        }
+    }
+
+    /// Looks up the user of a start that is not prepared.
+    pub(super) async fn start_user(
+        &self,
+        start: &ContainerStart,
+    ) -> Result<Option<ContainerUser>, CreateError> {
+        match &start.launch.spec {
+            Some(spec) => self.user(spec).await,
+            // It is refused when it is prepared.
+            None => Ok(None),
         }
     }
 
@@ -143,7 +154,7 @@ impl RunnerState {
     pub(super) fn launch(
         &self,
         start: &ContainerStart,
-        (prepared, plugged): (Option<PreparedLaunch>, Option<CniResult>),
+        (prepared, parts): (Option<PreparedLaunch>, LaunchParts),
         control: &ContainerControl,
         cancelled: &CancellationToken,
     ) -> Result<argosy_isolation::Container, CreateError> {
@@ -152,7 +163,7 @@ impl RunnerState {
         }
         let prepared = match prepared {
             Some(prepared) => prepared,
-            None => description::prepare(self, start, plugged, cancelled)?,
+            None => description::prepare(self, start, parts, cancelled)?,
         };
         let PreparedLaunch {
             mut spec,

@@ -18,7 +18,7 @@ use metrics::Counter;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::description::{self, PreparedLaunch};
+use super::description::{self, LaunchParts, PreparedLaunch};
 use super::handles::ContainerControl;
 use super::launch_failures::{self, LaunchStep};
 use super::requests::ContainerStart;
@@ -109,9 +109,10 @@ impl Runner {
     pub(super) fn prepare(&mut self, start: ContainerStart) {
         let task = start.launch.spec.as_ref();
         let has_secrets = task.is_some_and(|task| task_secrets::names(task).next().is_some());
-        if cni::cni_network(&start).is_some() || has_secrets {
-            // Plugins create its network first, or the leader sends its secrets. Both may take
-            // long.
+        let names_user = task.is_some_and(description::names_host_user);
+        if cni::cni_network(&start).is_some() || has_secrets || names_user {
+            // Plugins create its network first, the leader sends its secrets, or a directory
+            // service is asked for its user. Each may take long.
             return;
         }
         // If starts are queued, preparations of later ones would only delay the first.
@@ -124,7 +125,13 @@ impl Runner {
         self.threads.spawn_blocking(trace::inherited(move || {
             // Only the fetch of an image could be cancelled.
             let never = CancellationToken::new();
-            let made = description::prepare(&shared, &start, None, &never);
+            let task = start.launch.spec.as_ref();
+            // No database is asked for it.
+            let user = task.map(|task| description::user(task, shared.settings.isolation));
+            let made = user.transpose().and_then(|user| {
+                let (user, plugged) = (user.flatten(), None);
+                description::prepare(&shared, &start, LaunchParts { user, plugged }, &never)
+            });
             drop(slot);
             // The receiver is missing only when the agent stops.
             let _ = sender.send(made);
@@ -185,7 +192,7 @@ impl Runner {
 }
 
 impl RunnerState {
-    /// Creates a container, once its plugins have created its network.
+    /// Creates a container, once its user is known and its plugins have created its network.
     async fn create(
         self: Arc<Self>,
         mut start: ContainerStart,
@@ -197,6 +204,18 @@ impl RunnerState {
             Some(preparation) => preparation.await.ok().transpose()?,
             None => None,
         };
+        // Before it has a slot: other starts do not wait for this user.
+        let looked_up = async {
+            match &prepared {
+                Some(_) => Ok(None),
+                None => self.start_user(&start).await,
+            }
+        };
+        let user = tokio::select! {
+            biased;
+            () = cancelled.cancelled() => return Err(start_cancelled()),
+            user = looked_up => user?,
+        };
         start.secrets = self.secrets_of(&start, &cancelled).await?;
         let plugged = self.cni.attach(&start, self.settings.isolation).await?;
         crash_point!("launch.plugged");
@@ -206,7 +225,8 @@ impl RunnerState {
             slot = self.slots.acquire() => slot,
         };
         let worker = Arc::clone(&self);
-        let launch = move || worker.launch(&start, (prepared, plugged), &control, &cancelled);
+        let parts = LaunchParts { user, plugged };
+        let launch = move || worker.launch(&start, (prepared, parts), &control, &cancelled);
         let launch = trace::inherited(launch);
         let made = tokio::task::spawn_blocking(launch).await;
         made.expect("making a container never panics")

@@ -14,7 +14,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::CloneFlags;
 use tokio::runtime::{Builder, Runtime};
 
-use super::{runs, with_namespaces};
+use super::{runs, state, with_namespaces};
 use crate::host::TestHost;
 use crate::master::{AgentStream, Master, kill, shell};
 use crate::running::Agent;
@@ -24,6 +24,9 @@ super::cases!("blocked":
     a_task_with_a_hanging_host_path_delays_no_other_task,
     a_hanging_user_database_delays_no_task_without_a_user,
 );
+
+/// Tasks whose users are looked up at the same time: more than the slots of starts of an agent.
+const LOOKUPS: u64 = 12;
 
 /// Returns a runtime for an agent.
 fn threads() -> Runtime {
@@ -180,8 +183,8 @@ pub(super) async fn a_hanging_user_database_delays_no_task_without_a_user() {
         let Some(hung) = HungFileSystem::over(Path::new("/etc/passwd"), "100000") else {
             return skip("this kernel has no FUSE");
         };
-        // More than there are threads of the agent's runtime.
-        for order in 1..=4 {
+        // More than there are threads of the agent's runtime, and than it starts at a time.
+        for order in 1..=LOOKUPS {
             let waits = v1::TaskSpec {
                 user: "daemon".into(),
                 ..shell(&format!("waits-{order}"), "true")
@@ -191,19 +194,23 @@ pub(super) async fn a_hanging_user_database_delays_no_task_without_a_user() {
         let answered = heartbeats(&mut link).await;
         assert!(answered >= 2, "{answered} of 6");
         let waiting = link.answer_during(agent.containers()).await;
-        assert_eq!(waiting.len(), 4, "{waiting:?}");
-        let state = |one: &serde_json::Value| one["state"].as_str().unwrap().to_owned();
-        assert!(
-            waiting
-                .iter()
-                .all(|one| !["running", "ended"].contains(&state(one).as_str()))
-        );
-        link.launch(5, shell("other", "sleep 60")).await;
+        assert_eq!(waiting.len() as u64, LOOKUPS, "{waiting:?}");
+        let is_waiting = |one: &serde_json::Value| {
+            let state = one["state"].as_str().unwrap();
+            !["running", "ended"].contains(&state)
+        };
+        assert!(waiting.iter().all(is_waiting), "{waiting:?}");
+        let (launch, end, end_waiting) = (LOOKUPS + 1, LOOKUPS + 2, LOOKUPS + 3);
+        link.launch(launch, shell("other", "sleep 60")).await;
         link.until("other", runs).await;
-        link.order(6, kill("other", 0)).await;
+        link.order(end, kill("other", 0)).await;
         link.end_of("other").await;
+        // A start that waits for its user can be cancelled.
+        link.order(end_waiting, kill("waits-1", 0)).await;
+        let killed = link.end_of("waits-1").await;
+        assert_eq!(state(killed.last().unwrap()), v1::TaskState::Killed);
         drop(hung);
-        for order in 1..=4 {
+        for order in 2..=LOOKUPS {
             link.end_of(&format!("waits-{order}")).await;
         }
         agent.stop().await;
