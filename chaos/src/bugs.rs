@@ -97,6 +97,24 @@ const REAL: &[(Bug, &[Rule], &str, &str)] = &[
         "tasks that end",
     ),
     (
+        Bug::OutputResumesLate,
+        &[Rule::OutputContinuity],
+        "kill-leader,kill-agent",
+        "an output that breaks off while it is followed",
+    ),
+    (
+        Bug::ExecCrossed,
+        &[Rule::ExecSession],
+        "kill-leader,kill-follower",
+        "commands in several tasks of one agent",
+    ),
+    (
+        Bug::NetworkForgotten,
+        &[Rule::PublishedPorts],
+        "kill-agent,kill-agent-in-launch",
+        "a restart while tasks have published ports",
+    ),
+    (
         Bug::StaleRules,
         &[Rule::AccessEnforcement],
         "rule-change",
@@ -135,14 +153,12 @@ const SLOW: &[Bug] = &[
     Bug::DeadlineLost,
     Bug::EpochNotChecked,
     Bug::FormerVoterCounts,
-    Bug::InstallNotNoted,
     Bug::DeactivatedOffered,
     Bug::LostHopRefused,
     Bug::CompactionLosesTask,
     Bug::AdoptedAsFirst,
     Bug::GroupOutlives,
     Bug::LimitsAgain,
-    Bug::CompletionForgotten,
     Bug::WatchResumesLate,
     Bug::RevokedPeerStays,
     Bug::StaleRules,
@@ -164,8 +180,11 @@ fn found_by(bug: Bug) -> Option<PlantedBug> {
     use Harness::{RaftSimulation as Raft, SystemSimulation as System};
     use Rule::*;
     let (harness, rules, trigger): (Harness, &'static [Rule], &'static str) = match bug {
-        // Simulated machines have no control groups.
-        Bug::CgroupLeaked => return None,
+        // Simulated machines have no control groups, networks or commands in containers, and no
+        // operator reads outputs there.
+        Bug::CgroupLeaked | Bug::ExecCrossed | Bug::NetworkForgotten | Bug::OutputResumesLate => {
+            return None;
+        }
         Bug::VoteNotSynced => (
             Raft,
             &[ElectionSafety, Amnesia],
@@ -322,7 +341,7 @@ fn found_by(bug: Bug) -> Option<PlantedBug> {
             "a power cut right after a long batch",
         ),
         Bug::InstallNotNoted => (
-            System,
+            Raft,
             &[StateMachineSafety],
             "a crash or a slow disk during an install",
         ),

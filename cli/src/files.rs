@@ -14,6 +14,7 @@ use std::io;
 use std::time::Duration;
 
 use argosy_proto::v1;
+use argosy_state::planted_bug;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -330,6 +331,7 @@ impl FileReader {
                     if offset > before {
                         progress.found();
                     }
+                    planted_bug!(OutputResumesLate => offset += 1);
                     self.use_next_master().await;
                 }
                 Err(error) => return Err(error),

@@ -73,7 +73,7 @@ bugs! {
     FormerVoterCounts "former-voter-counts" "a voter that lost its disk still counts after its master has joined again";
     NodeIdReused "node-id-reused" "a master that lost its disk takes the id that its address had";
     AppliedBeforeRecords "applied-before-records" "a long batch writes its applied position before its records";
-    InstallNotNoted "install-not-noted" "a snapshot replaces the registry without a marker on the disk";
+    InstallNotNoted "install-not-noted" "a snapshot replaces the registry without a marker on the disk, its position first";
     LapsedOfferKept "lapsed-offer-kept" "one expired offer in three stays in the offer book of the leader";
     SecondOfferForgotten "second-offer-forgotten" "of several offers of an agent only the first counts as offered";
     DeactivatedOffered "deactivated-offered" "free resources of a deactivated agent with tasks are offered";
@@ -96,6 +96,9 @@ bugs! {
     RevokedPeerStays "revoked-peer-stays" "a connection between masters stays open when the key of its peer is revoked";
     StaleRules "stale-rules" "a leader decides by former rules while the number of rights that it has found is odd";
     TicketPathIgnored "ticket-path-ignored" "a ticket for one path opens every path";
+    OutputResumesLate "output-resumes-late" "a followed output that breaks off is resumed one byte late";
+    ExecCrossed "exec-crossed" "a command for one task in four is run in the oldest container of the agent";
+    NetworkForgotten "network-forgotten" "a restarted agent removes the networks of the containers that it adopts";
     CgroupLeaked "cgroup-leaked" "the control group of one container in ten is not removed";
 }
 

@@ -35,12 +35,13 @@ const DEFINITIONS: [&str; 6] = [
 ];
 /// Planted bugs and rare choices in several places, with their number: a bug that has to disable
 /// more than one protection, or a choice that is made in several functions. All others have one.
-const SEVERAL: [(&str, usize); 8] = [
+const SEVERAL: [(&str, usize); 9] = [
     ("AppliedBeforeRecords", 2),
     ("CloneAccepted", 2),
     ("DeadlineLost", 2),
     ("EpochNotChecked", 2),
     ("EqualWithUnsentOrder", 2),
+    ("InstallNotNoted", 2),
     ("LateReport", 3),
     ("LaunchRepeated", 2),
     ("StaleEpochCommits", 3),

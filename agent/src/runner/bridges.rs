@@ -15,6 +15,7 @@ use argosy_network::{
 };
 use argosy_network::{NetworkError, Networks};
 use argosy_proto::v1;
+use argosy_state::planted_bug;
 
 use super::subnet6;
 use crate::config::{Config, TaskSubnet6};
@@ -126,6 +127,7 @@ impl BridgeNetworks {
     /// or a launch succeeds.
     pub(crate) fn resume(&self, known: &BTreeSet<ContainerName>) -> Result<(), NetworkError> {
         *self.lock() = HostPreparation::Pending(known.iter().map(|name| id(*name)).collect());
+        planted_bug!(NetworkForgotten => *self.lock() = HostPreparation::Pending(BTreeSet::new()));
         self.retry()
     }
 

@@ -56,7 +56,8 @@ use rule::rules;
 pub type Checker = fn(&History) -> Findings;
 
 // A row is a rule: its name, the code by which earlier ledgers name it, and the module that checks
-// it. The module is `live` if the simulation of the whole system checks the rule while it runs.
+// it. The module is `live` if the simulation of the whole system checks the rule while it runs, and
+// `processes` if only the harness of real processes does, by an operator of its own.
 // Then follow the minimum numbers of comparisons in a hundred seeds of each simulation, and the
 // sentence that must hold. A minimum is at most a tenth of the average, so that a batch fails when
 // a workload, a fault or a recorder stops, not because of one unusual seed. A rule without a
@@ -127,6 +128,14 @@ rules! {
         "no call uses a right after it was taken, and none is refused that has its right";
     LimitEnforcement "L1" => live:
         "limits that are reported as in force are in force";
+    ExecSession => processes:
+        "a command that succeeds has run in the named task";
+    OutputContinuity => processes:
+        "a followed output lacks nothing, and the whole output has everything that was seen";
+    PublishedPorts => processes:
+        "the port that a task publishes leads to this task";
+    BoundedGrowth => processes:
+        "what the members of a cluster use does not grow without end";
     NoLeftovers "C1" => leftovers:
         "nothing is left behind";
 }

@@ -60,7 +60,7 @@ macro_rules! rules {
                 }
             }
 
-            /// Returns the checker, unless the rule is checked while a simulation runs.
+            /// Returns the checker, unless the rule is checked while a cluster runs.
             fn checker(self) -> Option<Checker> {
                 match self {
                     $(Self::$rule => $crate::invariants::rule::checker!($module),)+
@@ -78,6 +78,9 @@ macro_rules! rules {
 
 macro_rules! checker {
     (live) => {
+        None
+    };
+    (processes) => {
         None
     };
     ($module:ident) => {

@@ -17,7 +17,7 @@ use crate::history::{
     self, EventKind, History, HistoryEvent, Observation, Operation, ProcessExit, ProcessName,
     TaskFact, witness,
 };
-use crate::invariants;
+use crate::invariants::{self, Rule};
 
 /// Reads every history in a directory and merges them. Calls of different files stay separate.
 ///
@@ -216,7 +216,7 @@ pub(crate) fn ports(shared: &Path) -> (u64, Vec<ReportedViolation>) {
     let output = fs::read_to_string(shared.join(port::PORTS)).unwrap_or_default();
     let taken = output.lines().filter(|line| line.ends_with(port::TAKEN));
     let found = taken.map(|line| ReportedViolation {
-        checker: "NoDoubleBooking".to_owned(),
+        checker: Rule::NoDoubleBooking.to_string(),
         what: format!("a port was in two live tasks: {line}"),
         time_ns: None,
     });
@@ -234,7 +234,7 @@ pub(crate) fn duplicate_leaders(epoch_records: &[EpochRecord]) -> Vec<ReportedVi
             .or_insert(&epoch_record.leader);
         if *first != epoch_record.leader {
             found.push(ReportedViolation {
-                checker: "ElectionSafety".to_owned(),
+                checker: Rule::ElectionSafety.to_string(),
                 what: format!(
                     "epoch {} is led by {first} and by {}",
                     epoch_record.epoch, epoch_record.leader

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::arguments::RunArguments;
 use super::faults::FaultName;
+use super::growth;
 use super::report::RunReport;
-use super::{growth, log_follower};
+use crate::invariants::Rule;
 
 /// Records the shortfalls. A run without violations that did nothing proves nothing.
 pub(super) fn add_shortfalls(
@@ -53,17 +54,19 @@ pub(super) fn add_shortfalls(
         .map(|what| format!("undecided: {what}"));
     report.too_little.extend(undecided.collect::<Vec<_>>());
     for rule in [
-        "ElectionSafety",
-        "Linearizability",
-        "OfferSingleUse",
-        "SingleStart",
-        "Agreement",
-        "GroupAtomicity",
-        "LimitEnforcement",
-        log_follower::RULE,
-        "NoLeftovers",
+        Rule::ElectionSafety,
+        Rule::Linearizability,
+        Rule::OfferSingleUse,
+        Rule::SingleStart,
+        Rule::Agreement,
+        Rule::GroupAtomicity,
+        Rule::LimitEnforcement,
+        Rule::ExecSession,
+        Rule::OutputContinuity,
+        Rule::NoLeftovers,
     ] {
-        if report.checkers.get(rule).copied().unwrap_or_default() == 0 {
+        let compared = report.checkers.get(&rule.to_string()).copied();
+        if compared.unwrap_or_default() == 0 {
             let text = format!("the checker of {rule} had nothing to look at");
             report.too_little.push(text);
         }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cli_operator::CliOperator;
 use super::report::{OperationCounts, ReportedViolation};
+use crate::invariants::Rule;
 use crate::rng::Rng;
 
 /// Pause between two commands.
@@ -90,7 +91,7 @@ impl ExecFindings {
 
     fn violation(&mut self, what: String) {
         self.violations.push(ReportedViolation {
-            checker: "ExecSession".to_owned(),
+            checker: Rule::ExecSession.to_string(),
             what,
             time_ns: None,
         });

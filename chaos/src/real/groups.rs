@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::framework::tasks::group_of;
 use super::report::ReportedViolation;
 use crate::history::{EventKind, History, Operation, OperationResponse};
+use crate::invariants::Rule;
 
 /// Returns how many groups were launched or rejected, and a violation for each that was launched in
 /// part.
@@ -37,7 +38,7 @@ pub(crate) fn check(history: &History) -> (u64, Vec<ReportedViolation>) {
             checked += 1;
             if rejected != 0 && rejected != tasks {
                 found.push(ReportedViolation {
-                    checker: "GroupAtomicity".to_owned(),
+                    checker: Rule::GroupAtomicity.to_string(),
                     what: format!("{rejected} of {tasks} tasks of {group_id} were rejected"),
                     time_ns: Some(end.time_ns),
                 });

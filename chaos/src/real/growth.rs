@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::framework::FrameworkProgress;
 use super::report::ReportedViolation;
 use crate::history::Recorder;
+use crate::invariants::Rule;
 
 /// Pause between two samples.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -141,7 +142,7 @@ impl Growth {
     pub(crate) fn leak(&self) -> Option<ReportedViolation> {
         let allowed = self.measure.allowed_in_an_hour() + self.median / 20;
         (self.is_judged() && self.in_an_hour > allowed as f64).then(|| ReportedViolation {
-            checker: "BoundedGrowth".to_owned(),
+            checker: Rule::BoundedGrowth.to_string(),
             what: format!("{self}, and at most {allowed} is no leak"),
             time_ns: None,
         })
@@ -369,7 +370,7 @@ mod tests {
         let leaking = growth(GrowthMeasure::MasterDescriptors, (0..60).map(descriptors));
         assert!((9.0..11.0).contains(&leaking.in_an_hour), "{leaking}");
         let found = leaking.leak().unwrap();
-        assert_eq!(found.checker, "BoundedGrowth");
+        assert_eq!(found.checker, Rule::BoundedGrowth.to_string());
         assert!(found.what.contains("MasterDescriptors"), "{}", found.what);
         let short = growth(GrowthMeasure::MasterDescriptors, (0..40).map(descriptors));
         assert_eq!(short.leak(), None, "caches fill in a short time");

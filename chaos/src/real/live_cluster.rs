@@ -28,6 +28,7 @@ use super::faults::FaultName;
 use super::report::{
     EpochRecord, FaultLine, OperationCounts, Outage, ReportedViolation, RunReport,
 };
+use crate::invariants::Rule;
 use crate::rng::Rng;
 use processes::ListeningProcess;
 
@@ -322,7 +323,7 @@ impl ExistingCluster {
             );
             if is_lost {
                 self.report.violations.push(ReportedViolation {
-                    checker: "TaskSurvival".to_owned(),
+                    checker: Rule::TaskSurvival.to_string(),
                     what: format!(
                         "{framework_id}/{id} ran before and is {:?} now",
                         task.state()

@@ -16,10 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::cli_operator::CliOperator;
 use super::report::{OperationCounts, ReportedViolation};
+use crate::invariants::Rule;
 use crate::rng::Rng;
 
-/// The name of the rule.
-pub(super) const RULE: &str = "OutputContinuity";
 /// Pause between two services.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Timeout for the output that exists, from a healthy cluster.
@@ -156,7 +155,7 @@ impl LogFindings {
 
     fn violation(&mut self, what: String) {
         self.violations.push(ReportedViolation {
-            checker: RULE.to_owned(),
+            checker: Rule::OutputContinuity.to_string(),
             what,
             time_ns: None,
         });
@@ -275,6 +274,9 @@ mod tests {
         );
         findings.note("f/c", "0\n2\n");
         assert!(findings.violations[0].what.contains("f/c"), "{findings:?}");
-        assert_eq!(findings.violations[0].checker, RULE);
+        assert_eq!(
+            findings.violations[0].checker,
+            Rule::OutputContinuity.to_string()
+        );
     }
 }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::cli_operator::CliOperator;
 use super::framework::tasks::publishes_port;
 use super::report::{OperationCounts, ReportedViolation};
+use crate::invariants::Rule;
 use crate::rng::Rng;
 
 /// Pause between two connections.
@@ -201,7 +202,7 @@ impl PortFindings {
 
     fn violation(&mut self, what: String) {
         self.violations.push(ReportedViolation {
-            checker: "PublishedPorts".to_owned(),
+            checker: Rule::PublishedPorts.to_string(),
             what,
             time_ns: None,
         });

@@ -26,9 +26,10 @@ use super::nemesis::FaultSource;
 use super::process_faults::FakeClock;
 use super::report::{ReportedViolation, RunReport};
 use super::session::{RunSession, SessionFindings};
-use super::{agent_disks, check, evidence, groups, html, log_follower, run_log, script};
+use super::{agent_disks, check, evidence, groups, html, run_log, script};
 use crate::faults::choice::FaultMix;
 use crate::history::Recorder;
+use crate::invariants::Rule;
 use crate::ledger::{Batch, REAL};
 use crate::rng::Rng;
 
@@ -283,7 +284,7 @@ fn perform(arguments: &RunArguments, prepared: RunSetup) -> Result<RunReport> {
         report
             .violations
             .extend(left.into_iter().map(|what| ReportedViolation {
-                checker: "NoLeftovers".to_owned(),
+                checker: Rule::NoLeftovers.to_string(),
                 what: format!("cannot be removed: {what}"),
                 time_ns: None,
             }));
@@ -363,7 +364,7 @@ fn check_results(
         });
     }
     check::check_run(&history, &mut report);
-    let ports_compared = found.ports.counts.ok;
+    let (commands_compared, ports_compared) = (found.execs.counts.ok, found.ports.counts.ok);
     for (kind, counts) in [
         ("exec", found.execs.counts),
         ("logs", found.logs.counts),
@@ -383,18 +384,19 @@ fn check_results(
     let (launched, divided) = groups::check(&history);
     report.violations.extend(divided);
     for (rule, compared) in [
-        ("GroupAtomicity", launched),
-        ("LimitEnforcement", found.limit_reports),
-        ("BoundedGrowth", judged),
-        ("PublishedPorts", ports_compared),
-        (log_follower::RULE, found.logs.lines),
+        (Rule::GroupAtomicity, launched),
+        (Rule::LimitEnforcement, found.limit_reports),
+        (Rule::ExecSession, commands_compared),
+        (Rule::BoundedGrowth, judged),
+        (Rule::PublishedPorts, ports_compared),
+        (Rule::OutputContinuity, found.logs.lines),
     ] {
-        *report.checkers.entry(rule.to_owned()).or_default() += compared;
+        *report.checkers.entry(rule.to_string()).or_default() += compared;
     }
     let (held, taken) = check::ports(&directory.shared());
     *report
         .checkers
-        .entry("NoDoubleBooking".to_owned())
+        .entry(Rule::NoDoubleBooking.to_string())
         .or_default() += held;
     report.violations.extend(taken);
     Ok(report)

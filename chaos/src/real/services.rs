@@ -8,6 +8,7 @@ use argosy_state::task::TaskState;
 use super::framework::tasks::group_of;
 use super::report::ReportedViolation;
 use crate::history::{EventKind, FaultKind, History, Observation, OfferFact, Operation, TaskFact};
+use crate::invariants::Rule;
 
 /// Checks that a service runs until its end is requested or its host is rebooted, whatever happens
 /// to masters, networks and agents. A service whose launch was lost, or failed because a disk was
@@ -42,7 +43,7 @@ pub(crate) fn check(history: &History) -> Vec<ReportedViolation> {
                 let is_service = task.task.as_str().contains("-service-");
                 if is_service && is_over(*state) && !is_excused && !asked.contains(task) {
                     found.push(ReportedViolation {
-                        checker: "TaskSurvival".to_owned(),
+                        checker: Rule::TaskSurvival.to_string(),
                         what: format!(
                             "{task} ended as {state:?} ({end:?}) which was not requested"
                         ),

@@ -4,6 +4,7 @@
 //! Only complete, verified snapshots are installed.
 
 use std::io;
+use std::time::Duration;
 
 use argosy_state::buggify;
 use argosy_state::planted_bug;
@@ -20,6 +21,8 @@ const INSTALLING: &[u8] = b"installing";
 
 /// The maximum size of the records written in one batch, in bytes.
 const BATCH_BYTES: usize = 1 << 20;
+/// The pause of the planted bug `InstallNotNoted`.
+const BUG_PAUSE: Duration = Duration::from_millis(200);
 /// The smaller limit that a simulation uses occasionally.
 const FEW_BYTES: usize = 256;
 
@@ -37,6 +40,7 @@ pub(crate) async fn install(parts: &StoreParts, image: SnapshotFile) -> io::Resu
     };
     let (name, meta, records) = disk::run(may_block, prepared).await?;
     planted_bug!(InstallNotNoted, note_start(parts, name).await?, ());
+    planted_bug!(InstallNotNoted => write_position_first(parts, &meta).await?);
     let mut swap = RegistryReplacement::new(&records);
     swap.batch_bytes = buggify!(SmallSwap, BATCH_BYTES, FEW_BYTES);
     for changes in swap {
@@ -49,6 +53,14 @@ pub(crate) async fn install(parts: &StoreParts, image: SnapshotFile) -> io::Resu
 /// Notes on the disk that an install has started.
 async fn note_start(parts: &StoreParts, name: String) -> io::Result<()> {
     parts.writer.write(begin(name), Durability::Synced).await
+}
+
+/// Implements the planted bug `InstallNotNoted`: the applied position is on the disk before the
+/// records. The registries of simulations are small: without a pause no crash comes in between.
+async fn write_position_first(parts: &StoreParts, meta: &SnapshotMeta) -> io::Result<()> {
+    parts.writer.write(end(meta), Durability::Buffered).await?;
+    tokio::time::sleep(BUG_PAUSE).await;
+    Ok(())
 }
 
 /// Finishes an install that a crash interrupted. Runs at startup, before the registry is read.

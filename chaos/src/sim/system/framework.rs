@@ -121,7 +121,7 @@ impl SimFramework {
         stored.task_count += 1;
         let task_id = format!("t{}", stored.task_count);
         let is_checked = stored.task_count.is_multiple_of(3);
-        let is_timed = stored.task_count % 7 == 2;
+        let is_timed = is_timed(stored.task_count);
         stored.tasks.insert(task_id.clone(), false);
         drop(state);
         let shell = match self.rng.below(10) {
@@ -382,7 +382,7 @@ impl Scheduler for SimFramework {
                 && let Some(key) = self.key(task)
             {
                 self.world.oracle.accepted(key);
-                if self.rng.percent(10) {
+                if self.rng.percent(10) && !is_left_to_agent(task) {
                     self.kill(driver, task);
                 }
             }
@@ -417,6 +417,7 @@ impl Scheduler for SimFramework {
         }
         if self.rng.percent(30)
             && let Some(task) = self.rng.pick(&live)
+            && !is_left_to_agent(task)
         {
             self.world.notes.count("kills");
             let task = task.clone();
@@ -450,6 +451,18 @@ impl Scheduler for SimFramework {
             _ => {}
         }
     }
+}
+
+/// Whether the task with this number has a time limit, and does not end by itself.
+fn is_timed(number: u64) -> bool {
+    number % 7 == 2
+}
+
+/// Whether no framework kills this task before the cluster comes to rest: every second task with a
+/// time limit. An agent that forgets the limit lets the task run until then.
+fn is_left_to_agent(task: &str) -> bool {
+    let number = task.strip_prefix('t').and_then(|text| text.parse().ok());
+    number.is_some_and(|number: u64| is_timed(number) && number.is_multiple_of(2))
 }
 
 /// Returns a check with an interval of one second. The text of its command determines the result on
