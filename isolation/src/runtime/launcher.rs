@@ -18,7 +18,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use argosy_host::child::{self, ChildProcess};
-use argosy_host::packets::{error_chain, packet_pair};
+use argosy_host::packets::packet_pair;
 use argosy_host::spawner::{ProgramCall, StandardStreams};
 use argosy_host::{ContainerId, ProcessId, process, sys};
 use nix::errno::Errno;
@@ -374,15 +374,14 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
         .read(true)
         .write(true)
         .open("/dev/null");
-    let host = SupervisorContext {
+    let mut host = SupervisorContext {
         boot_id: process::boot_id().map_err(prepare)?,
         null: null.map_err(prepare)?.into(),
         filter: SeccompFilter::new(),
         // Where the host refuses it, the other layers apply; the agent logs it.
         device_filter: DeviceFilter::load(&[]).ok(),
         port_filter: PortFilter::load().ok(),
-        // Only containers with a profile need it: their launch is refused with this reason.
-        template: MountTemplate::make().map_err(|error| error_chain(&error)),
+        template: MountTemplate::make(),
     };
     sys::replace_descriptor(&host.null, 0).map_err(|errno| prepare(errno.into()))?;
     process::detect_features();
@@ -403,6 +402,10 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
         .map_err(|errno| prepare(errno.into()))?;
     let _ = nix::sys::prctl::set_name(c"argosy-launcher");
     while let Some(mut request) = read_request(&mut socket)? {
+        // The cause may have passed: little memory, or mounts that an operator has corrected.
+        if request.kind == RequestKind::Launch && host.template.is_err() {
+            host.template = MountTemplate::make();
+        }
         let made = serve(&mut socket, &mut request, &host);
         answers::answer(socket.as_ref(), made);
     }
@@ -477,15 +480,10 @@ fn serve(
         Ok(child) => return Some(child.pid),
         Err(errno) => errno,
     };
+    let reason = |process| format!("cannot make the {process}: {}", errno.desc());
     match kind {
-        RequestKind::Launch => {
-            let reason = format!("cannot make the supervisor: {}", errno.desc());
-            supervisor::refuse_unread(agent, &reason);
-        }
-        RequestKind::Unpack => {
-            let reason = format!("cannot make the unpacking process: {}", errno.desc());
-            unpack::refuse(agent, reason);
-        }
+        RequestKind::Launch => supervisor::refuse_unread(agent, &reason("supervisor")),
+        RequestKind::Unpack => unpack::refuse(agent, reason("unpacking process")),
     }
     None
 }

@@ -31,6 +31,7 @@ use crate::cgroup::Cgroup;
 use crate::confinement::device_filter::DeviceFilter;
 use crate::confinement::port_filter::PortFilter;
 use crate::confinement::seccomp::SeccompFilter;
+use crate::rootfs::mount_calls::MountError;
 use crate::rootfs::mounts::MountTemplate;
 use crate::runtime::exec;
 use crate::runtime::messages::{InitInstruction, InitReport, SupervisorNotice, SupervisorRequest};
@@ -59,9 +60,9 @@ pub(crate) struct SupervisorContext {
     pub(crate) device_filter: Option<DeviceFilter>,
     /// For all commands in the host's network; `None` if this host allows no such filter.
     pub(crate) port_filter: Option<PortFilter>,
-    /// The mounts that all containers share; the cause as text, where this process may not create
-    /// them.
-    pub(crate) template: Result<MountTemplate, String>,
+    /// The mounts that all containers share. An error refuses the launch of containers with a
+    /// profile; the launcher tries again before each launch.
+    pub(crate) template: Result<MountTemplate, MountError>,
 }
 
 /// Runs in the new process; returns its exit code, which is not used.

@@ -1,20 +1,27 @@
 //! Tests of a container's lifecycle: statuses, refusals, output, signals, deadlines.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use argosy_host::BootTime;
 use argosy_isolation::{
-    CommandOutcome, Exit, LaunchError, LaunchSpec, Program, StopAfter, StopReason, SupervisorNotice,
+    CommandOutcome, Exit, LaunchError, LaunchSpec, Launcher, Program, StopAfter, StopReason,
+    SupervisorNotice,
 };
 
 use crate::fixture::{RootFixture, TIMEOUT, TestCase, eventually, plain, stdout};
+use crate::profile::profiled;
 
 pub(crate) const CASES: &[TestCase] = &[
     ("exit_codes_and_signals_are_reported_exactly", statuses),
     (
         "a_command_that_cannot_be_started_is_reported_with_the_reason",
         refusals,
+    ),
+    (
+        "a_launcher_whose_start_met_a_lack_of_memory_starts_containers_later",
+        little_memory,
     ),
     ("an_invalid_request_is_rejected_before_it_is_sent", invalid),
     ("a_missing_sandbox_fails_the_start", no_sandbox),
@@ -120,6 +127,27 @@ fn refusals() {
         CommandOutcome::Exited(127),
         "the shell did start"
     );
+}
+
+fn little_memory() {
+    let mut world = RootFixture::new();
+    let [first, second] = ["true", "true"].map(|line| profiled(&mut world, line));
+    // The launcher's first copies are to fill the mounts that all containers share. With -D it is
+    // the agent's child, and strace is not.
+    let mut command = Command::new("strace");
+    command.args(["-D", "-qq", "-o", "/dev/null", "-e", "trace=clone,clone3"]);
+    command.args(["-e", "inject=clone,clone3:error=ENOMEM:when=1..2", "--"]);
+    command
+        .arg(std::env::current_exe().unwrap())
+        .arg("launcher");
+    world.launcher = Some(Launcher::spawn(&command, Some(&world.tree)).unwrap());
+    let refused = world.launch(&first).wait_started(TIMEOUT).unwrap();
+    let reason = refused.expect_err("there was no memory").reason;
+    assert!(
+        reason.contains("mount namespace for containers"),
+        "{reason}"
+    );
+    assert_eq!(world.run(&second).reason, "exited with code 0");
 }
 
 fn invalid() {

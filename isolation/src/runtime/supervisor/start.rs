@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use argosy_host::packets::{WaitMode, packet_pair, send_packet};
+use argosy_host::packets::{WaitMode, error_chain, packet_pair, send_packet};
 use argosy_host::sys::{self, ClonedChild};
 use argosy_host::{BootTime, ProcessId};
 use nix::errno::Errno;
@@ -75,8 +75,8 @@ pub(super) enum StartError {
     Channel { source: Errno },
     #[error(transparent)]
     Mounts(#[from] MountError),
-    #[error("{why}")]
-    Template { why: String },
+    #[error("{reason}")]
+    Template { reason: String },
     #[error("cannot map the user into the user namespace")]
     MapUser { source: io::Error },
     #[error("cannot set the OOM score of the container")]
@@ -249,7 +249,9 @@ fn create_init(
         None => make(None),
         Some(parts) => {
             let template = host.template.as_ref();
-            let template = template.map_err(|why| StartError::Template { why: why.clone() })?;
+            let template = template.map_err(|error| StartError::Template {
+                reason: error_chain(error),
+            })?;
             template.with_clones(parts, |clones| make(Some(&clones)))?
         }
     };
