@@ -13,7 +13,7 @@ use argosy_state::actor::Actor;
 use argosy_state::command::{Operate, OperatorOperation};
 use argosy_state::ids::{ClusterId, OrderIndex, Revision, Role, TaskId, TaskKey};
 use argosy_state::limits;
-use argosy_state::secret::{SealedSecret, SecretName};
+use argosy_state::secret::{NONCE_BYTES, SealedSecret, SecretName};
 use prost::Message as _;
 use tonic::Status;
 use tracing::debug;
@@ -64,8 +64,11 @@ pub(super) fn set(name: SecretName) -> OperatorOperation {
 
 /// Returns the request for a new seal.
 pub(super) fn reseal(name: SecretName) -> OperatorOperation {
-    let secret = SealedSecret::default();
-    OperatorOperation::ResealSecret { name, secret }
+    OperatorOperation::ResealSecret {
+        name,
+        secret: SealedSecret::default(),
+        replaces: [0; NONCE_BYTES],
+    }
 }
 
 /// What sealing needs of the registry.
@@ -243,18 +246,27 @@ fn open(
 }
 
 /// How the value of an operation is sealed.
-enum Sealing {
+enum Sealing<'a> {
     /// A new value comes with the operation.
     New,
     /// The present value is sealed again.
-    Again,
+    Again {
+        /// The nonce of its present seal, to be filled in.
+        replaces: &'a mut [u8; NONCE_BYTES],
+    },
 }
 
 /// Returns the sealed part of an operation, if it has one.
-fn sealed(operation: &mut OperatorOperation) -> Option<(Sealing, &SecretName, &mut SealedSecret)> {
+fn sealed(
+    operation: &mut OperatorOperation,
+) -> Option<(Sealing<'_>, &SecretName, &mut SealedSecret)> {
     match operation {
         OperatorOperation::SetSecret { name, secret } => Some((Sealing::New, name, secret)),
-        OperatorOperation::ResealSecret { name, secret } => Some((Sealing::Again, name, secret)),
+        OperatorOperation::ResealSecret {
+            name,
+            secret,
+            replaces,
+        } => Some((Sealing::Again { replaces }, name, secret)),
         OperatorOperation::SetAttribute { .. }
         | OperatorOperation::KillTask { .. }
         | OperatorOperation::UpdateLimits { .. }
@@ -299,9 +311,10 @@ fn seal_all(
                 set_values.push((name.clone(), value.clone()));
                 (value, *version)
             }
-            Sealing::Again => {
+            Sealing::Again { replaces } => {
                 // The registry refuses to seal what it does not have.
                 let Some(former) = former else { continue };
+                *replaces = former.nonce;
                 let value = keys.open_of_any(clusters, name, former);
                 let value = value.map_err(|why| refused(NO_KEY, &format!("{name}: {why}")))?;
                 (value, former.version)

@@ -31,7 +31,7 @@ impl TicketSecrets {
 
     /// Returns the first secrets of a cluster.
     pub(crate) fn first(at: Timestamp, entropy: &[u8; 32]) -> Self {
-        let [former, current, next] = [0, 1, 2].map(|number| derived(entropy, number));
+        let [former, current, next] = [0, 1, 2].map(|number| derived(entropy, at, number));
         Self {
             former,
             current,
@@ -49,7 +49,7 @@ impl TicketSecrets {
         *self = Self {
             former: self.current,
             current: self.next,
-            next: derived(entropy, 2),
+            next: derived(entropy, at, 2),
             rotated_at: at,
         };
         true
@@ -71,8 +71,11 @@ impl fmt::Debug for TicketSecrets {
     }
 }
 
-fn derived(entropy: &[u8; 32], number: u8) -> [u8; 32] {
-    Sha256::digest([&b"ticket secret"[..], &[number], entropy].concat()).into()
+/// Derives a secret. The entropy of two epochs is the same if a master opens both in one term, so
+/// the time is included.
+fn derived(entropy: &[u8; 32], at: Timestamp, number: u8) -> [u8; 32] {
+    let at = at.0.to_be_bytes();
+    Sha256::digest([&b"ticket secret"[..], &[number], entropy, &at].concat()).into()
 }
 
 #[cfg(test)]
@@ -103,11 +106,18 @@ mod tests {
     fn no_two_secrets_are_equal_and_none_is_shown() {
         let mut secrets = TicketSecrets::first(Timestamp(0), &[1; 32]);
         let first = secrets.clone();
-        assert!(secrets.rotate(Timestamp(TicketSecrets::INTERVAL_MS), &[2; 32]));
-        let all = first.accepted().into_iter().chain([&secrets.next]);
-        let all: std::collections::BTreeSet<_> = all.collect();
-        assert_eq!(all.len(), 4);
+        let mut all = std::collections::BTreeSet::from(first.accepted().map(|secret| *secret));
+        // A master may open several epochs in one term, with the same entropy.
+        for (rotation, entropy) in [(1, 2), (2, 2), (3, 2), (4, 3)] {
+            let at = Timestamp(rotation * TicketSecrets::INTERVAL_MS);
+            assert!(secrets.rotate(at, &[entropy; 32]));
+            assert!(all.insert(secrets.next), "rotation {rotation}");
+        }
+        assert_eq!(all.len(), 7);
         let shown = format!("{secrets:?}");
-        assert_eq!(shown, "TicketSecrets { rotated_at: Timestamp(660000), .. }");
+        assert_eq!(
+            shown,
+            "TicketSecrets { rotated_at: Timestamp(2640000), .. }"
+        );
     }
 }

@@ -65,7 +65,11 @@ impl Registry {
             OperatorOperation::MarkGone(id) => self.mark_gone(context, *id, wall_ms),
             OperatorOperation::Access(operation) => self.change_access(context, operation, wall_ms),
             OperatorOperation::SetSecret { name, secret } => self.set_secret(name, secret),
-            OperatorOperation::ResealSecret { name, secret } => self.reseal_secret(name, secret),
+            OperatorOperation::ResealSecret {
+                name,
+                secret,
+                replaces,
+            } => self.reseal_secret(name, secret, replaces),
             OperatorOperation::RemoveSecret(name) => self.remove_secret(name),
         }
     }

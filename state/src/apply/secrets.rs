@@ -5,7 +5,7 @@ use crate::command::Rejection;
 use crate::ids::Role;
 use crate::limits;
 use crate::registry::{RecordKey, usage};
-use crate::secret::{SealedSecret, SecretName};
+use crate::secret::{NONCE_BYTES, SealedSecret, SecretName};
 use crate::task::TaskSpec;
 
 impl Registry {
@@ -20,11 +20,13 @@ impl Registry {
         self.put_secret(name, secret, present + 1)
     }
 
-    /// Replaces the seal of the present value. It is refused if there is another value by now.
+    /// Replaces the seal of the present value, which has the nonce `replaces`. It is refused if
+    /// there is another value by now.
     pub(super) fn reseal_secret(
         &mut self,
         name: &SecretName,
         secret: &SealedSecret,
+        replaces: &[u8; NONCE_BYTES],
     ) -> Result<(), Rejection> {
         let present = self.secrets.get(name).ok_or_else(|| unknown(name))?;
         let resealed = SealedSecret {
@@ -34,6 +36,9 @@ impl Registry {
         // A repetition changes nothing.
         if *present == resealed {
             return Ok(());
+        }
+        if present.nonce != *replaces {
+            return Err(Rejection::Conflict);
         }
         self.put_secret(name, &resealed, present.version)
     }
@@ -135,6 +140,25 @@ mod tests {
         }
     }
 
+    fn with_nonce(mut operation: OperatorOperation, number: u8) -> OperatorOperation {
+        if let OperatorOperation::SetSecret { secret, .. } = &mut operation {
+            secret.nonce = [number; NONCE_BYTES];
+        }
+        operation
+    }
+
+    fn reseal(name: &str, number: u8, replaces: u8) -> OperatorOperation {
+        let OperatorOperation::SetSecret { name, secret } = with_nonce(set(name, 1, 20), number)
+        else {
+            unreachable!("it sets a secret");
+        };
+        OperatorOperation::ResealSecret {
+            name,
+            secret,
+            replaces: [replaces; NONCE_BYTES],
+        }
+    }
+
     fn one(world: &mut World, operation: OperatorOperation) -> Result<(), Rejection> {
         match world.operate(operation) {
             Ok(CommandReply::Operate { mut outcomes, .. }) => outcomes.pop().unwrap(),
@@ -173,6 +197,31 @@ mod tests {
             matches!(&refused, Rejection::Full(text) if text.contains("4096")),
             "{refused}"
         );
+    }
+
+    /// Versions begin again at a removal, so they do not show that a value is another one.
+    #[test]
+    fn a_new_seal_of_a_removed_value_does_not_replace_the_value_that_was_set_since() {
+        let mut world = World::new();
+        let name = SecretName::new("web/db").unwrap();
+        assert_eq!(one(&mut world, with_nonce(set("web/db", 1, 20), 1)), Ok(()));
+        let late = reseal("web/db", 2, 1);
+        let removed = OperatorOperation::RemoveSecret(name.clone());
+        assert_eq!(one(&mut world, removed), Ok(()));
+        assert_eq!(one(&mut world, with_nonce(set("web/db", 1, 20), 3)), Ok(()));
+        assert_eq!(one(&mut world, late), Err(Rejection::Conflict));
+        assert_eq!(
+            world.registry.secrets.get(&name).unwrap().nonce,
+            [3; NONCE_BYTES]
+        );
+        // That of the present value does, also repeated.
+        for _ in 0..2 {
+            assert_eq!(one(&mut world, reseal("web/db", 4, 3)), Ok(()));
+            assert_eq!(
+                world.registry.secrets.get(&name).unwrap().nonce,
+                [4; NONCE_BYTES]
+            );
+        }
     }
 
     #[test]

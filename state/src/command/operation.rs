@@ -7,7 +7,7 @@ use crate::codec::stored::stored;
 #[cfg(any(test, feature = "builders"))]
 use crate::ids::TaskId;
 use crate::ids::{AgentId, FrameworkId, Level, LevelRequirement, Role, TaskKey};
-use crate::secret::{SealedSecret, SecretName};
+use crate::secret::{NONCE_BYTES, SealedSecret, SecretName};
 use crate::task::TaskLimits;
 
 /// One change by an operator.
@@ -66,6 +66,9 @@ pub enum OperatorOperation {
         name: SecretName,
         /// The present value, sealed again.
         secret: SealedSecret,
+        /// The nonce of the seal that this one replaces. A version does not identify a value: the
+        /// secret may have been removed and set again.
+        replaces: [u8; NONCE_BYTES],
     },
     /// Removes a secret. Tasks that have started keep its value.
     RemoveSecret(SecretName),
@@ -105,6 +108,7 @@ stored!(oneof OperatorOperation {
     71 ResealSecret {
         1 name: Text or "name of a secret",
         2 secret: Part or "sealed secret",
+        3 replaces: Bytes or "nonce of a replaced seal",
     },
     72 RemoveSecret(Text),
 });
@@ -146,7 +150,8 @@ impl OperatorOperation {
             Self::SetSecret { name, secret: _ } => {
                 out.chosen(20, |out| SealedSecret::fingerprint(name, out));
             }
-            Self::ResealSecret { name, secret: _ } => {
+            // The seals differ in each repeat of a request.
+            Self::ResealSecret { name, .. } => {
                 out.chosen(21, |out| SealedSecret::fingerprint(name, out));
             }
             Self::RemoveSecret(name) => {
@@ -203,6 +208,7 @@ impl OperatorOperation {
         };
         let reseal = Self::ResealSecret {
             name: name.clone(),
+            replaces: secret.nonce,
             secret,
         };
         let secrets = [
@@ -261,7 +267,12 @@ impl OperatorOperation {
             }
             ["reseal", name, version, key, text] => {
                 let (name, secret) = sealed(name, version, key, text)?;
-                Self::ResealSecret { name, secret }
+                let replaces = secret.nonce;
+                Self::ResealSecret {
+                    name,
+                    secret,
+                    replaces,
+                }
             }
             ["remove-secret", name] => Self::RemoveSecret(SecretName::new(name).ok()?),
             words => Self::Access(AccessOperation::from_words(words)?),

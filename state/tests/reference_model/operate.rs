@@ -78,9 +78,16 @@ impl Model {
                 refuse(secret.version != present + 1, Rejection::Conflict)?;
                 self.secrets.insert(name.clone(), secret.clone());
             }
-            Change::ResealSecret { name, secret } => {
+            Change::ResealSecret {
+                name,
+                secret,
+                replaces,
+            } => {
                 let present = self.secrets.get_mut(name).ok_or(invalid("secret"))?;
-                refuse(present.version != secret.version, Rejection::Conflict)?;
+                if present != secret {
+                    let replaced = (present.version, &present.nonce);
+                    refuse(replaced != (secret.version, replaces), Rejection::Conflict)?;
+                }
                 present.clone_from(secret);
             }
             Change::RemoveSecret(name) => {

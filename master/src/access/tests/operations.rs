@@ -99,6 +99,7 @@ fn operation(name: &str, of: Objects) -> OperatorOperation {
         "reseal_secret" => OperatorOperation::ResealSecret {
             name: secret,
             secret: SealedSecret::default(),
+            replaces: <_>::default(),
         },
         "remove_secret" => OperatorOperation::RemoveSecret(secret),
         other => OperatorOperation::Access(access_operation(other)),

@@ -103,6 +103,10 @@ fn a_secret_is_sealed_again_with_the_first_key() {
     assert_eq!((sealed[0].version, sealed[0].key_id.as_str()), (1, "k2"));
     let opened = both.open(CLUSTER, &name("web/db"), &sealed[0]);
     assert_eq!(opened, Ok(value("one")));
+    let OperatorOperation::ResealSecret { replaces, .. } = &again.operations[0] else {
+        unreachable!("it seals again");
+    };
+    assert_eq!(*replaces, known.secrets[&name("web/db")].nonce);
     // The registry refuses the one that it does not have.
     assert_eq!(sealed[1], SealedSecret::default());
     let other = keys("k3");
