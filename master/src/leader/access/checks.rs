@@ -13,7 +13,7 @@ use super::Refused;
 use crate::access::{
     DENIED, Decision, Denial, Object, PermitCache, UNPROVEN, decide_all, denied_operation, is_owner,
 };
-use crate::leader::{Input, SchedulerHello};
+use crate::leader::{Hello, Input, SchedulerHello};
 
 /// The code of [`Rejection::UnknownFramework`].
 const UNKNOWN_FRAMEWORK: &str = "unknown-framework";
@@ -31,9 +31,7 @@ impl Checks<'_> {
         let update = Action::UpdateFramework;
         match input {
             Input::AgentHello { actor, hello, .. } => {
-                // An agent that does not name its id is known by its nonce.
-                let known = || self.registry.agent_by_nonce(hello.nonce);
-                let agent = hello.agent.or_else(known);
+                let agent = known_agent(self.registry, hello);
                 self.agent(actor, agent)
             }
             Input::Subscribe {
@@ -297,6 +295,12 @@ impl Checks<'_> {
         }
         Ok(())
     }
+}
+
+/// Returns the agent of a hello. An agent that does not name its id is known by its nonce.
+pub(super) fn known_agent(registry: &Registry, hello: &Hello) -> Option<AgentId> {
+    let known = || registry.agent_by_nonce(hello.nonce);
+    hello.agent.or_else(known)
 }
 
 fn is_of_access(operation: &OperatorOperation) -> bool {

@@ -9,11 +9,12 @@ use argosy_state::actor::Actor;
 use argosy_state::command::{Call, CallAction};
 use argosy_state::ids::Revision;
 
+use super::agents::LinkStage;
 use super::{Input, Leader, LeaderTime};
 use crate::access::PermitCache;
 use crate::leader_reply::LeaderReply;
 use crate::links::LinkId;
-use checks::Checks;
+use checks::{Checks, known_agent};
 pub(super) use launches::{DeniedTasks, rejected_part};
 use launches::{denied_tasks, invalidate};
 
@@ -164,8 +165,15 @@ impl Leader {
 
     fn check_link(&mut self, registry: &Registry, now: LeaderTime, link: LinkId) {
         if let Some(state) = self.agent_links.get(&link) {
+            let agent = match &state.stage {
+                // The rules may have changed since the hello was checked.
+                LinkStage::Registering(hello) => known_agent(registry, hello),
+                LinkStage::Queued { .. } | LinkStage::Listing { .. } | LinkStage::Ready { .. } => {
+                    state.agent
+                }
+            };
             let checks = &mut self.enforcement.checks(registry);
-            if let Err((code, text)) = checks.agent(&state.actor, state.agent) {
+            if let Err((code, text)) = checks.agent(&state.actor, agent) {
                 self.refuse_agent(link, code, &text);
             }
         } else if let Some(state) = self.framework_links.get(&link) {

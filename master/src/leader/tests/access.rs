@@ -325,6 +325,26 @@ fn an_agent_that_does_not_name_its_id_is_known_by_its_nonce() {
 }
 
 #[test]
+fn rules_that_change_end_the_link_of_an_agent_whose_registration_is_in_flight() {
+    let mut world = World::enforcing(WEB);
+    world.slow_log();
+    world.set_policy(&format!("{WEB}\ndeny everyone connect-agent agent:agent-1"));
+    world.act_as("agent/host-1");
+    // The former rules still allow it.
+    let link = world.agent_returns(AGENT);
+    world.clear_lines();
+    assert!(world.commit_oldest(), "the rules");
+    world.feed(Input::Tick);
+    world.commit();
+    let lines = world.take_lines();
+    let refused = |line: &&String| line.starts_with(&format!("link-{} ", link.0));
+    let lines: Vec<_> = lines.iter().filter(refused).collect();
+    assert!(lines[0].contains("access-denied"), "{lines:?}");
+    assert!(lines[1].ends_with("closed"), "{lines:?}");
+    assert_eq!(lines.len(), 2, "{lines:?}");
+}
+
+#[test]
 fn streams_end_by_the_roles_that_their_framework_has_now() {
     const BOTH: &str = "group framework:* = framework/web
         group framework:b = framework/web
