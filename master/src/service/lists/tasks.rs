@@ -154,24 +154,24 @@ fn live(
     (wanted, sight): (&TaskQuery, &Sight),
 ) -> PagePart {
     let mut kept = wanted.encodings.lock();
-    // Left out before they are scanned: the token of the next page names the last one.
-    let is_seen = |task: &&Arc<Task>| sight.task(task);
     let name = |task: &&Arc<Task>| task.key.to_string();
     let show = |task: &&Arc<Task>, found: &mut EncodedRecords| {
-        wanted.show(registry, task, &mut kept, found)
+        if sight.task(task) {
+            wanted.show(registry, task, &mut kept, found);
+        }
     };
     match (wanted.agent, wanted.framework) {
         (Some(agent), _) => {
             let tasks = of_agent(registry, agent, position);
-            gather(tasks.filter(is_seen), room, name, show)
+            gather(tasks, room, name, show)
         }
         (None, Some(framework)) => {
             let tasks = of_framework(registry, framework, position);
-            gather(tasks.filter(is_seen), room, name, show)
+            gather(tasks, room, name, show)
         }
         (None, None) => {
             let tasks = registry.shared_tasks_after(position.after());
-            gather(tasks.filter(is_seen), room, name, show)
+            gather(tasks, room, name, show)
         }
     }
 }
@@ -294,6 +294,28 @@ mod tests {
         let (found, _, largest) = all(&registry(8, 100_000), &[]);
         assert_eq!(found.len(), 16);
         assert!(largest < PART_BYTES + 110_000, "{largest}");
+    }
+
+    /// A scan of all tasks would delay other readers.
+    #[test]
+    fn a_part_ends_after_a_number_of_tasks_that_the_reader_may_not_see() {
+        let many = registry(600, 0);
+        let actor = "framework/other".parse().unwrap();
+        let sight = Reader::As(actor).sight(&many, Action::ViewTask);
+        let filters: [&[(&str, &str)]; 3] = [
+            &[],
+            &[("framework_id", "framework-1")],
+            &[("agent_id", "agent-1")],
+        ];
+        for filter in filters {
+            let pairs = filter
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            let wanted = TaskQuery::new(pairs.collect(), EncodingCache::default());
+            let part = live(&many, &TaskPosition::Start, ROOM, (&wanted, &sight));
+            assert_eq!(part.found.count, 0);
+            assert!(part.next.is_some(), "{filter:?}");
+        }
     }
 
     #[test]
