@@ -92,6 +92,9 @@ pub(crate) struct SecretReseal {
     /// Role: only its secrets, and those of the roles below it
     #[arg(value_parser = role)]
     role: Option<Role>,
+    /// Also those that the first key seals already: binds them to this cluster after a restore
+    #[arg(long)]
+    all: bool,
     /// Only show what would be done
     #[arg(long)]
     dry_run: bool,
@@ -252,18 +255,18 @@ async fn reseal(arguments: &SecretReseal) -> VerbResult {
         return Err(Failure::usage(text).advise("start every master with --secrets-key FILE"));
     }
     let key = &list.sealing_key_id;
-    let former: Vec<_> = list
+    let chosen: Vec<_> = list
         .secrets
         .iter()
-        .filter(|one| one.key_id != *key)
+        .filter(|one| arguments.all || one.key_id != *key)
         .collect();
-    let count = former.len();
+    let count = chosen.len();
     if arguments.dry_run {
         note(&format!("would seal {count} secrets with the key {key}"));
         return Ok(DONE);
     }
     // One at a time: each opens and seals up to 64 KiB at the leader.
-    for secret in former {
+    for secret in chosen {
         let name = secret.name.clone();
         let again = Operation::ResealSecret(v1::ResealSecret { name });
         operator.write(None, again).await?;

@@ -100,6 +100,8 @@ fn check_lists(cluster: &DevCluster, canary: &str) {
     // The only key seals everything already.
     let (code, _, stderr) = cluster.run(&["secret", "reseal"]);
     assert!(code == 0 && stderr.contains("sealed 0 secrets"), "{stderr}");
+    let (code, _, stderr) = cluster.run(&["secret", "reseal", "--all"]);
+    assert!(code == 0 && stderr.contains("sealed 2 secrets"), "{stderr}");
 }
 
 fn check_refusals(cluster: &DevCluster) {
