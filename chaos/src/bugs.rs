@@ -57,8 +57,8 @@ const REAL: &[(Bug, &[Rule], &str, &str)] = &[
             Rule::AtMostOnce,
             Rule::OfferSingleUse,
         ],
-        "kill-leader,pause-leader,partition-leader",
-        "a leader that crashes with a call in flight",
+        "cut-leader-from-masters",
+        "a leader that accepts calls and cannot commit them",
     ),
     (
         Bug::ReadWithoutQuorum,
@@ -75,8 +75,8 @@ const REAL: &[(Bug, &[Rule], &str, &str)] = &[
     (
         Bug::SettledBeforeCommit,
         &[Rule::UpdateDelivery, Rule::Agreement],
-        "kill-leader,kill-minority",
-        "a leader that crashes with a report in flight",
+        "cut-leader-from-masters,kill-leader",
+        "a leader that receives reports and cannot commit them",
     ),
     (
         Bug::UpdateForgotten,
