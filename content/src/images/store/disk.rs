@@ -1,8 +1,8 @@
 //! Files and directories of the store: each is complete under its name, or absent.
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use argosy_host::atomic_file::{self, Durability, WriteOptions};
@@ -10,24 +10,30 @@ use argosy_host::remove_tree;
 
 /// The name prefix of everything that is incomplete or being removed.
 pub const DRAFT: &str = ".draft-";
+/// The mode of each file of the store that is not of a layer.
+const PRIVATE_FILE: u32 = 0o600;
 
 /// Creates a directory and its parents.
 pub(super) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(mode).create(path)
 }
 
-/// Writes a file through a draft next to it.
-pub(super) fn write_atomically(
-    path: &Path,
-    draft: &Path,
-    bytes: &[u8],
-    durability: Durability,
-) -> io::Result<()> {
+/// Writes a file through a draft next to it. A power cut may lose the file.
+pub(super) fn write_atomically(path: &Path, draft: &Path, bytes: &[u8]) -> io::Result<()> {
     let options = WriteOptions {
-        mode: 0o600,
-        durability,
+        mode: PRIVATE_FILE,
+        durability: Durability::Cached,
     };
     atomic_file::replace(path, draft, bytes, options)
+}
+
+/// Writes a draft, and syncs its content. The caller renames it and syncs the directory.
+pub(super) fn write_draft(draft: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = File::options();
+    options.write(true).create_new(true).mode(PRIVATE_FILE);
+    let mut file = options.open(draft)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// Syncs the directory's whole file system: one call for many small files.

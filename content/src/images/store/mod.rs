@@ -11,6 +11,8 @@ mod gc;
 mod local_layers;
 mod record;
 mod recovery;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use argosy_host::atomic_file::{Durability, sync_directory};
+use argosy_host::atomic_file::sync_directory;
 
 use super::digest::Digest;
 use super::error::PullErrorKind;
@@ -236,11 +238,19 @@ impl ImageStore {
     pub(super) fn add_image(self: &Arc<Self>, record: ImageRecord) -> Result<(), PullErrorKind> {
         let directory = self.dirs.records();
         let path = directory.join(ImageRecord::file_name(&record.reference));
+        let failed = PullErrorKind::write(&path);
         let bytes = serde_json::to_vec_pretty(&record).expect("a record can be written as JSON");
-        self.write(&path, &bytes, Durability::Synced)?;
-        let entry = (record.reference.clone(), (record, SystemTime::now()));
-        self.state().images.extend([entry]);
-        Ok(())
+        let draft = self.draft(&directory);
+        disk::write_draft(draft.path(), &bytes).map_err(&failed)?;
+        {
+            let mut state = self.state();
+            // As for a layer: a collection removes the file of each image that it removes from
+            // memory.
+            fs::rename(draft.path(), &path).map_err(&failed)?;
+            let entry = (record.reference.clone(), (record, SystemTime::now()));
+            state.images.extend([entry]);
+        }
+        sync_directory(&directory).map_err(failed)
     }
 
     /// Leases an image to a container until it is released, across restarts of the agent.
@@ -256,7 +266,7 @@ impl ImageStore {
         };
         let bytes = serde_json::to_vec(&record).expect("a record can be written as JSON");
         // It is about a container, which ends with the boot.
-        self.write(&self.lease_path(container), &bytes, Durability::Cached)?;
+        self.write(&self.lease_path(container), &bytes)?;
         let layers = Some(record.layers);
         self.state().leases.insert(container.to_owned(), layers);
         self.touch(&record.reference);
@@ -302,14 +312,9 @@ impl ImageStore {
         let _ = file.and_then(|file| file.set_modified(now));
     }
 
-    fn write(
-        self: &Arc<Self>,
-        path: &Path,
-        bytes: &[u8],
-        durability: Durability,
-    ) -> Result<(), PullErrorKind> {
+    fn write(self: &Arc<Self>, path: &Path, bytes: &[u8]) -> Result<(), PullErrorKind> {
         let draft = self.draft(path.parent().unwrap_or(path));
-        let written = disk::write_atomically(path, draft.path(), bytes, durability);
+        let written = disk::write_atomically(path, draft.path(), bytes);
         written.map_err(PullErrorKind::write(path))
     }
 
