@@ -289,7 +289,10 @@ impl Core {
             } if is_own(&instance) => {
                 self.executor_found(instance, container);
             }
-            Input::Destroyed { name } if is_own(&name.instance) => self.executor_cleared(name),
+            // Run 0 names a group. The order of a malformed one may be that of an executor.
+            Input::Destroyed { name } if is_own(&name.instance) && name.run > 0 => {
+                self.executor_cleared(name);
+            }
             Input::Executor {
                 instance,
                 connection,

@@ -8,7 +8,7 @@ use super::world::{CoreFixture, file, instance, spec};
 use crate::core::{CommandStatus, ExecutorEvent, Input, RecoveredContainer, StartedFact};
 use crate::wire;
 
-fn executed(task: &str) -> v1::TaskSpec {
+pub(super) fn executed(task: &str) -> v1::TaskSpec {
     v1::TaskSpec {
         executor: Some(v1::ExecutorSpec {
             executor_id: "e".into(),

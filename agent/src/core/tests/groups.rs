@@ -3,6 +3,7 @@
 use argosy_proto::v1;
 use argosy_state::task::{Reason, TaskState};
 
+use super::executors::executed;
 use super::world::{CoreFixture, ended, instance, spec};
 use crate::core::{
     CommandExit, CommandStatus, ContainerName, CreateError, Input, RecoveredContainer, StartedFact,
@@ -628,6 +629,20 @@ fn a_group_with_contradictory_orders_ends_and_others_continue() {
         world.sync();
         assert!(!world.core.facts().tasks.contains_key(&instance(1)));
     }
+}
+
+/// The orders of a group contradict that of an executor's task.
+#[test]
+fn a_group_with_the_order_of_an_executor_is_released() {
+    let mut world = CoreFixture::registered();
+    world.launch_spec(1, executed("a"));
+    world.launch_spec(2, member("b", 1, 2));
+    sync(&mut world);
+    world.report();
+    assert!(!world.core.executors.is_empty());
+    assert!(world.effects.contains(&"destroy group 1-1-0".to_owned()));
+    group_destroyed(&mut world);
+    assert!(world.core.groups.are_released());
 }
 
 #[test]
