@@ -430,6 +430,16 @@ impl Core {
         }
     }
 
+    /// Handles the release of a group's shared resources. Returns false if this is not the name of
+    /// a group that is released.
+    pub(super) fn group_released(&mut self, name: ContainerName) -> bool {
+        let is_group = self.groups.released(name);
+        if is_group {
+            self.dial_if_clear();
+        }
+        is_group
+    }
+
     /// Returns the facts about the other tasks that the start of one task needs.
     pub(super) fn group_start(&self, instance: Instance) -> Option<Box<GroupStart>> {
         let group = self.group(instance)?;

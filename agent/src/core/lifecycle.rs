@@ -449,7 +449,7 @@ impl Core {
     pub(super) fn destroyed(&mut self, name: ContainerName) {
         let instance = name.instance;
         let present = self.facts.container(instance);
-        if self.groups.released(name) || present.is_some_and(|present| present != name) {
+        if self.group_released(name) || present.is_some_and(|present| present != name) {
             return;
         }
         if let Some(state) = self.instances.get_mut(&instance) {

@@ -242,10 +242,12 @@ impl Core {
     }
 
     /// Dials once the previous run is resolved: containers of an earlier run are found, and those
-    /// of a former agent id are removed, since their resources count as free.
+    /// of a former agent id are removed, with the shared resources of their groups, since all of
+    /// these count as free.
     pub(super) fn dial_after(&mut self, after_ms: u64) {
         let knows_all = self.is_recovered();
-        let is_empty = self.instances.is_empty() && self.executors.is_empty();
+        let is_empty =
+            self.instances.is_empty() && self.executors.is_empty() && self.groups.are_released();
         let fresh = self.facts.identity.agent.is_some() || is_empty;
         if knows_all && fresh && self.link.begin_dial() {
             self.add_incarnation();

@@ -58,7 +58,7 @@ impl PendingGroups {
     }
 
     /// Completes a release. Returns false if this is not the name of a group that is released.
-    pub(in crate::core) fn released(&mut self, name: ContainerName) -> bool {
+    pub(super) fn released(&mut self, name: ContainerName) -> bool {
         self.releasing.remove(&name)
     }
 

@@ -5,6 +5,7 @@ use argosy_proto::v1::to_agent::Message as ToAgent;
 use argosy_proto::versions::VersionRange;
 use argosy_state::digest::DigestKind;
 
+use super::groups::{fetched, member};
 use super::world::CoreFixture;
 use crate::core::{CommandStatus, Input};
 use crate::wire;
@@ -294,4 +295,24 @@ fn a_shutdown_kills_all_tasks_before_the_agent_registers_as_a_new_one() {
         ),
         (0, 0)
     );
+}
+
+#[test]
+fn an_agent_registers_as_a_new_one_when_its_former_groups_are_released() {
+    let mut world = CoreFixture::registered();
+    world.launch_spec(1, member("a", 0, 1));
+    world.sync();
+    fetched(&mut world, 1, Ok(()));
+    world.started(1);
+    world.receive(ToAgent::Shutdown(v1::Shutdown::default()));
+    world.sync();
+    world.exited(1, CommandStatus::Signal(15));
+    world.discard_effects();
+    world.destroyed(1);
+    world.sync();
+    world.expect(&["destroy group 1-1-0"]);
+    let name = "1-1-0".parse().unwrap();
+    world.feed(Input::Destroyed { name });
+    world.sync();
+    world.expect(&["dial"]);
 }
