@@ -143,7 +143,10 @@ impl Core {
             RecoveredContainer::Unknown if !self.is_of_earlier_boot(instance) => {
                 self.not_found(instance)
             }
-            RecoveredContainer::Running(fact) => self.started(instance, fact),
+            RecoveredContainer::Running(fact) => {
+                self.started(instance, fact);
+                self.renew_adopted(instance);
+            }
             RecoveredContainer::Exited(ended) => self.exited(instance, ended),
             RecoveredContainer::NeverStarted if self.is_unwanted(instance) => {
                 self.end_unstarted(instance)

@@ -49,4 +49,17 @@ impl Core {
             }
         }
     }
+
+    /// Renews the lease of a task that was just adopted, with the newest answer so far. Answers
+    /// before its adoption renewed nothing, since no connection to its supervisor existed.
+    pub(super) fn renew_adopted(&mut self, instance: Instance) {
+        let is_answered = self.link.acked_at().is_some();
+        if is_answered
+            && !self.is_unwanted(instance)
+            && let Some(stop_at) = self.stop_at(instance)
+        {
+            self.effects
+                .push(ContainerEffect::Renew { instance, stop_at });
+        }
+    }
 }

@@ -1,10 +1,16 @@
 //! Tests of `stop_after_ms`: the deadline of a task, and its renewal by the answers of a leader.
 
 use argosy_proto::v1;
+use argosy_state::ids::Timestamp;
 
 use super::tasks::last_update;
 use super::world::{CoreFixture, instance, spec};
-use crate::core::Input;
+use crate::core::{Input, RecoveredContainer, StartedFact};
+
+const RUNNING: RecoveredContainer = RecoveredContainer::Running(StartedFact {
+    pid: 77,
+    at: Timestamp(1_000),
+});
 
 #[test]
 fn stop_after_counts_from_the_last_answered_message() {
@@ -127,4 +133,46 @@ fn an_expired_task_never_starts() {
     let last = last_update(&world, 1);
     assert_eq!(last.state(), v1::TaskState::Failed);
     assert_eq!(last.reason(), v1::Reason::StoppedWithoutLeader);
+}
+
+/// Returns the next run of an agent with a running task.
+fn restarted() -> CoreFixture {
+    let mut world = CoreFixture::registered();
+    let mut wanted = spec("web");
+    wanted.stop_after_ms = 10_000;
+    world.launch_spec(1, wanted);
+    world.sync();
+    world.started(1);
+    world.report();
+    let mut world = world.restart("boot-1");
+    world.sync();
+    world.discard_effects();
+    world
+}
+
+#[test]
+fn adoption_renews_a_lease_by_the_newest_answer_before() {
+    for (is_killed, expected) in [(false, "renew 1 until 15000"), (true, "kill 1 in 100")] {
+        let mut world = restarted();
+        // The agent registers without the state of the container: its hello is made at 5,000.
+        world.wait(4_000);
+        world.register(true);
+        if is_killed {
+            world.kill(2, "web", 100);
+            world.sync();
+        }
+        world.discard_effects();
+        world.found(1, RUNNING);
+        world.expect(&[expected]);
+    }
+}
+
+#[test]
+fn adoption_before_the_first_answer_renews_no_lease() {
+    let mut world = restarted();
+    world.found(1, RUNNING);
+    world.sync();
+    world.expect(&["dial"]);
+    world.register(true);
+    assert!(world.effects.contains(&"renew 1 until 11000".to_owned()));
 }
