@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import time
+import unittest.mock
 
 import yaml
 
@@ -258,6 +259,28 @@ def an_agent_with_another_directory_follows_a_restored_cluster(machine):
     require(calls and calls[0].endswith(" --yes c1 --data-dir=/var/lib/elsewhere"), f"it is confirmed by {calls}")
 
 
+def commands_run_on_the_first_other_master(machine):
+    expected = {"m1": "m2", "m2": "m1", "m3": "m1", "a1": "m1", "a2": "m1", "p1": "m1"}
+    chosen = {"name": "Compare", "ansible.builtin.assert": {"that": "common_gate_host == expected[inventory_hostname]"}}
+    play = {"name": "Compare", "hosts": "all", "gather_facts": False, "roles": ["common"], "tasks": [chosen]}
+    # The order of a set depends on it.
+    for seed in "0", "1":
+        with unittest.mock.patch.dict(os.environ, PYTHONHASHSEED=seed):
+            machine.passes([play], expected=expected)
+
+
+def a_lost_master_does_not_prevent_the_adoption_or_drain_of_agents(machine):
+    machine.program("runuser")
+    machine.unit("argosy-agent.service", "active", 1)
+    machine.answer("argosy status", stdout='{"clusterId": "c1"}')
+    file(TLS / "operator.crt")
+    machine.unreachable("m1")
+    machine.passes("adopt_agents", adopt_cluster="test")
+    require(len(machine.calls("argosy agent adopt")) == 2, f"not all agents follow: {machine.calls('adopt')}")
+    machine.passes("drain_agent", target_host="a1")
+    require(machine.calls("argosy wait agent a1 --for=idle"), "the agent is not drained")
+
+
 def a_purge_empties_a_file_system(machine):
     script = machine.root / "deploy/debian/argosy/postrm"
     key = file(TLS / "agent.key")
@@ -346,6 +369,8 @@ CASES = [
     no_host_with_running_tasks_is_uninstalled,
     tasks_of_an_agent_with_another_directory_are_ended,
     an_agent_with_another_directory_follows_a_restored_cluster,
+    commands_run_on_the_first_other_master,
+    a_lost_master_does_not_prevent_the_adoption_or_drain_of_agents,
     a_purge_empties_a_file_system,
     an_uninstall_empties_a_file_system,
     prometheus_gets_files_that_are_newer_than_its_process,
