@@ -176,6 +176,15 @@ def a_removed_master_keeps_no_identity_and_no_timer(machine):
         require(f"argosy ca revoke {machine.ca}/issued/m3/{name}" in output, f"no command revokes {name}:\n{output}")
 
 
+def an_interrupted_removal_of_a_master_is_continued(machine):
+    machine.unit("argosy-master.service", "active", 1)
+    machine.answer("argosy master list", stdout='{"masters": [%s]}' % ", ".join(
+        f'{{"raftAddress": "127.0.2.{number}:5052", "voter": true}}' for number in (1, 2)))
+    machine.answer("argosy master (transfer|remove)", 3, stderr="no master 127.0.2.3\n")
+    machine.passes("remove_master", target_host="m3")
+    require(machine.calls("systemctl stop"), "the master is not stopped")
+
+
 def all_backups_are_encrypted_by_one_setting(machine):
     key = file(machine.directory / "keys", KEYS)
     units = ["argosy-backup", "argosy-backup-verify"]
@@ -364,6 +373,7 @@ CASES = [
     a_failed_gate_ends_the_playbook,
     a_master_that_the_group_needs_keeps_its_data,
     a_removed_master_keeps_no_identity_and_no_timer,
+    an_interrupted_removal_of_a_master_is_continued,
     all_backups_are_encrypted_by_one_setting,
     an_encrypted_snapshot_is_restored,
     no_host_with_running_tasks_is_uninstalled,
