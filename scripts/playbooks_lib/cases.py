@@ -9,7 +9,7 @@ import unittest.mock
 
 import yaml
 
-from playbooks_lib.machine import HOME, require, role
+from playbooks_lib.machine import GROUPS, HOME, require, role
 
 # Plays that wait for the masters before the next play begins.
 GATED = ["upgrade", "site", "rolling_restart", "chaos", "renew_certificates"]
@@ -114,6 +114,36 @@ def an_interruption_leaves_no_certificate_of_a_former_key(machine):
         # The program of this case writes no certificate, which the run needs after that.
         machine.run(certificate, tls_identity=identity)
         require(machine.calls("argosy ca sign master/m1"), f"the new key is not signed after an interruption: {last}")
+
+
+def a_lost_host_does_not_prevent_the_renewal_of_others(machine):
+    file(machine.ca / "ca.key")
+    file(machine.ca / "ca.crt", CERTIFICATE)
+    file(TLS / "master-m1.key")
+    file(TLS / "master-m1.csr", "a request\n")
+    issued = {host: machine.ca / f"issued/{host}" for hosts in GROUPS.values() for host in hosts}
+    for directory in issued.values():
+        file(directory / "master-m1.csr", "a request\n")
+        file(directory / "master-m1.crt", CERTIFICATE)
+    trusted = file(TLS / "ca.crt", CERTIFICATE)
+    plays = [play for play in machine.plays("renew_certificates") if "hosts" in play]
+    identities = [{"kind": "master", "name": "m1"}]
+    for lost in "a2", "m1":
+        machine.unreachable(lost)
+        passed, output = machine.run(plays, tls_identities=identities, common_gate_host="m2")
+        renewed = [host for host in issued if machine.calls(f"argosy ca renew .*/issued/{host}/")]
+        require(renewed == [host for host in issued if host != lost], f"these hosts have new certificates: {renewed}\n{output}")
+        require(machine.calls("argosy wait cluster"), f"no gate follows:\n{output}")
+        require(f"Not reached: {lost}." in output and not passed, f"{lost} is not reported:\n{output}")
+    # These would refuse the certificates of a CA that they do not trust.
+    refusal = "Not reached: m1. Such a host may not trust the CA certificates"
+    trusted.write_text("those of before\n")
+    machine.fails(refusal, plays, tls_identities=identities)
+    require(trusted.read_text() == "those of before\n", "hosts trust another CA while one is not reached")
+    trusted.write_text(CERTIFICATE)
+    (issued["m1"] / "master-m1.crt").unlink()
+    machine.fails(refusal, plays, tls_identities=identities)
+    require(not machine.calls("argosy ca renew"), "certificates are renewed although one host may not trust them")
 
 
 def a_failed_gate_ends_the_playbook(machine):
@@ -370,6 +400,7 @@ CASES = [
     a_check_run_does_not_need_a_ca,
     a_lost_request_does_not_prevent_the_renewal,
     an_interruption_leaves_no_certificate_of_a_former_key,
+    a_lost_host_does_not_prevent_the_renewal_of_others,
     a_failed_gate_ends_the_playbook,
     a_master_that_the_group_needs_keeps_its_data,
     a_removed_master_keeps_no_identity_and_no_timer,
