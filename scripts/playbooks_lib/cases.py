@@ -392,6 +392,22 @@ def a_master_that_waits_for_its_group_gets_corrected_settings(machine):
     require(machine.calls("systemctl --no-block restart argosy-master.service"), "it is not restarted")
 
 
+def a_master_with_a_new_key_is_restarted(machine):
+    key = file(TLS / "master-m1.key")
+    (TLS / "master.key").symlink_to(key.name)
+    started = int(time.time()) + 1
+    machine.unit("argosy-master.service", "active", started)
+    machine.passes(role("m1", "master", "apply"))
+    require(not machine.calls("systemctl restart"), "the master is restarted without a change")
+    # The times are whole seconds.
+    while time.time() < started + 1:
+        time.sleep(0.1)
+    key.unlink()
+    file(key)
+    machine.passes(role("m1", "master", "apply"))
+    require(machine.calls("argosy master transfer --away-from"), f"it keeps its former key: {machine.calls('')}")
+
+
 CASES = [
     masters_without_a_recent_backup_are_reported,
     a_restarted_agent_must_be_connected,
@@ -417,4 +433,5 @@ CASES = [
     prometheus_gets_files_that_are_newer_than_its_process,
     a_lost_agent_does_not_prevent_the_repair_of_masters,
     a_master_that_waits_for_its_group_gets_corrected_settings,
+    a_master_with_a_new_key_is_restarted,
 ]
