@@ -186,6 +186,22 @@ def a_master_that_the_group_needs_keeps_its_data(machine):
     require(not machine.calls("systemctl stop"), "the master is stopped")
 
 
+def a_refused_second_run_names_the_continuation(machine):
+    machine.empty("common/tasks/preflight.yml", "common/tasks/package.yml", "tls/tasks/main.yml", "master/tasks/main.yml")
+    file(DATA / "master/CURRENT")
+    file(TLS / "operator.crt")
+    machine.fails("If an earlier run has started the new master, continue with add_master.yml.", "replace_master", target_host="m2")
+    snapshot = file(machine.directory / "1.snapshot")
+    machine.fails("If an earlier run has started the first master, continue with adopt_agents.yml, and then add_master.yml.",
+                  "restore", restore_file=str(snapshot), restore_cluster="test")
+    for voters, added in ((1, 3), [2]), ((1,), [2, 3]):
+        machine.answer("argosy master list", stdout='{"masters": [%s]}' % ", ".join(
+            f'{{"raftAddress": "127.0.2.{number}:5052", "voter": true}}' for number in voters))
+        machine.passes([play for play in machine.plays("add_master") if "hosts" in play])
+        joins = [f"argosy master join 127.0.2.{number}:5052 --timeout=3m" for number in added]
+        require(machine.calls("argosy master join") == joins, f"add_master.yml continues by {machine.calls('join')}")
+
+
 def a_removed_master_keeps_no_identity_and_no_timer(machine):
     suffixes = [".key", ".crt", "-m3.key", "-m3.csr", "-m3.crt"]
     removed = [file(TLS / f"{kind}{suffix}") for kind in ("master", "operator") for suffix in suffixes]
@@ -419,6 +435,7 @@ CASES = [
     a_lost_host_does_not_prevent_the_renewal_of_others,
     a_failed_gate_ends_the_playbook,
     a_master_that_the_group_needs_keeps_its_data,
+    a_refused_second_run_names_the_continuation,
     a_removed_master_keeps_no_identity_and_no_timer,
     an_interrupted_removal_of_a_master_is_continued,
     all_backups_are_encrypted_by_one_setting,
