@@ -251,6 +251,21 @@ def all_backups_are_encrypted_by_one_setting(machine):
     require(len(calls) == 2 and all(f" --key-file={BACKUP_KEY}" in call for call in calls), f"backup.yml makes {calls}")
 
 
+def a_copied_snapshot_is_in_a_private_directory(machine):
+    TLS.mkdir(parents=True)
+    fetched = machine.directory / "backups/new"
+    file(pathlib.Path("/var/backups/argosy/1.snapshot"))
+    machine.passes("backup", backup_fetch_directory=str(fetched), backup_name="1")
+    modes = [oct(path.stat().st_mode & 0o777) for path in (fetched, fetched / "1.snapshot")]
+    require(modes == ["0o700", "0o600"], f"the directory and the snapshot have the modes {modes}")
+    # The copy has another mode for a moment, so the directory is protected before it is made.
+    play = machine.plays("backup")[0]
+    copied = [task["name"] for task in play["tasks"]].index("Copy it to the controller")
+    fetched.chmod(0o755)
+    machine.passes([{**play, "tasks": play["tasks"][:copied]}], backup_fetch_directory=str(fetched), backup_name="1")
+    require(fetched.stat().st_mode & 0o777 == 0o700, "the directory is protected after the copy is made")
+
+
 def an_encrypted_snapshot_is_restored(machine):
     machine.empty("common/tasks/preflight.yml", "common/tasks/package.yml", "tls/tasks/main.yml", "master/tasks/main.yml")
     for path, line in ("/etc/passwd", "argosy:x:64001:64001::/:/bin/sh\n"), ("/etc/group", "argosy:x:64001:\n"):
@@ -439,6 +454,7 @@ CASES = [
     a_removed_master_keeps_no_identity_and_no_timer,
     an_interrupted_removal_of_a_master_is_continued,
     all_backups_are_encrypted_by_one_setting,
+    a_copied_snapshot_is_in_a_private_directory,
     an_encrypted_snapshot_is_restored,
     no_host_with_running_tasks_is_uninstalled,
     tasks_of_an_agent_with_another_directory_are_ended,
