@@ -8,6 +8,13 @@ use std::collections::BTreeMap;
 use crate::invariants::{Comparisons, Minimum, Rule};
 use crate::ledger::{GRAPHS, RAFT, SYSTEM};
 
+/// The number of seeds from which every minimum is demanded.
+const MANY_SEEDS: u64 = 10;
+/// The lowest minimum that is demanded of fewer seeds, which may lack rare comparisons by chance.
+/// An average seed compares 30 tasks that run at rest, in three audits, but at all three its tasks
+/// may have just ended.
+const LEAST_OF_FEW: u64 = 10;
+
 /// Returns the minimum of this many seeds, of which `with_rules` have rules of access. For few
 /// seeds it contains only what almost every seed shows.
 pub(super) fn of(simulation: &str, seeds: u64, with_rules: u64) -> Minimum {
@@ -27,6 +34,7 @@ pub(super) fn of(simulation: &str, seeds: u64, with_rules: u64) -> Minimum {
     let rules: BTreeMap<Rule, u64> = rules
         .filter(|(_, per_hundred)| *per_hundred > 0)
         .map(|(rule, per_hundred)| (rule, least(per_hundred, showing(rule))))
+        .filter(|(_, least)| seeds >= MANY_SEEDS || *least >= LEAST_OF_FEW)
         .collect();
     Minimum {
         operations: least(operations, seeds),
@@ -38,7 +46,9 @@ pub(super) fn of(simulation: &str, seeds: u64, with_rules: u64) -> Minimum {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::Rule::{AccessEnforcement, Linearizability, Reboots, SingleStart};
+    use crate::invariants::Rule::{
+        AccessEnforcement, Agreement, Linearizability, Liveness, Reboots, SingleStart,
+    };
 
     #[test]
     fn the_minimum_evidence_of_a_batch_is_proportional_to_its_seeds() {
@@ -50,19 +60,27 @@ mod tests {
         );
         assert_eq!(thousand.operations, 10 * hundred.operations);
         assert!(hundred.rules.values().all(|least| *least > 0));
+        assert_eq!(of(SYSTEM, 36, 36).rules[&Liveness], 3);
+        assert_eq!(of(SYSTEM, 0, 0), Minimum::default());
+    }
+
+    #[test]
+    fn one_seed_may_lack_what_chance_can_leave_out() {
         let one = of(SYSTEM, 1, 1);
-        assert_eq!(
-            (one.rules[&SingleStart], one.rules[&Reboots]),
-            (5, 0),
-            "rare things may be absent"
-        );
-        assert_eq!(of(SYSTEM, 0, 0).rules.values().sum::<u64>(), 0);
+        // No task ran at any of the three audits of seed 1796269566477.
+        for rule in [Reboots, Agreement] {
+            assert_eq!(one.rules.get(&rule), None, "{rule}");
+        }
+        assert_eq!(one.rules[&Linearizability], 45);
     }
 
     #[test]
     fn a_seed_without_rules_need_not_show_that_they_are_enforced() {
-        let least = |with_rules| of(SYSTEM, 1, with_rules).rules[&AccessEnforcement];
-        assert_eq!((least(0), least(1)), (0, 20));
+        let least = |with_rules| {
+            let minimum = of(SYSTEM, 1, with_rules);
+            minimum.rules.get(&AccessEnforcement).copied()
+        };
+        assert_eq!((least(0), least(1)), (None, Some(20)));
     }
 
     #[test]
