@@ -375,30 +375,6 @@ impl Runner {
             }
         });
     }
-
-    fn destroy(&mut self, name: ContainerName, key: TaskKey) {
-        let control = self.controls.forget(name.instance);
-        let preparation = self.starts.forget(name.instance);
-        self.probes.forget(name.instance);
-        self.meter.end(name.instance);
-        self.ended.count();
-        self.limit_updates.forget(name.instance);
-        self.cancel_fetch(name.instance);
-        let fetch = self.fetches.remove(&name.instance);
-        let shared = self.shared.clone();
-        self.spawn(async move {
-            if let Some(fetch) = fetch {
-                // Resources that it has acquired are released below.
-                fetch.wait_for_step().await;
-            }
-            if let Some(preparation) = preparation {
-                // Files that it has created are removed below; held resources are dropped here.
-                drop(preparation.await);
-            }
-            removing::remove(&shared, name, &key, control.as_deref()).await;
-            shared.report(Input::Destroyed { name }).await;
-        });
-    }
 }
 
 impl ContainerRuntime for Runner {

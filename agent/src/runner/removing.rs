@@ -7,8 +7,35 @@ use argosy_state::ids::TaskKey;
 use tokio::time::Instant;
 
 use super::handles::ContainerControl;
-use super::{RETRY_DELAY, RunnerState};
-use crate::core::ContainerName;
+use super::{RETRY_DELAY, Runner, RunnerState};
+use crate::core::{ContainerName, Input};
+
+impl Runner {
+    /// Removes a container, after its fetch and its preparation.
+    pub(super) fn destroy(&mut self, name: ContainerName, key: TaskKey) {
+        let control = self.controls.forget(name.instance);
+        let preparation = self.starts.forget(name.instance);
+        self.probes.forget(name.instance);
+        self.meter.end(name.instance);
+        self.ended.count();
+        self.limit_updates.forget(name.instance);
+        self.cancel_fetch(name.instance);
+        let fetch = self.fetches.remove(&name.instance);
+        let shared = self.shared.clone();
+        self.spawn(async move {
+            if let Some(fetch) = fetch {
+                // Resources that it has acquired are released below.
+                fetch.wait_for_step().await;
+            }
+            if let Some(preparation) = preparation {
+                // Files that it has created are removed below; held resources are dropped here.
+                drop(preparation.await);
+            }
+            remove(&shared, name, &key, control.as_deref()).await;
+            shared.report(Input::Destroyed { name }).await;
+        });
+    }
+}
 
 /// Releases all resources that were ever acquired in a container's name. `control` is that of a
 /// container which this agent has watched.
