@@ -20,7 +20,7 @@ use super::input::GroupStart;
 use super::launch::LaunchOrder;
 use super::lifecycle::{InstancePhase, InstanceState};
 use super::outcome::TaskEnd;
-use super::{Core, network};
+use super::{Core, network, predecessors};
 use cause::{CausePriority, GroupEndCause, cause_in};
 pub(super) use pending::PendingGroups;
 
@@ -70,7 +70,7 @@ impl TaskGroupOrders {
     }
 
     /// Returns the members in the order of their start.
-    fn members(self) -> impl DoubleEndedIterator<Item = Instance> {
+    pub(super) fn members(self) -> impl DoubleEndedIterator<Item = Instance> {
         (0..self.size).map(move |place| Instance {
             order: OrderIndex(self.first.order.0.saturating_add(place)),
             ..self.first
@@ -134,6 +134,17 @@ impl Core {
     pub(super) fn group(&self, instance: Instance) -> Option<TaskGroupOrders> {
         let task = self.facts.tasks.get(&instance)?;
         TaskGroupOrders::of(instance, &task.launch)
+    }
+
+    /// Returns the name of the group of an instance, if all of its tasks have ended.
+    pub(super) fn ended_group(&self, instance: Instance) -> Option<ContainerName> {
+        let group = self.group(instance)?;
+        let mut members = group.members();
+        let has_ended = members.all(|member| {
+            self.phase(member)
+                .is_none_or(|phase| phase == InstancePhase::Ended)
+        });
+        has_ended.then(|| group.name())
     }
 
     fn is_delivered(&self, group: TaskGroupOrders) -> bool {
@@ -422,7 +433,9 @@ impl Core {
             return;
         }
         let name = group.name();
-        if self.groups.release(name) {
+        let members = group.members().filter_map(|own| self.facts.tasks.get(&own));
+        let ports = members.flat_map(|task| predecessors::ports(&task.launch.spec));
+        if self.groups.release(name, ports.collect()) {
             self.effects.push(ContainerEffect::DestroyGroup { name });
         }
         for member in group.members() {

@@ -203,6 +203,9 @@ pub struct ContainerStart {
     pub stop_at: Option<Timestamp>,
     /// The shared resources of its task group, if it is in one.
     pub group: Option<Box<GroupStart>>,
+    /// The containers and groups after whose removal it starts: they may hold its host ports or
+    /// processors.
+    pub predecessors: Vec<ContainerName>,
 }
 
 impl ContainerStart {

@@ -217,6 +217,7 @@ impl Core {
             task_amounts: Vec::new(),
             stop_at: self.stop_at(instance),
             group: self.group_start(instance),
+            predecessors: self.predecessors(instance),
         })
     }
 

@@ -13,10 +13,10 @@
 //! records in `persist`, and the state of each instance.
 //!
 //! Reading order: `messages`, `launch`, `numbered_update`, `input`, `effect`, `facts`, `evidence`,
-//! `deadlines`, `durability`, `orders`, `preparing`, `lifecycle`, `stop_after`, `groups`,
-//! `network`, `executors`, `checks`, `check_schedule`, `disk`, `space`, `limits`, `secrets`,
-//! `outcome`, `update_schedule`, `updates`, `leader_link`, `following`, `link`, `recovery_state`,
-//! `recovery`, `views`.
+//! `deadlines`, `durability`, `orders`, `predecessors`, `preparing`, `lifecycle`, `stop_after`,
+//! `groups`, `network`, `executors`, `checks`, `check_schedule`, `disk`, `space`, `limits`,
+//! `secrets`, `outcome`, `update_schedule`, `updates`, `leader_link`, `following`, `link`,
+//! `recovery_state`, `recovery`, `views`.
 
 mod check_schedule;
 pub mod checks;
@@ -40,6 +40,7 @@ mod network;
 mod numbered_update;
 mod orders;
 mod outcome;
+mod predecessors;
 mod preparing;
 mod random;
 mod recovery;

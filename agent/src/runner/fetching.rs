@@ -194,6 +194,7 @@ mod tests {
             launch: Arc::new(v1::LaunchOrder::default()),
             stop_at: None,
             group: None,
+            predecessors: Vec::new(),
             secrets: None,
         });
         actions.allocating.notified().await;

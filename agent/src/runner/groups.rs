@@ -18,7 +18,7 @@ use argosy_isolation::{ContainerUser, LaunchSpec};
 use argosy_state::ids::GroupId;
 
 use super::requests::{ContainerStart, GroupStart};
-use super::{RETRY_DELAY, Runner, RunnerState};
+use super::{RETRY_DELAY, Runner, RunnerState, removing};
 use crate::broker_client::BrokerClient;
 use crate::core::{ContainerName, Input};
 use crate::sandbox::ParentDirMode;
@@ -134,8 +134,9 @@ pub(crate) fn make(
 
 impl Runner {
     /// Releases the shared resources of a group whose containers are all removed.
-    pub(super) fn destroy_group(&self, name: ContainerName) {
+    pub(super) fn destroy_group(&mut self, name: ContainerName) {
         self.meter.end_group(name.instance);
+        let removal = self.removals.of(name);
         let shared = self.shared.clone();
         self.spawn(async move {
             loop {
@@ -149,6 +150,7 @@ impl Runner {
                     }
                 }
             }
+            removing::complete(&removal);
             shared.report(Input::Destroyed { name }).await;
         });
     }

@@ -17,6 +17,8 @@ pub(super) struct ContainerStart {
     pub(super) launch: Arc<v1::LaunchOrder>,
     pub(super) stop_at: Option<Timestamp>,
     pub(super) group: Option<Box<GroupStart>>,
+    /// The containers and groups after whose removal it starts.
+    pub(super) predecessors: Vec<ContainerName>,
     /// The secrets of the registry that it uses; `None` until they are received.
     pub(super) secrets: Option<Arc<DeliveredSecrets>>,
 }
@@ -46,6 +48,7 @@ impl From<core::ContainerStart> for ContainerStart {
             launch: launch(&start.launch, &start.task_amounts),
             stop_at: start.stop_at,
             group: start.group.map(|group| Box::new((*group).into())),
+            predecessors: start.predecessors,
             secrets: None,
         }
     }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::description::{self, LaunchParts, PreparedLaunch};
 use super::handles::ContainerControl;
 use super::launch_failures::{self, LaunchStep};
+use super::removing::{self, Removal};
 use super::requests::ContainerStart;
 use super::{Runner, RunnerState, cni, container_task, task_secrets};
 use crate::core::{ContainerName, CreateError, Input, Instance};
@@ -110,9 +111,10 @@ impl Runner {
         let task = start.launch.spec.as_ref();
         let has_secrets = task.is_some_and(|task| task_secrets::names(task).next().is_some());
         let names_user = task.is_some_and(description::names_host_user);
-        if cni::cni_network(&start).is_some() || has_secrets || names_user {
-            // Plugins create its network first, the leader sends its secrets, or a directory
-            // service is asked for its user. Each may take long.
+        let waits = has_secrets || names_user || !start.predecessors.is_empty();
+        if waits || cni::cni_network(&start).is_some() {
+            // Plugins create its network first, the leader sends its secrets, a directory service
+            // is asked for its user, or other containers are removed. Each may take long.
             return;
         }
         // If starts are queued, preparations of later ones would only delay the first.
@@ -149,12 +151,19 @@ impl Runner {
         let control = self.controls.add(instance);
         let preparation = self.starts.prepared.remove(&instance);
         let cancelled = self.starts.add(name);
+        let predecessors = start.predecessors.iter();
+        let removals: Vec<_> = predecessors.map(|name| self.removals.of(*name)).collect();
         let shared = self.shared.clone();
         self.spawn(async move {
             let started = Instant::now();
             let made = shared
                 .clone()
-                .create(start, preparation, control.clone(), cancelled.clone())
+                .create(
+                    start,
+                    (removals, preparation),
+                    control.clone(),
+                    cancelled.clone(),
+                )
                 .await;
             metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "start")
                 .record(started.elapsed().as_secs_f64());
@@ -192,11 +201,12 @@ impl Runner {
 }
 
 impl RunnerState {
-    /// Creates a container, once its user is known and its plugins have created its network.
+    /// Creates a container, once its predecessors are removed, its user is known, and its plugins
+    /// have created its network.
     async fn create(
         self: Arc<Self>,
         mut start: ContainerStart,
-        preparation: Option<PreparedStart>,
+        (removals, preparation): (Vec<Removal>, Option<PreparedStart>),
         control: Arc<ContainerControl>,
         cancelled: CancellationToken,
     ) -> Result<Container, CreateError> {
@@ -204,6 +214,11 @@ impl RunnerState {
             Some(preparation) => preparation.await.ok().transpose()?,
             None => None,
         };
+        tokio::select! {
+            biased;
+            () = cancelled.cancelled() => return Err(start_cancelled()),
+            () = removing::wait_for(&removals) => {}
+        }
         // Before it has a slot: other starts do not wait for this user.
         let looked_up = async {
             match &prepared {

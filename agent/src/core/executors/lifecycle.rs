@@ -178,6 +178,7 @@ impl Core {
             task_amounts: self.task_amounts(instance),
             stop_at: None,
             group: None,
+            predecessors: self.predecessors(instance),
         }))
     }
 

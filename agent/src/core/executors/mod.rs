@@ -62,6 +62,14 @@ impl Executors {
         all.map(|(instance, executor)| (*instance, executor.phase))
     }
 
+    /// Returns the instances whose executors end or are being removed: masters count the resources
+    /// of an executor until its last task has ended.
+    pub(super) fn without_tasks(&self) -> impl Iterator<Item = Instance> {
+        let ending = self.all.iter();
+        let ending = ending.filter(|(_, own)| own.tasks.is_empty());
+        ending.map(|(instance, _)| *instance)
+    }
+
     fn phase(&self, instance: Instance) -> Option<InstancePhase> {
         self.all.get(&instance).map(|executor| executor.phase)
     }

@@ -1,9 +1,10 @@
 //! Steps of task groups that wait: for orders, for the end of a grace period, or for the release of
 //! shared resources.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_state::ids::Timestamp;
+use argosy_state::resources::Range;
 
 use super::TaskGroupOrders;
 use crate::core::deadlines::InstanceDeadlines;
@@ -16,8 +17,9 @@ pub(in crate::core) struct PendingGroups {
     incomplete: BTreeSet<TaskGroupOrders>,
     /// The times of the next kills in groups.
     kills: InstanceDeadlines,
-    /// Groups without tasks whose shared resources are being released.
-    releasing: BTreeSet<ContainerName>,
+    /// Groups without tasks whose shared resources are being released, with the ports of their
+    /// tasks.
+    releasing: BTreeMap<ContainerName, Vec<Range>>,
 }
 
 impl PendingGroups {
@@ -52,14 +54,21 @@ impl PendingGroups {
         self.kills.next()
     }
 
-    /// Begins the release of a group's shared resources. Returns false if it has begun already.
-    pub(super) fn release(&mut self, name: ContainerName) -> bool {
-        self.releasing.insert(name)
+    /// Begins the release of the shared resources of a group whose tasks had these ports. Returns
+    /// false if it has begun already.
+    pub(super) fn release(&mut self, name: ContainerName, ports: Vec<Range>) -> bool {
+        self.releasing.insert(name, ports).is_none()
     }
 
     /// Completes a release. Returns false if this is not the name of a group that is released.
     pub(super) fn released(&mut self, name: ContainerName) -> bool {
-        self.releasing.remove(&name)
+        self.releasing.remove(&name).is_some()
+    }
+
+    /// Returns the groups whose shared resources are being released, with the ports of their tasks.
+    pub(in crate::core) fn releasing(&self) -> impl Iterator<Item = (ContainerName, &[Range])> {
+        let groups = self.releasing.iter();
+        groups.map(|(name, ports)| (*name, ports.as_slice()))
     }
 
     /// Returns whether no release is in progress.

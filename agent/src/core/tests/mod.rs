@@ -10,6 +10,7 @@ mod following;
 mod groups;
 mod limits;
 mod links;
+mod predecessors;
 mod random_runs;
 mod restarts;
 mod secrets;

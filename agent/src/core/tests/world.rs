@@ -430,10 +430,16 @@ fn format_container_effect(effect: &ContainerEffect) -> String {
             format!("deliver to {}: {answer:?}", short(instance))
         }
         ContainerEffect::Prepare(start) => format!("prepare {}", start.name),
-        ContainerEffect::Start(start) => match start.stop_at {
-            Some(at) => format!("start {} until {}", start.name, at.0),
-            None => format!("start {}", start.name),
-        },
+        ContainerEffect::Start(start) => {
+            let mut text = format!("start {}", start.name);
+            if let Some(at) = start.stop_at {
+                text += &format!(" until {}", at.0);
+            }
+            for name in &start.predecessors {
+                text += &format!(" after {name}");
+            }
+            text
+        }
         ContainerEffect::Find { name, .. } => format!("find {name}"),
         ContainerEffect::Kill { instance, grace_ms } => {
             format!("kill {} in {grace_ms}", short(instance))

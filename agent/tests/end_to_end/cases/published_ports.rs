@@ -13,6 +13,7 @@ use crate::master::{Master, TIMEOUT, is_terminal, kill, shell};
 
 super::cases!("published_ports":
     a_udp_client_reaches_the_task_that_publishes_its_port_now,
+    a_port_is_published_again_as_soon_as_its_task_has_ended,
 );
 
 /// The address of the host and of its client. Not loopback: the kernel itself forgets flows that it
@@ -30,8 +31,14 @@ while True:
 
 /// Returns a task that answers with its name at the host's UDP port.
 fn named_by_udp(task: &str) -> v1::TaskSpec {
+    let command = format!("exec /usr/bin/python3 -c '{SERVE}' {task}");
+    publishing(task, PORT, &command)
+}
+
+/// Returns a task to whose UDP port 53 this port of the host leads.
+fn publishing(task: &str, host_port: u16, command: &str) -> v1::TaskSpec {
     let published = v1::PublishedPort {
-        host_port: u32::from(PORT),
+        host_port: u32::from(host_port),
         container_port: 53,
         udp: true,
     };
@@ -42,9 +49,19 @@ fn named_by_udp(task: &str) -> v1::TaskSpec {
         network: Some(v1::Network { mode }),
         ..v1::ContainerSpec::default()
     };
+    let port = u64::from(host_port);
+    let range = vec![v1::Range {
+        begin: port,
+        end: port,
+    }];
     v1::TaskSpec {
         container: Some(container),
-        ..shell(task, &format!("exec /usr/bin/python3 -c '{SERVE}' {task}"))
+        resources: vec![v1::Resource {
+            name: "ports".into(),
+            value: Some(v1::resource::Value::Ranges(v1::Ranges { range })),
+            ..v1::Resource::default()
+        }],
+        ..shell(task, command)
     }
 }
 
@@ -66,6 +83,55 @@ async fn reached(client: &UdpSocket, task: &str) {
 pub(super) async fn a_udp_client_reaches_the_task_that_publishes_its_port_now() {
     // The broker of an agent that has given up root may make fewer system calls.
     on_a_host_of_its_own(followed).await;
+}
+
+pub(super) async fn a_port_is_published_again_as_soon_as_its_task_has_ended() {
+    on_a_host_of_its_own(relaunched).await;
+}
+
+/// The masters offer the ports of a task once its end is reported, before its container is removed.
+/// The removals of many containers wait for each other.
+async fn relaunched() {
+    const TASKS: u64 = 24;
+    let (host, mut master) = (TestHost::new(), Master::start().await);
+    let agent = host.divided(master.address);
+    let (mut link, _) = master.registered(true).await;
+    let named = |generation: &str, port: u64| {
+        let host_port = u16::try_from(port).unwrap() + PORT;
+        publishing(&format!("{generation}-{port}"), host_port, "exec sleep 600")
+    };
+    for port in 1..=TASKS {
+        link.launch(port, named("former", port)).await;
+    }
+    for port in 1..=TASKS {
+        link.until(&format!("former-{port}"), runs).await;
+    }
+    for port in 1..=TASKS {
+        let killed = kill(&format!("former-{port}"), 0);
+        link.order(TASKS + port, killed).await;
+    }
+    let (mut orders, mut running) = (2 * TASKS, 0);
+    while running < TASKS {
+        for update in link.news().await {
+            let (generation, port) = update.task_id.split_once('-').unwrap();
+            if generation == "former" && is_terminal(&update) {
+                orders += 1;
+                link.launch(orders, named("next", port.parse().unwrap()))
+                    .await;
+            } else if generation == "next" {
+                assert!(!is_terminal(&update), "{port}: {}", update.text);
+                running += u64::from(runs(&update));
+            }
+        }
+    }
+    for port in 1..=TASKS {
+        orders += 1;
+        link.order(orders, kill(&format!("next-{port}"), 0)).await;
+    }
+    for port in 1..=TASKS {
+        link.end_of(&format!("next-{port}")).await;
+    }
+    agent.stop().await;
 }
 
 async fn followed() {

@@ -171,6 +171,7 @@ mod tests {
                 },
                 first: None,
             })),
+            predecessors: Vec::new(),
         }
     }
 
