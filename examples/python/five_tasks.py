@@ -32,6 +32,8 @@ from argosy.v1 import scheduler_pb2_grpc, types_pb2
 PROTOCOL = types_pb2.Protocol(version=1, release="five_tasks.py")
 # Nothing is known of the outcome of a call that ends so: it is repeated under its number.
 UNKNOWN_OUTCOME = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+# Codes, of an event and of calls, for a framework that was removed or never existed.
+REMOVED = ("removed", "framework-removed", "unknown-framework")
 ENDED = {
     types_pb2.TASK_STATE_FINISHED, types_pb2.TASK_STATE_FAILED, types_pb2.TASK_STATE_KILLED,
     types_pb2.TASK_STATE_ERROR, types_pb2.TASK_STATE_DROPPED, types_pb2.TASK_STATE_GONE,
@@ -145,7 +147,8 @@ class FiveTasks:
                         return
             except grpc.RpcError as error:
                 if error.code() not in UNKNOWN_OUTCOME:
-                    raise Refused(reason(error), error.details()) from None
+                    self.ended(reason(error), error.details())
+                    return
                 raise Lost(f"{'was subscribed; ' if subscribed else ''}{error.details()}") from None
             finally:
                 watch.stop()
@@ -174,7 +177,7 @@ class FiveTasks:
         elif kind == "update":
             self.updated(event.update)
         elif kind == "error":
-            raise Refused(event.error.code, event.error.message)
+            self.ended(event.error.code, event.error.message)
         # Heartbeats, hints about agents and reasons for waiting need no answer.
         if not self.gone:
             self.launch()
@@ -263,8 +266,14 @@ class FiveTasks:
                 launch = request.operations[refused.operation].launch
                 self.launch_later(launch.tasks[refused.task : refused.task + 1], refused.message)
 
+    def ended(self, code, message):
+        """The stream is refused or ends, as after a Teardown whose answer got lost."""
+        if code not in REMOVED or not any(method == "Teardown" for method, _ in self.open.values()):
+            raise Refused(code, message)
+        self.gone = True
+
     def refused(self, method, request, code, message):
-        if method == "Teardown" and code in ("framework-removed", "unknown-framework"):
+        if method == "Teardown" and code in REMOVED:
             self.gone = True  # its first answer got lost
         elif method == "Accept" and code.startswith("offer-"):
             self.launch_later(request.operations[0].launch.tasks, message)
