@@ -346,14 +346,18 @@ impl Connector {
             MasterFailure::Refused
             | MasterFailure::Untrusted(_)
             | MasterFailure::Broken(_)
-            | MasterFailure::Unavailable(_) => self.known(|known| {
+            | MasterFailure::Unavailable(_)
+            | MasterFailure::Busy(_) => self.known(|known| {
                 if known.likely_leader.as_deref() == Some(address) {
                     known.likely_leader = None;
                 }
                 known.responsive.remove(address);
             }),
         }
-        if matches!(cause, MasterFailure::Unavailable(_)) {
+        if matches!(
+            cause,
+            MasterFailure::Unavailable(_) | MasterFailure::Busy(_)
+        ) {
             self.note_response(address);
         }
     }

@@ -186,7 +186,7 @@ pub(crate) fn classify(status: &Status, timeout_ms: u64) -> AttemptError {
                 ) =>
         {
             AttemptError::TryNext {
-                cause: MasterFailure::Unavailable(short(status.message())),
+                cause: MasterFailure::Busy(short(status.message())),
                 sent: false,
             }
         }
@@ -302,8 +302,10 @@ mod tests {
         let details = ErrorDetails::with_error_info("rate-limited", "argosy", []);
         let code = Code::ResourceExhausted;
         let status = Status::with_error_details(code, "too many calls", details);
-        let result = classify(&status, 10);
-        assert!(matches!(result, AttemptError::TryNext { sent: false, .. }));
+        let AttemptError::TryNext { cause, sent: false } = classify(&status, 10) else {
+            panic!("it is repeated, and was not processed");
+        };
+        assert_eq!(cause, MasterFailure::Busy("too many calls".to_owned()));
         let details = ErrorDetails::with_error_info("registry-full", "argosy", []);
         let status = Status::with_error_details(code, "the registry is full", details);
         assert!(matches!(classify(&status, 10), AttemptError::Refused(_)));

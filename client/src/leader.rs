@@ -28,6 +28,8 @@ pub enum MasterFailure {
     Broken(String),
     /// The master answers, but cannot serve now, for example because it knows no leader.
     Unavailable(String),
+    /// The master has no capacity for the call, or the caller has used up its own.
+    Busy(String),
 }
 
 impl fmt::Display for MasterFailure {
@@ -41,6 +43,7 @@ impl fmt::Display for MasterFailure {
             Self::Broken(text) => write!(f, "broke off ({text})"),
             Self::Unavailable(text) if text.is_empty() => f.write_str("cannot serve the call"),
             Self::Unavailable(text) => write!(f, "cannot serve the call ({text})"),
+            Self::Busy(text) => write!(f, "does not accept the call now ({text})"),
         }
     }
 }
@@ -61,6 +64,14 @@ impl NoMaster {
         causes.any(|(_, cause)| matches!(cause, MasterFailure::Unavailable(_)))
     }
 
+    /// Returns whether some master has refused the call because it, or the caller, has reached a
+    /// limit. Nothing is known about the leader then.
+    #[must_use]
+    pub fn some_busy(&self) -> bool {
+        let mut causes = self.causes.iter();
+        causes.any(|(_, cause)| matches!(cause, MasterFailure::Busy(_)))
+    }
+
     /// Returns whether an identity was rejected, that of a master or that of this process.
     #[must_use]
     pub fn some_untrusted(&self) -> bool {
@@ -77,7 +88,8 @@ impl NoMaster {
             MasterFailure::Refused | MasterFailure::NoHost(_) | MasterFailure::Untrusted(_) => true,
             MasterFailure::TimedOut(_)
             | MasterFailure::Broken(_)
-            | MasterFailure::Unavailable(_) => false,
+            | MasterFailure::Unavailable(_)
+            | MasterFailure::Busy(_) => false,
         };
         !self.causes.is_empty() && self.causes.iter().all(|(_, cause)| is_final(cause))
     }
@@ -90,6 +102,8 @@ impl fmt::Display for NoMaster {
         }
         f.write_str(if self.some_answered() {
             "no leader answers: "
+        } else if self.some_busy() {
+            "no master accepts the call: "
         } else {
             "no master answers: "
         })?;

@@ -252,7 +252,8 @@ impl Watch {
             | MasterFailure::NoHost(_)
             | MasterFailure::Untrusted(_)
             | MasterFailure::Broken(_)
-            | MasterFailure::Unavailable(_) => self.connector.note_failure(address, cause),
+            | MasterFailure::Unavailable(_)
+            | MasterFailure::Busy(_) => self.connector.note_failure(address, cause),
         }
     }
 

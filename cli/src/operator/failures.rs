@@ -20,11 +20,13 @@ pub(crate) fn read_failure(error: CallError) -> Failure {
         }
         CallError::Refused(refusal) => refusal_failure(refusal.code, refusal.message),
         CallError::NoMaster(causes) if causes.some_answered() => no_leader(&causes),
+        CallError::NoMaster(causes) if causes.some_busy() => busy(&causes),
         CallError::NoMaster(causes) if causes.some_untrusted() => {
             Failure::new(FailureCode::Unavailable, causes.to_string()).advise(TRUST)
         }
         CallError::NoMaster(causes) => no_master(causes.to_string()),
         CallError::Unanswered { causes, .. } if causes.some_answered() => no_leader(&causes),
+        CallError::Unanswered { causes, .. } if causes.some_busy() => busy(&causes),
         CallError::Unanswered { after_ms, causes } => Failure::new(
             FailureCode::Unavailable,
             format!(
@@ -59,6 +61,13 @@ fn no_leader(causes: &NoMaster) -> Failure {
     Failure::new(FailureCode::Unavailable, causes.to_string())
         .advise("start the masters that are down: more than half must be up and reach each other")
         .advise("argosy status and argosy master list show their state; running tasks keep running")
+}
+
+/// Returns the failure of a call that exceeds a limit of the masters or of its caller.
+fn busy(causes: &NoMaster) -> Failure {
+    Failure::new(FailureCode::Unavailable, causes.to_string())
+        .advise("repeat the command later, or call less often")
+        .advise("docs/operate/limits.md states how an operator changes the limits of a caller")
 }
 
 /// Returns the failure of a call that no master has answered.
@@ -276,6 +285,31 @@ mod tests {
                 text.contains("\n  start the masters that are down"),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn the_remedy_for_too_many_calls_is_not_to_start_masters() {
+        use argosy_client::leader::MasterFailure;
+        let why = "this principal calls more often than it may";
+        let limited = MasterFailure::Busy(why.to_owned());
+        let causes = NoMaster {
+            causes: vec![("10.0.0.1:5050".to_owned(), limited)],
+        };
+        let unanswered = CallError::Unanswered {
+            after_ms: 10_000,
+            causes: causes.clone(),
+        };
+        for error in [unanswered, CallError::NoMaster(causes)] {
+            let failure = read_failure(error);
+            assert_eq!(failure.code, FailureCode::Unavailable);
+            let expected = format!(
+                "no master accepts the call: 10.0.0.1:5050 does not accept the call now ({why})"
+            );
+            assert_eq!(failure.message, expected);
+            let text = failure.to_string();
+            assert!(text.contains("\n  repeat the command later"), "{text}");
+            assert!(!text.contains("start the masters"), "{text}");
         }
     }
 
