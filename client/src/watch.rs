@@ -28,6 +28,8 @@ pub struct WatchPosition {
     after: Option<(u64, Option<u32>)>,
     /// The highest log index that the reader knows: no later snapshot is older.
     newest: u64,
+    /// The cluster of these log indexes; empty before a master has named it.
+    cluster: String,
 }
 
 impl WatchPosition {
@@ -38,6 +40,7 @@ impl WatchPosition {
         Self {
             after: Some((revision, None)),
             newest: revision,
+            cluster: String::new(),
         }
     }
 
@@ -51,6 +54,12 @@ impl WatchPosition {
         })
     }
 
+    /// Returns the id of the cluster; empty before a master has named it.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
     /// Records an event that the reader has received.
     fn record(&mut self, event: &Event) {
         match event {
@@ -62,13 +71,31 @@ impl WatchPosition {
                 self.after = None;
                 self.advance(snapshot.revision, None);
             }
-            Event::Progress(progress) => self.advance(progress.revision, None),
+            Event::Progress(progress) => {
+                self.follow(&progress.cluster_id);
+                self.advance(progress.revision, None);
+            }
             // A snapshot that breaks off is worth nothing.
-            Event::SnapshotBegin(_) => self.after = None,
+            Event::SnapshotBegin(snapshot) => {
+                self.follow(&snapshot.cluster_id);
+                self.after = None;
+            }
             // Until a snapshot begins, the reader keeps what it has: another master may have the
             // changes, and without snapshots the stream must not silently begin elsewhere.
             Event::HistoryLost(_) | Event::Record(_) => {}
         }
+    }
+
+    /// Records the cluster of the next log indexes.
+    fn follow(&mut self, cluster: &str) {
+        if cluster.is_empty() || cluster == self.cluster {
+            return;
+        }
+        if !self.cluster.is_empty() {
+            // Those of a former cluster have no meaning.
+            (self.after, self.newest) = (None, 0);
+        }
+        cluster.clone_into(&mut self.cluster);
     }
 
     fn advance(&mut self, index: u64, position: Option<u32>) {
@@ -92,9 +119,9 @@ pub struct Watch {
     /// The search in progress, with the pause before its next round.
     search: Option<LeaderSearch>,
     slow_snapshots: u32,
-    /// Masters that no longer have all changes after the position, each with the log index after
-    /// which it has them. Without snapshots, only the others can continue the stream.
-    lost_at: BTreeMap<String, u64>,
+    /// Masters that do not have all changes after the position, each with its report. Without
+    /// snapshots, only the others can continue the stream.
+    lost_at: BTreeMap<String, v1::HistoryLost>,
     /// The error that follows the report of lost history.
     history_lost: Option<CallError>,
 }
@@ -110,6 +137,7 @@ impl Watch {
         let position = WatchPosition {
             after: after.map(|index| (index, request.from_position)),
             newest: request.min_revision,
+            cluster: request.cluster_id.clone(),
         };
         Self {
             connector,
@@ -191,7 +219,7 @@ impl Watch {
                 lost.oldest,
                 "trying another master: this one has lost the history"
             );
-            self.lost_at.insert(address, lost.oldest);
+            self.lost_at.insert(address, lost.clone());
             return None;
         }
         let before = self.position.after;
@@ -208,13 +236,27 @@ impl Watch {
     /// Returns the report that no master has the history, if at least one has reported so; the
     /// error follows. The reader loses least from the master that has most of the history.
     fn report_lost(&mut self) -> Option<Event> {
-        let oldest = self.lost_at.values().min().copied()?;
+        let own = self.position.cluster.as_str();
+        let is_other = |lost: &v1::HistoryLost| {
+            !own.is_empty() && !lost.cluster_id.is_empty() && lost.cluster_id != own
+        };
+        // Revisions of two clusters cannot be compared.
+        let reports = self.lost_at.values();
+        let lost = reports.min_by_key(|lost| (is_other(lost), lost.oldest))?;
+        let lost = lost.clone();
+        let oldest = lost.oldest;
         let masters: Vec<_> = self.lost_at.keys().map(String::as_str).collect();
-        let message = format!(
-            "the changes after revision {} are no longer kept by {}, only those after {oldest}, and no other master continues the stream: begin with a snapshot",
-            self.position.revision().unwrap_or_default(),
-            masters.join(", ")
-        );
+        let masters = masters.join(", ");
+        let revision = self.position.revision().unwrap_or_default();
+        let message = match is_other(&lost) {
+            true => format!(
+                "revision {revision} is of cluster {own}, and {masters} belong to cluster {}: begin with a snapshot",
+                lost.cluster_id
+            ),
+            false => format!(
+                "the changes after revision {revision} are no longer kept by {masters}, only those after {oldest}, and no other master continues the stream: begin with a snapshot"
+            ),
+        };
         self.history_lost = Some(CallError::Refused(MasterRejection {
             code: Code::OutOfRange,
             reason: String::new(),
@@ -222,7 +264,7 @@ impl Watch {
             details: BTreeMap::new(),
         }));
         self.lost_at.clear();
-        Some(Event::HistoryLost(v1::HistoryLost { oldest }))
+        Some(Event::HistoryLost(lost))
     }
 
     /// Records that the open stream has failed.
@@ -273,7 +315,7 @@ impl Watch {
                 return Err(CallError::Refused(refusal));
             }
         }
-        Ok(MasterFailure::Unavailable(refusal.message))
+        Ok(MasterFailure::Busy(refusal.message))
     }
 
     /// Opens the stream at some master. Returns an event instead if none of them has the history.
@@ -356,6 +398,7 @@ impl Watch {
             from_revision: index,
             from_position: position,
             min_revision: self.position.newest,
+            cluster_id: self.position.cluster.clone(),
             ..self.request.clone()
         }
     }
@@ -375,6 +418,7 @@ impl From<&WatchPosition> for v1::WatchRequest {
             from_revision: position.after.map(|(index, _)| index),
             from_position: position.after.and_then(|(_, position)| position),
             min_revision: position.newest,
+            cluster_id: position.cluster.clone(),
             ..Self::default()
         }
     }

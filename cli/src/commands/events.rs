@@ -95,12 +95,22 @@ fn resumed(
     lost: &v1::HistoryLost,
 ) -> Watch {
     let oldest = lost.oldest;
-    if let Some(read) = watch.position().revision() {
+    let position = watch.position();
+    let [former, next] = [position.cluster(), lost.cluster_id.as_str()];
+    if !former.is_empty() && !next.is_empty() && former != next {
+        note(&format!(
+            "cluster {next} has taken the place of {former}: its changes after revision {oldest} follow"
+        ));
+    } else if let Some(read) = position.revision() {
         note(&format!(
             "the changes from revision {read} to {oldest} are no longer known"
         ));
     }
-    operator.watch(request(arguments, Some(oldest)))
+    operator.watch(v1::WatchRequest {
+        cluster_id: lost.cluster_id.clone(),
+        min_revision: oldest,
+        ..request(arguments, Some(oldest))
+    })
 }
 
 /// Returns the failure of a history that begins after the revision of `--from`.

@@ -23,7 +23,17 @@ fn change(index: u64, position: u32) -> Event {
 }
 
 fn progress(revision: u64) -> Event {
-    Event::Progress(v1::WatchProgress { revision })
+    Event::Progress(v1::WatchProgress {
+        revision,
+        ..Default::default()
+    })
+}
+
+fn of_cluster(revision: u64, cluster: &str) -> v1::WatchSnapshot {
+    v1::WatchSnapshot {
+        revision,
+        cluster_id: cluster.to_owned(),
+    }
 }
 
 /// Returns the request of a reader that has received these events.
@@ -42,7 +52,7 @@ fn resumed(events: &[Event]) -> (Option<u64>, Option<u32>, u64) {
 
 #[test]
 fn a_reader_resumes_after_its_last_change_and_never_goes_back() {
-    let end = |revision| Event::SnapshotEnd(v1::WatchSnapshot { revision });
+    let end = |revision| Event::SnapshotEnd(of_cluster(revision, ""));
     assert_eq!(resumed(&[]), (None, None, 0));
     assert_eq!(resumed(&[end(7)]), (Some(7), None, 7));
     assert_eq!(resumed(&[end(7), change(9, 2)]), (Some(9), Some(2), 9));
@@ -55,8 +65,8 @@ fn a_reader_resumes_after_its_last_change_and_never_goes_back() {
 
 #[test]
 fn an_incomplete_snapshot_begins_again_and_is_not_older() {
-    let begin = Event::SnapshotBegin(v1::WatchSnapshot { revision: 20 });
-    let lost = Event::HistoryLost(v1::HistoryLost { oldest: 15 });
+    let begin = Event::SnapshotBegin(of_cluster(20, ""));
+    let lost = Event::HistoryLost(v1::HistoryLost::default());
     let events = [
         change(9, 0),
         lost,
@@ -66,6 +76,30 @@ fn an_incomplete_snapshot_begins_again_and_is_not_older() {
     assert_eq!(resumed(&events[..1]), (Some(9), Some(0), 9));
     assert_eq!(resumed(&events[..2]), (Some(9), Some(0), 9));
     assert_eq!(resumed(&events), (None, None, 9));
+}
+
+#[test]
+fn a_snapshot_of_a_restored_cluster_may_be_older() {
+    let snapshot = |revision| of_cluster(revision, "b");
+    let before = Event::Progress(v1::WatchProgress {
+        revision: 90,
+        cluster_id: "a".to_owned(),
+    });
+    let mut position = WatchPosition::default();
+    position.record(&before);
+    let lost = Event::HistoryLost(v1::HistoryLost {
+        oldest: 7,
+        cluster_id: "b".to_owned(),
+    });
+    position.record(&lost);
+    let request = v1::WatchRequest::from(&position);
+    let resumed = (request.cluster_id.as_str(), request.from_revision);
+    assert_eq!(resumed, ("a", Some(90)));
+    position.record(&Event::SnapshotBegin(snapshot(7)));
+    position.record(&Event::SnapshotEnd(snapshot(7)));
+    let request = v1::WatchRequest::from(&position);
+    assert_eq!(request.cluster_id, "b");
+    assert_eq!((request.from_revision, request.min_revision), (Some(7), 7));
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! The change feed as server-sent events.
 //!
-//! The id of an event is the position from which its reader resumes, at any master: `INDEX` after
-//! a whole log entry, or `INDEX.POSITION` after one change of it.
+//! The id of an event is the position from which its reader resumes, at any master: `INDEX@CLUSTER`
+//! after a whole log entry, or `INDEX.POSITION@CLUSTER` after one change of it. The cluster may be
+//! left out, as in a plain log index.
+
+use std::sync::Arc;
 
 use argosy_proto::v1;
 use axum::body::Body;
@@ -18,7 +21,7 @@ use super::{Http, problem};
 use crate::service::{filter_values, watch_stream};
 
 const LAST_EVENT_ID: &str = "last-event-id";
-/// Maximum length of an id: two numbers.
+/// Maximum length of an id: two numbers and the id of a cluster.
 const ID_BYTES: usize = 64;
 /// The first bytes of the stream. Clients reconnect after a second.
 const PREAMBLE: &str = ": change feed of argosy.v1; each event has a WatchEvent\nretry: 1000\n\n";
@@ -38,8 +41,9 @@ pub(super) async fn events(
         Ok(subscription) => subscription,
         Err(status) => return problem(&status),
     };
-    let items = watch_stream(subscription).map(|item| match item {
-        Ok(item) => item.text(),
+    let cluster = Arc::clone(subscription.cluster());
+    let items = watch_stream(subscription).map(move |item| match item {
+        Ok(item) => item.text(&cluster),
         Err(status) => error(&status),
     });
     let preamble = futures::stream::iter([Bytes::from_static(PREAMBLE.as_bytes())]);
@@ -92,6 +96,11 @@ pub(super) fn request(
         })?;
         request.from_revision = Some(id.index);
         request.from_position = id.position;
+        request.cluster_id = id.cluster;
+        if name == LAST_EVENT_ID && id.index > 0 {
+            // It has been reached before, maybe in a former cluster.
+            request.min_revision = 0;
+        }
     }
     Ok(request)
 }
@@ -109,10 +118,12 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<String>, Status> {
     Ok(id.filter(|id| !id.is_empty()))
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct EventId {
     index: u64,
     position: Option<u32>,
+    /// Empty if the cluster is not named.
+    cluster: String,
 }
 
 impl EventId {
@@ -120,6 +131,11 @@ impl EventId {
         if text.len() > ID_BYTES {
             return None;
         }
+        let (text, cluster) = match text.split_once('@') {
+            Some((_, cluster)) if !is_hex(cluster) => return None,
+            Some((text, cluster)) => (text, cluster),
+            None => (text, ""),
+        };
         let (index, position) = match text.split_once('.') {
             Some((index, position)) => (index, Some(position)),
             None => (text, None),
@@ -127,8 +143,13 @@ impl EventId {
         Some(Self {
             index: number(index)?,
             position: position.map_or(Some(None), |position| number(position).map(Some))?,
+            cluster: cluster.to_owned(),
         })
     }
+}
+
+fn is_hex(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Parses digits only: a sign is no part of an id.
@@ -155,14 +176,26 @@ mod tests {
     fn ids_of_events_and_plain_revisions_are_read() {
         let resumed = |last: &str, query: &[(&str, &str)]| {
             let request = read(last.as_bytes(), query).unwrap();
-            (request.from_revision, request.from_position)
+            let cluster = request.cluster_id;
+            (request.from_revision, request.from_position, cluster)
         };
-        assert_eq!(resumed("", &[]), (None, None));
-        assert_eq!(resumed("12", &[]), (Some(12), None));
-        assert_eq!(resumed("12.3", &[]), (Some(12), Some(3)));
-        assert_eq!(resumed("", &[("from", "7.0")]), (Some(7), Some(0)));
+        let unnamed = |index, position| (index, position, String::new());
+        assert_eq!(resumed("", &[]), unnamed(None, None));
+        assert_eq!(resumed("12", &[]), unnamed(Some(12), None));
+        assert_eq!(resumed("12.3", &[]), unnamed(Some(12), Some(3)));
+        assert_eq!(resumed("", &[("from", "7.0")]), unnamed(Some(7), Some(0)));
         // A client that reconnects repeats its URL.
-        assert_eq!(resumed("9", &[("from", "7")]), (Some(9), None));
+        assert_eq!(resumed("9", &[("from", "7")]), unnamed(Some(9), None));
+        let cluster = "0123456789abcdef0123456789abcdef";
+        let longest = format!("{}.{}@{cluster}", u64::MAX, u32::MAX);
+        let expected = (Some(u64::MAX), Some(u32::MAX), cluster.to_owned());
+        assert_eq!(resumed(&longest, &[]), expected);
+        let url = [("from", "7"), ("min_revision", "8")];
+        assert_eq!(read(b"", &url).unwrap().min_revision, 8);
+        assert_eq!(read(b"0", &url).unwrap().min_revision, 8);
+        assert_eq!(read(b"9", &url).unwrap().min_revision, 0);
+        let whole = format!("9@{cluster}");
+        assert_eq!(resumed(&whole, &[]), (Some(9), None, cluster.to_owned()));
     }
 
     #[test]
@@ -177,6 +210,10 @@ mod tests {
             "1.2.3",
             "1-",
             "1-2-3",
+            "1@",
+            "@ab",
+            "1@ab.2",
+            "1@cluster",
             "1.2-x",
             " 1",
             "1\t",

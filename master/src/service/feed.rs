@@ -78,6 +78,8 @@ pub(crate) struct Start {
     /// The log index that this master must have applied.
     pub(crate) min_revision: u64,
     pub(crate) wants_snapshots: bool,
+    /// Whether these are revisions of another cluster.
+    pub(crate) is_of_other_cluster: bool,
 }
 
 impl Start {
@@ -130,19 +132,20 @@ impl Feed {
         &self,
         owner: &OwnerHandle,
         connection: ConnectionKey,
-        selection: Selection,
+        (selection, cluster): (Selection, Arc<str>),
         start: Start,
     ) -> Result<Subscription, Status> {
         let place = self.shared.places.take(connection).map_err(|why| {
             counter!("argosy_queue_full_total", "queue" => "watch").increment(1);
             Status::resource_exhausted(why.to_string())
         })?;
-        let after = start.after.map_or(0, |after| after.index);
-        let required = start.min_revision.max(after);
+        let is_other = start.is_of_other_cluster;
+        let after = start.after.filter(|_| !is_other);
+        let required = start.min_revision.max(after.map_or(0, |after| after.index));
         await_revision(owner, required).await?;
-        let after = start.after;
         let held = match after {
             Some(after) => HeldRecords::after(after, owner, &selection).await?,
+            None if is_other && start.after.is_some() => HeldRecords::OfOtherCluster,
             None => HeldRecords::Current(BTreeSet::new()),
         };
         let start = Start {
@@ -154,7 +157,7 @@ impl Feed {
         Ok(Subscription::new(
             (self.clone(), owner.clone()),
             (slot, registration),
-            selection,
+            (selection, cluster),
             (start, held),
         ))
     }

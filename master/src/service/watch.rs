@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use argosy_proto::transport::PeerIdentity;
 use argosy_proto::v1;
+use argosy_state::ids::ClusterId;
 use axum::Router;
 use axum::body::Body;
 use axum::routing::any_service;
@@ -25,6 +26,7 @@ use super::Services;
 use super::actor::actor;
 use super::feed::{FeedItem, Selection, Start, Subscription, await_revision};
 use crate::access::FollowedSights;
+use crate::owner_handle::{OwnerHandle, unavailable};
 
 const PATH: &str = "/argosy.v1.Operator/Watch";
 /// The initial size of a subscriber's buffer in bytes.
@@ -43,7 +45,13 @@ impl Services {
         let actor = actor(request.metadata(), request.extensions())?;
         let peer = request.extensions().get::<PeerIdentity>();
         let connection = peer.and_then(PeerIdentity::address);
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        let cluster = cluster_of(&self.owner).await?;
+        let is_other = !request.cluster_id.is_empty() && *request.cluster_id != *cluster;
+        if is_other {
+            // It names an entry of the other cluster.
+            request.min_revision = 0;
+        }
         if self.owner.enforces_access {
             // By the rules as of the revision that the caller names.
             await_revision(&self.owner, request.min_revision).await?;
@@ -61,10 +69,23 @@ impl Services {
             after: after.map(|index| Start::cursor(index, position)),
             min_revision: request.min_revision,
             wants_snapshots: !request.no_snapshot,
+            is_of_other_cluster: is_other,
         };
         self.feed
-            .subscribe(&self.owner, connection, selection, start)
+            .subscribe(&self.owner, connection, (selection, cluster), start)
             .await
+    }
+}
+
+/// Returns the id of this master's cluster. A master that joins has none until it has applied the
+/// first entry, or a snapshot: its registry must not replace what a reader has.
+async fn cluster_of(owner: &OwnerHandle) -> Result<Arc<str>, Status> {
+    let view = owner.view(0).await?;
+    match view.registry.cluster().facts.id {
+        ClusterId(0) => Err(unavailable(
+            "this master has no registry yet: use another one",
+        )),
+        id => Ok(id.to_string().into()),
     }
 }
 

@@ -169,7 +169,10 @@ fn cluster(tasks: impl IntoIterator<Item = Event>) -> ClusterState {
         epoch: 7,
         ..v1::Cluster::default()
     };
-    let revision = v1::WatchSnapshot { revision: 1 };
+    let revision = v1::WatchSnapshot {
+        revision: 1,
+        ..Default::default()
+    };
     let others = [
         record("cluster", "", Record::Cluster(facts)),
         agent(1, "node1.example", v1::AgentMode::Registered),
@@ -178,7 +181,9 @@ fn cluster(tasks: impl IntoIterator<Item = Event>) -> ClusterState {
         framework(1, "web", false),
         framework(2, "batch", true),
     ];
-    let events = [Event::SnapshotBegin(revision)].into_iter().chain(others);
+    let events = [Event::SnapshotBegin(revision.clone())]
+        .into_iter()
+        .chain(others);
     let events = events.chain(tasks).chain([Event::SnapshotEnd(revision)]);
     events.for_each(|event| state.apply(event));
     state.summary = Some(v1::Cluster {

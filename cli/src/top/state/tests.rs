@@ -78,8 +78,11 @@ fn removed(record: v1::WatchRecord) -> Event {
 }
 
 fn snapshot(records: Vec<v1::WatchRecord>) -> Vec<Event> {
-    let revision = v1::WatchSnapshot { revision: 7 };
-    let mut events = vec![Event::SnapshotBegin(revision)];
+    let revision = v1::WatchSnapshot {
+        revision: 7,
+        ..Default::default()
+    };
+    let mut events = vec![Event::SnapshotBegin(revision.clone())];
     events.extend(records.into_iter().map(Event::Record));
     events.push(Event::SnapshotEnd(revision));
     events
@@ -196,8 +199,14 @@ fn lost_history_keeps_the_former_records_until_a_snapshot_replaces_them() {
     );
     state.explain("framework-9".to_owned(), "it is not known".to_owned());
     assert_eq!(state.waiting("framework-9"), "");
-    state.apply(Event::HistoryLost(v1::HistoryLost { oldest: 90 }));
-    state.apply(Event::SnapshotBegin(v1::WatchSnapshot { revision: 95 }));
+    state.apply(Event::HistoryLost(v1::HistoryLost {
+        oldest: 90,
+        ..Default::default()
+    }));
+    state.apply(Event::SnapshotBegin(v1::WatchSnapshot {
+        revision: 95,
+        ..Default::default()
+    }));
     state.apply(Event::Record(task("c", "agent-2", Running, "cpus:4")));
     assert_eq!(task_ids(&state), ["a", "b"]);
     assert_eq!(state.loaded(), Some(1));
@@ -254,6 +263,9 @@ fn events_of_a_newer_release_are_ignored() {
         record: None,
     }));
     state.apply(Event::Change(v1::WatchChange::default()));
-    state.apply(Event::Progress(v1::WatchProgress { revision: 9 }));
+    state.apply(Event::Progress(v1::WatchProgress {
+        revision: 9,
+        ..Default::default()
+    }));
     assert_eq!(task_ids(&state), ["a", "b"]);
 }

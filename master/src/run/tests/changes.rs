@@ -164,7 +164,7 @@ async fn a_reader_without_snapshots_finds_the_master_that_has_the_history() {
         let mut watch = watch([&lost, &address, &less], seed);
         let oldest = begin + 1;
         let event = first(&mut watch).await;
-        assert_eq!(event, Event::HistoryLost(v1::HistoryLost { oldest }));
+        assert!(matches!(event, Event::HistoryLost(lost) if lost.oldest == oldest));
         let Err(CallError::Refused(refusal)) = watch.next().await else {
             panic!("the loss is an error");
         };
@@ -269,7 +269,8 @@ async fn server_sent_events_resume_at_another_master_from_the_last_event_id() {
         // A reader that reconnects within a snapshot must get all of it, even if it had an id.
         let has_id = name != "record";
         assert_eq!(id.is_some(), has_id, "{name}");
-        assert_eq!(id.as_deref() == Some("0"), name == "snapshot_begin");
+        let is_begin = id.is_some_and(|id| id.starts_with("0@"));
+        assert_eq!(is_begin, name == "snapshot_begin");
         names.push(name);
     }
     assert_eq!(

@@ -8,6 +8,7 @@ use argosy_proto::v1::watch_record::Record;
 use argosy_proto::watch::PROGRESS_INTERVAL;
 use argosy_raft::RecordWrite;
 use argosy_state::command::Subscribe;
+use argosy_state::ids::ClusterId;
 use argosy_state::testing::{framework_info, registration};
 use prost::Message as _;
 use tokio::time::{Instant, timeout};
@@ -188,7 +189,7 @@ async fn lost_history_is_followed_by_a_snapshot_that_equals_the_lists() {
         Ok(Event::Progress(_))
     ));
     let lost = next(&mut subscription).await.unwrap();
-    assert_eq!(lost, Event::HistoryLost(v1::HistoryLost { oldest }));
+    assert!(matches!(lost, Event::HistoryLost(lost) if lost.oldest == oldest));
     let records = snapshot(&mut subscription).await;
     let (mut agents, mut frameworks, mut roles) = (Vec::new(), Vec::new(), 0);
     for record in records {
@@ -296,7 +297,73 @@ async fn a_reader_that_has_the_newest_dropped_entry_has_lost_nothing() {
     }
     let oldest = dropped.index;
     let lost = first(oldest - 1, None).await;
-    assert_eq!(lost, Event::HistoryLost(v1::HistoryLost { oldest }));
+    assert!(matches!(lost, Event::HistoryLost(lost) if lost.oldest == oldest));
+    alone.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_without_a_registry_serves_no_stream() {
+    let alone = SingleMaster::start().await;
+    let services = services(&alone.handle);
+    let hub = services.feed.clone().run(alone.handle.clone());
+    let _hub = AbortOnDropHandle::new(tokio::spawn(hub));
+    // It has no cluster until its first epoch.
+    let mut subscription = loop {
+        match subscribe(&services, changes_after(None)).await {
+            Ok(subscription) => break subscription,
+            Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    let Event::Progress(first) = next(&mut subscription).await.unwrap() else {
+        panic!("it is the first event");
+    };
+    assert_ne!(first.cluster_id, ClusterId(0).to_string());
+    alone.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_a_former_cluster_begins_again() {
+    let (alone, services, _hub) = start().await;
+    alone.operate(weight(2_000)).await;
+    let applied = *alone.handle.applied.borrow();
+    let mut subscription = subscribe(&services, changes_after(Some(1))).await.unwrap();
+    let Event::Progress(progress) = next(&mut subscription).await.unwrap() else {
+        panic!("it is the first event");
+    };
+    let own = progress.cluster_id;
+    // The history of this master reaches back to both revisions, one of which it does not have.
+    for revision in [1, applied + 1_000] {
+        let of_cluster = |cluster: &str, no_snapshot| v1::WatchRequest {
+            min_revision: revision,
+            cluster_id: cluster.to_owned(),
+            no_snapshot,
+            ..changes_after(Some(revision))
+        };
+        let request = of_cluster("former", false);
+        let mut subscription = subscribe(&services, request).await.unwrap();
+        let lost = next(&mut subscription).await.unwrap();
+        let Event::HistoryLost(lost) = lost else {
+            panic!("{lost:?}");
+        };
+        assert_eq!(lost.cluster_id, own);
+        let begun = next(&mut subscription).await.unwrap();
+        assert!(matches!(begun, Event::SnapshotBegin(begin) if begin.cluster_id == own));
+        let request = of_cluster("former", true);
+        let mut subscription = subscribe(&services, request).await.unwrap();
+        let lost = next(&mut subscription).await.unwrap();
+        assert!(matches!(lost, Event::HistoryLost(_)), "{lost:?}");
+        let refused = next(&mut subscription).await.unwrap_err();
+        assert_eq!(refused.code(), Code::OutOfRange);
+        assert!(refused.message().contains("another cluster"), "{refused}");
+    }
+    let request = v1::WatchRequest {
+        cluster_id: own,
+        ..changes_after(Some(1))
+    };
+    let mut subscription = subscribe(&services, request).await.unwrap();
+    let first = next(&mut subscription).await.unwrap();
+    assert!(matches!(first, Event::Progress(_)), "{first:?}");
     alone.end().await;
 }
 

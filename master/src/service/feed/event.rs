@@ -135,18 +135,19 @@ impl FeedEvent {
         self.removal.get_or_init(removal).clone()
     }
 
-    /// Returns the event for server-sent events, as a removal if `is_removed`.
-    pub(super) fn text(&self, is_removed: bool) -> Bytes {
-        let text = || event_text(&self.bytes(is_removed), Some(&self.id()));
+    /// Returns the event for server-sent events of this cluster, as a removal if `is_removed`. A
+    /// process serves one cluster.
+    pub(super) fn text(&self, is_removed: bool, cluster: &str) -> Bytes {
+        let text = || event_text(&self.bytes(is_removed), Some(&self.id(cluster)));
         match is_removed && self.is_listed {
             true => self.removal_text.get_or_init(text).clone(),
             false => self.change_text.get_or_init(text).clone(),
         }
     }
 
-    fn id(&self) -> String {
+    fn id(&self, cluster: &str) -> String {
         let Revision { index, position } = self.revision;
-        format!("{index}.{position}")
+        format!("{index}.{position}@{cluster}")
     }
 }
 
@@ -285,14 +286,17 @@ pub(super) mod tests {
             position: 1,
         };
         let event = FeedEvent::new(revision, subject, rendered);
-        let text = String::from_utf8(event.text(false).to_vec()).unwrap();
+        let text = String::from_utf8(event.text(false, "ab").to_vec()).unwrap();
         let lines: Vec<_> = text.split('\n').collect();
-        assert_eq!(lines[..2], ["id: 7.1", "event: change"]);
+        assert_eq!(lines[..2], ["id: 7.1@ab", "event: change"]);
         assert!(lines[2].starts_with("data: {\"change\":"), "{text}");
         assert_eq!(lines[3..], ["", ""]);
         assert!(!text.contains(['\r', '\u{1b}']), "{text}");
         // Both forms are made once.
-        assert_eq!(event.text(true).as_ptr(), event.text(true).as_ptr());
-        assert!(event.text(true).len() > event.text(false).len());
+        assert_eq!(
+            event.text(true, "ab").as_ptr(),
+            event.text(true, "ab").as_ptr()
+        );
+        assert!(event.text(true, "ab").len() > event.text(false, "ab").len());
     }
 }

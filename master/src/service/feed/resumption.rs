@@ -20,6 +20,8 @@ pub(super) enum HeldRecords {
     Current(BTreeSet<FrameworkId>),
     /// The client may hold records that are now hidden from it, or lack some that are now visible.
     Outdated,
+    /// The client got them from another cluster, which had other changes.
+    OfOtherCluster,
 }
 
 impl HeldRecords {

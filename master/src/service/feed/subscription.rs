@@ -57,12 +57,12 @@ impl FeedItem {
         }
     }
 
-    /// Returns the item as a server-sent event.
-    pub(crate) fn text(&self) -> Bytes {
+    /// Returns the item as a server-sent event of this cluster.
+    pub(crate) fn text(&self, cluster: &str) -> Bytes {
         match self {
-            Self::Change(event, is_removed) => event.text(*is_removed),
+            Self::Change(event, is_removed) => event.text(*is_removed, cluster),
             Self::Message(bytes, resume) => {
-                let id = resume.map(|index| index.to_string());
+                let id = resume.map(|index| format!("{index}@{cluster}"));
                 event_text(bytes, id.as_deref())
             }
         }
@@ -85,6 +85,8 @@ pub(crate) struct Subscription {
     slot: Arc<Slot>,
     _registration: Registration,
     selection: Selection,
+    /// The id of the cluster.
+    cluster: Arc<str>,
     /// The frameworks that a reader of only some was sent: their roles may change to others.
     frameworks: BTreeSet<FrameworkId>,
     start: Start,
@@ -106,13 +108,14 @@ impl Subscription {
     pub(super) fn new(
         (feed, owner): (Feed, OwnerHandle),
         (slot, registration): (Arc<Slot>, Registration),
-        selection: Selection,
+        (selection, cluster): (Selection, Arc<str>),
         (start, held): (Start, HeldRecords),
     ) -> Self {
         let applied = *owner.applied.borrow();
-        let (frameworks, is_outdated) = match held {
-            HeldRecords::Current(frameworks) => (frameworks, false),
-            HeldRecords::Outdated => (BTreeSet::new(), true),
+        let (frameworks, is_outdated, is_lost) = match held {
+            HeldRecords::Current(frameworks) => (frameworks, false, false),
+            HeldRecords::Outdated => (BTreeSet::new(), true, false),
+            HeldRecords::OfOtherCluster => (BTreeSet::new(), false, true),
         };
         let (phase, cursor) = match start.after {
             Some(after) if !is_outdated => (Phase::Changes, after),
@@ -122,17 +125,18 @@ impl Subscription {
         let failed = (is_outdated && !start.wants_snapshots).then(other_rules);
         let announced = feed.shared.announced.subscribe();
         let access = owner.access.clone();
-        if phase == Phase::Changes && failed.is_none() {
+        if phase == Phase::Changes && failed.is_none() && !is_lost {
             let newest = feed.shared.window().end_offset();
             slot.waits_from(newest);
-            slot.put(vec![progress(cursor)]);
+            slot.put(vec![progress(cursor, &cluster)]);
         }
-        Self {
+        let mut subscription = Self {
             feed,
             owner,
             slot,
             _registration: registration,
             selection,
+            cluster,
             frameworks,
             start,
             phase,
@@ -143,7 +147,16 @@ impl Subscription {
             caught_up_at: start.after.map(|after| after.index.max(applied)),
             leaderless: 0,
             failed,
+        };
+        if is_lost {
+            subscription.lose_history(applied, "these revisions are of another cluster");
         }
+        subscription
+    }
+
+    /// Returns the id of the cluster, which is part of the ids of server-sent events.
+    pub(crate) fn cluster(&self) -> &Arc<str> {
+        &self.cluster
     }
 
     /// Returns the next item. An error is the last one.
@@ -239,7 +252,7 @@ impl Subscription {
         self.cursor = through(revision);
         self.slot.put_snapshot(Box::new(walk), Instant::now());
         self.phase = Phase::Snapshot;
-        let begin = Event::SnapshotBegin(v1::WatchSnapshot { revision });
+        let begin = Event::SnapshotBegin(self.snapshot(revision));
         // The reader discards its records, so it must not resume after those that it had.
         self.slot.put(vec![FeedItem::message(begin, Some(0))]);
         Ok(())
@@ -264,7 +277,7 @@ impl Subscription {
             None => {
                 self.frameworks = walk.take_frameworks();
                 let revision = walk.revision();
-                let end = Event::SnapshotEnd(v1::WatchSnapshot { revision });
+                let end = Event::SnapshotEnd(self.snapshot(revision));
                 let newest = self.feed.shared.window().end_offset();
                 self.slot.waits_from(newest);
                 self.slot.put(vec![FeedItem::message(end, Some(revision))]);
@@ -299,12 +312,19 @@ impl Subscription {
                 let has_all = |at| complete_index(self.cursor) >= at;
                 if self.caught_up_at.is_some_and(has_all) {
                     self.caught_up_at = None;
-                    self.slot.put(vec![progress(self.cursor)]);
+                    self.slot.put(vec![progress(self.cursor, &self.cluster)]);
                     return Ok(());
                 }
             }
             Taken::Below(after) => self.feed.shared.want(after),
-            Taken::Lost(oldest) => return self.history_lost(oldest),
+            Taken::Lost(oldest) => {
+                let after = complete_index(self.cursor);
+                let text = format!(
+                    "the changes after revision {after} are no longer kept here, only those after {oldest}"
+                );
+                self.lose_history(oldest, &text);
+                return Ok(());
+            }
             Taken::Inactive => {}
         }
         tokio::select! {
@@ -367,24 +387,31 @@ impl Subscription {
                 "this master knows no leader, so it may be cut off: resume from revision {index} at another one"
             )));
         }
-        self.slot.put(vec![progress(self.cursor)]);
+        self.slot.put(vec![progress(self.cursor, &self.cluster)]);
         Ok(())
     }
 
-    fn history_lost(&mut self, oldest: u64) -> Result<(), Status> {
-        let lost = Event::HistoryLost(v1::HistoryLost { oldest });
+    /// Reports that this master does not have all changes that the reader needs, for this reason.
+    fn lose_history(&mut self, oldest: u64, why: &str) {
+        let lost = Event::HistoryLost(v1::HistoryLost {
+            oldest,
+            cluster_id: self.cluster.to_string(),
+        });
         self.slot.put(vec![FeedItem::message(lost, None)]);
         if self.start.wants_snapshots {
             self.phase = Phase::SnapshotDue;
             self.slot.began_again();
-            return Ok(());
+            return;
         }
-        let text = format!(
-            "the changes after revision {} are no longer kept here, only those after {oldest}: begin with a snapshot",
-            complete_index(self.cursor)
-        );
+        let text = format!("{why}: begin with a snapshot");
         self.failed = Some(Status::out_of_range(text));
-        Ok(())
+    }
+
+    fn snapshot(&self, revision: u64) -> v1::WatchSnapshot {
+        v1::WatchSnapshot {
+            revision,
+            cluster_id: self.cluster.to_string(),
+        }
     }
 }
 
@@ -407,9 +434,12 @@ fn bare_removal(event: &FeedEvent) -> FeedItem {
     FeedItem::message(Event::Change(change), None)
 }
 
-fn progress(cursor: Revision) -> FeedItem {
+fn progress(cursor: Revision, cluster: &str) -> FeedItem {
     let revision = complete_index(cursor);
-    let progress = Event::Progress(v1::WatchProgress { revision });
+    let progress = Event::Progress(v1::WatchProgress {
+        revision,
+        cluster_id: cluster.to_owned(),
+    });
     // In the middle of an entry, the reader has more than that.
     let resume = (cursor == through(revision)).then_some(revision);
     FeedItem::message(progress, resume)
