@@ -23,6 +23,7 @@ pub(super) async fn set(cluster: &Cluster, leader: usize, count: usize) -> Resul
             .chain(["allow agent/* connect-agent *".into()])
             .collect(),
         groups: vec!["group admin = operator/*".into()],
+        replaces: None,
     };
     let operation = v1::WriteOperation {
         operation: Some(v1::write_operation::Operation::SetPolicy(policy)),

@@ -234,19 +234,20 @@ fn summary(policy: &Policy) -> String {
 async fn set(arguments: &AclSet) -> VerbResult {
     let policy = read(&arguments.file)?;
     let operator = ClusterClient::open(&arguments.reach)?;
-    replace(&operator, arguments, &policy).await
+    replace(&operator, arguments, &policy, None).await
 }
 
 async fn add(arguments: &AclSet) -> VerbResult {
     let additions = read(&arguments.file)?;
     let operator = ClusterClient::open(&arguments.reach)?;
-    let present = policy_in_force(&operator).await?;
+    let (present, revision) = policy_in_force(&operator).await?;
     let policy = with(present.clone(), additions);
     if policy == present {
         note("all of it is in force already");
         return Ok(DONE);
     }
-    replace(&operator, arguments, &policy).await
+    // A change between would be undone. It is refused, and so is a repetition without an answer.
+    replace(&operator, arguments, &policy, Some(revision)).await
 }
 
 /// Adds the rules and the members of groups that a policy does not have.
@@ -262,17 +263,26 @@ fn with(mut policy: Policy, additions: Policy) -> Policy {
     policy
 }
 
-async fn policy_in_force(operator: &ClusterClient) -> Result<Policy, Failure> {
+/// Returns the policy and its revision, which is 0 if it was never set.
+async fn policy_in_force(operator: &ClusterClient) -> Result<(Policy, v1::Revision), Failure> {
     let found = operator.policy().await?;
     let set = v1::SetPolicy {
         rules: found.rules,
         groups: found.groups,
+        replaces: None,
     };
-    convert::policy_from(&set).map_err(|error| Failure::of(&error))
+    let policy = convert::policy_from(&set).map_err(|error| Failure::of(&error))?;
+    Ok((policy, found.revision.unwrap_or_default()))
 }
 
-/// Replaces the policy of the cluster, unless it is useless or would only be shown.
-async fn replace(operator: &ClusterClient, arguments: &AclSet, policy: &Policy) -> VerbResult {
+/// Replaces the policy of the cluster, or only that of a revision, unless the new one is useless or
+/// would only be shown.
+async fn replace(
+    operator: &ClusterClient,
+    arguments: &AclSet,
+    policy: &Policy,
+    replaces: Option<v1::Revision>,
+) -> VerbResult {
     let (wrong, hints) = defects(policy);
     hints.iter().for_each(|hint| note(hint));
     if let Some(wrong) = wrong {
@@ -285,6 +295,7 @@ async fn replace(operator: &ClusterClient, arguments: &AclSet, policy: &Policy) 
     let set = v1::SetPolicy {
         rules: policy.rules.iter().map(ToString::to_string).collect(),
         groups: policy.groups().map(|group| group.to_string()).collect(),
+        replaces,
     };
     let request_id = arguments.write.request_id.as_ref();
     operator
@@ -332,7 +343,7 @@ fn test(arguments: &AclTest) -> VerbResult {
 
 async fn test_cluster(arguments: &AclTest, name: &str, expectations: &[Expectation]) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach)?;
-    let policy = policy_in_force(&operator).await?;
+    let (policy, _) = policy_in_force(&operator).await?;
     compare(name, expectations, &policy)
 }
 

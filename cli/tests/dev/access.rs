@@ -74,6 +74,40 @@ fn the_commands_of_the_page_about_access_work() {
 }
 
 #[test]
+fn rules_that_are_added_at_the_same_time_are_all_kept() {
+    let cluster = DevCluster::start(117, "1x1", &[]);
+    let home = tempfile::tempdir().unwrap();
+    let rules: Vec<String> = (0..6)
+        .map(|number| format!("deny operator/o{number} exec *"))
+        .collect();
+    let add = |number: usize| {
+        let file = home.path().join(format!("{number}.acl"));
+        std::fs::write(&file, format!("{}\n", rules[number])).unwrap();
+        loop {
+            let (code, _, stderr) = cluster.run(&["acl", "add", file.to_str().unwrap()]);
+            if code == 0 {
+                return;
+            }
+            // Another one was faster. At each repetition, one of them succeeds.
+            assert!(
+                stderr.contains("have been changed since"),
+                "{code}: {stderr}"
+            );
+        }
+    };
+    std::thread::scope(|scope| {
+        for number in 0..rules.len() {
+            let add = &add;
+            scope.spawn(move || add(number));
+        }
+    });
+    let (_, policy, _) = cluster.run(&["acl", "show"]);
+    for rule in &rules {
+        assert!(policy.contains(rule.as_str()), "{rule} is lost:\n{policy}");
+    }
+}
+
+#[test]
 fn a_policy_that_would_lock_out_its_caller_is_refused() {
     let cluster = DevCluster::start(96, "1x1", &[]);
     let home = tempfile::tempdir().unwrap();

@@ -23,7 +23,9 @@ pub(crate) fn action_of(operation: &OperatorOperation) -> Action {
         }
         OperatorOperation::MarkGone(_) => Action::MarkGone,
         OperatorOperation::Access(operation) => match operation {
-            AccessOperation::SetPolicy(_) => Action::SetAccess,
+            AccessOperation::SetPolicy(_) | AccessOperation::ReplacePolicy { .. } => {
+                Action::SetAccess
+            }
             // Masters use join tokens on behalf of hosts that join.
             AccessOperation::CreateToken(_) | AccessOperation::UseJoinToken { .. } => {
                 Action::CreateToken

@@ -26,7 +26,7 @@ const PAGE: usize = 1_000;
 /// Reads a change of access.
 pub(super) fn operation(wire: Wire) -> Result<AccessOperation, InvalidMessage> {
     Ok(match wire {
-        Wire::SetPolicy(set) => AccessOperation::SetPolicy(Arc::new(convert::policy_from(&set)?)),
+        Wire::SetPolicy(set) => convert::set_policy_from(&set)?,
         Wire::CreateToken(create) => {
             AccessOperation::CreateToken(convert::create_token_from(create)?)
         }

@@ -1,9 +1,13 @@
 //! Conversion of the facts of access and of their changes.
 
+use std::sync::Arc;
+
 use argosy_state::access::{
     AccessFacts, AccessOperation, Group, KeyHash, NewToken, Policy, RateLimit, RevokedKey, Rule,
     Subject, Token, TokenId, TokenPurpose,
 };
+
+use argosy_state::ids::Revision;
 
 use super::{InvalidMessage, id, revision};
 use crate::v1;
@@ -28,6 +32,23 @@ pub fn policy_from(wire: &v1::SetPolicy) -> Result<Policy, InvalidMessage> {
         policy.groups.insert(name, members);
     }
     Ok(policy)
+}
+
+/// Reads a change of rules and groups.
+///
+/// # Errors
+/// Names the first invalid one.
+pub fn set_policy_from(wire: &v1::SetPolicy) -> Result<AccessOperation, InvalidMessage> {
+    let policy = Arc::new(policy_from(wire)?);
+    let Some(named) = wire.replaces else {
+        return Ok(AccessOperation::SetPolicy(policy));
+    };
+    let replaces = Revision {
+        index: named.index,
+        position: named.position,
+    };
+    let replaces = Some(replaces).filter(|named| *named != Revision::default());
+    Ok(AccessOperation::ReplacePolicy { policy, replaces })
 }
 
 /// Returns the rules and groups on the wire.
@@ -147,8 +168,30 @@ mod tests {
             revision,
         } = policy(&facts);
         assert_eq!(revision, None);
-        let set = v1::SetPolicy { rules, groups };
+        let mut set = v1::SetPolicy {
+            rules,
+            groups,
+            replaces: None,
+        };
         assert_eq!(policy_from(&set), Ok((*facts.policy).clone()));
+        let any = AccessOperation::SetPolicy(facts.policy.clone());
+        assert_eq!(set_policy_from(&set), Ok(any));
+        for (index, replaces) in [
+            (0, None),
+            (
+                7,
+                Some(Revision {
+                    index: 7,
+                    position: 2,
+                }),
+            ),
+        ] {
+            let position = if index == 0 { 0 } else { 2 };
+            set.replaces = Some(v1::Revision { index, position });
+            let policy = facts.policy.clone();
+            let one = AccessOperation::ReplacePolicy { policy, replaces };
+            assert_eq!(set_policy_from(&set), Ok(one));
+        }
         for (rules, groups, wanted) in [
             (vec!["allow x"], vec![], "rules[0]: "),
             (
@@ -159,7 +202,12 @@ mod tests {
         ] {
             let owned = |texts: Vec<&str>| texts.into_iter().map(str::to_owned).collect();
             let (rules, groups) = (owned(rules), owned(groups));
-            let wrong = policy_from(&v1::SetPolicy { rules, groups }).unwrap_err();
+            let set = v1::SetPolicy {
+                rules,
+                groups,
+                replaces: None,
+            };
+            let wrong = policy_from(&set).unwrap_err();
             assert!(wrong.to_string().starts_with(wanted), "{wrong}");
         }
     }
@@ -172,7 +220,7 @@ mod tests {
         let rule = format!("{head}{}", "x".repeat(bytes - head.len()));
         let set = v1::SetPolicy {
             rules: vec![rule; most],
-            groups: Vec::new(),
+            ..v1::SetPolicy::default()
         };
         assert_eq!(policy_from(&set).unwrap().invalid(), None);
         assert!(prost::Message::encoded_len(&set) < (1 << 20) - 1_024);

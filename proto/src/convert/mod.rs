@@ -25,7 +25,8 @@ use argosy_state::ids::{InvalidId, Revision};
 use crate::v1;
 
 pub use access::{
-    create_token_from, policy, policy_from, revoked_key, set_rate_limit_from, subject_limit, token,
+    create_token_from, policy, policy_from, revoked_key, set_policy_from, set_rate_limit_from,
+    subject_limit, token,
 };
 pub use agents::{
     agent_info, agent_info_from, explanation_from, held_task, key, mode_from, order_kill,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{KeyHash, Policy, RateLimit, Subject, TokenId, TokenPurpose};
 use crate::actor::Principal;
 use crate::codec::canonical::CanonicalWriter;
+use crate::ids::Revision;
 
 /// One change of the facts of access. All of them need feature level 3.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +14,13 @@ pub enum AccessOperation {
     /// Replaces all rules and groups. Refused if afterwards no operator, or not the caller, could
     /// replace them again.
     SetPolicy(Arc<Policy>),
+    /// Does the same to the rules and groups of this revision, so that no change between is lost.
+    ReplacePolicy {
+        /// The next rules and groups.
+        policy: Arc<Policy>,
+        /// The revision of the present ones; `None` if they were never set.
+        replaces: Option<Revision>,
+    },
     /// Creates a token. Its repetition changes nothing.
     CreateToken(NewToken),
     /// Removes a token.
@@ -58,11 +66,13 @@ impl AccessOperation {
     /// Appends the fields that the fingerprint of a batch covers.
     pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
         match self {
-            Self::SetPolicy(policy) => out.chosen(1, |out| {
-                out.list(1, &policy.rules, |out, rule| out.text(1, &rule.to_string()));
-                out.list(2, policy.groups(), |out, group| {
-                    out.text(1, &group.to_string());
-                });
+            Self::SetPolicy(policy) => out.chosen(1, |out| policy_fields(policy, out)),
+            Self::ReplacePolicy { policy, replaces } => out.chosen(7, |out| {
+                policy_fields(policy, out);
+                if let Some(Revision { index, position }) = replaces {
+                    out.number(3, *index);
+                    out.number(4, (*position).into());
+                }
             }),
             Self::CreateToken(token) => out.chosen(2, |out| {
                 out.number(1, token.id.0);
@@ -99,6 +109,26 @@ impl AccessOperation {
     }
 }
 
+fn policy_fields(policy: &Policy, out: &mut CanonicalWriter) {
+    out.list(1, &policy.rules, |out, rule| out.text(1, &rule.to_string()));
+    out.list(2, policy.groups(), |out, group| {
+        out.text(1, &group.to_string());
+    });
+}
+
+#[cfg(any(test, feature = "builders"))]
+fn policy_of_words(lines: &[&str]) -> Option<Arc<Policy>> {
+    let lines = lines.join("\n").replace('|', " ").replace(" is ", " = ");
+    Some(Arc::new(lines.parse().ok()?))
+}
+
+#[cfg(any(test, feature = "builders"))]
+fn revision_of_word(text: &str) -> Option<Revision> {
+    let (index, position) = text.split_once('.')?;
+    let (index, position) = (index.parse().ok()?, position.parse().ok()?);
+    Some(Revision { index, position })
+}
+
 #[cfg(any(test, feature = "builders"))]
 impl AccessOperation {
     /// Returns an operation of each kind, by the name of its golden bytes.
@@ -115,6 +145,10 @@ impl AccessOperation {
         ];
         vec![
             ("operate-set-policy", words(&set)),
+            (
+                "operate-replace-policy",
+                words(&["replace-acl", "4.1", "group|admin|is|operator/*"]),
+            ),
             (
                 "operate-create-token",
                 words(&["token", "a1", "operator/ci", "86400000", "nightly"]),
@@ -138,8 +172,8 @@ impl AccessOperation {
     }
 
     /// Parses the words of an operation in a scenario. There, `|` stands for a space in a rule or
-    /// group, and `is` for `=`. Ids of tokens and keys are hexadecimal numbers of one byte, and
-    /// each byte of a hash is this number.
+    /// group, `is` for `=`, and `initial` for the revision of a policy that was never set. Ids of
+    /// tokens and keys are hexadecimal numbers of one byte, and each byte of a hash is this number.
     #[must_use]
     pub fn from_words(words: &[&str]) -> Option<Self> {
         let id = |text: &str| u64::from_str_radix(text, 16).ok().map(TokenId);
@@ -155,10 +189,14 @@ impl AccessOperation {
             }))
         };
         Some(match words {
-            ["acl", lines @ ..] => {
-                let lines = lines.join("\n").replace('|', " ").replace(" is ", " = ");
-                Self::SetPolicy(Arc::new(lines.parse().ok()?))
-            }
+            ["acl", lines @ ..] => Self::SetPolicy(policy_of_words(lines)?),
+            ["replace-acl", replaces, lines @ ..] => Self::ReplacePolicy {
+                policy: policy_of_words(lines)?,
+                replaces: match *replaces {
+                    "initial" => None,
+                    text => Some(revision_of_word(text)?),
+                },
+            },
             ["token", id, principal, rest @ ..] => {
                 let purpose = TokenPurpose::Bearer(principal.parse().ok()?);
                 let description = rest.get(1).copied().unwrap_or_default();

@@ -110,7 +110,7 @@ stored!(message NewToken {
 });
 
 stored!(message AccessOperation as (operation) {
-    1 | 2 | 3 | 4 | 5 | 6 operation: OneOf or "operation on access",
+    1 | 2 | 3 | 4 | 5 | 6 | 7 operation: OneOf or "operation on access",
 });
 
 stored!(oneof AccessOperation {
@@ -126,5 +126,9 @@ stored!(oneof AccessOperation {
     6 SetLimit {
         1 subject: Shown,
         2 limit: MaybePart,
+    },
+    7 ReplacePolicy {
+        1 policy: Part,
+        2 replaces: MaybePart,
     },
 });

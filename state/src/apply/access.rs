@@ -24,6 +24,12 @@ impl Registry {
     ) -> Result<(), Rejection> {
         match operation {
             AccessOperation::SetPolicy(policy) => self.set_policy(context, policy),
+            AccessOperation::ReplacePolicy { policy, replaces } => {
+                if self.access.policy_revision != *replaces {
+                    return Err(Rejection::PolicyChanged);
+                }
+                self.set_policy(context, policy)
+            }
             AccessOperation::CreateToken(new) => self.create_token(context, new, wall_ms),
             AccessOperation::RevokeToken(id) => self.revoke_token(context, *id),
             AccessOperation::RevokeKey(key) => self.revoke_key(context, *key, wall_ms),

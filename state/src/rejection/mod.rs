@@ -113,6 +113,8 @@ pub enum Rejection {
         .0.as_ref().map_or("every operator".to_owned(), ToString::to_string)
     )]
     WouldLockOut(Option<Principal>),
+    #[error("the rules have been changed since they were read: read them, and change them again")]
+    PolicyChanged,
     #[error("no token {0}: it was revoked, or never was")]
     UnknownToken(TokenId),
     #[error("token {token}: {text}")]
@@ -195,13 +197,14 @@ impl Rejection {
             Self::KeyBound(_) => 38,
             Self::KeyRevoked(_) => 39,
             Self::AgentBound(..) => 40,
+            Self::PolicyChanged => 41,
             Self::Repeated { code, .. } => *code,
             Self::Internal(_) => INTERNAL,
         }
     }
 }
 
-const CODES: [&str; 41] = [
+const CODES: [&str; 42] = [
     "stale-epoch",
     "moved",
     "unknown-agent",
@@ -243,4 +246,5 @@ const CODES: [&str; 41] = [
     "key-bound",
     "key-revoked",
     "agent-bound",
+    "policy-changed",
 ];

@@ -126,6 +126,7 @@ fn arguments(why: &Rejection) -> Vec<String> {
         Rejection::TaskGroupInvalid { group, .. } => vec![group.to_string()],
         Rejection::StaleEpoch
         | Rejection::Conflict
+        | Rejection::PolicyChanged
         | Rejection::TooManyAnswers
         | Rejection::NoOffers
         | Rejection::NotAttempted
@@ -216,6 +217,7 @@ fn restored_access(code: &str, arguments: &[String]) -> Option<Rejection> {
             [] => None,
             _ => Some(read(arguments, 0)?),
         }),
+        "policy-changed" => Rejection::PolicyChanged,
         "unknown-token" => Rejection::UnknownToken(read(arguments, 0)?),
         "token-refused" => Rejection::TokenRefused {
             token: read(arguments, 0)?,
@@ -300,6 +302,7 @@ mod tests {
             Rejection::UnknownToken(TokenId(0xa1)),
             Rejection::KeyBound(principal.clone()),
             Rejection::AgentBound(agent, principal),
+            Rejection::PolicyChanged,
             Rejection::KeyRevoked(KeyHash([0xb1; 32])),
         ]
     }

@@ -136,6 +136,12 @@ impl Model {
 
     fn change_access(&mut self, operation: &AccessOperation, wall_ms: i64) -> Checked {
         let change = match operation {
+            AccessOperation::ReplacePolicy { policy, replaces } => {
+                let present = self.policy.as_ref().map(|(_, revision)| *revision);
+                refuse(present != *replaces, Rejection::PolicyChanged)?;
+                let set = AccessOperation::SetPolicy(Arc::clone(policy));
+                return self.change_access(&set, wall_ms);
+            }
             AccessOperation::SetPolicy(policy) => {
                 refuse(!policy.may_be_set(), Rejection::WouldLockOut(None))?;
                 if let Actor::Principal(principal) = &self.actor {

@@ -159,5 +159,6 @@ fn rules(other: Option<String>) -> Write {
     Write::SetPolicy(v1::SetPolicy {
         rules: rules.collect(),
         groups: vec![GROUPS.to_owned()],
+        replaces: None,
     })
 }

@@ -184,6 +184,7 @@ impl Administrator {
         Write::SetPolicy(v1::SetPolicy {
             rules: rules.chain(denied).collect(),
             groups: GROUPS.iter().map(|&group| group.to_owned()).collect(),
+            replaces: None,
         })
     }
 

@@ -118,7 +118,11 @@ struct Population {
 async fn set_policy(cluster: &TestCluster, place: usize, policy: &str) -> u64 {
     let lines = policy.lines().map(str::to_owned);
     let (groups, rules) = lines.partition(|line| line.starts_with("group "));
-    let set = v1::SetPolicy { rules, groups };
+    let set = v1::SetPolicy {
+        rules,
+        groups,
+        replaces: None,
+    };
     let operation = v1::write_operation::Operation::SetPolicy(set);
     write(cluster, ("operator/root", place), operation)
         .await
