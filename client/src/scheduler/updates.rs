@@ -48,7 +48,8 @@ impl UpdateTracker {
             planted_bug!(UpdatePassedOver) && self.in_flight.contains_key(&status.task_id);
         if revision > progress.newest && !is_passed_over {
             progress.newest = revision;
-            progress.is_terminal |= is_terminal;
+            // After an end, the id may be used again.
+            progress.is_terminal = is_terminal;
             if is_terminal || revision.0 > progress.reconciled {
                 return true;
             }
@@ -97,6 +98,7 @@ impl UpdateTracker {
         let progress = self.tasks.entry(task_id.to_owned()).or_default();
         progress.reconciled = progress.reconciled.max(index);
         if is_new && is_terminal {
+            progress.is_terminal = true;
             self.record_end(task_id);
         }
     }
@@ -104,7 +106,10 @@ impl UpdateTracker {
     fn record_end(&mut self, task_id: &str) {
         self.ended.push_back(task_id.to_owned());
         while self.ended.len() > ENDED {
-            if let Some(oldest) = self.ended.pop_front() {
+            let Some(oldest) = self.ended.pop_front() else {
+                return;
+            };
+            if self.tasks.get(&oldest).is_some_and(|task| task.is_terminal) {
                 self.tasks.remove(&oldest);
             }
         }
@@ -264,5 +269,20 @@ mod tests {
             updates.acknowledge(&task, revision(serial + 1));
         }
         assert_eq!(updates.tasks.len(), ENDED);
+    }
+
+    #[test]
+    fn a_task_with_the_id_of_an_ended_one_is_not_removed() {
+        let mut updates = UpdateTracker::default();
+        for (index, is_terminal) in [(1, true), (2, false), (3, false)] {
+            assert!(updates.receive(&status("web", index), is_terminal));
+            updates.acknowledge("web", revision(index));
+        }
+        for serial in 0..=ENDED as u64 {
+            let task = format!("task-{serial}");
+            updates.receive(&status(&task, serial + 4), true);
+            updates.acknowledge(&task, revision(serial + 4));
+        }
+        assert!(!updates.receive(&status("web", 3), false), "it is repeated");
     }
 }
