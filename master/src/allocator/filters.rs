@@ -194,6 +194,13 @@ impl Filters {
         }
     }
 
+    /// Returns the declined resources of all filters.
+    #[cfg(test)]
+    pub(super) fn declined(&self) -> impl Iterator<Item = &Resources> {
+        let bundles = self.agents.iter().flat_map(|agent| &agent.bundles);
+        bundles.map(|bundle| &bundle.declined)
+    }
+
     /// Returns the time at which the next filters expire.
     pub(super) fn next_expiry(&self) -> Option<Timestamp> {
         self.expiries.first_key_value().map(|((at, _), _)| *at)

@@ -3,8 +3,10 @@
 
 use std::ops::Bound;
 
+use argosy_state::agent::Agent;
 use argosy_state::buggify;
 use argosy_state::ids::{AgentId, FrameworkId, Role};
+use argosy_state::resources::Resources;
 
 use super::budget::AllocationTurn;
 use super::filters::Filter;
@@ -140,10 +142,17 @@ impl Allocator {
         };
         let mut resources = declined.resources;
         if let Some(offered) = offered.filter(|_| !self.filters.hides(client, agent)) {
-            resources = offered.minus_saturating(&offered.minus_saturating(&resources));
-            if resources.is_empty() {
-                return;
-            }
+            resources = common(&offered, &resources);
+        }
+        let Some(total) = turn.registry.agent(declined.agent).map(Agent::total) else {
+            return;
+        };
+        if !total.contains(&resources) {
+            // The rest can hide nothing, and may be large: a framework presents its own filters.
+            resources = common(total, &resources);
+        }
+        if resources.is_empty() {
+            return;
         }
         let plain = self.agents.get(agent).is_plain;
         let dropped = self.filters.add(Filter {
@@ -238,4 +247,9 @@ impl Allocator {
 fn last_of<Id: Copy + Default>(part: &[Id], full: usize) -> Id {
     let last = part.last().copied().filter(|_| part.len() == full);
     last.unwrap_or_default()
+}
+
+/// Returns the part of `others` that is in `all`.
+fn common(all: &Resources, others: &Resources) -> Resources {
+    all.minus_saturating(&all.minus_saturating(others))
 }

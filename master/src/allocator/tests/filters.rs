@@ -93,6 +93,39 @@ fn rest_of_an_accepted_offer_can_be_filtered() {
 }
 
 #[test]
+fn a_filter_keeps_nothing_that_its_agent_does_not_have() {
+    let mut world = World::new();
+    let a = world.framework(&["a"]);
+    let agent = world.agent("cpus:4;mem:64");
+    let offer = world.offers().remove(0);
+    world.decline(&offer, Some(0));
+    let names: Vec<String> = (0..2_000).map(|name| format!("n{name}")).collect();
+    let presented = |resources: &str| DeclinedResources {
+        framework: a,
+        session: offer.session,
+        role: role("a"),
+        agent,
+        resources: parse(resources),
+        filter_ms: Some(60_000),
+        reason: None,
+    };
+    let large = format!("racks:{{{}}}", names.join(","));
+    world.allocator.decline(presented(&large), world.now);
+    let offer = world.offers().remove(0);
+    assert_eq!(
+        (offer.framework, offer.agent),
+        (a, agent),
+        "nothing is hidden"
+    );
+    world.decline(&offer, Some(0));
+    let all = format!("cpus:9;mem:64;{large}");
+    world.allocator.decline(presented(&all), world.now);
+    assert_eq!(world.offered(), []);
+    let kept: Vec<_> = world.allocator.filters.declined().cloned().collect();
+    assert_eq!(kept, [parse("cpus:4;mem:64")]);
+}
+
+#[test]
 fn reviving_clears_the_filters_of_a_framework() {
     let mut world = World::new();
     let a = world.framework(&["a"]);
