@@ -4,7 +4,7 @@ use argosy_state::access::{Action, Effect, GroupName, Pattern, Policy, Rule};
 use argosy_state::actor::{Actor, PrincipalKind};
 
 use super::object::Object;
-use super::users::is_root;
+use super::users::{ANY_USER, is_root};
 
 /// The result of a decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +89,11 @@ impl Permits {
         if self.is_exempt {
             return Decision::Allowed;
         }
-        let denies = |rule: &&Rule| object.is_denied_by(&rule.object);
+        let is_any_user = self.action == Action::RunAsUser && object.user == Some(ANY_USER);
+        let denies = |rule: &&Rule| match &rule.object {
+            Pattern::User(user) if is_any_user => !is_root(user),
+            objects => object.is_denied_by(objects),
+        };
         if let Some(rule) = self.denials.iter().find(denies) {
             let by = Some(rule.clone());
             return Decision::Denied { by };

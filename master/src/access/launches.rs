@@ -11,6 +11,7 @@ use super::cache::PermitCache;
 use super::denial::Denial;
 use super::images::canonical_name;
 use super::object::Object;
+use super::users::ANY_USER;
 
 /// Returns the first reason why a caller may not launch a task. `place` has the role, the framework
 /// and the agent.
@@ -49,6 +50,12 @@ fn check_container(
         let image = canonical_name(&spec.container.image);
         let image = Some(image.as_str());
         check(Action::UseImage, &Object { image, ..*place })?;
+        // The number of its user is that of a user of the host on a writable path. The image
+        // chooses it, also by the account that it gives a name. Isolation refuses root there.
+        if spec.host_paths.iter().any(|path| !path.read_only) {
+            let user = Some(ANY_USER);
+            check(Action::RunAsUser, &Object { user, ..*place })?;
+        }
     }
     for path in &spec.host_paths {
         let path = without_detours(&path.host_path);

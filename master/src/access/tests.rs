@@ -229,6 +229,37 @@ fn a_denied_user_is_denied_in_every_spelling() {
 }
 
 #[test]
+fn a_task_with_an_image_and_a_writable_host_path_needs_every_user_but_root() {
+    let needed = "allow framework/web use-image *\nallow framework/web use-host-path *";
+    let launch = |rules: &str, read_only: bool, user: &str| {
+        launch(&format!("{needed}\n{rules}"), |task| {
+            task.user = user.to_owned();
+            task.container.image = "db".to_owned();
+            task.host_paths.push(HostPath {
+                host_path: "/data".to_owned(),
+                container_path: "data".to_owned(),
+                read_only,
+            });
+        })
+    };
+    let one = "allow framework/web run-as-user user:www-data";
+    let refused = launch("", false, "").unwrap();
+    assert!(refused.contains("run-as-user"), "{refused}");
+    // The image may give this name to another user of the host.
+    assert!(launch(one, false, "www-data").is_some());
+    assert_eq!(launch("", true, ""), None);
+    let all = "allow framework/web run-as-user *";
+    assert_eq!(launch(all, false, ""), None);
+    let of_role = "allow framework/web run-as-user role:eng";
+    assert_eq!(launch(of_role, false, "www-data"), None);
+    let but = |user: &str| format!("{all}\ndeny framework/web run-as-user user:{user}");
+    assert!(launch(&but("postgres"), false, "").is_some());
+    assert_eq!(launch(&but("root"), false, ""), None);
+    let scheduler = "group framework:eng = framework/web";
+    assert_eq!(launch(scheduler, false, ""), None, "all users but root");
+}
+
+#[test]
 fn a_rule_that_allows_a_user_allows_the_group_that_it_names() {
     let run_as = |rule: &str, user: &str| {
         let rule = format!("allow framework/web run-as-user user:{rule}");

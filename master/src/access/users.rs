@@ -3,6 +3,9 @@
 //! The accounts of hosts and images are not known here, so a name is never compared with a number
 //! other than 0.
 
+/// Stands for every user but root, as the object of the right to run as one of them.
+pub(super) const ANY_USER: &str = "*";
+
 /// A user of a task without its group, as the container runtime reads it.
 #[derive(Debug, PartialEq, Eq)]
 enum User<'a> {
