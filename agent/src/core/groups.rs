@@ -136,7 +136,8 @@ impl Core {
         TaskGroupOrders::of(instance, &task.launch)
     }
 
-    /// Returns the name of the group of an instance, if all of its tasks have ended.
+    /// Returns the name of the group of an instance, if all of its tasks have ended and not all of
+    /// their containers are removed. Then its shared resources are released.
     pub(super) fn ended_group(&self, instance: Instance) -> Option<ContainerName> {
         let group = self.group(instance)?;
         let mut members = group.members();
@@ -144,7 +145,7 @@ impl Core {
             self.phase(member)
                 .is_none_or(|phase| phase == InstancePhase::Ended)
         });
-        has_ended.then(|| group.name())
+        (has_ended && !self.is_group_cleaned_up(group)).then(|| group.name())
     }
 
     fn is_delivered(&self, group: TaskGroupOrders) -> bool {

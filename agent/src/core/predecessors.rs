@@ -52,7 +52,7 @@ impl Core {
                 names.extend(self.facts.executor_container(executor));
             }
         }
-        // The tasks of a group whose network is being released are forgotten.
+        // The network of a group is released after its containers are removed.
         let groups = self.groups.releasing();
         let groups = groups.filter(|(_, ports)| ports.iter().any(|port| overlap(&wanted, *port)));
         names.extend(groups.map(|(name, _)| name));
@@ -68,7 +68,7 @@ impl Core {
     }
 }
 
-/// Whether its container may have exclusive processors: a reduced order does not state it.
+/// Whether its container may have exclusive processors: a stripped order lacks that setting.
 fn may_have_exclusive_cpus(order: &LaunchOrder) -> bool {
     let has_one = order.spec.resources.scalar_milli("cpus") >= 1_000;
     has_exclusive_cpus(&order.spec) || (order.form == OrderForm::Stripped && has_one)

@@ -5,7 +5,7 @@ use argosy_proto::v1;
 use super::executors::executed;
 use super::groups::{fetched, member};
 use super::world::{CoreFixture, spec};
-use crate::core::CommandStatus;
+use crate::core::{CommandStatus, Input};
 
 fn ports(begin: u64, end: u64) -> v1::Resource {
     let range = vec![v1::Range { begin, end }];
@@ -38,11 +38,16 @@ fn exclusive(task: &str) -> v1::TaskSpec {
     }
 }
 
-/// Lets a task end, and its end be committed.
-fn end(world: &mut CoreFixture, order: u64, task: &str) {
+/// Lets a task end, and its end be reported.
+fn report_end(world: &mut CoreFixture, order: u64) {
     world.exited(order, CommandStatus::Code(0));
     world.report();
     world.sync();
+}
+
+/// Lets a task end, and its end be committed.
+fn end(world: &mut CoreFixture, order: u64, task: &str) {
+    report_end(world, order);
     world.committed(order, task, 2, true);
 }
 
@@ -110,8 +115,8 @@ fn a_start_with_exclusive_processors_waits_for_the_removal_of_their_former_holde
     );
 }
 
-#[test]
-fn a_start_waits_for_the_network_of_a_group_once_all_its_tasks_have_ended() {
+/// Returns a fixture with the running group a, b, whose first task has a port.
+fn running_group() -> CoreFixture {
     let mut world = CoreFixture::registered();
     world.launch_spec(1, with_ports(member("a", 0, 2), 31_000, 31_000));
     world.launch_spec(2, member("b", 1, 2));
@@ -122,6 +127,12 @@ fn a_start_waits_for_the_network_of_a_group_once_all_its_tasks_have_ended() {
     for (order, task) in [(1, "a"), (2, "b")] {
         world.committed(order, task, 2, false);
     }
+    world
+}
+
+#[test]
+fn a_start_waits_for_the_network_of_a_group_once_all_its_tasks_have_ended() {
+    let mut world = running_group();
     let next = || with_ports(spec("next"), 31_000, 31_000);
     end(&mut world, 1, "a");
     world.destroyed(1);
@@ -129,6 +140,19 @@ fn a_start_waits_for_the_network_of_a_group_once_all_its_tasks_have_ended() {
     assert_eq!(launched(&mut world, 3, next()), ["start 1-3-1 after 1-1-0"]);
     world.destroyed(2);
     assert_eq!(launched(&mut world, 4, next()), ["start 1-4-1 after 1-1-0"]);
+}
+
+#[test]
+fn a_start_does_not_wait_for_a_released_group_whose_ends_are_not_committed() {
+    let mut world = running_group();
+    for order in [1, 2] {
+        report_end(&mut world, order);
+        world.destroyed(order);
+    }
+    let name = "1-1-0".parse().unwrap();
+    world.feed(Input::Destroyed { name });
+    let next = with_ports(spec("next"), 31_000, 31_000);
+    assert_eq!(launched(&mut world, 3, next), ["start 1-3-1"]);
 }
 
 #[test]
