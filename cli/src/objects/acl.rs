@@ -246,7 +246,7 @@ async fn add(arguments: &AclSet) -> VerbResult {
         note("all of it is in force already");
         return Ok(DONE);
     }
-    // A change between would be undone. It is refused, and so is a repetition without an answer.
+    // Otherwise a change that another operator makes in between would be undone.
     replace(&operator, arguments, &policy, Some(revision)).await
 }
 

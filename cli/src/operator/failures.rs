@@ -254,6 +254,15 @@ mod tests {
         assert!(failure.to_string().contains("port 5050"), "{failure}");
     }
 
+    /// Returns the errors of a call that was sent, and of one that was not.
+    fn without_answer(causes: NoMaster) -> [CallError; 2] {
+        let unanswered = CallError::Unanswered {
+            after_ms: 10_000,
+            causes: causes.clone(),
+        };
+        [unanswered, CallError::NoMaster(causes)]
+    }
+
     #[test]
     fn a_call_without_a_quorum_names_each_master_and_the_remedy() {
         use argosy_client::leader::MasterFailure;
@@ -267,11 +276,7 @@ mod tests {
                 ("10.0.0.2:5050".to_owned(), MasterFailure::Refused),
             ],
         };
-        let unanswered = CallError::Unanswered {
-            after_ms: 10_000,
-            causes: causes.clone(),
-        };
-        for error in [unanswered, CallError::NoMaster(causes)] {
+        for error in without_answer(causes) {
             let failure = read_failure(error);
             assert_eq!(failure.code, FailureCode::Unavailable);
             assert_eq!(
@@ -296,11 +301,7 @@ mod tests {
         let causes = NoMaster {
             causes: vec![("10.0.0.1:5050".to_owned(), limited)],
         };
-        let unanswered = CallError::Unanswered {
-            after_ms: 10_000,
-            causes: causes.clone(),
-        };
-        for error in [unanswered, CallError::NoMaster(causes)] {
+        for error in without_answer(causes) {
             let failure = read_failure(error);
             assert_eq!(failure.code, FailureCode::Unavailable);
             let expected = format!(

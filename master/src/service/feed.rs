@@ -78,7 +78,7 @@ pub(crate) struct Start {
     /// The log index that this master must have applied.
     pub(crate) min_revision: u64,
     pub(crate) wants_snapshots: bool,
-    /// Whether these are revisions of another cluster.
+    /// Whether `after` and `min_revision` belong to another cluster than this one.
     pub(crate) is_of_other_cluster: bool,
 }
 

@@ -308,13 +308,17 @@ async fn a_master_without_a_registry_serves_no_stream() {
     let hub = services.feed.clone().run(alone.handle.clone());
     let _hub = AbortOnDropHandle::new(tokio::spawn(hub));
     // It has no cluster until its first epoch.
-    let mut subscription = loop {
-        match subscribe(&services, changes_after(None)).await {
-            Ok(subscription) => break subscription,
-            Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+    let opened = async {
+        loop {
+            match subscribe(&services, changes_after(None)).await {
+                Ok(subscription) => break subscription,
+                Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        tokio::time::sleep(Duration::from_millis(1)).await;
     };
+    let opened = timeout(TIMEOUT, opened).await;
+    let mut subscription = opened.expect("the first epoch is opened");
     let Event::Progress(first) = next(&mut subscription).await.unwrap() else {
         panic!("it is the first event");
     };
