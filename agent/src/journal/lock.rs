@@ -1,5 +1,5 @@
 //! The lock of an agent's directory: the kernel releases it with the last process that holds it.
-//! The file contains the agent's process id.
+//! The file contains the agent's process id and its start time.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use argosy_host::process::ProcessId;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
@@ -80,7 +81,7 @@ impl DirectoryLock {
             let holder = holder(&mut file);
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
-                    write_pid(&mut file).map_err(failed)?;
+                    write_holder(&mut file).map_err(failed)?;
                     return Ok(Self { file });
                 }
                 Err(Errno::WOULDBLOCK) => {}
@@ -88,13 +89,14 @@ impl DirectoryLock {
             }
             let directory = path.parent().unwrap_or(path).to_owned();
             match holder {
-                Some(pid) if !is_running(pid) => {
+                Some(holder) if holder.has_ended() => {
                     if Instant::now() >= deadline {
+                        let pid = holder.pid;
                         return Err(LockError::HeldByChild { pid, directory });
                     }
                 }
                 holder => {
-                    let pid = holder.map_or_else(|| "?".to_owned(), |pid| pid.to_string());
+                    let pid = holder.map_or_else(|| "?".to_owned(), |one| one.pid.to_string());
                     return Err(LockError::InUse { pid, directory });
                 }
             }
@@ -103,26 +105,48 @@ impl DirectoryLock {
     }
 }
 
+/// An agent that has locked a directory, from the file.
+struct Holder {
+    pid: u32,
+    /// Its start time in clock ticks; `None` in a file of release 0.1.0.
+    start_ticks: Option<u64>,
+}
+
+impl Holder {
+    /// Whether it is not running any more, also if another process or thread has its id now.
+    fn has_ended(&self) -> bool {
+        let Some(now) = i32::try_from(self.pid)
+            .ok()
+            .and_then(|pid| ProcessId::of(pid).ok())
+        else {
+            return true;
+        };
+        let is_another = self
+            .start_ticks
+            .is_some_and(|ticks| ticks != now.start_ticks);
+        is_another || now.is_ending().unwrap_or(true)
+    }
+}
+
 /// Returns the last holder; `None` right after the start of the first.
-fn holder(file: &mut File) -> Option<u32> {
+fn holder(file: &mut File) -> Option<Holder> {
     let mut text = String::new();
-    let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
-    read.ok().and_then(|_| text.trim().parse().ok())
+    file.rewind().ok()?;
+    file.read_to_string(&mut text).ok()?;
+    let mut words = text.split_whitespace();
+    let pid = words.next()?.parse().ok()?;
+    let start_ticks = words.next().and_then(|ticks| ticks.parse().ok());
+    Some(Holder { pid, start_ticks })
 }
 
-fn write_pid(file: &mut File) -> io::Result<()> {
+fn write_holder(file: &mut File) -> io::Result<()> {
     // Overwrites in place: a full disk has no space for a new block.
-    let pid = std::process::id().to_string();
+    let pid = std::process::id();
+    let own = ProcessId::of(pid.cast_signed())?;
+    let text = format!("{pid} {}", own.start_ticks);
     file.rewind()?;
-    file.write_all(pid.as_bytes())?;
-    file.set_len(pid.len() as u64)
-}
-
-/// Whether a running process has this id.
-fn is_running(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
-    state.is_some_and(|state| !state.starts_with(['Z', 'X']))
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)
 }
 
 #[cfg(test)]
@@ -133,8 +157,14 @@ mod tests {
     fn left_behind(path: &Path) -> File {
         let mut dead = std::process::Command::new("true").spawn().unwrap();
         let pid = dead.id();
+        let ticks = ProcessId::of(pid.cast_signed()).unwrap().start_ticks;
         dead.wait().unwrap();
-        std::fs::write(path, pid.to_string()).unwrap();
+        held_with(path, &format!("{pid} {ticks}"))
+    }
+
+    /// Returns a held lock whose file has this content.
+    fn held_with(path: &Path, content: &str) -> File {
+        std::fs::write(path, content).unwrap();
         let file = File::open(path).unwrap();
         flock(&file, FlockOperation::LockExclusive).unwrap();
         file
@@ -173,8 +203,38 @@ mod tests {
             drop(left);
             next.join().unwrap().unwrap();
         });
-        let signed = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(signed, std::process::id().to_string());
+        let holder = holder(&mut File::open(&path).unwrap()).unwrap();
+        assert_eq!(holder.pid, std::process::id());
+        assert!(!holder.has_ended());
+    }
+
+    /// The kernel gives ids again, on a busy host within seconds.
+    #[test]
+    fn a_process_with_the_id_of_an_exited_agent_is_not_that_agent() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let own = ProcessId::of(std::process::id().cast_signed()).unwrap();
+        let exited = format!("{} {}", own.pid, own.start_ticks - 1);
+        let left = held_with(&path, &exited);
+        let refused = DirectoryLock::take_within(&path, Duration::from_millis(50));
+        assert!(
+            matches!(refused, Err(LockError::HeldByChild { .. })),
+            "{refused:?}"
+        );
+        drop(left);
+        DirectoryLock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn the_lock_of_a_running_agent_of_release_0_1_0_is_in_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let _held = held_with(&path, &std::process::id().to_string());
+        let refused = DirectoryLock::take_within(&path, Duration::from_secs(600));
+        assert!(
+            matches!(refused, Err(LockError::InUse { .. })),
+            "{refused:?}"
+        );
     }
 
     #[test]
