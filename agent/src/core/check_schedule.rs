@@ -15,7 +15,8 @@ use super::checks::{
 };
 use super::effect::ContainerEffect;
 use super::facts::Instance;
-use super::lifecycle::{FailureCause, InstancePhase};
+use super::lifecycle::InstancePhase;
+use super::outcome::FailureCause;
 
 /// The checks of one running task.
 #[derive(Debug)]

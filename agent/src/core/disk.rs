@@ -11,8 +11,8 @@ use super::Core;
 use super::effect::ContainerEffect;
 use super::facts::{Instance, TaskFacts};
 use super::input::{CommandExit, CommandStatus};
-use super::lifecycle::{FailureCause, InstancePhase};
-use super::outcome::TaskEnd;
+use super::lifecycle::InstancePhase;
+use super::outcome::{FailureCause, TaskEnd};
 
 /// Bytes of a MiB, the unit of `disk`.
 const MIB: u64 = 1024 * 1024;

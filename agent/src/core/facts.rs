@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::executors::{ExecutorInfo, ExecutorRecord};
 use super::launch::{DEFAULT_GRACE_MS, LaunchOrder};
-use super::lifecycle::FailureCause;
 use super::numbered_update::NumberedUpdate;
+use super::outcome::FailureCause;
 
 /// Longest grace period of a task that the cluster no longer tracks, in milliseconds.
 const ORPHAN_GRACE_MS: u64 = 10_000;

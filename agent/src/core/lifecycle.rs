@@ -13,7 +13,7 @@ use super::facts::{ContainerName, Instance, JournalRecord, StartedFact};
 use super::groups::{self, GroupProgress};
 use super::input::{CommandExit, ContainerStart, CreateError};
 use super::limits::LimitUpdateState;
-use super::outcome::{TaskEnd, end_without_status, outcome_of};
+use super::outcome::{FailureCause, TaskEnd, end_without_status, outcome_of};
 use super::{Core, DeferredStep, SyncMode};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,17 +87,6 @@ pub(super) struct InstanceState {
     /// The position in its task group, if it is in one.
     pub(super) group: GroupProgress,
     cleanup: CleanupState,
-}
-
-/// The reason for which the agent itself ends a task, which then has failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FailureCause {
-    /// Its `max_completion_ms` has passed.
-    DeadlineExceeded,
-    /// Its health check failed too often.
-    Unhealthy(Explanation),
-    /// It exceeds its disk limit.
-    DiskLimitExceeded(Explanation),
 }
 
 impl InstanceState {

@@ -86,11 +86,11 @@ pub use facts::{
 pub use following::Adoption;
 pub(crate) use groups::group_name;
 pub use launch::{LaunchOrder, OrderForm};
-pub use lifecycle::FailureCause;
 pub(crate) use lifecycle::PHASES;
 pub use limits::UnappliedLimits;
 pub use numbered_update::{LimitsReport, NumberedUpdate};
 pub(crate) use orders::key as task_key;
+pub use outcome::FailureCause;
 pub(crate) use views::{ContainerView, TaskView};
 
 pub use input::{

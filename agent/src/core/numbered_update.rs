@@ -7,7 +7,7 @@ use argosy_state::task::{
     CheckResults, Exit, Reason, ReportedText, TaskLimits, TaskState, UpdateSource,
 };
 
-use super::lifecycle::FailureCause;
+use super::outcome::FailureCause;
 
 /// An update of a task, with the number that this agent gave it.
 #[derive(Debug, Clone, PartialEq)]

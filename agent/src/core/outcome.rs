@@ -3,7 +3,17 @@
 use argosy_state::task::{Code, Exit, Explanation, Reason, TaskState, UpdateSource};
 
 use super::input::{CommandExit, CommandStatus, CreateError, StopCause};
-use super::lifecycle::FailureCause;
+
+/// The reason for which the agent itself ends a task, which then has failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FailureCause {
+    /// Its `max_completion_ms` has passed.
+    DeadlineExceeded,
+    /// Its health check failed too often.
+    Unhealthy(Explanation),
+    /// It exceeds its disk limit.
+    DiskLimitExceeded(Explanation),
+}
 
 /// The end of an instance, for its last update.
 #[derive(Debug, Clone, PartialEq)]

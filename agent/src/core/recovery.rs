@@ -12,8 +12,8 @@ use super::effect::ContainerEffect;
 use super::facts::{AgentIdentity, AgentState, ContainerName, Instance, JournalRecord};
 use super::groups::group_name;
 use super::input::{CommandExit, RecoveredContainer, StopCause};
-use super::lifecycle::{FailureCause, InstancePhase, InstanceState};
-use super::outcome::{TaskEnd, unknown_end};
+use super::lifecycle::{InstancePhase, InstanceState};
+use super::outcome::{FailureCause, TaskEnd, unknown_end};
 use super::{Core, DeferredStep, SyncMode};
 
 /// The time after which a container that could not be queried is queried again, in milliseconds.

@@ -8,11 +8,11 @@ use argosy_state::task::{Code, Explanation, Reason, ReportedText, TaskState, Upd
 
 use super::check_schedule::TaskChecks;
 use super::facts::{Instance, JournalRecord, TaskFacts};
-use super::lifecycle::{FailureCause, InstancePhase, InstanceState};
+use super::lifecycle::{InstancePhase, InstanceState};
 use super::limits::LimitUpdateResult;
 use super::messages::{AgentMessage, HeldTask};
 use super::numbered_update::NumberedUpdate;
-use super::outcome::TaskEnd;
+use super::outcome::{FailureCause, TaskEnd};
 use super::{Core, DeferredStep, SyncMode};
 
 /// Maximum number of updates in one message.
