@@ -288,13 +288,15 @@ pub(super) async fn an_agent_stops_although_its_broker_or_spawner_is_stopped() {
         }
         let pid = u64::from(stopped);
         let stopped = StoppedProcess::of(stopped);
+        let exited = format!("/proc/{}/stat", agent.pid());
         agent.stop().await;
         assert!(is_running(pid), "{which}");
         let lock = DirectoryLock::take(&host.directory().join("lock"));
         match which {
             "broker" => {
                 let why = lock.unwrap_err().to_string();
-                assert!(why.contains("pgrep -a argosy-broker"), "{why}");
+                let found = std::fs::read_to_string(exited);
+                assert!(why.contains("pgrep -a argosy-broker"), "{why}: {found:?}");
             }
             _ => drop(lock.unwrap()),
         }
