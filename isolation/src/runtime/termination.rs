@@ -69,7 +69,10 @@ impl Termination {
             SupervisorRequest::Signal { signal } => Some(TerminationAction::Signal(signal)),
             SupervisorRequest::Kill { grace_ms } => self.begin(now, StopReason::Ordered, grace_ms),
             SupervisorRequest::Renew { deadline } => {
-                if let Some(stop_after) = &mut self.stop_after {
+                // One that arrives after the deadline is too late, also if the supervisor has not
+                // acted yet: masters may have reported that the task can be replaced.
+                let open = self.stop_after.as_mut();
+                if let Some(stop_after) = open.filter(|open| now < open.deadline) {
                     // A late or reordered renewal must not take back a newer one.
                     stop_after.deadline = stop_after.deadline.max(deadline);
                 }
@@ -197,6 +200,11 @@ mod tests {
             None
         );
         assert_eq!(termination.tick(at(199)), None);
+        // The supervisor reads it before it acts on the deadline.
+        assert_eq!(
+            termination.request(at(200), SupervisorRequest::Renew { deadline: at(900) }),
+            None
+        );
         assert_eq!(termination.tick(at(200)), TERM);
         assert_eq!(
             termination.request(at(201), SupervisorRequest::Renew { deadline: at(900) }),
