@@ -77,6 +77,8 @@ pub(super) struct InstanceState {
     pub(super) end: Option<TaskEnd>,
     /// Set when the agent itself ends the task.
     pub(super) failure: Option<FailureCause>,
+    /// Whether its `stop_after_ms` passed during its start.
+    pub(super) is_expired: bool,
     /// The progress of the fetch, if it is to be reported.
     pub(super) fetch_progress: Option<Explanation>,
     pub(super) limit_update: LimitUpdateState,
@@ -95,6 +97,7 @@ impl InstanceState {
             phase,
             end: None,
             failure: None,
+            is_expired: false,
             fetch_progress: None,
             limit_update: LimitUpdateState::default(),
             checks: None,
@@ -145,7 +148,7 @@ impl Core {
             self.end_unstarted(instance);
             return;
         }
-        if let Some(end) = self.no_space_end() {
+        if let Some(end) = self.no_space_end(&task.launch) {
             return self.end(instance, end);
         }
         if let Some(why) = groups::is_malformed(instance, &task.launch) {
@@ -246,7 +249,10 @@ impl Core {
         let mut limit_ms = task.launch.spec.max_completion_ms;
         // Its limits count from the start in the journal, if that has one.
         let at = task.started.unwrap_or(fact).at;
-        let unwanted = !task.held || task.kill_grace_ms.is_some() || task.failure.is_some();
+        let (has_failed, is_killed) = (
+            task.failure.is_some(),
+            !task.held || task.kill_grace_ms.is_some(),
+        );
         if task.started.is_none() {
             // The supervisor's state files prove the start after a crash: no step waits for this
             // record.
@@ -257,8 +263,11 @@ impl Core {
             self.completions.insert(at.plus_ms(limit_ms), instance);
         }
         self.mark_started(instance);
-        if unwanted {
+        if has_failed {
             self.kill(instance);
+        } else if is_killed {
+            // The order may not be on disk yet.
+            self.when_durable(DeferredStep::Kill(instance));
         } else {
             self.start_checks(instance, at, was);
             self.measure(instance);

@@ -201,6 +201,7 @@ impl Core {
     /// Records that an active leader has answered a message sent at this time. Renews leases
     /// without waiting for the journal: a slow disk must not stop tasks of an agent with a leader.
     fn answered(&mut self, sent_at: Timestamp) {
+        self.expire_deadlines();
         let acked_at = self.link.answered(sent_at);
         self.lease_renewed(acked_at);
     }

@@ -146,3 +146,9 @@ pub(super) fn unknown_end(rebooted: bool) -> TaskEnd {
     };
     TaskEnd::by_agent(TaskState::Failed, reason, Explanation::of(code, &[]))
 }
+
+/// Returns the end of a task whose start was interrupted, and that must not be started again.
+pub(super) fn interrupted_end() -> TaskEnd {
+    let why = Explanation::of(Code::GroupAgentRestarted, &[]);
+    TaskEnd::by_agent(TaskState::Failed, Reason::AgentRestarted, why)
+}

@@ -13,7 +13,7 @@ use super::facts::{AgentIdentity, AgentState, ContainerName, Instance, JournalRe
 use super::groups::group_name;
 use super::input::{CommandExit, RecoveredContainer, StopCause};
 use super::lifecycle::{InstancePhase, InstanceState};
-use super::outcome::{FailureCause, TaskEnd, unknown_end};
+use super::outcome::{FailureCause, TaskEnd, interrupted_end, unknown_end};
 use super::{Core, DeferredStep, SyncMode};
 
 /// The time after which a container that could not be queried is queried again, in milliseconds.
@@ -152,10 +152,7 @@ impl Core {
                 self.end_unstarted(instance)
             }
             RecoveredContainer::NeverStarted if self.may_start_again(instance) => {
-                self.instances
-                    .insert(instance, InstanceState::new(InstancePhase::Waiting));
-                self.recovery.start_later(instance);
-                self.resume_if_registered();
+                self.start_again(instance);
             }
             RecoveredContainer::Gone
             | RecoveredContainer::NeverStarted
@@ -276,9 +273,23 @@ impl Core {
         is_unstarted && !self.is_of_earlier_boot(instance)
     }
 
+    /// Starts a launch again that never started, once the agent is registered. Fails a task with
+    /// `stop_after_ms`: masters may have reported that it can be replaced while no agent ran.
+    fn start_again(&mut self, instance: Instance) {
+        let task = self.facts.tasks.get(&instance);
+        if task.is_some_and(|task| task.launch.spec.stop_after_ms > 0) {
+            return self.end_without_status(instance, interrupted_end());
+        }
+        self.instances
+            .insert(instance, InstanceState::new(InstancePhase::Waiting));
+        self.recovery.start_later(instance);
+        self.resume_if_registered();
+    }
+
     /// Completes a registration. A launch that never started is tried again only now: an agent that
     /// was long disconnected from the masters may have been replaced, and the master that
-    /// registered it would have reported that.
+    /// registered it would have reported that. A launch of a former cluster fails: the restored one
+    /// may not have the task.
     pub(super) fn complete_registration(&mut self, link: u64) {
         if self.link.registered() != Some(link) {
             return;
@@ -286,6 +297,15 @@ impl Core {
         self.repeat_secret_requests(link);
         let run = self.facts.identity.run;
         for instance in self.recovery.take_unstarted() {
+            if self
+                .facts
+                .tasks
+                .get(&instance)
+                .is_some_and(|task| task.former)
+            {
+                self.end_without_status(instance, interrupted_end());
+                continue;
+            }
             self.persist(JournalRecord::Retried { instance, run }, SyncMode::Awaited);
             self.when_durable(DeferredStep::Launch(instance));
         }

@@ -30,6 +30,39 @@ impl Core {
         Some(TaskEnd::by_agent(TaskState::Failed, reason, why))
     }
 
+    /// Makes deadlines that have passed final before a leader's answer moves those of other tasks:
+    /// masters may have reported by now that the tasks can be replaced. A task that has not started
+    /// ends. A start in progress keeps its deadline, so that its supervisor rejects it. Supervisors
+    /// themselves end tasks that run.
+    pub(super) fn expire_deadlines(&mut self) {
+        if self.link.acked_at().is_none() {
+            return;
+        }
+        let instances = self.instances.keys().copied();
+        let late = instances.filter_map(|instance| Some((instance, self.expired_end(instance)?)));
+        for (instance, end) in late.collect::<Vec<_>>() {
+            match self.phase(instance) {
+                Some(InstancePhase::Fetching) => {
+                    self.effects.push(ContainerEffect::CancelFetch(instance));
+                    self.end(instance, end);
+                }
+                Some(InstancePhase::Waiting | InstancePhase::Prepared) => self.end(instance, end),
+                Some(InstancePhase::Starting) => {
+                    if let Some(state) = self.instances.get_mut(&instance) {
+                        state.is_expired = true;
+                    }
+                }
+                Some(
+                    InstancePhase::Running
+                    | InstancePhase::Recovering
+                    | InstancePhase::Unknown
+                    | InstancePhase::Ended,
+                )
+                | None => {}
+            }
+        }
+    }
+
     /// Records that an active leader has answered a message sent at this time.
     pub(super) fn lease_renewed(&mut self, acked_at: Timestamp) {
         for (instance, state) in &self.instances {
@@ -41,7 +74,7 @@ impl Core {
                 state.phase,
                 InstancePhase::Starting | InstancePhase::Running
             );
-            if may_run && stop_after_ms > 0 {
+            if may_run && !state.is_expired && stop_after_ms > 0 {
                 self.effects.push(ContainerEffect::Renew {
                     instance: *instance,
                     stop_at: acked_at.plus_ms(stop_after_ms),

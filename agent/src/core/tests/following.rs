@@ -5,8 +5,9 @@ use argosy_proto::v1::to_agent::Message as ToAgent;
 use argosy_state::ids::ClusterId;
 use metrics_exporter_prometheus::PrometheusBuilder;
 
+use super::tasks::last_update;
 use super::world::{CoreFixture, instance};
-use crate::core::{Adoption, Input};
+use crate::core::{Adoption, Input, RecoveredContainer};
 
 const RESTORED: &str = "000000000000000000000000000000bb";
 
@@ -146,6 +147,25 @@ fn a_quarantined_task_that_ends_is_cleaned_up() {
         "{effects:?}"
     );
     assert_eq!(quarantined(&world), Vec::<u64>::new());
+}
+
+#[test]
+fn a_launch_of_the_former_cluster_that_never_started_is_not_started() {
+    let mut world = CoreFixture::registered();
+    world.launch(1, "web");
+    let mut world = world.restart_synced("boot-1");
+    world.core.config.adoption = Some(adoption(false));
+    world.cluster = RESTORED;
+    world.epoch = 2;
+    world.found(1, RecoveredContainer::NeverStarted);
+    world.sync();
+    world.register(false);
+    world.report();
+    assert!(world.core.is_registered());
+    let effects = world.take_effects();
+    let starts = |effect: &&String| effect.starts_with("start");
+    assert_eq!(effects.iter().find(starts), None);
+    assert_eq!(last_update(&world, 1).state(), v1::TaskState::Failed);
 }
 
 #[test]

@@ -135,6 +135,56 @@ fn an_expired_task_never_starts() {
     assert_eq!(last.reason(), v1::Reason::StoppedWithoutLeader);
 }
 
+/// Masters may have reported the tasks as stopped before.
+#[test]
+fn an_answer_after_the_deadline_revives_no_start() {
+    let mut world = CoreFixture::registered();
+    world.launch_spec(1, fetched_singleton(3_000));
+    let mut starting = spec("db");
+    starting.stop_after_ms = 3_000;
+    world.launch_spec(2, starting);
+    world.sync();
+    world.wait(4_000);
+    world.discard_effects();
+    world.register(true);
+    world.feed(Input::Fetched {
+        instance: instance(1),
+        result: Ok(()),
+    });
+    world.report();
+    // Its supervisor compares the deadline once more; if it was in time, it ends the task itself.
+    world.started(2);
+    world.wait(1_000);
+    world.receive(v1::to_agent::Message::Pong(v1::Ping { serial: u64::MAX }));
+    let effects = world.take_effects();
+    let is_wrong = |effect: &&String| effect.starts_with("start") || effect.starts_with("renew");
+    assert_eq!(effects.iter().find(is_wrong), None);
+    assert!(
+        effects.contains(&"cancel the fetch for 1".to_owned()),
+        "{effects:?}"
+    );
+    let last = last_update(&world, 1);
+    assert_eq!(last.state(), v1::TaskState::Failed);
+    assert_eq!(last.reason(), v1::Reason::StoppedWithoutLeader);
+}
+
+#[test]
+fn a_task_with_stop_after_is_not_started_after_a_restart() {
+    let mut world = CoreFixture::registered();
+    world.launch_spec(1, fetched_singleton(10_000));
+    world.sync();
+    let mut world = world.restart("boot-1");
+    world.found(1, RecoveredContainer::NeverStarted);
+    world.register(true);
+    world.report();
+    let effects = world.take_effects();
+    let starts = |effect: &&String| effect.starts_with("start") || effect.starts_with("fetch");
+    assert_eq!(effects.iter().find(starts), None);
+    let last = last_update(&world, 1);
+    assert_eq!(last.state(), v1::TaskState::Failed);
+    assert_eq!(last.reason(), v1::Reason::AgentRestarted);
+}
+
 /// Returns the next run of an agent with a running task.
 fn restarted() -> CoreFixture {
     let mut world = CoreFixture::registered();

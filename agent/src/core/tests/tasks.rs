@@ -317,6 +317,20 @@ fn a_kill_during_a_start_is_applied_after_the_start() {
 }
 
 #[test]
+fn a_kill_during_a_start_waits_for_its_record() {
+    let mut world = CoreFixture::registered();
+    world.launch(1, "web");
+    world.sync();
+    world.discard_effects();
+    world.kill(2, "web", 250);
+    world.started(1);
+    world.expect(&[]);
+    world.sync();
+    let effects = world.take_effects();
+    assert!(effects.contains(&"kill 1 in 250".to_owned()), "{effects:?}");
+}
+
+#[test]
 fn a_killed_task_that_exits_with_0_is_reported_as_killed() {
     let mut world = CoreFixture::running();
     world.kill(2, "web", 3_000);
