@@ -12,25 +12,21 @@
 //! memory is constant.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use netlink_packet_core::{
-    NLA_F_NESTED, NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_DUMP, NetlinkDeserializable, NetlinkHeader,
-    NetlinkSerializable, NlasIterator,
-};
-use nix::sys::socket::SockProtocol;
+use netlink_packet_core::{NLA_F_NESTED, NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_DUMP, NlasIterator};
 
 use super::link::NetlinkSocket;
-use super::netlink::NetlinkConnection;
+use super::netfilter::{NetfilterMessage, attribute, open};
 use super::rules::PortMapping;
 use super::{NetworkError, Protocol, network_error};
 
 // Types of messages, from linux/netfilter/nfnetlink_conntrack.h.
-const GET: u8 = 1;
-const DELETE: u8 = 2;
-const GET_STATISTICS: u8 = 5;
+const GET: u16 = CONNTRACK | 1;
+const DELETE: u16 = CONNTRACK | 2;
+const GET_STATISTICS: u16 = CONNTRACK | 5;
+const CONNTRACK: u16 = (libc::NFNL_SUBSYS_CTNETLINK as u16) << 8;
 
 // Types of attributes, from the same file (CTA_*).
 const TUPLE_ORIGINAL: u16 = 1;
@@ -50,17 +46,8 @@ const FILTER_ORIGINAL: u16 = 1;
 /// The fields by which [`FILTER`] selects entries: protocol number and destination port.
 const BY_PORT: u32 = 1 << 3 | 1 << 5;
 
-/// The size of the general header of netfilter's messages: family, version, resource.
-const GENERAL_HEADER: usize = 4;
 /// The maximum number of destinations of which it is known whether they are the host's.
 const KNOWN_DESTINATIONS: usize = 1024;
-
-/// A message of the kernel's connection tracking.
-struct ConntrackMessage {
-    kind: u8,
-    family: u8,
-    attributes: Vec<u8>,
-}
 
 /// The entry of a flow by TCP or UDP.
 #[derive(Debug, PartialEq, Eq)]
@@ -77,7 +64,7 @@ struct FlowEntry {
 /// # Errors
 /// If the kernel lacks the module for it.
 pub(super) fn check() -> Result<(), NetworkError> {
-    let wanted = ConntrackMessage {
+    let wanted = NetfilterMessage {
         kind: GET_STATISTICS,
         family: libc::AF_UNSPEC as u8,
         attributes: Vec::new(),
@@ -140,7 +127,7 @@ fn delete(
     let ports: BTreeMap<_, _> = mappings.iter().map(|at| (of_port(at), at)).collect();
     let (mut entries, mut deletions) = (open()?, open()?);
     for request in lists(mappings) {
-        entries.request(request, NLM_F_DUMP, |answer: ConntrackMessage| {
+        entries.request(request, NLM_F_DUMP, |answer: NetfilterMessage| {
             let Some(flow) = FlowEntry::of(&answer) else {
                 return Ok(());
             };
@@ -165,8 +152,8 @@ fn delete(
 
 /// Returns the requests that list the entries of these ports. The kernel selects them by one port;
 /// with several, one list of all entries is faster.
-fn lists(mappings: &[PortMapping]) -> Vec<ConntrackMessage> {
-    let list = |family: i32, attributes| ConntrackMessage {
+fn lists(mappings: &[PortMapping]) -> Vec<NetfilterMessage> {
+    let list = |family: i32, attributes| NetfilterMessage {
         kind: GET,
         family: family as u8,
         attributes,
@@ -198,7 +185,7 @@ fn filter(mapping: &PortMapping) -> Vec<u8> {
 
 impl FlowEntry {
     /// Returns the entry in an answer of the kernel; `None` for protocols without ports.
-    fn of(answer: &ConntrackMessage) -> Option<Self> {
+    fn of(answer: &NetfilterMessage) -> Option<Self> {
         let original = value(&answer.attributes, TUPLE_ORIGINAL)?;
         let reply = value(&answer.attributes, TUPLE_REPLY)?;
         let ends = value(original, TUPLE_PROTOCOL)?;
@@ -226,7 +213,7 @@ impl FlowEntry {
     }
 }
 
-impl ConntrackMessage {
+impl NetfilterMessage {
     /// Returns the request that deletes exactly this entry, and not a later one of the same flow.
     /// `None` if the entry has no addresses: the kernel would delete all entries.
     fn deletion(&self) -> Option<Self> {
@@ -245,53 +232,11 @@ impl ConntrackMessage {
     }
 }
 
-impl NetlinkSerializable for ConntrackMessage {
-    fn message_type(&self) -> u16 {
-        (libc::NFNL_SUBSYS_CTNETLINK as u16) << 8 | u16::from(self.kind)
-    }
-
-    fn buffer_len(&self) -> usize {
-        GENERAL_HEADER + self.attributes.len()
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        let (header, attributes) = buffer.split_at_mut(GENERAL_HEADER);
-        header.copy_from_slice(&[self.family, libc::NFNETLINK_V0 as u8, 0, 0]);
-        attributes.copy_from_slice(&self.attributes);
-    }
-}
-
-impl NetlinkDeserializable for ConntrackMessage {
-    type Error = Infallible;
-
-    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
-        Ok(Self {
-            kind: header.message_type as u8,
-            family: payload.first().copied().unwrap_or_default(),
-            attributes: payload.get(GENERAL_HEADER..).unwrap_or_default().to_vec(),
-        })
-    }
-}
-
-fn open() -> io::Result<NetlinkConnection> {
-    NetlinkConnection::open(SockProtocol::NetlinkNetFilter)
-}
-
 fn number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => libc::IPPROTO_TCP as u8,
         Protocol::Udp => libc::IPPROTO_UDP as u8,
     }
-}
-
-/// Returns an encoded attribute.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = NLA_HEADER_SIZE + value.len();
-    let mut bytes = (length as u16).to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(value);
-    bytes.resize(length.next_multiple_of(4), 0);
-    bytes
 }
 
 /// Returns the attribute of this type, with its header.
@@ -322,7 +267,7 @@ mod tests {
     use super::*;
 
     /// Returns the kernel's message for the entry of a UDP flow to port 53 of the host.
-    fn entry(destination: &str, answers_from: &str) -> ConntrackMessage {
+    fn entry(destination: &str, answers_from: &str) -> NetfilterMessage {
         let ip = |address: &str, [ipv4, ipv6]: [u16; 2]| {
             let address = match address.parse().unwrap() {
                 IpAddr::V4(address) => attribute(ipv4, &address.octets()),
@@ -341,7 +286,7 @@ mod tests {
             attribute(3, &[0, 0, 1, 2]),
             attribute(ID, &[1, 2, 3, 4]),
         ];
-        ConntrackMessage {
+        NetfilterMessage {
             kind: 0,
             family: 2,
             attributes: attributes.concat(),
@@ -383,7 +328,7 @@ mod tests {
             assert_eq!(copied, with_header(&listed.attributes, kind));
         }
         assert_eq!(with_header(&deletion.attributes, TUPLE_REPLY), None);
-        let without = ConntrackMessage {
+        let without = NetfilterMessage {
             attributes: attribute(ID, &[1, 2, 3, 4]),
             ..listed
         };
@@ -396,7 +341,7 @@ mod tests {
         let listed = entry("192.0.2.1", "10.183.0.2");
         for length in 0..listed.attributes.len() {
             let attributes = listed.attributes[..length].to_vec();
-            let cut = ConntrackMessage {
+            let cut = NetfilterMessage {
                 attributes,
                 ..entry("192.0.2.1", "10.183.0.2")
             };

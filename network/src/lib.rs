@@ -18,9 +18,9 @@
 //! ends of its link. State that can outlive its owner is recorded first (`ipam`) or derived from
 //! the records (`rules`), and a sweep restores both.
 //!
-//! Reading order: `subnet`, `subnet6`, `published`, `netlink`, `link`, `link_stats`, `namespace`,
-//! `rules`, `conntrack`, `ipam`, `host`, `forwarding`, `networks`, `trial`, `cni`, `names`. Each
-//! imports only from those before it.
+//! Reading order: `subnet`, `subnet6`, `published`, `netlink`, `netfilter`, `link`, `link_stats`,
+//! `namespace`, `rules`, `conntrack`, `ipam`, `host`, `forwarding`, `networks`, `trial`, `cni`,
+//! `names`. Each imports only from those before it.
 
 pub mod cni;
 mod conntrack;
@@ -31,6 +31,7 @@ mod link;
 mod link_stats;
 pub mod names;
 mod namespace;
+mod netfilter;
 mod netlink;
 mod networks;
 mod published;

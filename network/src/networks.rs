@@ -7,11 +7,13 @@
 
 mod filling;
 mod leftovers;
+mod missing_table;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -47,6 +49,8 @@ struct NetworkState {
     /// Held while ports are recorded and their rules changed: the table is built from the records
     /// when it is replaced.
     rules: Mutex<()>,
+    /// Whether a missing table was restored that [`Networks::restore_table`] has not reported.
+    was_missing: AtomicBool,
 }
 
 #[derive(Default)]
@@ -107,6 +111,7 @@ impl Networks {
             records,
             pool: Mutex::default(),
             rules: Mutex::default(),
+            was_missing: AtomicBool::default(),
         };
         leftovers::remove_lost_owners(&shared.records)?;
         let networks = Self {
@@ -131,6 +136,7 @@ impl Networks {
     ) -> Result<ContainerNamespace, NetworkError> {
         let shared = &self.shared;
         self.release(container)?;
+        shared.restore_if_missing()?;
         let zero = publications
             .iter()
             .find(|port| port.host_port == 0 || port.container_port == 0);
@@ -401,7 +407,7 @@ impl NetworkState {
             }
             crash_point!("network.port-recorded");
         }
-        rules::apply(&rules::publish(&self.tag, &mappings, self.settings.subnet6))?;
+        self.change_table(&rules::publish(&self.tag, &mappings, self.settings.subnet6))?;
         redirect_clients(&mappings);
         crash_point!("network.published");
         Ok(())
@@ -412,7 +418,7 @@ impl NetworkState {
             return Ok(());
         }
         let _alone = lock(&self.rules);
-        rules::apply(&rules::withdraw(&self.tag, mappings, self.settings.subnet6))?;
+        self.change_table(&rules::withdraw(&self.tag, mappings, self.settings.subnet6))?;
         crash_point!("network.withdrawn");
         // A failure keeps the records of ports and address, so that no other container gets them.
         conntrack::delete_withdrawn(mappings)?;

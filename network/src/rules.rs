@@ -1,10 +1,10 @@
 //! Packet filter rules between containers, host and world: one nft table per agent.
 //!
 //! The table is a function of the settings and of the published ports. It is replaced as a whole in
-//! one transaction when the agent starts or sweeps. In between, a container's ports are added and
-//! removed as elements of one map; nothing else changes, so the number of rules does not grow with
-//! the number of containers. The route binds a source address to its link, and exists exactly as
-//! long as the link.
+//! one transaction when the agent starts or sweeps, and when other software has removed it. In
+//! between, a container's ports are added and removed as elements of one map; nothing else changes,
+//! so the number of rules does not grow with the number of containers. The route binds a source
+//! address to its link, and exists exactly as long as the link.
 
 use std::fmt::Write as _;
 use std::io;
@@ -76,9 +76,14 @@ pub(super) struct NftTable<'a> {
     pub(super) mappings: &'a [PortMapping],
 }
 
+/// Returns the name of the table, which is of the family `inet`.
+pub(super) fn table_name(tag: &str) -> String {
+    format!("argosy-{tag}")
+}
+
 /// Returns the table's name, with its family.
 fn name(tag: &str) -> String {
-    format!("inet argosy-{tag}")
+    format!("inet {}", table_name(tag))
 }
 
 impl NftTable<'_> {
