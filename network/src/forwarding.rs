@@ -11,8 +11,8 @@ mod ipv6;
 
 use std::fs;
 
+use super::host::list_devices;
 use super::ipam::{ForwardingRecord, Ipam};
-use super::link::NetlinkSocket;
 use super::namespace;
 use super::rules::{DEVICES, ForwardingDenied};
 use super::{NetworkError, Subnet6, network_error};
@@ -82,9 +82,7 @@ fn are_all_recorded(recorded: &[String]) -> Result<bool, NetworkError> {
 
 /// Returns the devices of the host, except containers' devices and loopback.
 fn devices() -> Result<Vec<String>, NetworkError> {
-    let mut links = NetlinkSocket::open().map_err(network_error("open a netlink socket"))?;
-    let all = links.list().map_err(network_error("list devices"))?;
-    let names = all.into_iter().map(|link| link.name);
+    let names = list_devices()?.into_iter().map(|link| link.name);
     let of_host = names.filter(|name| name != "lo" && !name.starts_with(DEVICES));
     Ok(of_host.collect())
 }

@@ -1,7 +1,5 @@
 //! Traffic of a container's link, read at the host's end of its veth pair.
 
-use std::io;
-
 use netlink_packet_route::link::Stats64;
 use serde::{Deserialize, Serialize};
 
@@ -53,15 +51,11 @@ pub(super) fn of(device: &str) -> Result<Option<LinkStats>, NetworkError> {
     let counted = NetlinkSocket::open().and_then(|mut links| links.counters(device));
     match counted {
         Ok(counters) => Ok(Some(LinkStats::at_the_other_end(&counters))),
-        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
         Err(error) => Err(network_error(format!("read the counters of {device}"))(
             error,
         )),
     }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENODEV)
 }
 
 #[cfg(test)]

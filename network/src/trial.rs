@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use super::link::{NetlinkSocket, VethPair};
+use super::link::VethPair;
 use super::namespace::{self, CONTAINER_DEVICE};
 use super::rules::{self, DEVICES, ForwardingDenied, NftTable};
 use super::{InterContainerTraffic, NetworkError, Subnet, Subnet6, host, network_error};
@@ -32,8 +32,7 @@ pub fn check(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(), NetworkErro
 }
 
 fn make(table: &NftTable<'_>) -> Result<(), NetworkError> {
-    namespace::enter_new()?;
-    let mut links = NetlinkSocket::open().map_err(network_error("open a netlink socket"))?;
+    let mut links = namespace::enter_new()?;
     let namespace = namespace::current().map_err(network_error("open a new network namespace"))?;
     let device = format!("{DEVICES}{}", table.tag);
     let pair = VethPair {
