@@ -48,6 +48,15 @@ impl BrokerClient {
         self.done(BrokerRequest::RetryNetworks)
     }
 
+    /// Restores the rules of networks if they are missing. Returns whether they were missing since
+    /// the last call.
+    pub(crate) fn restore_network_rules(&self) -> BrokerResult<bool> {
+        match self.plain(BrokerRequest::RestoreNetworkRules)? {
+            BrokerReply::Bool(were_missing) => Ok(were_missing),
+            _ => Err(unexpected_reply()),
+        }
+    }
+
     pub(crate) fn traffic(&self, name: ContainerName) -> Option<LinkStats> {
         match self.request_for_display(BrokerRequest::Traffic(name)) {
             Ok(BrokerReply::Traffic(traffic)) => traffic,

@@ -304,6 +304,7 @@ pub(crate) enum BrokerRequest {
     ReleaseNetwork(ContainerName),
     ResumeNetworks(Vec<ContainerName>),
     RetryNetworks,
+    RestoreNetworkRules,
     Traffic(ContainerName),
     AttachCni {
         name: ContainerName,

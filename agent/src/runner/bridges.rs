@@ -10,10 +10,9 @@ use argosy_content::fetcher::TaskSubnets;
 use argosy_host::ContainerId;
 use argosy_isolation::Isolation;
 use argosy_network::{
-    ContainerNamespace, LinkStats, NetworkConfig, PortPublication, Protocol, PublishedPorts,
-    RECORDS_DIR, why_no_ipv6,
+    ContainerNamespace, LinkStats, NetworkConfig, NetworkError, Networks, PortPublication,
+    Protocol, PublishedPorts, RECORDS_DIR, why_no_ipv6,
 };
-use argosy_network::{NetworkError, Networks};
 use argosy_proto::v1;
 use argosy_state::planted_bug;
 
@@ -161,6 +160,15 @@ impl BridgeNetworks {
     ) -> Result<ContainerNamespace, NetworkError> {
         let networks = self.open_networks(&mut self.lock())?;
         networks.acquire(&id(container), ports)
+    }
+
+    /// Restores the rules of open networks if they are missing; see [`Networks::restore_table`].
+    pub(crate) fn restore_rules(&self) -> Result<bool, NetworkError> {
+        // Under the lock for the reason in `statistics`.
+        match &*self.lock() {
+            HostPreparation::Ready(networks) => networks.restore_table(),
+            HostPreparation::Pending(_) => Ok(false),
+        }
     }
 
     /// Returns the traffic of the container's link; `None` without a link, or if the kernel does

@@ -4,9 +4,9 @@
 //! launcher, adoption, removal) runs on the runtime's blocking threads, a bounded number at a time.
 //! Reading order: `requests`, `launcher_process`, `host_ids`, `unpacking`, `roots`, `image_rootfs`,
 //! `bridges`, `cni` and `etc_files`, `volumes`, `memory_high`, `disks`, `limits`, `cpuset`,
-//! `devices`, `security_options`, `groups`, `networks`, `description`, `executors`,
-//! `limit_updates`, `handles`, `preparations`, `fetching`, `starting`, `container_task`,
-//! `check_probe`, `disk_usage`, `removing`, `operations`, `orphans`.
+//! `devices`, `security_options`, `groups`, `networks`, `network_rules`, `description`,
+//! `executors`, `limit_updates`, `handles`, `preparations`, `fetching`, `starting`,
+//! `container_task`, `check_probe`, `disk_usage`, `removing`, `operations`, `orphans`.
 
 pub(crate) mod bridges;
 mod check_probe;
@@ -29,6 +29,7 @@ pub(crate) mod launcher_process;
 mod limit_updates;
 mod limits;
 mod memory_high;
+mod network_rules;
 mod networks;
 mod operations;
 mod orphans;

@@ -54,6 +54,7 @@ impl Runner {
         self.shared.cni.sweep(&kept);
         self.shared.orphans.replace(&left);
         self.spawn(Arc::clone(&self.shared).retry_until_clean(left, is_open));
+        self.spawn(Arc::clone(&self.shared).watch_network_rules());
         Ok(orphans.len())
     }
 }

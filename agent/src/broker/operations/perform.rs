@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use argosy_isolation::cancel_start;
@@ -37,6 +38,7 @@ impl PrivilegedOperations {
     ) -> OperationResult {
         let done = |result: Result<(), String>| result.map(|()| (BrokerReply::Done, Vec::new()));
         let plain = |reply: BrokerReply| Ok((reply, Vec::new()));
+        let is_removable = |path: &PathBuf| guard::is_removable(&self.paths, path);
         match request {
             BrokerRequest::Open => Err("it is open".to_owned()),
             BrokerRequest::MakeContainer(name) => {
@@ -53,9 +55,7 @@ impl PrivilegedOperations {
                 let directory = self.paths.container(name);
                 // An unprepared start will never be requested.
                 done(match directory.exists() {
-                    true => cancel_start(&directory)
-                        .map(drop)
-                        .map_err(|error| error_chain(&error)),
+                    true => cancel_start(&directory).map(drop).map_err(chained),
                     false => Ok(()),
                 })
             }
@@ -108,16 +108,12 @@ impl PrivilegedOperations {
                 owner,
             } => self.share_group((&framework, &group, name), first.as_ref(), owner.as_ref()),
             BrokerRequest::RemoveSandboxes(leaving) => {
-                for path in &leaving {
-                    guard::is_removable(&self.paths, path)?;
-                }
+                leaving.iter().try_for_each(is_removable)?;
                 crate::gc::remove(&self.paths, leaving);
                 plain(BrokerReply::Done)
             }
             BrokerRequest::ReduceSandboxes(ended) => {
-                for path in &ended {
-                    guard::is_removable(&self.paths, path)?;
-                }
+                ended.iter().try_for_each(is_removable)?;
                 crate::gc::reduce(&self.paths, ended, self.guard.max_kept_bytes());
                 plain(BrokerReply::Done)
             }
@@ -178,28 +174,26 @@ impl PrivilegedOperations {
                 plain(BrokerReply::Networks(why))
             }
             BrokerRequest::AllocateNetwork(name, ports) => {
-                let joined = self.bridges.allocate(name, &ports);
-                let joined = joined.map_err(|error| error_chain(&error))?;
+                let joined = self.bridges.allocate(name, &ports).map_err(chained)?;
                 let mut addresses = vec![IpAddr::V4(joined.address)];
                 addresses.extend(joined.address6.map(IpAddr::V6));
                 Ok((BrokerReply::Network { addresses }, vec![joined.namespace]))
             }
             BrokerRequest::NewNetworkNamespace => {
-                let namespace =
-                    argosy_network::create_isolated().map_err(|error| error_chain(&error))?;
+                let namespace = argosy_network::create_isolated().map_err(chained)?;
                 Ok((BrokerReply::Done, vec![namespace]))
             }
-            BrokerRequest::ReleaseNetwork(name) => done(
-                self.bridges
-                    .release(name)
-                    .map_err(|error| error_chain(&error)),
-            ),
+            BrokerRequest::ReleaseNetwork(name) => {
+                done(self.bridges.release(name).map_err(chained))
+            }
             BrokerRequest::ResumeNetworks(known) => {
                 let resumed = self.bridges.resume(&known.into_iter().collect());
-                done(resumed.map_err(|error| error_chain(&error)))
+                done(resumed.map_err(chained))
             }
-            BrokerRequest::RetryNetworks => {
-                done(self.bridges.retry().map_err(|error| error_chain(&error)))
+            BrokerRequest::RetryNetworks => done(self.bridges.retry().map_err(chained)),
+            BrokerRequest::RestoreNetworkRules => {
+                let were_missing = self.bridges.restore_rules().map_err(chained)?;
+                plain(BrokerReply::Bool(were_missing))
             }
             BrokerRequest::Traffic(name) => {
                 plain(BrokerReply::Traffic(self.bridges.statistics(name)))
@@ -219,15 +213,11 @@ impl PrivilegedOperations {
             }
             BrokerRequest::ReplaceLimits(name, limits, policy) => {
                 let missing = limits.replace(self.group_of(name)?.path(), policy);
-                plain(BrokerReply::Missing(
-                    missing.map_err(|error| error_chain(&error))?,
-                ))
+                plain(BrokerReply::Missing(missing.map_err(chained)?))
             }
             BrokerRequest::ApplyLimits(name, limits, policy) => {
                 let missing = limits.apply(self.group_of(name)?.path(), policy);
-                plain(BrokerReply::Missing(
-                    missing.map_err(|error| error_chain(&error))?,
-                ))
+                plain(BrokerReply::Missing(missing.map_err(chained)?))
             }
             BrokerRequest::RecordCpuset(name, text) => {
                 done(directories::record_cpus(&self.paths, name, &text))
@@ -243,4 +233,8 @@ impl PrivilegedOperations {
             }
         }
     }
+}
+
+fn chained<E: std::error::Error>(error: E) -> String {
+    error_chain(&error)
 }

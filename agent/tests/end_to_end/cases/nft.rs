@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use argosy_proto::v1;
 use argosy_testing::skip;
@@ -12,15 +13,17 @@ use nix::sched::CloneFlags;
 
 use super::disks::{impossible, remove_all};
 use super::leftovers::bridged;
+use super::published_ports::publishing;
 use super::volumes::with_disk;
-use super::{state, with_namespaces};
+use super::{on_a_host_of_its_own, runs, state, with_namespaces};
 use crate::host::TestHost;
-use crate::master::{AgentStream, Master, in_no_network, shell};
+use crate::master::{AgentStream, Master, TIMEOUT, in_no_network, kill, shell};
 use crate::running::Agent;
 
 super::cases!("nft":
     a_hung_or_missing_nft_fails_only_tasks_that_need_it,
     a_hung_mkfs_fails_only_tasks_that_need_a_file_system,
+    rules_that_the_host_removes_are_restored_while_tasks_run,
 );
 
 const NFT: &str = "/usr/sbin/nft";
@@ -155,4 +158,52 @@ async fn without_mkfs() {
     agent.is_clear().await;
     agent.stop().await;
     remove_all(&host);
+}
+
+pub(super) async fn rules_that_the_host_removes_are_restored_while_tasks_run() {
+    // The broker of an agent that has given up root may make fewer system calls.
+    on_a_host_of_its_own(flushed).await;
+}
+
+/// Returns the rules of the host.
+fn ruleset() -> String {
+    let listed = Command::new(NFT).args(["list", "ruleset"]).output();
+    String::from_utf8(listed.unwrap().stdout).unwrap()
+}
+
+/// Does what a reload of the host's firewall does.
+fn flush() {
+    let flushed = Command::new(NFT).args(["flush", "ruleset"]).status();
+    assert!(flushed.unwrap().success());
+}
+
+async fn flushed() {
+    const RESTORED: &str = "\nargosy_agent_network_rules_restored_total 1\n";
+    let (host, mut master) = (TestHost::new(), Master::start().await);
+    let agent = host.divided(master.address);
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, publishing("t", 8053, "exec sleep 600"))
+        .await;
+    link.until("t", runs).await;
+    let before = ruleset();
+    assert!(before.contains("udp . 8053 : "), "{before}");
+    flush();
+    let deadline = Instant::now() + TIMEOUT;
+    let restored = async {
+        while ruleset() != before || !agent.get("/metrics").await.1.contains(RESTORED) {
+            assert!(Instant::now() < deadline, "{}", ruleset());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    link.answer_during(restored).await;
+    flush();
+    link.order(2, kill("t", 0)).await;
+    let end = ended(&mut link, "t").await;
+    assert_eq!(state(&end), v1::TaskState::Killed, "{}", end.text);
+    agent.is_clear().await;
+    flush();
+    link.launch(3, publishing("u", 8053, "exit 0")).await;
+    let end = ended(&mut link, "u").await;
+    assert_eq!(state(&end), v1::TaskState::Finished, "{}", end.text);
+    agent.stop().await;
 }

@@ -36,7 +36,7 @@ fn named_by_udp(task: &str) -> v1::TaskSpec {
 }
 
 /// Returns a task to whose UDP port 53 this port of the host leads.
-fn publishing(task: &str, host_port: u16, command: &str) -> v1::TaskSpec {
+pub(super) fn publishing(task: &str, host_port: u16, command: &str) -> v1::TaskSpec {
     let published = v1::PublishedPort {
         host_port: u32::from(host_port),
         container_port: 53,
