@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use argosy_host::crash_point;
 use argosy_state::ids::FrameworkId;
 use futures::future::try_join_all;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::digest::Digest;
 use super::error::PullErrorKind;
@@ -18,11 +18,10 @@ use super::{ImageSettings, PullProgress};
 use crate::FairSlots;
 use crate::singleflight::{Singleflight, Waiter};
 
-/// The number of layers that are downloaded concurrently from one registry; others wait. Each
-/// registry has its own share, so that one that sends a byte a minute does not take all.
-const DOWNLOADS_AT_ONCE: usize = 4;
-
-const NEVER_CLOSED: &str = "no limit is ever closed";
+/// The number of layers that are downloaded concurrently from one registry, half of them at most
+/// for one framework; others wait. Each registry has its own share, so that one that sends a byte a
+/// minute does not take all.
+const DOWNLOADS_AT_ONCE: usize = 8;
 
 /// Registry, diff id and blob: a layer of a slow registry, or one that claims a diff id for another
 /// blob, is not shared.
@@ -39,9 +38,9 @@ pub(super) struct Puller {
     settings: Arc<ImageSettings>,
     platform: Platform,
     layers: Arc<Singleflight<LayerKey, LayerResult, u64, FrameworkId>>,
-    /// By registry: the limit of [`DOWNLOADS_AT_ONCE`], as long as a download uses it. A lock,
-    /// because all pulls share it.
-    downloads: Arc<Mutex<BTreeMap<String, Weak<Semaphore>>>>,
+    /// By registry: its [`DOWNLOADS_AT_ONCE`] slots, as long as a download uses one or waits. A
+    /// lock, because all pulls share them.
+    downloads: Arc<Mutex<BTreeMap<String, Weak<FairSlots>>>>,
     /// The slots for layers that are unpacked; others wait.
     slots: Arc<FairSlots>,
 }
@@ -149,8 +148,8 @@ impl Puller {
             })
     }
 
-    /// Returns the limit of downloads from a registry.
-    fn downloads_from(&self, registry: &str) -> Arc<Semaphore> {
+    /// Returns the slots for downloads from a registry.
+    fn downloads_from(&self, registry: &str) -> Arc<FairSlots> {
         let mut all = self
             .downloads
             .lock()
@@ -158,14 +157,14 @@ impl Puller {
         if let Some(used) = all.get(registry).and_then(Weak::upgrade) {
             return used;
         }
-        all.retain(|_, limit| limit.strong_count() > 0);
-        let limit = Arc::new(Semaphore::new(DOWNLOADS_AT_ONCE));
-        all.insert(registry.to_owned(), Arc::downgrade(&limit));
-        limit
+        all.retain(|_, slots| slots.strong_count() > 0);
+        let slots = FairSlots::new(DOWNLOADS_AT_ONCE);
+        all.insert(registry.to_owned(), Arc::downgrade(&slots));
+        slots
     }
 
-    /// Downloads and unpacks a missing layer. It is unpacked in the turn of any of the frameworks
-    /// that need it, so that none waits for other layers of another one.
+    /// Downloads and unpacks a missing layer, both in the turn of any of the frameworks that need
+    /// it, so that none waits for other layers of another one.
     async fn download_layer(
         &self,
         source: &ImageSource,
@@ -174,7 +173,7 @@ impl Puller {
         progress: &watch::Sender<u64>,
     ) -> Result<(), PullErrorKind> {
         let downloads = self.downloads_from(source.registry());
-        let downloading = downloads.acquire().await.expect(NEVER_CLOSED);
+        let downloading = downloads.acquire_for_any(frameworks.clone()).await;
         if self.store.has_layer(layer.diff_id) {
             // It was downloaded with another compression, or from another registry.
             progress.send_replace(layer.blob.size);

@@ -1,6 +1,7 @@
-//! Tests of the slots for unpacking, which frameworks share.
+//! Tests of the slots for downloading and unpacking layers, which frameworks share.
 
 use super::fixtures::tar;
+use super::registry::InjectedFault;
 use super::*;
 
 /// Does not end layers with the file `slow` until it is dropped.
@@ -80,6 +81,39 @@ async fn layers_of_one_framework_do_not_delay_those_of_others() {
         pulled.expect("it is unpacked in time").unwrap().unwrap();
     }
     assert_eq!(unpacker.stuck.load(Ordering::SeqCst), 2);
+    assert_eq!(world.registry.requests(&path).len(), 1, "it is shared");
+    hindered.abort();
+}
+
+#[tokio::test]
+async fn downloads_of_one_framework_do_not_delay_those_of_others() {
+    let world = ImagesFixture::new().await;
+    let slow = (0..10).map(|number: u8| tar("slow", &[number]));
+    let slow = TestImage::of(slow.collect());
+    for layer in &slow.layers {
+        let path = format!("/blobs/{}", Digest::of(layer));
+        world.registry.plan(path, [InjectedFault::StallAfter(100)]);
+    }
+    world.registry.offer("slow:1", &slow);
+    let (base, own) = (tar("base", b"shared"), tar("page", b"own"));
+    let shared = TestImage::of(vec![base.clone()]);
+    world.registry.offer("base:1", &shared);
+    let web = TestImage::of(vec![base.clone(), own]);
+    world.registry.offer("web:1", &web);
+    let hindered = pull(&world, "slow:1", 1);
+    eventually(|| world.registry.in_progress() == 4).await;
+    // The framework waits with a layer that another one needs, too.
+    let waiting = pull(&world, "base:1", 1);
+    let config = format!("/blobs/{}", Digest::of(&shared.config));
+    eventually(|| !world.registry.requests(&config).is_empty()).await;
+    let other = pull(&world, "web:1", 2);
+    for pull in [other, waiting] {
+        let pulled = tokio::time::timeout(DEADLINE, pull).await;
+        pulled.expect("it is downloaded in time").unwrap().unwrap();
+    }
+    // The framework uses half of the slots.
+    eventually(|| world.registry.in_progress() == 4).await;
+    let path = format!("/blobs/{}", Digest::of(&base));
     assert_eq!(world.registry.requests(&path).len(), 1, "it is shared");
     hindered.abort();
 }
