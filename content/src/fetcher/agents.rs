@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 
 use super::error::FetchError;
-use super::reach::{AccessDenied, AccessPolicy, ServerAccess, without_brackets};
+use super::reach::{AccessDenied, AccessPolicy, Requester, without_brackets};
 
 /// The path of an agent's API by which it sends a file.
 const DOWNLOAD: &str = "/v1/files/download";
@@ -64,12 +64,12 @@ impl AgentClient {
         }
     }
 
-    /// Requests a file of an agent.
+    /// Requests a file of an agent. The response must begin within `limit`.
     pub(super) async fn get(
         &self,
         uri: &str,
-        reach: ServerAccess,
-        authorities: Option<&ClusterAuthorities>,
+        (requester, authorities): (Requester, Option<&ClusterAuthorities>),
+        limit: Duration,
     ) -> Result<AgentResponse, FetchError> {
         let invalid = |rule: &str| FetchError::Invalid {
             uri: RedactedUri::of(uri),
@@ -82,7 +82,7 @@ impl AgentClient {
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
             return Err(invalid("it names no server; correct it"));
         };
-        let resolved = self.policy.resolve(without_brackets(host), port, reach);
+        let resolved = self.policy.resolve(without_brackets(host), port, requester);
         let resolved = resolved.await.map_err(|error| {
             match error.downcast::<AccessDenied>() {
                 Ok(refusal) => FetchError::refused(uri, *refusal),
@@ -100,9 +100,11 @@ impl AgentClient {
         let request = Request::get(path).body(axum::body::Body::empty());
         let request = request.map_err(|_| invalid("it is not a URL; correct it"))?;
         let client = HttpClient::new(dialer, self.connect_timeout);
-        let answer = client
-            .send(&format!("{host}:{port}"), &ExpectedPeer::AGENT, request)
-            .await;
+        let server = format!("{host}:{port}");
+        let peer = ExpectedPeer::AGENT;
+        let asking = client.send(&server, &peer, request);
+        let answer = tokio::time::timeout(limit, asking).await;
+        let answer = answer.map_err(|_| FetchError::stalled(uri, limit))?;
         answer.map_err(|error| match &error {
             // No later attempt has another certificate.
             HttpClientError::Connect(why) if why.kind() == io::ErrorKind::PermissionDenied => {

@@ -27,9 +27,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::error::FetchError;
-use super::local::ReadIdentity;
 use super::origin::{FetchRights, Origin};
-use super::reach::ServerAccess;
 use super::{FetchProgress, draft};
 use crate::singleflight::{Singleflight, Waiter};
 
@@ -37,11 +35,6 @@ use crate::singleflight::{Singleflight, Waiter};
 const DRAFT: &str = ".draft-";
 /// Bytes copied at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// Files of this host are not cached, nor are files for tasks that reach no server.
-const RIGHTS: FetchRights = FetchRights {
-    reader: ReadIdentity::Unmapped,
-    reach: ServerAccess::Default,
-};
 
 /// The result of a download, for all its waiters; `None` if the cache has no space for the file.
 type DownloadResult = Result<Option<Arc<File>>, Arc<FetchError>>;
@@ -115,12 +108,14 @@ impl FetchCache {
         Ok(())
     }
 
-    /// Copies the file of the URI to a new file at `to`; downloads it if it is not cached.
+    /// Copies the file of the URI to a new file at `to`; downloads it if it is not cached. Not for
+    /// files of this host, nor for tasks that reach no server.
     pub(super) async fn get(
         self: &Arc<Self>,
         origin: &Arc<Origin>,
         uri: &v1::Uri,
         to: &Path,
+        rights: &FetchRights,
         meter: &watch::Sender<FetchProgress>,
     ) -> Result<File, FetchError> {
         let name = file_name(uri);
@@ -133,12 +128,15 @@ impl FetchCache {
             }
             None => {
                 let (cache, uri) = (Arc::clone(self), uri.clone());
-                let origin = Arc::clone(origin);
+                let (origin, rights) = (Arc::clone(origin), rights.clone());
                 let downloading = move |progress, _| async move {
                     // Another download may have ended between the check and the join.
                     match open(&path) {
                         Some(file) => Ok(Some(file)),
-                        None => cache.download(&origin, &uri, &path, &progress).await,
+                        None => {
+                            let to = (path.as_path(), &rights);
+                            cache.download(&origin, &uri, to, &progress).await
+                        }
                     }
                 };
                 let seat = self.downloads.join(name, (), downloading);
@@ -148,7 +146,7 @@ impl FetchCache {
             }
         };
         let Some(kept) = kept else {
-            return origin.fetch(uri, to, &RIGHTS, meter).await;
+            return origin.fetch(uri, to, rights, meter).await;
         };
         let place = to.to_owned();
         let copying = move || {
@@ -197,7 +195,7 @@ impl FetchCache {
         self: &Arc<Self>,
         origin: &Origin,
         uri: &v1::Uri,
-        path: &Path,
+        (path, rights): (&Path, &FetchRights),
         progress: &watch::Sender<FetchProgress>,
     ) -> DownloadResult {
         let draft = self.draft();
@@ -205,7 +203,7 @@ impl FetchCache {
         let file = tokio::select! {
             biased;
             () = self.until_full(draft.serial, &uri.value, progress.subscribe()) => return Ok(None),
-            fetched = origin.fetch(uri, &draft.path, &RIGHTS, progress) => fetched.map_err(Arc::new)?,
+            fetched = origin.fetch(uri, &draft.path, rights, progress) => fetched.map_err(Arc::new)?,
         };
         crash_point!("cache.draft-written");
         let (cache, place, wanted) = (Arc::clone(self), path.to_owned(), uri.value.clone());

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::agents::{AgentClient, ClusterAuthorities, ClusterTls, names_agent, unreachable_agent};
 use super::error::FetchError;
-use super::reach::{AccessPolicy, RequestPurpose, ServerAccess};
+use super::reach::{AccessPolicy, RequestPurpose, Requester};
 use super::sink::{FileSink, RequestedFile};
 use super::web::HttpClientPool;
 use super::{FetchProgress, FetchSettings};
@@ -74,7 +74,7 @@ impl DownloadClient {
     pub(crate) async fn fetch(
         &self,
         wanted: RequestedFile<'_>,
-        (reach, authorities): (ServerAccess, Option<&ClusterAuthorities>),
+        (requester, authorities): (Requester, Option<&ClusterAuthorities>),
         (path, file): (&Path, &mut File),
         meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), FetchError> {
@@ -85,10 +85,10 @@ impl DownloadClient {
             let draft = (path, &mut *file);
             let downloaded = match is_of_agent {
                 true => {
-                    let server = (reach, authorities);
+                    let server = (requester, authorities);
                     self.download_from_agent(wanted, server, draft, meter).await
                 }
-                false => self.download(wanted, reach, draft, meter).await,
+                false => self.download(wanted, requester, draft, meter).await,
             };
             match downloaded {
                 Err(error) if error.is_transient() && begun.elapsed() + pause < self.retry_for => {
@@ -103,19 +103,15 @@ impl DownloadClient {
     async fn download(
         &self,
         wanted: RequestedFile<'_>,
-        reach: ServerAccess,
+        requester: Requester,
         draft: (&Path, &mut File),
         meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), FetchError> {
         let uri = wanted.uri;
         let get = |source: reqwest::Error| FetchError::of_server(uri, source.without_url());
         let limit = self.stall_limit;
-        let stalled = |_| FetchError::Timeout {
-            uri: RedactedUri::of(uri),
-            limit,
-        };
-        let answer = tokio::time::timeout(limit, self.web.get(uri, reach)).await;
-        let mut answer = answer.map_err(stalled)??;
+        let stalled = |_| FetchError::stalled(uri, limit);
+        let mut answer = self.web.get(uri, requester, limit).await?;
         if !answer.status().is_success() {
             return Err(FetchError::Status {
                 uri: RedactedUri::of(uri),
@@ -136,18 +132,15 @@ impl DownloadClient {
     async fn download_from_agent(
         &self,
         wanted: RequestedFile<'_>,
-        (reach, authorities): (ServerAccess, Option<&ClusterAuthorities>),
+        (requester, authorities): (Requester, Option<&ClusterAuthorities>),
         draft: (&Path, &mut File),
         meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), FetchError> {
         let uri = wanted.uri;
         let limit = self.stall_limit;
-        let stalled = |_| FetchError::Timeout {
-            uri: RedactedUri::of(uri),
-            limit,
-        };
-        let answer = tokio::time::timeout(limit, self.agents.get(uri, reach, authorities)).await;
-        let answer = answer.map_err(stalled)??;
+        let stalled = |_| FetchError::stalled(uri, limit);
+        let server = (requester, authorities);
+        let answer = self.agents.get(uri, server, limit).await?;
         if !answer.status().is_success() {
             return Err(FetchError::Status {
                 uri: RedactedUri::of(uri),

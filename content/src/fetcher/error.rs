@@ -172,6 +172,14 @@ impl FetchError {
         Self::Get { uri: shown, source }
     }
 
+    /// Builds the error of a server that is silent for this time.
+    pub(super) fn stalled(uri: &str, limit: Duration) -> Self {
+        Self::Timeout {
+            uri: RedactedUri::of(uri),
+            limit,
+        }
+    }
+
     /// Builds the error of a forbidden server.
     pub(super) fn refused(uri: &str, refusal: AccessDenied) -> Self {
         Self::Denied {

@@ -1,6 +1,6 @@
 //! Fetching: brings a task's files into its sandbox and extracts archives. Reading order: `error`,
-//! `progress`, `draft`, `local`, `containers`, `own_host`, `addresses`, `lookups`, `reach`, `web`,
-//! `agents`, `sink`, `download`, `origin`, `cache`.
+//! `progress`, `draft`, `local`, `containers`, `own_host`, `addresses`, `lookups`, `reach`,
+//! `resolved_names`, `web`, `agents`, `sink`, `download`, `origin`, `cache`.
 //!
 //! A file gets its name only when it is complete, and so does the directory of an archive.
 
@@ -17,6 +17,7 @@ mod origin;
 mod own_host;
 mod progress;
 mod reach;
+mod resolved_names;
 mod sink;
 mod web;
 
@@ -44,10 +45,12 @@ pub(crate) use download::{DownloadClient, client};
 pub use error::FetchError;
 use local::ReadIdentity;
 pub(crate) use lookups::LOOKUPS_AT_ONCE;
+#[cfg(test)]
+pub(crate) use lookups::take_slots;
 pub use origin::Downloader;
 use origin::{FetchRights, Origin, is_remote};
 pub use progress::{FetchProgress, ItemKind, REPORT_INTERVAL, report};
-pub use reach::{AccessDenied, FetchAllow, ServerAccess};
+pub use reach::{AccessDenied, FetchAllow, Requester, ServerAccess};
 pub(crate) use reach::{AccessPolicy, RequestPurpose};
 pub use sink::RequestedFile;
 pub(crate) use web::{HttpClientPool, RequestDenied, redirection};
@@ -151,6 +154,13 @@ impl Fetcher {
         meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), FetchError> {
         let fetched = sandbox.join(format!(".fetching-{name}"));
+        let rights = FetchRights {
+            reader: ReadIdentity::of(context.owner),
+            requester: Requester {
+                framework: context.framework,
+                reach: context.reach,
+            },
+        };
         let file = match &self.cache {
             // A task that may fetch nothing does not get what others have fetched either.
             Some(cache)
@@ -160,15 +170,11 @@ impl Fetcher {
                     && !names_agent(&uri.value)
                     && context.reach == ServerAccess::Default =>
             {
-                cache.get(&self.origin, uri, &fetched, meter).await?
+                cache
+                    .get(&self.origin, uri, &fetched, &rights, meter)
+                    .await?
             }
-            _ => {
-                let rights = FetchRights {
-                    reader: ReadIdentity::of(context.owner),
-                    reach: context.reach,
-                };
-                self.origin.fetch(uri, &fetched, &rights, meter).await?
-            }
+            _ => self.origin.fetch(uri, &fetched, &rights, meter).await?,
         };
         crash_point!("fetch.draft-written");
         if uri.extract {

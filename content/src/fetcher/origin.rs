@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::draft;
 use super::error::FetchError;
 use super::local::{FetchDirs, ReadIdentity};
-use super::reach::ServerAccess;
+use super::reach::Requester;
 use super::sink::{FileSink, RequestedFile};
 use super::{FetchProgress, FetchSettings};
 
@@ -29,7 +29,7 @@ pub trait Downloader: Send + Sync {
     fn fetch<'a>(
         self: Arc<Self>,
         wanted: RequestedFile<'a>,
-        reach: ServerAccess,
+        requester: Requester,
         place: (&'a Path, &'a std::fs::File),
         meter: &'a watch::Sender<FetchProgress>,
     ) -> BoxFuture<'a, Result<(), FetchError>>;
@@ -46,7 +46,7 @@ pub(super) struct Origin {
 #[derive(Debug, Clone)]
 pub(super) struct FetchRights {
     pub(super) reader: ReadIdentity,
-    pub(super) reach: ServerAccess,
+    pub(super) requester: Requester,
 }
 
 impl Origin {
@@ -89,7 +89,9 @@ impl Origin {
             let made = create(wanted.uri, draft).await?;
             let downloader = Arc::clone(&self.downloader);
             let place = (draft, &made);
-            downloader.fetch(wanted, rights.reach, place, meter).await?;
+            downloader
+                .fetch(wanted, rights.requester, place, meter)
+                .await?;
             return Ok(made);
         }
         let (directories, named, reader) = (

@@ -8,11 +8,10 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
-use std::sync::Arc;
 
 use argosy_isolation::reach_filter::METADATA;
 use argosy_network::is_own_address;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use argosy_state::ids::FrameworkId;
 use serde::{Deserialize, Serialize};
 
 use argosy_proto::CLUSTER_PORTS;
@@ -160,6 +159,14 @@ pub enum ServerAccess {
     None,
 }
 
+/// The task for which a server is contacted.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Requester {
+    /// Its framework, in whose turn names are looked up.
+    pub framework: FrameworkId,
+    pub reach: ServerAccess,
+}
+
 /// The purpose of a request. The rules are the same, the error texts are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestPurpose {
@@ -288,7 +295,7 @@ impl AccessPolicy {
         &self,
         host: &str,
         port: u16,
-        reach: ServerAccess,
+        Requester { framework, reach }: Requester,
     ) -> Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>> {
         let host = normalized(host);
         let is_named = self.allow.iter().any(|allow| allow.names(&host, port));
@@ -300,11 +307,11 @@ impl AccessPolicy {
             // Its name is not even resolved: that would contact a server as well.
             return Err(self.no_network(host, port).into());
         }
-        let found = addresses_of(&host, port).await?;
+        let found = addresses_of(&host, port, framework).await?;
         if is_named {
             return Ok(found);
         }
-        let known = self.known(port).await;
+        let known = self.known(port, framework).await;
         for address in &found {
             self.check(&host, address, reach, &known)?;
             self.check_peer(&host, *address)?;
@@ -386,14 +393,14 @@ impl AccessPolicy {
 
     /// Returns the masters' addresses, if one of them could use this port. A name that cannot be
     /// resolved is skipped.
-    async fn known(&self, port: u16) -> Vec<IpAddr> {
+    async fn known(&self, port: u16, framework: FrameworkId) -> Vec<IpAddr> {
         let mut known = Vec::new();
         for master in &self.masters {
             let Some((host, own)) = split(master) else {
                 continue;
             };
             if CLUSTER_PORTS.contains(&port) || port == own {
-                let found = addresses_of(host, port).await;
+                let found = addresses_of(host, port, framework).await;
                 known.extend(found.into_iter().flatten().map(|found| meant(found.ip())));
             }
         }
@@ -423,21 +430,4 @@ pub(super) fn without_brackets(host: &str) -> &str {
 fn split(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     Some((without_brackets(host), port.parse().ok()?))
-}
-
-/// Resolves names for connections to one port.
-pub(super) struct PolicyResolver {
-    pub(super) policy: Arc<AccessPolicy>,
-    pub(super) port: u16,
-    pub(super) reach: ServerAccess,
-}
-
-impl Resolve for PolicyResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let (policy, port, reach) = (Arc::clone(&self.policy), self.port, self.reach);
-        Box::pin(async move {
-            let found = policy.resolve(name.as_str(), port, reach).await?;
-            Ok(Box::new(found.into_iter()) as Addrs)
-        })
-    }
 }

@@ -4,6 +4,7 @@ mod capacity;
 mod drafts;
 mod https;
 mod local;
+mod lookups;
 mod pins;
 mod reach;
 mod secrets;
@@ -57,14 +58,14 @@ impl Downloader for DownloadClient {
     fn fetch<'a>(
         self: Arc<Self>,
         wanted: RequestedFile<'a>,
-        reach: ServerAccess,
+        requester: Requester,
         (path, file): (&'a Path, &'a fs::File),
         meter: &'a watch::Sender<FetchProgress>,
     ) -> BoxFuture<'a, Result<(), FetchError>> {
         let mut file = tokio::fs::File::from_std(file.try_clone().unwrap());
         let fetching = async move {
             let place = (path, &mut file);
-            Self::fetch(&self, wanted, (reach, None), place, meter).await
+            Self::fetch(&self, wanted, (requester, None), place, meter).await
         };
         Box::pin(fetching)
     }

@@ -1,18 +1,21 @@
 //! HTTP and HTTPS servers, with the access rules for what tasks name.
 //!
 //! The library follows no redirects, because each leads to a server that must be checked as well.
+//! It resolves no names either: they are looked up and checked before each request.
 //! Files are fetched here; image pulls use the clients from here.
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use argosy_proto::uri::RedactedUri;
 use reqwest::header::LOCATION;
-use reqwest::{ClientBuilder, Response, Url, redirect};
+use reqwest::{Client, ClientBuilder, Response, Url, redirect};
 
 use super::error::FetchError;
-use super::reach::{AccessDenied, AccessPolicy, PolicyResolver, ServerAccess, without_brackets};
+use super::reach::{AccessDenied, AccessPolicy, Requester, ServerAccess, without_brackets};
+use super::resolved_names::{LookupResult, ResolvedNames};
 use crate::http_client::HttpClient;
 
 /// The maximum number of redirects, as in the library.
@@ -44,7 +47,26 @@ pub(crate) struct HttpClientPool {
     consequence: &'static str,
     policy: Arc<AccessPolicy>,
     /// A lock, because fetches of many tasks share the clients. Nothing is awaited under it.
-    clients: Mutex<HashMap<ClientKey, Arc<HttpClient>>>,
+    clients: Mutex<HashMap<ClientKey, Arc<PooledClient>>>,
+}
+
+/// A client, and the names that its requests in progress use.
+struct PooledClient {
+    http: HttpClient,
+    names: Arc<ResolvedNames>,
+}
+
+/// A client for one request to a server that was checked. Kept until the response begins.
+pub(crate) struct CheckedClient {
+    pooled: Arc<PooledClient>,
+    /// The addresses of the server, if it has a name.
+    _addresses: Option<Arc<LookupResult>>,
+}
+
+impl CheckedClient {
+    pub(crate) fn client(&self) -> &Client {
+        self.pooled.http.client()
+    }
 }
 
 impl HttpClientPool {
@@ -61,19 +83,27 @@ impl HttpClientPool {
         }
     }
 
-    /// Requests a file, and returns the first response that is not a redirect.
-    pub(super) async fn get(&self, uri: &str, reach: ServerAccess) -> Result<Response, FetchError> {
+    /// Requests a file, and returns the first response that is not a redirect. Each response must
+    /// begin within `limit`.
+    pub(super) async fn get(
+        &self,
+        uri: &str,
+        requester: Requester,
+        limit: Duration,
+    ) -> Result<Response, FetchError> {
         let invalid = |rule: &str| FetchError::Invalid {
             uri: RedactedUri::of(uri),
             rule: rule.to_owned(),
         };
         let mut url = Url::parse(uri).map_err(|_| invalid("it is not a URL; correct it"))?;
         for _ in 0..=REDIRECTS {
-            let client = self.client_for(&url, reach).await;
+            let client = self.client_for(&url, requester).await;
             let client = client.map_err(|why| denied(uri, why))?;
-            let asked = client.client().get(url.clone()).send().await;
-            let answer =
-                asked.map_err(|source| FetchError::of_server(uri, source.without_url()))?;
+            let asking = client.client().get(url.clone()).send();
+            let answer = tokio::time::timeout(limit, asking).await;
+            let answer = answer
+                .map_err(|_| FetchError::stalled(uri, limit))?
+                .map_err(|source| FetchError::of_server(uri, source.without_url()))?;
             self.check_peer(&url, &answer)
                 .map_err(|why| denied(uri, why))?;
             match redirection(&url, &answer) {
@@ -93,59 +123,64 @@ impl HttpClientPool {
         Ok(self.policy.check_peer(without_brackets(host), peer)?)
     }
 
-    /// Returns a client for this server, if the server is allowed. A name is checked when it is
-    /// resolved.
+    /// Returns a client for this server, if the server is allowed. If its name cannot be looked up,
+    /// requests of the client fail with the reason.
     pub(crate) async fn client_for(
         &self,
         url: &Url,
-        reach: ServerAccess,
-    ) -> Result<Arc<HttpClient>, RequestDenied> {
+        requester: Requester,
+    ) -> Result<CheckedClient, RequestDenied> {
         let invalid = |rule: &str| RequestDenied::Invalid(rule.to_owned());
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
             return Err(invalid("it names no server; correct it"));
         };
         let host = without_brackets(host);
-        if host.parse::<std::net::IpAddr>().is_ok() {
-            // The library does not call its resolver for addresses.
-            self.policy.resolve(host, port, reach).await?;
-        }
+        let is_name = host.parse::<std::net::IpAddr>().is_err();
+        let checked = self.policy.resolve(host, port, requester).await;
+        let found = match checked.map_err(RequestDenied::from) {
+            Ok(found) => Ok(found),
+            Err(RequestDenied::Invalid(why)) if is_name => Err(why),
+            Err(denied) => return Err(denied),
+        };
         let is_https = url.scheme() == "https";
-        let client = self.client(ClientKey {
+        let pooled = self.client(ClientKey {
             is_https,
             port,
-            reach,
+            reach: requester.reach,
         });
-        if is_https && !client.has_authorities() {
+        if is_https && !pooled.http.has_authorities() {
             return Err(invalid(
                 "this host has no certificate authorities: install ca-certificates, then start the agent again",
             ));
         }
-        Ok(client)
+        // The library calls no resolver for addresses.
+        let addresses = is_name.then(|| pooled.names.insert(host, found));
+        Ok(CheckedClient {
+            pooled,
+            _addresses: addresses,
+        })
     }
 
-    fn client(&self, of: ClientKey) -> Arc<HttpClient> {
+    fn client(&self, of: ClientKey) -> Arc<PooledClient> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if clients.len() >= CLIENTS && !clients.contains_key(&of) {
             // Clients in use exist until they are dropped.
             clients.clear();
         }
         let made = clients.entry(of).or_insert_with(|| {
-            let (settings, policy) = (Arc::clone(&self.settings), Arc::clone(&self.policy));
+            let names = Arc::<ResolvedNames>::default();
+            let (settings, resolver) = (Arc::clone(&self.settings), Arc::clone(&names));
             let settings = move || {
-                let resolver = PolicyResolver {
-                    policy: Arc::clone(&policy),
-                    port: of.port,
-                    reach: of.reach,
-                };
                 let client = settings()
                     .redirect(redirect::Policy::none())
-                    .dns_resolver(Arc::new(resolver));
+                    .dns_resolver(Arc::clone(&resolver));
                 match of.is_https {
                     true => client,
                     false => client.tls_certs_only([]),
                 }
             };
-            Arc::new(HttpClient::new(self.consequence, settings))
+            let http = HttpClient::new(self.consequence, settings);
+            Arc::new(PooledClient { http, names })
         });
         Arc::clone(made)
     }

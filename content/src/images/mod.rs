@@ -41,7 +41,7 @@ pub use credentials::AuthHeader;
 use layout::{ImageLayout, LayoutForm};
 pub use manifest::BlobDescriptor;
 use pull::{PinnedImage, Puller};
-pub(crate) use registries::RegistryPool;
+pub(crate) use registries::{RegistryPool, SessionKey};
 #[cfg(test)]
 use registry::{Registries, RetryTimeouts};
 use source::{DirectSource, ImageSource};
@@ -296,7 +296,7 @@ impl ImageManager {
     ) -> PullResult {
         let image = reference.to_string();
         let pulled = async {
-            let source = self.source(reference).await?;
+            let source = self.source(reference, framework).await?;
             let puller = self.puller.clone();
             puller
                 .pull(source, image.clone(), framework, progress)
@@ -308,8 +308,12 @@ impl ImageManager {
         }
     }
 
-    /// Returns the source of an image of this name.
-    async fn source(&self, reference: ImageReference) -> Result<ImageSource, PullErrorKind> {
+    /// Returns the source of an image of this name, for a framework.
+    async fn source(
+        &self,
+        reference: ImageReference,
+        framework: FrameworkId,
+    ) -> Result<ImageSource, PullErrorKind> {
         let (of, form) = match reference {
             ImageReference::Registry(reference) => {
                 let file = self.settings.credentials.clone();
@@ -324,11 +328,12 @@ impl ImageManager {
                         service: Arc::clone(service),
                         reference,
                         login,
+                        framework,
                     },
                     #[cfg(test)]
                     RegistryRoute::Local(registries) => {
                         ImageSource::Direct(DirectSource::Registry {
-                            session: Box::new(registries.session(&reference, login)),
+                            session: Box::new(registries.session(&reference, login, framework)),
                             reference,
                         })
                     }

@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use argosy_state::ids::FrameworkId;
 use tokio::sync::watch;
 
 use super::credentials::AuthHeader;
@@ -21,17 +22,23 @@ use crate::fetcher::{FetchProgress, FetchSettings};
 /// replaces all of them.
 const SESSIONS: usize = 64;
 
-/// An image, and the credentials for it.
-type RegistryKey = (RegistryReference, Option<String>);
+/// The key of a session.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SessionKey {
+    pub(crate) reference: RegistryReference,
+    /// The value of an `Authorization` header.
+    pub(crate) login: Option<String>,
+    /// The framework in whose turn names are looked up.
+    pub(crate) framework: FrameworkId,
+}
 
 /// The registries of the service.
 pub(crate) struct RegistryPool {
     registries: Registries,
     platform: Platform,
     limit_bytes: u64,
-    /// By image and credentials. A lock, because requests run concurrently; nothing is awaited
-    /// under it.
-    sessions: Mutex<BTreeMap<RegistryKey, Arc<DirectSource>>>,
+    /// A lock, because requests run concurrently; nothing is awaited under it.
+    sessions: Mutex<BTreeMap<SessionKey, Arc<DirectSource>>>,
 }
 
 impl RegistryPool {
@@ -49,25 +56,21 @@ impl RegistryPool {
         })
     }
 
-    /// Returns the parts of an image, with these credentials.
-    pub(crate) async fn plan(
-        &self,
-        reference: &RegistryReference,
-        login: Option<String>,
-    ) -> Result<ResolvedImage, PullErrorKind> {
-        let reading = self.source(reference, login);
+    /// Returns the parts of an image.
+    pub(crate) async fn plan(&self, key: SessionKey) -> Result<ResolvedImage, PullErrorKind> {
+        let reading = self.source(key);
         reading.resolve(&self.platform, self.limit_bytes).await
     }
 
     /// Writes a blob to a file, whose path is for messages.
     pub(crate) async fn blob(
         &self,
-        (reference, login): (&RegistryReference, Option<String>),
+        key: SessionKey,
         blob: &BlobDescriptor,
         (path, file): (PathBuf, File),
         meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), PullErrorKind> {
-        let reading = self.source(reference, login);
+        let reading = self.source(key);
         let (progress, mut seen) = watch::channel(0);
         let place = (path, tokio::fs::File::from_std(file));
         let mut bringing = std::pin::pin!(reading.blob(blob, place, &progress));
@@ -85,18 +88,19 @@ impl RegistryPool {
         }
     }
 
-    fn source(&self, reference: &RegistryReference, login: Option<String>) -> Arc<DirectSource> {
+    fn source(&self, key: SessionKey) -> Arc<DirectSource> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (reference.clone(), login);
         if sessions.len() >= SESSIONS && !sessions.contains_key(&key) {
             // Sessions in use exist until they are dropped.
             sessions.clear();
         }
-        let secret = key.1.as_deref().and_then(AuthHeader::new);
+        let secret = key.login.as_deref().and_then(AuthHeader::new);
+        let (reference, framework) = (key.reference.clone(), key.framework);
         let made = sessions.entry(key).or_insert_with(|| {
+            let session = self.registries.session(&reference, secret, framework);
             Arc::new(DirectSource::Registry {
-                session: Box::new(self.registries.session(reference, secret)),
-                reference: reference.clone(),
+                session: Box::new(session),
+                reference,
             })
         });
         Arc::clone(made)

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use argosy_state::ids::FrameworkId;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -39,7 +40,7 @@ pub struct ResolvedImage {
 ///
 /// A trait, so that images do not depend on the content service, which contains the registries.
 pub trait RegistryClient: Send + Sync {
-    /// Returns the parts of an image, with these credentials.
+    /// Returns the parts of an image, with these credentials, for a framework.
     ///
     /// # Errors
     /// The registry's error, or that of the process.
@@ -47,6 +48,7 @@ pub trait RegistryClient: Send + Sync {
         self: Arc<Self>,
         reference: &'a RegistryReference,
         login: Option<&'a AuthHeader>,
+        framework: FrameworkId,
     ) -> BoxFuture<'a, Result<ResolvedImage, PullErrorKind>>;
 
     /// Downloads a blob of an image to the empty file of `place`, whose path is for messages.
@@ -55,7 +57,7 @@ pub trait RegistryClient: Send + Sync {
     /// The registry's error, or that of the process.
     fn blob<'a>(
         self: Arc<Self>,
-        image: (&'a RegistryReference, Option<&'a AuthHeader>),
+        image: (&'a RegistryReference, Option<&'a AuthHeader>, FrameworkId),
         blob: &'a BlobDescriptor,
         place: (&'a Path, &'a File),
         progress: &'a watch::Sender<u64>,
@@ -68,6 +70,7 @@ pub(super) enum ImageSource {
         service: Arc<dyn RegistryClient>,
         reference: RegistryReference,
         login: Option<AuthHeader>,
+        framework: FrameworkId,
     },
     /// A source that this process reads itself.
     Direct(DirectSource),
@@ -106,8 +109,9 @@ impl ImageSource {
                 service,
                 reference,
                 login,
+                framework,
             } => {
-                let planning = Arc::clone(service).plan(reference, login.as_ref());
+                let planning = Arc::clone(service).plan(reference, login.as_ref(), *framework);
                 let plan = planning.await?;
                 // The process that sent it has parsed untrusted data.
                 manifest::check_limits(&plan.layers, limit_bytes)?;
@@ -139,8 +143,9 @@ impl ImageSource {
                 service,
                 reference,
                 login,
+                framework,
             } => {
-                let of = (reference, login.as_ref());
+                let of = (reference, login.as_ref(), *framework);
                 let mut file = file.into_std().await;
                 let service = Arc::clone(service);
                 service.blob(of, content, (&path, &file), progress).await?;

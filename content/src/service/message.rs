@@ -20,6 +20,7 @@ pub(super) enum ServiceRequest {
         id: u64,
         uri: String,
         sha256: String,
+        framework: u64,
         reach: ServerAccess,
         /// Only with the URI of another agent.
         authorities: Option<ClusterAuthorities>,
@@ -48,12 +49,13 @@ pub(super) struct ServiceConfig {
     pub(super) image_limit_bytes: u64,
 }
 
-/// An image of a registry, with the credentials for it. It has no debug output.
+/// An image of a registry, with the credentials for it, for a framework. It has no debug output.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct RegistryLogin {
     pub(super) reference: RegistryReference,
     /// The value of an `Authorization` header.
     pub(super) secret: Option<String>,
+    pub(super) framework: u64,
 }
 
 /// An answer of the service.

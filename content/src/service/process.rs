@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use argosy_isolation::service::{self, Packet, PacketSocket};
+use argosy_state::ids::FrameworkId;
 use argosy_state::task::Explanation;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -18,9 +19,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::message::{RegistryLogin, ServiceConfig, ServiceReply, ServiceRequest};
 use crate::fetcher::{
     ClusterAuthorities, ClusterTls, DownloadClient, FetchProgress, LOOKUPS_AT_ONCE, RequestedFile,
-    ServerAccess,
+    Requester,
 };
-use crate::images::{RegistryPool, ResolvedImage};
+use crate::images::{RegistryPool, ResolvedImage, SessionKey};
 
 /// The paths that it may read in addition to those of the environment: resolver settings and
 /// certificate authorities.
@@ -144,59 +145,15 @@ struct ServiceState {
 
 impl ServiceState {
     fn accept(self: &Arc<Self>, message: ServiceRequest, descriptors: Vec<OwnedFd>) {
-        let (id, request) = match (message, descriptors.into_iter().next()) {
-            (ServiceRequest::Cancel { id }, _) => {
-                if let Some(going) = self.requests().remove(&id) {
-                    going.abort();
-                }
-                return;
+        if let ServiceRequest::Cancel { id } = message {
+            if let Some(going) = self.requests().remove(&id) {
+                going.abort();
             }
-            (
-                ServiceRequest::Fetch {
-                    id,
-                    uri,
-                    sha256,
-                    reach,
-                    authorities,
-                    path,
-                },
-                Some(file),
-            ) => (
-                id,
-                AcceptedRequest::Fetch {
-                    uri,
-                    sha256,
-                    reach,
-                    authorities,
-                    path,
-                    file: file.into(),
-                },
-            ),
-            (
-                ServiceRequest::Blob {
-                    id,
-                    image,
-                    blob,
-                    path,
-                },
-                Some(file),
-            ) => (
-                id,
-                AcceptedRequest::Blob {
-                    image,
-                    blob,
-                    path,
-                    file: file.into(),
-                },
-            ),
-            (ServiceRequest::Plan { id, image }, _) => (id, AcceptedRequest::Plan(image)),
-            // An agent of this build sends no such message.
-            (
-                ServiceRequest::Begin(_)
-                | ServiceRequest::Fetch { .. }
-                | ServiceRequest::Blob { .. },
-                _,
-            ) => return,
+            return;
+        }
+        let file = descriptors.into_iter().next();
+        let Some((id, request)) = AcceptedRequest::of(message, file) else {
+            return;
         };
         let work = Arc::clone(self);
         let mut going = self.requests();
@@ -256,7 +213,7 @@ impl ServiceState {
             AcceptedRequest::Fetch {
                 uri,
                 sha256,
-                reach,
+                requester,
                 authorities,
                 path,
                 file,
@@ -267,12 +224,12 @@ impl ServiceState {
                 };
                 let mut file = tokio::fs::File::from_std(file);
                 let place = (path.as_path(), &mut file);
-                let server = (reach, authorities.as_ref());
+                let server = (requester, authorities.as_ref());
                 let brought = self.downloads.fetch(wanted, server, place, meter).await;
                 brought.map(|()| None).map_err(|error| error.explanation())
             }
             AcceptedRequest::Plan(image) => {
-                let plan = self.registry.plan(&image.reference, image.secret).await;
+                let plan = self.registry.plan(image.into()).await;
                 let plan = plan.map_err(|fault| fault.explanation())?;
                 let written = write_plan(&plan);
                 written.map(Some).map_err(|error| {
@@ -285,11 +242,8 @@ impl ServiceState {
                 path,
                 file,
             } => {
-                let RegistryLogin { reference, secret } = image;
-                let brought = self
-                    .registry
-                    .blob((&reference, secret), &blob, (path, file), meter);
-                let brought = brought.await;
+                let place = (path, file);
+                let brought = self.registry.blob(image.into(), &blob, place, meter).await;
                 brought.map(|()| None).map_err(|fault| fault.explanation())
             }
         }
@@ -305,7 +259,7 @@ enum AcceptedRequest {
     Fetch {
         uri: String,
         sha256: String,
-        reach: ServerAccess,
+        requester: Requester,
         authorities: Option<ClusterAuthorities>,
         path: PathBuf,
         file: File,
@@ -317,6 +271,76 @@ enum AcceptedRequest {
         path: PathBuf,
         file: File,
     },
+}
+
+impl AcceptedRequest {
+    /// Returns a request and its id. `None` for a message that an agent of this build does not
+    /// send.
+    fn of(message: ServiceRequest, file: Option<OwnedFd>) -> Option<(u64, Self)> {
+        match (message, file) {
+            (
+                ServiceRequest::Fetch {
+                    id,
+                    uri,
+                    sha256,
+                    framework,
+                    reach,
+                    authorities,
+                    path,
+                },
+                Some(file),
+            ) => {
+                let request = Self::Fetch {
+                    uri,
+                    sha256,
+                    requester: Requester {
+                        framework: FrameworkId(framework),
+                        reach,
+                    },
+                    authorities,
+                    path,
+                    file: file.into(),
+                };
+                Some((id, request))
+            }
+            (
+                ServiceRequest::Blob {
+                    id,
+                    image,
+                    blob,
+                    path,
+                },
+                Some(file),
+            ) => {
+                let file = file.into();
+                let request = Self::Blob {
+                    image,
+                    blob,
+                    path,
+                    file,
+                };
+                Some((id, request))
+            }
+            (ServiceRequest::Plan { id, image }, _) => Some((id, Self::Plan(image))),
+            (
+                ServiceRequest::Begin(_)
+                | ServiceRequest::Cancel { .. }
+                | ServiceRequest::Fetch { .. }
+                | ServiceRequest::Blob { .. },
+                _,
+            ) => None,
+        }
+    }
+}
+
+impl From<RegistryLogin> for SessionKey {
+    fn from(image: RegistryLogin) -> Self {
+        Self {
+            reference: image.reference,
+            login: image.secret,
+            framework: FrameworkId(image.framework),
+        }
+    }
 }
 
 /// Writes the description to an unlinked file, because it may be longer than a message.

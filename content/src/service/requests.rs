@@ -8,13 +8,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use argosy_proto::uri::RedactedUri;
+use argosy_state::ids::FrameworkId;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::client::{ContentService, RequestError};
 use super::message::{RegistryLogin, ServiceRequest};
-use crate::fetcher::{Downloader, FetchError, FetchProgress, RequestedFile, ServerAccess};
+use crate::fetcher::{Downloader, FetchError, FetchProgress, RequestedFile, Requester};
 use crate::images::{
     AuthHeader, BlobDescriptor, PullErrorKind, RegistryClient, RegistryReference, ResolvedImage,
 };
@@ -26,7 +27,7 @@ impl Downloader for ContentService {
     fn fetch<'a>(
         self: Arc<Self>,
         wanted: RequestedFile<'a>,
-        reach: ServerAccess,
+        requester: Requester,
         (path, file): (&'a Path, &'a File),
         meter: &'a watch::Sender<FetchProgress>,
     ) -> BoxFuture<'a, Result<(), FetchError>> {
@@ -35,7 +36,8 @@ impl Downloader for ContentService {
             id,
             uri: wanted.uri.to_owned(),
             sha256: wanted.sha256.to_owned(),
-            reach,
+            framework: requester.framework.0,
+            reach: requester.reach,
             authorities: authorities.clone(),
             path: path.to_owned(),
         };
@@ -63,8 +65,9 @@ impl RegistryClient for ContentService {
         self: Arc<Self>,
         reference: &'a RegistryReference,
         login: Option<&'a AuthHeader>,
+        framework: FrameworkId,
     ) -> BoxFuture<'a, Result<ResolvedImage, PullErrorKind>> {
-        let image = RegistryLogin::of(reference, login);
+        let image = RegistryLogin::of(reference, login, framework);
         let ask = move |id| ServiceRequest::Plan {
             id,
             image: image.clone(),
@@ -83,12 +86,12 @@ impl RegistryClient for ContentService {
 
     fn blob<'a>(
         self: Arc<Self>,
-        (reference, login): (&'a RegistryReference, Option<&'a AuthHeader>),
+        (reference, login, framework): (&'a RegistryReference, Option<&'a AuthHeader>, FrameworkId),
         blob: &'a BlobDescriptor,
         (path, file): (&'a Path, &'a File),
         progress: &'a watch::Sender<u64>,
     ) -> BoxFuture<'a, Result<(), PullErrorKind>> {
-        let image = RegistryLogin::of(reference, login);
+        let image = RegistryLogin::of(reference, login, framework);
         let ask = move |id| ServiceRequest::Blob {
             id,
             image: image.clone(),
@@ -123,10 +126,15 @@ fn read_plan(descriptors: Vec<OwnedFd>) -> io::Result<ResolvedImage> {
 }
 
 impl RegistryLogin {
-    pub(super) fn of(reference: &RegistryReference, login: Option<&AuthHeader>) -> Self {
+    pub(super) fn of(
+        reference: &RegistryReference,
+        login: Option<&AuthHeader>,
+        FrameworkId(framework): FrameworkId,
+    ) -> Self {
         Self {
             reference: reference.clone(),
             secret: login.map(AuthHeader::text),
+            framework,
         }
     }
 }

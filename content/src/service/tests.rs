@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use argosy_isolation::service::{Packet, PacketSocket};
+use argosy_state::ids::FrameworkId;
 use tokio::sync::Notify;
 
 use super::client::{
@@ -15,6 +16,7 @@ use super::message::{RegistryLogin, ServiceReply, ServiceRequest};
 use crate::fetcher::FetchSettings;
 use crate::images::{AuthHeader, ImageReference, RegistryReference};
 
+const FRAMEWORK: FrameworkId = FrameworkId(7);
 /// The timeout for events that must happen.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// The time in which a start that waits for nothing happens.
@@ -70,7 +72,7 @@ fn next_message(service: &PacketSocket) -> ServiceRequest {
 fn credentials_are_passed_unchanged_and_not_printed() {
     let reference = registry_reference();
     let secret = AuthHeader::bearer("hunter2").unwrap();
-    let login = RegistryLogin::of(&reference, Some(&secret));
+    let login = RegistryLogin::of(&reference, Some(&secret), FRAMEWORK);
     let sent = serde_json::to_string(&login).unwrap();
     let received: RegistryLogin = serde_json::from_str(&sent).unwrap();
     assert!(received == login);
@@ -90,7 +92,7 @@ fn a_request_that_is_dropped_before_it_is_sent_is_cancelled_after_it_is_sent() {
         .build()
         .unwrap();
     let gate = Arc::new(Mutex::new(()));
-    let image = RegistryLogin::of(&registry_reference(), None);
+    let image = RegistryLogin::of(&registry_reference(), None, FRAMEWORK);
     let built = Notify::new();
     // The client queues the send right after it builds the request, in the same poll.
     let build = |id| {
@@ -162,7 +164,7 @@ async fn a_lost_service_has_ended_when_the_next_one_starts() {
         served.send(&ServiceReply::Done { id }, &[]).unwrap();
         served
     });
-    let image = RegistryLogin::of(&registry_reference(), None);
+    let image = RegistryLogin::of(&registry_reference(), None, FRAMEWORK);
     let build = |id| {
         let image = image.clone();
         ServiceRequest::Plan { id, image }

@@ -143,7 +143,11 @@ fn a_file_is_in_use_until_the_copy_of_a_cancelled_fetch_has_ended() {
         let (go, held) = mpsc::channel::<()>();
         let waiting = tokio::task::spawn_blocking(move || held.recv().is_err());
         let (copy, meter) = (directory.path().join("copy"), meter());
-        let mut fetching = Box::pin(cache.get(&fetcher.origin, &uri, &copy, &meter));
+        let rights = FetchRights {
+            reader: ReadIdentity::of(None),
+            requester: Requester::default(),
+        };
+        let mut fetching = Box::pin(cache.get(&fetcher.origin, &uri, &copy, &rights, &meter));
         assert!(fetching.as_mut().now_or_never().is_none());
         drop(fetching);
         assert!(cache.is_in_use(&uri));

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use argosy_proto::uri::RedactedUri;
+use argosy_state::ids::FrameworkId;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Response, Url};
 use serde::Deserialize;
@@ -26,7 +27,7 @@ use super::manifest::{BlobDescriptor, MANIFEST_BYTES, MEDIA_TYPES};
 use super::reference::RegistryReference;
 use crate::fetcher::{
     AccessDenied, AccessPolicy, FetchSettings, HttpClientPool, RequestDenied, RequestPurpose,
-    ServerAccess, client, redirection,
+    Requester, ServerAccess, client, redirection,
 };
 use challenge::Challenge;
 use document::LARGE_AT_ONCE;
@@ -75,11 +76,12 @@ impl Registries {
         })
     }
 
-    /// Opens a session for one repository.
+    /// Opens a session for one repository, for a framework.
     pub(super) fn session(
         &self,
         of: &RegistryReference,
         login: Option<AuthHeader>,
+        framework: FrameworkId,
     ) -> RegistrySession {
         let host = match of.registry.as_str() {
             name if name == DOCKER.0 => DOCKER.1,
@@ -96,6 +98,10 @@ impl Registries {
             base: format!("{scheme}://{host}/v2/{}", of.repository),
             scope: format!("repository:{}:pull", of.repository),
             login,
+            requester: Requester {
+                framework,
+                reach: ServerAccess::Default,
+            },
             credentials: Mutex::new(None),
         }
     }
@@ -125,6 +131,7 @@ pub(super) struct RegistrySession {
     base: String,
     scope: String,
     login: Option<AuthHeader>,
+    requester: Requester,
     /// The credentials that the registry accepted last. A lock, because layers are downloaded
     /// concurrently.
     credentials: Mutex<Option<AuthHeader>>,
@@ -331,7 +338,7 @@ impl RegistrySession {
         let web = &self.registries.web;
         let mut url = question.url.clone();
         for _ in 0..=REDIRECTS {
-            let client = web.client_for(&url, ServerAccess::Default).await;
+            let client = web.client_for(&url, self.requester).await;
             let client = client.map_err(not_asked)?;
             if !self.registries.allows_scheme(&url) {
                 return Err(invalid(format!(

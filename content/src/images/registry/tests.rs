@@ -60,7 +60,10 @@ fn request_urls_use_the_registrys_api_host() {
         let ImageReference::Registry(reference) = name.parse().unwrap() else {
             panic!("{name} is in a registry");
         };
-        assert_eq!(registries.session(&reference, None).base, base);
+        assert_eq!(
+            registries.session(&reference, None, FrameworkId(1)).base,
+            base
+        );
     }
 }
 

@@ -1,4 +1,5 @@
-//! Tests of the slots for downloading and unpacking layers, which frameworks share.
+//! Tests of the slots for pulls, which frameworks share: for look-ups of names, and for downloading
+//! and unpacking layers.
 
 use super::fixtures::tar;
 use super::registry::InjectedFault;
@@ -116,4 +117,29 @@ async fn downloads_of_one_framework_do_not_delay_those_of_others() {
     let path = format!("/blobs/{}", Digest::of(&base));
     assert_eq!(world.registry.requests(&path).len(), 1, "it is shared");
     hindered.abort();
+}
+
+#[tokio::test]
+async fn look_ups_of_one_framework_do_not_delay_pulls_of_others() {
+    let mut world = ImagesFixture::new().await;
+    let registry = world.registry.address().replace("127.0.0.1", "localhost");
+    let settings = listing(ImageSettings::default(), &registry);
+    let timeouts = RetryTimeouts::default();
+    world.images = opened(world.directory.path(), settings, &world.unpacker, timeouts);
+    world
+        .registry
+        .offer("web:1", &TestImage::new(&[("page", "text")]));
+    let name: ImageReference = format!("{registry}/web:1").parse().unwrap();
+    let pull = |framework: u64| {
+        let (images, container) = (&world.images, container(framework));
+        let framework = FrameworkId(framework);
+        let pull = images.obtain(name.clone(), PullPolicy::Always, framework, container);
+        tokio::spawn(tokio::time::timeout(DEADLINE, pull.image))
+    };
+    let taken = crate::fetcher::take_slots(FrameworkId(77)).await;
+    let waiting = pull(77);
+    pull(78).await.unwrap().expect("it has a slot").unwrap();
+    assert!(!waiting.is_finished(), "it waits for a slot");
+    drop(taken);
+    waiting.await.unwrap().expect("slots are free").unwrap();
 }

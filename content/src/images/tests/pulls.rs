@@ -386,7 +386,7 @@ async fn large_documents_take_turns_and_do_not_delay_small_ones() {
     let ImageReference::Registry(name) = name else {
         panic!("it names a registry");
     };
-    let session = Arc::new(registries.session(&name, None));
+    let session = Arc::new(registries.session(&name, None, FRAMEWORK));
     let read = |bytes: &[u8]| {
         registry.put_blob(bytes.to_vec());
         let described = descriptor("x", bytes);
@@ -630,7 +630,7 @@ async fn oversized_images_are_rejected_before_the_download() {
 async fn only_listed_registries_are_contacted_without_tls() {
     let world = ImagesFixture::new().await;
     let name: ImageReference = "192.0.2.1:1/web:1".parse().unwrap();
-    let source = world.images.source(name.clone()).await.unwrap();
+    let source = world.images.source(name.clone(), FRAMEWORK).await.unwrap();
     let ImageSource::Direct(DirectSource::Registry { session, .. }) = source else {
         panic!("it names a registry");
     };
@@ -640,7 +640,7 @@ async fn only_listed_registries_are_contacted_without_tls() {
         ..ImageSettings::default()
     };
     let world = ImagesFixture::with(listed).await;
-    let source = world.images.source(name).await.unwrap();
+    let source = world.images.source(name, FRAMEWORK).await.unwrap();
     let ImageSource::Direct(DirectSource::Registry { session, .. }) = source else {
         panic!("it names a registry");
     };
