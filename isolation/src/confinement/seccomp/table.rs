@@ -462,7 +462,7 @@ mod tests {
         assert_eq!(headers["openat"], 56);
         let lists = [
             ("FILES", FILES),
-            ("FOLDERS", DIRECTORIES),
+            ("DIRECTORIES", DIRECTORIES),
             ("DESCRIPTORS", DESCRIPTORS),
             ("MEMORY", MEMORY),
             ("PROCESSES", PROCESSES),
