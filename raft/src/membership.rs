@@ -46,7 +46,7 @@ use crate::transport::wire::proto;
 use crate::types::{Member, TypeConfig};
 
 /// The maximum number of voters in a group.
-const MAX_VOTERS: usize = 5;
+pub(crate) const MAX_VOTERS: usize = 5;
 /// The maximum number of learners: the leader sends the whole log to each of them.
 const MAX_LEARNERS: usize = 4;
 /// The time for which a request waits for a quorum. The change itself remains in the log after

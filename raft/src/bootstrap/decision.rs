@@ -13,6 +13,7 @@ use argosy_state::planted_bug;
 use sha2::{Digest, Sha256};
 
 use crate::error::StartError;
+use crate::membership::MAX_VOTERS;
 use crate::transport::wire::proto;
 use crate::types::{Member, NodeIdentity};
 
@@ -74,6 +75,15 @@ pub(crate) fn decide(own: &Member, peers: &[String], answers: &PeerAnswers) -> B
         }
     }
     if by_kind.silent.is_empty() {
+        let count = by_kind.members.len();
+        if by_kind.formed.is_empty() && count > MAX_VOTERS {
+            return BootstrapDecision::Refuse(StartError::Settings {
+                reason: format!(
+                    "--peers names {count} masters, and a group has at most {MAX_VOTERS}: \
+                     remove some from --peers"
+                ),
+            });
+        }
         let (cluster_key, founders) = compute(&by_kind.members);
         if by_kind
             .formed
@@ -246,6 +256,34 @@ mod tests {
         }
         keys.dedup();
         assert_eq!(keys.len(), 1);
+    }
+
+    #[test]
+    fn no_group_of_more_than_five_masters_is_formed() {
+        let members: Vec<Member> = (0..6).map(|at| member(&format!("m{at}:1"), at)).collect();
+        let listed: Vec<String> = members.iter().map(|one| one.raft_address.clone()).collect();
+        let answers_to = |own: &Member, among: &[Member]| -> PeerAnswers {
+            let others = among.iter().filter(|member| *member != own);
+            let answer = |member: &Member| proto::AskResponse {
+                peers: listed.clone(),
+                ..empty(member)
+            };
+            others
+                .map(|member| (member.raft_address.clone(), Some(answer(member))))
+                .collect()
+        };
+        let output = answers_to(&members[0], &members);
+        let BootstrapDecision::Refuse(error) = decide(&members[0], &listed, &output) else {
+            panic!("not refused")
+        };
+        let text = error.to_string();
+        assert!(
+            text.contains("6 masters, and a group has at most 5"),
+            "{text}"
+        );
+        let output = answers_to(&members[0], &members[..5]);
+        let decision = decide(&members[0], &listed, &output);
+        assert!(matches!(decision, BootstrapDecision::Take(..)));
     }
 
     #[test]

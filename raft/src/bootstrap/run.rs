@@ -48,16 +48,31 @@ pub(crate) fn alone(own: &Member) -> NodeIdentity {
     NodeIdentity { cluster_key, id: 1 }
 }
 
+/// Asks all listed masters.
 async fn ask_all(port: &RaftPort, peers: &Peers, timeout: Duration) -> PeerAnswers {
+    ask_each(port, peers, timeout, connections::ask_request()).await
+}
+
+/// Asks all listed masters, and names the list: each that is empty compares it with its own.
+async fn ask_founders(port: &RaftPort, peers: &Peers) -> PeerAnswers {
+    let question = proto::AskRequest {
+        raft_address: port.member.raft_address.clone(),
+        peers: port.peers.clone(),
+        ..connections::ask_request()
+    };
+    ask_each(port, peers, ANSWER_TIMEOUT, question).await
+}
+
+async fn ask_each(
+    port: &RaftPort,
+    peers: &Peers,
+    timeout: Duration,
+    question: proto::AskRequest,
+) -> PeerAnswers {
     let own = &port.member.raft_address;
     let others = port.peers.iter().filter(|address| *address != own);
     let questions = others.map(async |address| {
-        let question = proto::AskRequest {
-            raft_address: own.clone(),
-            peers: port.peers.clone(),
-            ..connections::ask_request()
-        };
-        let answer = peers.query(address, question, timeout).await;
+        let answer = peers.query(address, question.clone(), timeout).await;
         if let Err(status) = &answer
             && status.code() == tonic::Code::FailedPrecondition
         {
@@ -94,7 +109,11 @@ impl GroupFormation {
         let mut pause = FIRST_PAUSE;
         loop {
             let answers = ask_all(&self.port, &self.peers, SILENCE_TIMEOUT / 2).await;
-            let is_formed = |answer: &proto::AskResponse| answer.identity.is_some();
+            // Under another of its names, this master answers itself.
+            let own = self.port.process_incarnation;
+            let is_formed = |answer: &proto::AskResponse| {
+                answer.identity.is_some() && answer.process_incarnation != own
+            };
             let formed = answers
                 .iter()
                 .find(|(_, answer)| answer.as_ref().is_some_and(is_formed));
@@ -170,7 +189,7 @@ impl GroupFormation {
         let mut pause = FIRST_PAUSE;
         let mut report = Instant::now() + REPORT_INTERVAL;
         loop {
-            let answers = ask_all(&self.port, &self.peers, ANSWER_TIMEOUT).await;
+            let answers = ask_founders(&self.port, &self.peers).await;
             if let Some((peer, theirs)) = self.port.unequal.get() {
                 let (peer, theirs) = (peer.clone(), theirs.clone());
                 let ours = self.port.peers.clone();
@@ -272,8 +291,13 @@ pub(crate) async fn finish(
     if alone == identity.cluster_key {
         return Some(founders);
     }
+    let mut report = Instant::now() + REPORT_INTERVAL;
     loop {
         let answers = ask_all(port, peers, ANSWER_TIMEOUT).await;
+        if Instant::now() >= report {
+            report = Instant::now() + REPORT_INTERVAL;
+            warn!("{}", unfinished(&answers));
+        }
         let answered: Vec<&proto::AskResponse> = answers.values().flatten().collect();
         if answered.iter().any(|answer| answer.initialized) {
             return None;
@@ -288,5 +312,23 @@ pub(crate) async fn finish(
             return Some(founders);
         }
         tokio::time::sleep(LONGEST_PAUSE).await;
+    }
+}
+
+/// Explains why a formation does not end.
+fn unfinished(answers: &PeerAnswers) -> String {
+    let silent: Vec<_> = answers
+        .iter()
+        .filter(|(_, answer)| answer.is_none())
+        .map(|(peer, _)| peer.as_str())
+        .collect();
+    match silent.is_empty() {
+        true => "the masters of --peers are not those with which this one began to form its \
+                 group: list the same ones, or empty the directories of all"
+            .to_owned(),
+        false => format!(
+            "the group of this master is not formed yet: waiting for {}",
+            silent.join(", ")
+        ),
     }
 }

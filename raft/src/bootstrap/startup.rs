@@ -129,10 +129,11 @@ impl NodeStartup {
             .zip(kept.node_id)
             .map(|(cluster_key, id)| NodeIdentity { cluster_key, id });
         let is_restored = self.store.is_restored().map_err(identity_failed)?;
-        let announced = known.or_else(|| is_restored.then(|| run::alone(&raft_port.member)));
+        let is_alone = is_restored || self.config.bootstrap;
+        let announced = known.or_else(|| is_alone.then(|| run::alone(&raft_port.member)));
         if let Some(announced) = announced {
-            // Reported from the start: a founder that restarts, or has a restored registry, must
-            // not be reported as empty to the others.
+            // Reported from the start: a founder that restarts, or forms a group of one, must not
+            // be reported as empty to the others, which may form a group at the same time.
             raft_port.identity.get_or_init(|| announced);
         }
         self.tasks.spawn(port::serve(raft_port.clone(), listener));

@@ -86,18 +86,19 @@ async fn bootstrap_is_refused_if_a_group_exists() {
     assert_eq!(peer, hosts[0].plan.address.to_string());
 }
 
-/// Returns the address of a proxy that delays the first bytes of the master behind it.
-async fn delayed(master: SocketAddr, delay: Duration) -> SocketAddr {
+/// Returns the address of a proxy that delays requests to the master behind it, and its answers.
+async fn delayed(master: SocketAddr, request: Duration, answer: Duration) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
             tokio::spawn(async move {
+                tokio::time::sleep(request).await;
                 let master = TcpStream::connect(master).await.unwrap();
                 let (mut from_client, mut to_client) = client.into_split();
                 let (mut from_master, mut to_master) = master.into_split();
                 let answers = async {
-                    tokio::time::sleep(delay).await;
+                    tokio::time::sleep(answer).await;
                     tokio::io::copy(&mut from_master, &mut to_client).await
                 };
                 // Each end closes the connection when it has its answer.
@@ -112,7 +113,8 @@ async fn delayed(master: SocketAddr, delay: Duration) -> SocketAddr {
 #[tokio::test(flavor = "multi_thread")]
 async fn bootstrap_is_refused_if_a_group_answers_late() {
     let hosts = three().await;
-    let slow = delayed(hosts[0].plan.address, Duration::from_millis(1_500)).await;
+    let late = Duration::from_millis(1_500);
+    let slow = delayed(hosts[0].plan.address, Duration::ZERO, late).await;
     let address = addresses(1)[0];
     let plan = HostPlan {
         bootstrap: true,
@@ -123,6 +125,53 @@ async fn bootstrap_is_refused_if_a_group_answers_late() {
         panic!("not refused")
     };
     assert_eq!(peer, slow.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn masters_that_are_started_together_with_bootstrap_form_at_most_one_group() {
+    let addresses = addresses(3);
+    // They ask each other when all of them run.
+    let (later, at_once) = (Duration::from_millis(700), Duration::ZERO);
+    let mut asked = Vec::new();
+    for address in &addresses {
+        asked.push(delayed(*address, later, at_once).await);
+    }
+    let starting = (0..3).map(|own| {
+        let mut peers = asked.clone();
+        peers[own] = addresses[own];
+        PendingNodeStart::begin(HostPlan {
+            bootstrap: true,
+            ..HostPlan::new(addresses[own], &peers)
+        })
+    });
+    let starting: Vec<_> = starting.collect();
+    let mut formed = Vec::new();
+    for one in starting {
+        match one.finish().await {
+            Ok(host) => formed.push(host),
+            Err(StartError::AlreadyFormed { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(formed.len() <= 1, "{} groups", formed.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_with_another_list_does_not_end_an_empty_master() {
+    let mut hosts = three().await;
+    let mut plan = hosts.remove(2).kill();
+    let empty = addresses(1)[0];
+    let joining = PendingNodeStart::begin(HostPlan::new(empty, &[plan.address, empty]));
+    while TcpStream::connect(empty).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let listed = hosts.iter().map(|host| host.plan.address);
+    let listed = listed.chain([plan.address, empty]);
+    plan.peers = listed.map(|address| address.to_string()).collect();
+    // It asks the empty master before it can accept it.
+    let back = PendingNodeStart::begin(plan).finish().await.unwrap();
+    let joined = joining.finish().await.unwrap();
+    assert_eq!(joined.node.cluster_key(), back.node.cluster_key());
 }
 
 #[tokio::test(flavor = "multi_thread")]
