@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! <directory>/          root's; the agent may add files, and remove only its own (sticky)
-//!   containers/ sandboxes/ groups/ images/ images/layers/ and all in them down to a task's own files
+//!   containers/ sandboxes/ groups/ and all in them down to a task's own files
+//!   images/ images/layers/
 //!                       root's; the agent may list them
+//!   images/layers/*/    root's; closed to every other user
 //!   executors/ disks/ cni/ probe/            root's
 //!   journal lock audit/ cache/ images/blobs/ images/records/ images/leases/    the agent's
 //! ```
@@ -38,10 +40,6 @@ const LAYER_FILE_BYTES: usize = 4_096;
 
 /// Creates an agent's directories, and gives it its own files that an earlier run as root has left.
 pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io::Error)> {
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |error: io::Error| (path, error)
-    };
     let make = |path: &Path, mode: u32| {
         let mut builder = DirBuilder::new();
         let made = builder.recursive(true).mode(mode).create(path);
@@ -81,19 +79,22 @@ pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io
         take_over_directory(&path, owner).map_err(at(&path))?;
     }
     grant_sandboxes(paths, owner)?;
-    for directory in directories(&paths.containers()) {
-        let readable = fs::set_permissions(&directory, Permissions::from_mode(0o755));
-        readable.map_err(at(&directory))?;
+    for (above, mode) in [(paths.containers(), 0o755), (paths.image_layers(), 0o700)] {
+        for directory in directories(&above) {
+            let changed = fs::set_permissions(&directory, Permissions::from_mode(mode));
+            changed.map_err(at(&directory))?;
+        }
     }
     Ok(())
 }
 
+fn at(path: &Path) -> impl FnOnce(io::Error) -> (PathBuf, io::Error) + use<> {
+    let path = path.to_owned();
+    move |error| (path, error)
+}
+
 /// Lets the agent list the directories of tasks and groups that are there already.
 fn grant_sandboxes(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io::Error)> {
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |error: io::Error| (path, error)
-    };
     let above = ParentDirMode::of(owner);
     for (path, above) in [
         (paths.sandboxes(), above),
@@ -251,7 +252,8 @@ pub(super) fn change_layers(paths: &Paths, change: LayerChange) -> io::Result<()
     match change {
         LayerChange::Create { draft } => {
             let directory = plain(draft)?;
-            DirBuilder::new().mode(0o711).create(&directory)?;
+            // Its set-user-id files belong to users of the host.
+            DirBuilder::new().mode(0o700).create(&directory)?;
             let root = directory.join(ROOT);
             DirBuilder::new().mode(0o755).create(&root)?;
             fs::set_permissions(&root, Permissions::from_mode(0o755))
@@ -262,6 +264,15 @@ pub(super) fn change_layers(paths: &Paths, change: LayerChange) -> io::Result<()
         LayerChange::Describe { .. } => Err(io::Error::other("the description is too long")),
         LayerChange::Rename { from, to } => fs::rename(plain(from)?, plain(to)?),
         LayerChange::Remove { name } => remove_tree::remove(&plain(name)?),
+    }
+}
+
+/// Returns the metadata of a layer, or `None` if it has no directory for its files.
+pub(super) fn layer_metadata(paths: &Paths, name: &str) -> io::Result<Option<Vec<u8>>> {
+    let layer = paths.image_layers().join(name);
+    match is_digest(name) && layer.join(ROOT).is_dir() {
+        true => fs::read(layer.join(LAYER_FILE)).map(Some),
+        false => Ok(None),
     }
 }
 
@@ -285,6 +296,24 @@ mod tests {
 
     use super::*;
 
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn layers_of_an_earlier_release_are_closed() {
+        if !nix::unistd::geteuid().is_root() {
+            return argosy_testing::skip("needs root");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::new(directory.path());
+        let layer = paths.image_layers().join("a".repeat(64));
+        fs::create_dir_all(layer.join(ROOT)).unwrap();
+        fs::set_permissions(&layer, Permissions::from_mode(0o711)).unwrap();
+        prepare(&paths, HostUser::agent()).unwrap();
+        assert_eq!((mode(&layer), mode(&layer.join(ROOT))), (0o700, 0o755));
+    }
+
     #[test]
     fn an_agent_without_root_can_list_sandboxes_of_an_agent_that_was_root() {
         if !nix::unistd::geteuid().is_root() {
@@ -304,9 +333,9 @@ mod tests {
         let owner = HostUser::agent();
         prepare(&paths, owner).unwrap();
         let found = sandboxes.map(|(name, _)| {
-            let metadata = fs::metadata(tasks.join(name)).unwrap();
-            let mode = metadata.permissions().mode() & 0o777;
-            (metadata.uid(), metadata.gid(), mode)
+            let path = tasks.join(name);
+            let metadata = fs::metadata(&path).unwrap();
+            (metadata.uid(), metadata.gid(), mode(&path))
         });
         let container = (FIRST_HOST_ID, FIRST_HOST_ID, 0o750);
         assert_eq!(
@@ -350,9 +379,17 @@ mod tests {
             change_layers(&paths, LayerChange::Create { draft })
         };
         make(".draft-1").unwrap();
+        assert_eq!(layer_metadata(&paths, &digest).unwrap(), None);
+        let (draft, json) = (".draft-1".to_owned(), b"{}".to_vec());
+        change_layers(&paths, LayerChange::Describe { draft, json }).unwrap();
         let (from, to) = (".draft-1".to_owned(), digest.clone());
         change_layers(&paths, LayerChange::Rename { from, to }).unwrap();
-        assert!(paths.image_layers().join(&digest).join("root").is_dir());
+        let layer = paths.image_layers().join(&digest);
+        assert!(layer.join("root").is_dir());
+        let metadata = layer_metadata(&paths, &digest).unwrap();
+        assert_eq!(metadata.as_deref(), Some(&b"{}"[..]));
+        // A user of the host could execute its set-user-id files.
+        assert_eq!(mode(&layer), 0o700);
         for name in [
             "../../kept",
             "..",
@@ -365,6 +402,7 @@ mod tests {
         ] {
             make(name).unwrap_err();
             layer_root(&paths, name).unwrap_err();
+            assert_eq!(layer_metadata(&paths, name).unwrap(), None);
             let name = name.to_owned();
             change_layers(&paths, LayerChange::Remove { name: name.clone() }).unwrap_err();
             let to = digest.clone();

@@ -1,12 +1,12 @@
-//! The directory of layers, as the image store changes it.
+//! The directory of layers, as the image store reads and changes it.
 
 use std::io;
 use std::path::Path;
 
 use argosy_content::images::LayerDirs;
 
-use super::client::BrokerClient;
-use super::request::{BrokerRequest, LayerChange};
+use super::client::{BrokerClient, unexpected_reply};
+use super::request::{BrokerReply, BrokerRequest, LayerChange};
 
 /// A store whose changes a broker performs.
 pub(crate) struct BrokerLayerDirs(pub(crate) BrokerClient);
@@ -28,6 +28,14 @@ impl LayerDirs for BrokerLayerDirs {
     fn describe(&self, draft: &Path, json: Vec<u8>) -> io::Result<()> {
         let draft = file_name(draft)?;
         self.change(LayerChange::Describe { draft, json })
+    }
+
+    fn metadata(&self, layer: &Path) -> io::Result<Option<Vec<u8>>> {
+        let request = BrokerRequest::LayerMetadata(file_name(layer)?);
+        match self.0.plain(request).map_err(io::Error::other)? {
+            BrokerReply::LayerMetadata(json) => Ok(json),
+            _ => Err(io::Error::other(unexpected_reply())),
+        }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

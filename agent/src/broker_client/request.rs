@@ -292,6 +292,7 @@ pub(crate) enum BrokerRequest {
         layers: Vec<PathBuf>,
     },
     Layer(LayerChange),
+    LayerMetadata(String),
     MakeExecutorDirectory(ContainerName, DirectoryAccess),
     ListenForExecutor(ContainerName),
     CheckSecret {
@@ -371,6 +372,8 @@ pub(crate) enum BrokerReply {
     Traffic(Option<LinkStats>),
     Containers(Vec<ContainerName>),
     Missing(MissingControllers),
+    /// `None` if the layer has no files.
+    LayerMetadata(Option<Vec<u8>>),
     /// A process of the content service, with its socket.
     ContentStarted(ContentProcess),
 }

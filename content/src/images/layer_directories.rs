@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-/// Changes of the directory of layers. Each path is relative to that directory. The methods block.
+/// Access to the directory of layers. Each path is relative to that directory. The methods block.
 pub trait LayerDirs: Send + Sync {
     /// Creates the directory of a layer, and in it an empty one for its files that belongs to root.
     ///
@@ -16,6 +16,12 @@ pub trait LayerDirs: Send + Sync {
     /// # Errors
     /// The operation that failed.
     fn describe(&self, draft: &Path, json: Vec<u8>) -> io::Result<()>;
+
+    /// Returns the metadata of a layer, or `None` if it has no directory for its files.
+    ///
+    /// # Errors
+    /// The operation that failed.
+    fn metadata(&self, layer: &Path) -> io::Result<Option<Vec<u8>>>;
 
     /// Renames a layer.
     ///

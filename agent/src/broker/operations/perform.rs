@@ -151,6 +151,11 @@ impl PrivilegedOperations {
                 let changed = directories::change_layers(&self.paths, change);
                 done(changed.map_err(|error| error.to_string()))
             }
+            BrokerRequest::LayerMetadata(name) => {
+                let json = directories::layer_metadata(&self.paths, &name);
+                let json = json.map_err(|error| error.to_string())?;
+                plain(BrokerReply::LayerMetadata(json))
+            }
             BrokerRequest::MakeExecutorDirectory(name, guest) => {
                 let made = ExecutorDirectory::new(self.paths.executor(name)).make(&guest);
                 done(made.map_err(|error| error.to_string()))

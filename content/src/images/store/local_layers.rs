@@ -22,6 +22,13 @@ impl LayerDirs for LocalLayerDirs {
         std::fs::write(draft.join(LAYER_FILE), json)
     }
 
+    fn metadata(&self, layer: &Path) -> io::Result<Option<Vec<u8>>> {
+        match layer.join(ROOT).is_dir() {
+            true => std::fs::read(layer.join(LAYER_FILE)).map(Some),
+            false => Ok(None),
+        }
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
     }

@@ -11,7 +11,6 @@ use serde::de::DeserializeOwned;
 
 use super::disk;
 use super::record::{ImageRecord, LayerRecord, LeaseRecord, VERSION};
-use super::{LAYER_FILE, ROOT};
 use crate::images::digest::Digest;
 use crate::images::error::PullErrorKind;
 use crate::images::layer_directories::LayerDirs;
@@ -34,12 +33,14 @@ pub(super) fn layers(
     let mut found = BTreeMap::new();
     let layers = entries(directory)?.into_iter();
     for (name, path) in layers.filter(|(name, _)| !name.starts_with(disk::DRAFT)) {
-        let digest = format!("sha256:{name}").parse::<Digest>();
-        let Some(digest) = digest.ok().filter(|_| path.join(ROOT).is_dir()) else {
+        let digest = format!("sha256:{name}").parse::<Digest>().ok();
+        let stored = digest.and_then(|digest| Some((digest, changes.metadata(&path).transpose()?)));
+        let Some((digest, metadata)) = stored else {
             warn_if_left(&path, changes.remove(&path));
             continue;
         };
-        let bytes = match read::<LayerRecord>(&path.join(LAYER_FILE)) {
+        let record = metadata.and_then(|json| Ok(serde_json::from_slice::<LayerRecord>(&json)?));
+        let bytes = match record {
             Ok(layer) if layer.version == VERSION && layer.diff_id == digest => layer.bytes,
             Ok(_) => warn_damaged(&path, "layer.json is not of this layer"),
             Err(error) => warn_damaged(&path, &error.to_string()),

@@ -186,6 +186,10 @@ impl LayerDirs for RecordedRemovals {
         LocalLayerDirs.describe(draft, json)
     }
 
+    fn metadata(&self, layer: &Path) -> io::Result<Option<Vec<u8>>> {
+        LocalLayerDirs.metadata(layer)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         LocalLayerDirs.rename(from, to)
     }
