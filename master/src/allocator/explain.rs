@@ -177,8 +177,9 @@ impl Allocator {
         }
         if let Some(place) = self.agents.slot(agent) {
             let hides = |eyes: &RoleVisibility| {
-                eyes.client
-                    .is_some_and(|client| self.filters.hides(client, place))
+                eyes.client.is_some_and(|client| {
+                    self.filters.hides(client, place) || self.decline_waits(client, agent)
+                })
             };
             let roles = inputs.roles.iter().enumerate();
             known.hidden = roles

@@ -4,11 +4,14 @@
 //! The allocator is pure: its input is facts, links and time, its output offers and reasons. Its
 //! state is not replicated and not binding: an offer is a hint that `apply` checks again. Reading
 //! order: `budget`, `eligibility`, `skip_reason`, `share`, `fair_share`, `filters`, `cache`,
-//! `waiting`, `dirty_queue`, `refresh`, `offering`, `sweep`, `rounds`, `explain`, `wait_reasons`.
+//! `waiting`, `dirty_queue`, `decline_queue`, `declines`, `refresh`, `offering`, `sweep`, `rounds`,
+//! `explain`, `wait_reasons`.
 
 mod bits;
 mod budget;
 mod cache;
+mod decline_queue;
+mod declines;
 mod dirty_queue;
 mod eligibility;
 mod explain;
@@ -35,6 +38,7 @@ use argosy_state::resources::Resources;
 use crate::offers::OfferBook;
 use budget::AllocationTurn;
 use cache::{AgentCache, ClientCache};
+use decline_queue::DeclineQueue;
 use dirty_queue::DirtyQueue;
 use fair_share::ShareTree;
 use filters::Filters;
@@ -110,15 +114,6 @@ pub struct DeclineReason {
     pub text: String,
 }
 
-/// A decline that the next step records.
-#[derive(Debug)]
-struct QueuedDecline {
-    declined: DeclinedResources,
-    /// The resources that were offered, if the declined ones may include others of the agent.
-    offered: Option<Resources>,
-    at: Timestamp,
-}
-
 /// The allocator of one epoch. Each leader creates one, which fills itself from the registry.
 #[derive(Debug)]
 pub struct Allocator {
@@ -137,8 +132,9 @@ pub struct Allocator {
     /// Agents with an offer that was closed: resources that wait there to be merged may be offered
     /// now, even if no more are free.
     closed_on: BTreeSet<AgentId>,
-    /// Emptied by every step that has the budget; a step without it offers nothing.
-    declines_due: VecDeque<QueuedDecline>,
+    declines_due: DeclineQueue,
+    /// Whether declines have waited for more than a turn.
+    declines_are_late: bool,
     scan: AgentScan,
     waiting: WaitingClients,
     reason_pass: ReasonPass,
@@ -185,7 +181,8 @@ impl Allocator {
             roles_due: BTreeSet::new(),
             agents_due: DirtyQueue::default(),
             closed_on: BTreeSet::new(),
-            declines_due: VecDeque::new(),
+            declines_due: DeclineQueue::default(),
+            declines_are_late: false,
             scan: AgentScan::default(),
             waiting: WaitingClients::default(),
             reason_pass: ReasonPass::default(),
@@ -248,41 +245,10 @@ impl Allocator {
         self.frameworks_due.insert(framework);
     }
 
-    /// Hides an agent from a framework while the free resources there do not exceed the declined
-    /// ones. Takes effect in the next step, before anything is offered.
-    pub fn decline(&mut self, declined: DeclinedResources, now: Timestamp) {
-        self.queue_decline(declined, None, now);
-    }
-
-    /// Declines the rest of accepted offers. The declined resources are all that the agent has
-    /// left; only those that were `offered` are hidden. If the others are hidden already, they stay
-    /// hidden, because a client has one filter for each agent.
-    pub(crate) fn decline_rest(
-        &mut self,
-        declined: DeclinedResources,
-        offered: Resources,
-        now: Timestamp,
-    ) {
-        self.queue_decline(declined, Some(offered), now);
-    }
-
-    fn queue_decline(
-        &mut self,
-        declined: DeclinedResources,
-        offered: Option<Resources>,
-        at: Timestamp,
-    ) {
-        self.agent_changed(declined.agent);
-        self.declines_due.push_back(QueuedDecline {
-            declined,
-            offered,
-            at,
-        });
-    }
-
     /// Removes the filters of a framework in these roles; an empty list means all roles.
     pub fn revive(&mut self, framework: FrameworkId, roles: &[Role]) {
         self.framework_changed(framework);
+        self.declines_due.revive(framework, roles);
         let Some(known) = self.clients.frameworks.get(&framework) else {
             return;
         };

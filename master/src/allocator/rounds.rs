@@ -3,17 +3,11 @@
 
 use std::ops::Bound;
 
-use argosy_state::agent::Agent;
 use argosy_state::buggify;
 use argosy_state::ids::{AgentId, FrameworkId, Role};
-use argosy_state::resources::Resources;
 
 use super::budget::AllocationTurn;
-use super::filters::Filter;
-use super::{
-    Allocator, CacheProgress, DECLINE_CODE, DECLINE_TEXT, FILTER_MS, LONGEST_FILTER_MS,
-    LastDecline, QueuedDecline,
-};
+use super::{Allocator, CacheProgress};
 
 /// Agents that each full round refreshes although no event named them, so that a missed event is
 /// repaired. A bigger cluster takes several rounds.
@@ -98,79 +92,9 @@ impl Allocator {
             .flatten()
     }
 
-    fn record_declines(&mut self, turn: &mut AllocationTurn<'_>) {
-        while !turn.is_spent() {
-            let Some(queued) = self.declines_due.pop_front() else {
-                return;
-            };
-            turn.spend(1);
-            self.record_decline(turn, queued);
-        }
-    }
-
-    fn record_decline(&mut self, turn: &AllocationTurn<'_>, queued: QueuedDecline) {
-        let QueuedDecline {
-            declined,
-            offered,
-            at,
-        } = queued;
-        let mirror = self.clients.frameworks.get(&declined.framework);
-        if mirror.is_none_or(|mirror| mirror.session != declined.session) {
-            return;
-        }
-        let Some(client) = self.clients.slot(declined.framework, &declined.role) else {
-            return;
-        };
-        if let Some(because) = declined.reason {
-            self.clients.get_mut(client).last_decline = Some(LastDecline {
-                code: because.code.chars().take(DECLINE_CODE).collect(),
-                text: because.text.chars().take(DECLINE_TEXT).collect(),
-                agent: declined.agent,
-                at,
-            });
-        }
-        let filter_ms = declined.filter_ms.unwrap_or(FILTER_MS);
-        if filter_ms == 0 || declined.resources.is_empty() {
-            return;
-        }
-        let filter_ms = filter_ms.clamp(self.settings.round_ms, LONGEST_FILTER_MS);
-        if self.agents.slot(declined.agent).is_none() {
-            self.refresh_agent(turn, declined.agent);
-        }
-        let Some(agent) = self.agents.slot(declined.agent) else {
-            return;
-        };
-        let mut resources = declined.resources;
-        if let Some(offered) = offered.filter(|_| !self.filters.hides(client, agent)) {
-            resources = common(&offered, &resources);
-        }
-        let Some(total) = turn.registry.agent(declined.agent).map(Agent::total) else {
-            return;
-        };
-        if !total.contains(&resources) {
-            // The rest can hide nothing, and may be large: a framework presents its own filters.
-            resources = common(total, &resources);
-        }
-        if resources.is_empty() {
-            return;
-        }
-        let plain = self.agents.get(agent).is_plain;
-        let dropped = self.filters.add(Filter {
-            client,
-            agent,
-            declined: &resources,
-            visibility: (!plain).then(|| self.clients.get(client).visibility.clone()),
-            until: at.plus_ms(filter_ms),
-        });
-        self.filters.reevaluate(agent, &self.agents.get(agent).free);
-        for client in dropped {
-            self.wake(client);
-        }
-    }
-
     /// Starts a pass over all agents for a client whose filters have expired, if the client still
     /// exists.
-    fn wake(&mut self, client: u32) {
+    pub(super) fn wake(&mut self, client: u32) {
         if self.clients.contains(client) {
             self.scan.wake(client);
         }
@@ -247,9 +171,4 @@ impl Allocator {
 fn last_of<Id: Copy + Default>(part: &[Id], full: usize) -> Id {
     let last = part.last().copied().filter(|_| part.len() == full);
     last.unwrap_or_default()
-}
-
-/// Returns the part of `others` that is in `all`.
-fn common(all: &Resources, others: &Resources) -> Resources {
-    all.minus_saturating(&all.minus_saturating(others))
 }

@@ -19,6 +19,9 @@ use super::share::DominantShare;
 /// Words of agents that are scanned in about a microsecond.
 const WORDS_PER_STEP: usize = 512;
 
+/// Agents that are skipped in about a microsecond because the client's decline of them waits.
+const WAITING_PER_STEP: usize = 8;
+
 /// Clients that are ordered in about a microsecond.
 const CLIENTS_PER_STEP: usize = 16;
 
@@ -164,15 +167,22 @@ impl Allocator {
         }
         let hidden = self.filters.hidden(client);
         let mut cursor = self.scan.cursors[client as usize];
+        let mut waiting = 0;
         loop {
             let (found, words) = candidates.next_without(hidden, cursor);
-            turn.spend(1 + words / WORDS_PER_STEP);
+            turn.spend(words / WORDS_PER_STEP);
             let Some(agent) = found else {
+                turn.spend(1);
                 self.scan.cursors[client as usize] = u32::MAX;
                 return ScanStep::Over;
             };
             cursor = agent + 1;
-            if let Some(part) = self.offerable_part(turn.book, turn.now, client, agent) {
+            let is_waiting = self.decline_waits(client, self.agents.get(agent).id);
+            waiting += usize::from(is_waiting);
+            turn.spend(usize::from(!is_waiting || waiting % WAITING_PER_STEP == 0));
+            if !is_waiting
+                && let Some(part) = self.offerable_part(turn.book, turn.now, client, agent)
+            {
                 self.scan.cursors[client as usize] = cursor;
                 return ScanStep::Found(agent, part);
             }

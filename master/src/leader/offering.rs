@@ -150,24 +150,17 @@ impl Leader {
         let session = registry
             .framework(id)
             .map_or(0, |framework| framework.session);
-        for filter in filters {
-            let PresentedFilter {
-                agent,
-                role,
-                resources,
-                remaining_ms,
-            } = filter;
-            let declined = DeclinedResources {
-                framework: id,
-                session,
-                role,
-                agent,
-                resources,
-                filter_ms: Some(remaining_ms),
-                reason: None,
-            };
-            self.allocator.decline(declined, now.at);
-        }
+        let filters = filters.into_iter().map(|filter| DeclinedResources {
+            framework: id,
+            session,
+            role: filter.role,
+            agent: filter.agent,
+            resources: filter.resources,
+            filter_ms: Some(filter.remaining_ms),
+            reason: None,
+        });
+        let allocator = &mut self.allocator;
+        allocator.present_filters(registry, id, filters, now.at);
         self.allocator.framework_changed(id);
     }
 
