@@ -118,7 +118,7 @@ impl Allocator {
         }
     }
 
-    fn record_decline(&mut self, turn: &AllocationTurn<'_>, queued: QueuedDecline) {
+    fn record_decline(&mut self, turn: &mut AllocationTurn<'_>, queued: QueuedDecline) {
         let QueuedDecline {
             declined,
             offered,
@@ -155,23 +155,39 @@ impl Allocator {
         if let Some(offered) = offered.filter(|_| !self.filters.hides(client, agent)) {
             resources = common(&offered, &resources);
         }
-        let Some(total) = turn.registry.agent(declined.agent).map(Agent::total) else {
+        self.add_filter(turn, (client, agent), resources, at.plus_ms(filter_ms));
+    }
+
+    fn add_filter(
+        &mut self,
+        turn: &mut AllocationTurn<'_>,
+        (client, agent): (u32, u32),
+        declined: Resources,
+        until: Timestamp,
+    ) {
+        let mirror = self.agents.get(agent);
+        let Some(total) = turn.registry.agent(mirror.id).map(Agent::total) else {
             return;
         };
-        let resources = part_of(total, resources);
-        if resources.is_empty() {
+        let mut declined = part_of(total, declined);
+        let visibility = (!mirror.is_plain).then(|| self.clients.get(client).visibility.on(total));
+        if let Some(rules) = &visibility {
+            // Equal bundles are shared by all clients that see the same of this agent.
+            declined = rules.visible_part(&declined);
+        }
+        if declined.is_empty() {
             return;
         }
-        let plain = self.agents.get(agent).is_plain;
-        let dropped = self.filters.add(Filter {
+        let added = self.filters.add(Filter {
             client,
             agent,
-            declined: &resources,
-            visibility: (!plain).then(|| self.clients.get(client).visibility.clone()),
-            until: at.plus_ms(filter_ms),
+            declined: &declined,
+            free: &mirror.free,
+            visibility,
+            until,
         });
-        self.filters.reevaluate(agent, &self.agents.get(agent).free);
-        for client in dropped {
+        turn.spend(added.steps);
+        for client in added.dropped {
             self.wake(client);
         }
     }

@@ -94,7 +94,8 @@ pub(super) fn mode_obstacle(agent: &Agent, linked: impl FnOnce() -> bool) -> Opt
 /// The visibility rules for a framework in a role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct VisibilityRules {
-    role: Role,
+    /// Its reservations and those of the roles above are visible; `None`: no reservations are.
+    role: Option<Role>,
     gpus: bool,
     revocable: bool,
 }
@@ -102,9 +103,26 @@ pub(super) struct VisibilityRules {
 impl VisibilityRules {
     pub(super) fn new(info: &FrameworkInfo, role: &Role) -> Self {
         Self {
-            role: role.clone(),
+            role: Some(role.clone()),
             gpus: info.can(FrameworkCapability::Gpus),
             revocable: info.can(FrameworkCapability::Revocable),
+        }
+    }
+
+    /// Returns the rules without distinctions that make no difference for resources of `total`:
+    /// clients that see the same of an agent have the same rules there.
+    pub(super) fn on(&self, total: &Resources) -> Self {
+        let roles = total.iter().filter_map(|resource| {
+            let reservation = resource.identity.reservations.last();
+            reservation.map(|reservation| &reservation.role)
+        });
+        // The roles of visible reservations are on one path, so that the longest includes all.
+        let visible = roles.filter(|role| self.is_within(role));
+        let any = |test: fn(&Resource) -> bool| total.iter().any(test);
+        Self {
+            role: visible.max_by_key(|role| role.as_str().len()).cloned(),
+            gpus: self.gpus || !any(|resource| &*resource.identity.name == "gpus"),
+            revocable: self.revocable || !any(|resource| resource.identity.revocable),
         }
     }
 
@@ -118,11 +136,17 @@ impl VisibilityRules {
     /// it.
     fn allows(&self, resource: &Resource) -> bool {
         let identity = &resource.identity;
-        let ours = identity.reservations.last().is_none_or(|reservation| {
-            let rest = self.role.as_str().strip_prefix(reservation.role.as_str());
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        });
-        ours && (self.gpus || &*identity.name != "gpus") && (self.revocable || !identity.revocable)
+        let reservation = identity.reservations.last();
+        reservation.is_none_or(|reservation| self.is_within(&reservation.role))
+            && (self.gpus || &*identity.name != "gpus")
+            && (self.revocable || !identity.revocable)
+    }
+
+    /// Returns whether the role is `above`, or below it.
+    fn is_within(&self, above: &Role) -> bool {
+        let role = self.role.as_ref().map_or("", Role::as_str);
+        let rest = role.strip_prefix(above.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -268,5 +292,47 @@ mod tests {
             sees("web", &[FrameworkCapability::Revocable]),
             "cpus:4;cpus:1"
         );
+    }
+
+    #[test]
+    fn rules_on_an_agent_differ_only_if_the_clients_see_different_parts_of_it() {
+        let reserved = |names: &[&str]| {
+            let mut all = parse("cpus:4;gpus:2");
+            for name in names {
+                let mut part = parse("mem:64").iter().next().unwrap().clone();
+                part.identity.reservations.push(Reservation {
+                    role: Role::new(name).unwrap(),
+                    principal: String::new(),
+                    labels: Default::default(),
+                });
+                all.add(&part).unwrap();
+            }
+            all
+        };
+        let agents = [parse("cpus:4"), reserved(&[]), reserved(&["a", "a/b", "x"])];
+        let mut rules = Vec::new();
+        for role in ["*", "a", "a/b", "a/b/c", "a/c", "ab", "x", "y"] {
+            for (gpus, revocable) in [(true, false), (false, false), (false, true)] {
+                rules.push(VisibilityRules {
+                    role: Some(Role::new(role).unwrap()),
+                    gpus,
+                    revocable,
+                });
+            }
+        }
+        for total in &agents {
+            for (one, other) in rules
+                .iter()
+                .flat_map(|one| rules.iter().map(move |o| (one, o)))
+            {
+                assert_eq!(one.on(total).visible_part(total), one.visible_part(total));
+                let see_the_same = one.visible_part(total) == other.visible_part(total);
+                assert_eq!(
+                    one.on(total) == other.on(total),
+                    see_the_same,
+                    "{one:?} {other:?}"
+                );
+            }
+        }
     }
 }

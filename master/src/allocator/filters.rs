@@ -10,43 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use argosy_state::ids::Timestamp;
 use argosy_state::resources::Resources;
 
+use super::agent_filters::{AgentFilters, FilterEntry};
 use super::bits::Bits;
 use super::eligibility::VisibilityRules;
-
-/// One filter of an agent.
-#[derive(Debug)]
-struct FilterEntry {
-    client: u32,
-    bundle: u32,
-    until: Timestamp,
-}
-
-/// The declined resources, shared by all clients that declined the same.
-#[derive(Debug)]
-struct DeclinedBundle {
-    declined: Resources,
-    /// The visibility rules to apply; `None` for an agent of which all clients see the same.
-    visibility: Option<VisibilityRules>,
-    hides: bool,
-    users: u32,
-}
-
-impl DeclinedBundle {
-    fn covers(&self, free: &Resources) -> bool {
-        match &self.visibility {
-            None => self.declined.contains(free),
-            Some(visibility) => self.declined.contains(&visibility.visible_part(free)),
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct AgentFilters {
-    /// Ascending by client.
-    entries: Vec<FilterEntry>,
-    /// Bundles without users are free slots.
-    bundles: Vec<DeclinedBundle>,
-}
 
 #[derive(Debug, Default)]
 struct ClientFilters {
@@ -73,8 +39,19 @@ pub(super) struct Filter<'a> {
     pub(super) client: u32,
     pub(super) agent: u32,
     pub(super) declined: &'a Resources,
+    /// The resources that are free on the agent.
+    pub(super) free: &'a Resources,
     pub(super) visibility: Option<VisibilityRules>,
     pub(super) until: Timestamp,
+}
+
+/// The result of adding a filter.
+#[derive(Debug, Default)]
+pub(super) struct AddedFilter {
+    /// The clients whose filters were dropped to make room.
+    pub(super) dropped: Vec<u32>,
+    /// The steps that it took.
+    pub(super) steps: usize,
 }
 
 impl Filters {
@@ -101,24 +78,24 @@ impl Filters {
             .map_or(&self.nothing, |client| &client.hidden)
     }
 
-    /// Adds a filter, which replaces the client's former filter for the agent. A new filter counts
-    /// as hiding until [`Self::reevaluate`] is called for the agent. Returns the clients whose
-    /// filters were dropped to make room.
-    pub(super) fn add(&mut self, filter: Filter<'_>) -> Vec<u32> {
+    /// Adds a filter, which replaces the client's former filter for the agent. At the limits, others
+    /// are dropped to make room.
+    pub(super) fn add(&mut self, filter: Filter<'_>) -> AddedFilter {
         let Filter { client, agent, .. } = filter;
-        let mut dropped = Vec::new();
+        let mut added = AddedFilter::default();
         while self.entries >= self.limit {
-            let Some(client) = self.drop_first() else {
+            let Some((client, steps)) = self.drop_first() else {
                 break;
             };
-            dropped.push(client);
+            added.dropped.push(client);
+            added.steps += 1 + steps;
         }
         grow(&mut self.agents, agent);
         grow(&mut self.clients, client);
+        let bundle = self.bundle(&filter, &mut added);
         let batch = self.expiries.entry((filter.until, client)).or_default();
         batch.insert(agent);
         let on_agent = &mut self.agents[agent as usize];
-        let bundle = on_agent.bundle(filter.declined, filter.visibility);
         let entry = FilterEntry {
             client,
             bundle,
@@ -135,55 +112,92 @@ impl Filters {
         if let Some(former) = &former {
             on_agent.release_bundle(former.bundle);
         }
-        // Clients that declined the same may already see the agent again.
-        let hides = on_agent.bundles[bundle as usize].hides;
+        added.steps += on_agent.steps();
+        let hides = on_agent.hides(bundle);
         let of_client = &mut self.clients[client as usize];
         of_client.declined.set(agent, true);
         of_client.hidden.set(agent, hides);
         if let Some(former) = former.filter(|former| former.until != filter.until) {
             self.unschedule(&former, agent);
         }
-        dropped
+        added
+    }
+
+    /// Adds a user to the bundle of a filter. If the agent has too many others, one is dropped with
+    /// its filters.
+    fn bundle(&mut self, filter: &Filter<'_>, added: &mut AddedFilter) -> u32 {
+        let Filter {
+            agent,
+            declined,
+            free,
+            visibility,
+            until,
+            ..
+        } = filter;
+        let visibility = visibility.as_ref();
+        let on_agent = &mut self.agents[*agent as usize];
+        if let Some((bundle, has_turned)) =
+            on_agent.share_bundle(declined, visibility, free, *until)
+        {
+            if has_turned {
+                added.steps += self.publish(*agent);
+            }
+            return bundle;
+        }
+        let removed = on_agent.make_room();
+        if !removed.is_empty() {
+            added.steps += on_agent.steps_of_all() + removed.len() / 4;
+        }
+        let bundle = on_agent.insert_bundle(declined, visibility, free, *until);
+        for entry in &removed {
+            self.unschedule(entry, *agent);
+            self.entries -= 1;
+            self.clients[entry.client as usize].clear(*agent);
+            added.dropped.push(entry.client);
+        }
+        bundle
     }
 
     /// Re-evaluates the filters of an agent that has `free` resources. Call it when any resources
-    /// are free; an agent with nothing to offer needs no hiding.
-    pub(super) fn reevaluate(&mut self, agent: u32, free: &Resources) {
+    /// are free; an agent with nothing to offer needs no hiding. Returns the steps that it took.
+    pub(super) fn reevaluate(&mut self, agent: u32, free: &Resources) -> usize {
         let Some(on_agent) = self.agents.get_mut(agent as usize) else {
-            return;
+            return 0;
         };
-        let mut turned = false;
-        for bundle in on_agent
-            .bundles
-            .iter_mut()
-            .filter(|bundle| bundle.users > 0)
-        {
-            let hides = bundle.covers(free);
-            turned |= hides != bundle.hides;
-            bundle.hides = hides;
-        }
-        if !turned {
-            return;
-        }
+        let evaluated = on_agent.reevaluate(free);
+        let published = match evaluated.has_turned {
+            true => self.publish(agent),
+            false => 0,
+        };
+        evaluated.steps + published
+    }
+
+    /// Updates the bits of all clients after a bundle of an agent has turned. Returns the steps
+    /// that it took.
+    fn publish(&mut self, agent: u32) -> usize {
+        let on_agent = &self.agents[agent as usize];
         for entry in &on_agent.entries {
             let of_client = &mut self.clients[entry.client as usize];
             if of_client.declined.contains(agent) {
-                let hides = on_agent.bundles[entry.bundle as usize].hides;
-                of_client.hidden.set(agent, hides);
+                of_client.hidden.set(agent, on_agent.hides(entry.bundle));
             }
         }
+        on_agent.steps_of_all()
     }
 
-    /// Removes the filters of an agent that is gone or whose resources have changed.
-    pub(super) fn drop_agent(&mut self, agent: u32) {
+    /// Removes the filters of an agent that is gone or whose resources have changed. Returns the
+    /// steps that it took.
+    pub(super) fn drop_agent(&mut self, agent: u32) -> usize {
         let Some(on_agent) = self.agents.get_mut(agent as usize) else {
-            return;
+            return 0;
         };
-        for entry in std::mem::take(on_agent).entries {
-            self.unschedule(&entry, agent);
+        let entries = std::mem::take(on_agent).entries;
+        for entry in &entries {
+            self.unschedule(entry, agent);
             self.entries -= 1;
             self.clients[entry.client as usize].clear(agent);
         }
+        entries.len() / 4
     }
 
     /// Removes the filters of a client. The entries stay until they expire, without effect.
@@ -197,8 +211,7 @@ impl Filters {
     /// Returns the declined resources of all filters.
     #[cfg(test)]
     pub(super) fn declined(&self) -> impl Iterator<Item = &Resources> {
-        let bundles = self.agents.iter().flat_map(|agent| &agent.bundles);
-        bundles.map(|bundle| &bundle.declined)
+        self.agents.iter().flat_map(AgentFilters::declined)
     }
 
     /// Returns the time at which the next filters expire.
@@ -206,8 +219,8 @@ impl Filters {
         self.expiries.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Removes one batch of filters that has expired at `now`. Returns the client and the number of
-    /// filters.
+    /// Removes one batch of filters that has expired at `now`. Returns the client and the steps
+    /// that it took.
     pub(super) fn expire(&mut self, now: Timestamp) -> Option<(u32, usize)> {
         let due = self
             .next_expiry()
@@ -215,10 +228,11 @@ impl Filters {
             .then(|| self.expiries.pop_first())
             .flatten();
         let ((_, client), agents) = due?;
+        let mut steps = 1 + agents.len() / 4;
         for agent in &agents {
-            self.remove_expired(client, *agent);
+            steps += self.remove_expired(client, *agent);
         }
-        Some((client, agents.len()))
+        Some((client, steps))
     }
 
     /// Returns the number of entries, leftovers included.
@@ -239,72 +253,32 @@ impl Filters {
         }
     }
 
-    fn remove_expired(&mut self, client: u32, agent: u32) {
+    /// Returns the steps that it took beyond those of a short list.
+    fn remove_expired(&mut self, client: u32, agent: u32) -> usize {
         let Some(on_agent) = self.agents.get_mut(agent as usize) else {
-            return;
+            return 0;
         };
         let Ok(at) = on_agent.position(client) else {
-            return;
+            return 0;
         };
+        let steps = on_agent.steps();
         let entry = on_agent.entries.remove(at);
         on_agent.release_bundle(entry.bundle);
         self.entries -= 1;
         self.clients[client as usize].clear(agent);
+        steps
     }
 
-    fn drop_first(&mut self) -> Option<u32> {
+    /// Returns the client of the filter that was dropped, and the steps that it took.
+    fn drop_first(&mut self) -> Option<(u32, usize)> {
         let mut first = self.expiries.first_entry()?;
         let (_, client) = *first.key();
         let agent = first.get_mut().pop_first();
         if first.get().is_empty() {
             first.remove();
         }
-        if let Some(agent) = agent {
-            self.remove_expired(client, agent);
-        }
-        Some(client)
-    }
-}
-
-impl AgentFilters {
-    fn position(&self, client: u32) -> Result<usize, usize> {
-        self.entries
-            .binary_search_by_key(&client, |entry| entry.client)
-    }
-
-    /// Returns the slot of a bundle and adds one user to it.
-    fn bundle(&mut self, declined: &Resources, visibility: Option<VisibilityRules>) -> u32 {
-        let same = |bundle: &DeclinedBundle| {
-            bundle.users > 0 && bundle.declined == *declined && bundle.visibility == visibility
-        };
-        if let Some(at) = self.bundles.iter().position(same) {
-            self.bundles[at].users += 1;
-            return at as u32;
-        }
-        let bundle = DeclinedBundle {
-            declined: declined.clone(),
-            visibility,
-            hides: true,
-            users: 1,
-        };
-        match self.bundles.iter().position(|bundle| bundle.users == 0) {
-            Some(at) => {
-                self.bundles[at] = bundle;
-                at as u32
-            }
-            None => {
-                self.bundles.push(bundle);
-                self.bundles.len() as u32 - 1
-            }
-        }
-    }
-
-    fn release_bundle(&mut self, bundle: u32) {
-        let bundle = &mut self.bundles[bundle as usize];
-        bundle.users -= 1;
-        if bundle.users == 0 {
-            bundle.declined = Resources::none();
-        }
+        let steps = agent.map_or(0, |agent| self.remove_expired(client, agent));
+        Some((client, steps))
     }
 }
 
@@ -324,19 +298,32 @@ fn grow<T: Default>(all: &mut Vec<T>, at: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::allocator::agent_filters::MAX_BUNDLES;
 
     fn parse(text: &str) -> Resources {
         text.parse().unwrap()
     }
 
     fn add(filters: &mut Filters, client: u32, agent: u32, declined: &str, until: u64) {
+        add_to(filters, client, agent, declined, (declined, until));
+    }
+
+    /// Adds a filter of an agent with these free resources.
+    fn add_to(
+        filters: &mut Filters,
+        client: u32,
+        agent: u32,
+        declined: &str,
+        (free, until): (&str, u64),
+    ) -> AddedFilter {
         filters.add(Filter {
             client,
             agent,
             declined: &parse(declined),
+            free: &parse(free),
             visibility: None,
             until: Timestamp(until),
-        });
+        })
     }
 
     #[test]
@@ -419,5 +406,86 @@ mod tests {
         filters.drop_agent(0);
         assert!(!filters.hides(1, 0) && !filters.hides(2, 0) && filters.len() == 0);
         assert_eq!(filters.next_expiry(), None);
+    }
+
+    #[test]
+    fn at_the_limit_of_an_agent_a_bundle_that_hides_nothing_and_ends_first_is_dropped() {
+        let mut filters = Filters::new(100_000);
+        let most = MAX_BUNDLES as u32;
+        // The first half of the clients declines less than is free.
+        for client in 1..=most {
+            let cpus = if client <= most / 2 { 1 } else { 1_000 } + client;
+            let ends = 10_000 - u64::from(client);
+            add_to(
+                &mut filters,
+                client,
+                0,
+                &format!("cpus:{cpus}"),
+                ("cpus:900", ends),
+            );
+        }
+        assert_eq!(filters.declined().count(), MAX_BUNDLES);
+        let added = add_to(&mut filters, 500, 0, "cpus:950", ("cpus:900", 50));
+        assert_eq!(
+            added.dropped,
+            [most / 2],
+            "it hid nothing, and ended first of these"
+        );
+        assert!(filters.hides(500, 0) && filters.hides(most, 0));
+        // A bundle that exists takes no room.
+        let added = add_to(&mut filters, 501, 0, "cpus:950", ("cpus:900", 20));
+        assert!(added.dropped.is_empty());
+        filters.reevaluate(0, &parse("cpus:1"));
+        let added = add_to(&mut filters, 502, 0, "cpus:9000", ("cpus:1", 60));
+        assert_eq!(added.dropped, [500, 501], "all hide, and these end first");
+        assert!(!filters.hides(500, 0) && !filters.hides(501, 0) && filters.hides(502, 0));
+    }
+
+    #[test]
+    fn filters_of_an_agent_stay_bounded_and_leave_nothing() {
+        let mut filters = Filters::new(100_000);
+        for client in 0..2_000 {
+            let declined = format!("cpus:{}", 1 + client);
+            let until = 1 + u64::from(client * 7_919 % 1_000);
+            add_to(&mut filters, client, 0, &declined, ("cpus:500", until));
+        }
+        let ends: usize = filters.expiries.values().map(BTreeSet::len).sum();
+        assert_eq!((filters.len(), ends), (MAX_BUNDLES, MAX_BUNDLES));
+        let hidden = (0..2_000)
+            .filter(|client| filters.hides(*client, 0))
+            .count();
+        assert!(hidden <= MAX_BUNDLES);
+        while filters.expire(Timestamp(2_000)).is_some() {}
+        assert_eq!((filters.len(), filters.declined().count()), (0, 0));
+    }
+
+    #[test]
+    fn filters_are_charged_by_the_bundles_and_entries_of_their_agent() {
+        let mut filters = Filters::new(100_000);
+        let added = add_to(&mut filters, 0, 0, "cpus:1", ("cpus:1", 9));
+        assert_eq!(
+            (added.steps, filters.reevaluate(0, &parse("cpus:1"))),
+            (0, 0)
+        );
+        for client in 1..4_096 {
+            let cpus = 1 + client % MAX_BUNDLES as u32;
+            add_to(
+                &mut filters,
+                client,
+                0,
+                &format!("cpus:{cpus}"),
+                ("cpus:1", 9),
+            );
+        }
+        let bundles = MAX_BUNDLES / 16;
+        let added = add_to(&mut filters, 0, 0, "cpus:1", ("cpus:1", 10));
+        assert_eq!(added.steps, bundles + 4);
+        assert_eq!(filters.reevaluate(0, &parse("cpus:1")), bundles);
+        assert_eq!(
+            filters.reevaluate(0, &parse("cpus:2")),
+            bundles + 64,
+            "one turned"
+        );
+        assert_eq!(filters.drop_agent(0), 1_024);
     }
 }

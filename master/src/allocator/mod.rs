@@ -3,10 +3,11 @@
 //!
 //! The allocator is pure: its input is facts, links and time, its output offers and reasons. Its
 //! state is not replicated and not binding: an offer is a hint that `apply` checks again. Reading
-//! order: `budget`, `eligibility`, `skip_reason`, `share`, `fair_share`, `filters`, `cache`,
-//! `waiting`, `dirty_queue`, `decline_queue`, `declines`, `refresh`, `offering`, `sweep`, `rounds`,
-//! `explain`, `wait_reasons`.
+//! order: `budget`, `eligibility`, `skip_reason`, `share`, `fair_share`, `agent_filters`,
+//! `filters`, `cache`, `waiting`, `dirty_queue`, `decline_queue`, `declines`, `refresh`,
+//! `offering`, `sweep`, `rounds`, `explain`, `wait_reasons`.
 
+mod agent_filters;
 mod bits;
 mod budget;
 mod cache;

@@ -124,6 +124,10 @@ impl Allocator {
                 let rest = self.agents.get(agent).free.minus_saturating(&part);
                 self.agents
                     .set_free(agent, rest, &self.kinds, &self.settings.minimum);
+                if self.agents.nonempty.contains(agent) {
+                    let free = &self.agents.get(agent).free;
+                    turn.spend(self.filters.reevaluate(agent, free));
+                }
                 let amounts = self.kinds.amounts(&part);
                 (part, amounts)
             }

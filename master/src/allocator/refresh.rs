@@ -147,17 +147,17 @@ impl Allocator {
     }
 
     /// Refreshes one agent. Returns whether its free resources have changed.
-    pub(super) fn refresh_agent(&mut self, turn: &AllocationTurn<'_>, id: AgentId) -> bool {
+    pub(super) fn refresh_agent(&mut self, turn: &mut AllocationTurn<'_>, id: AgentId) -> bool {
         let Some(agent) = turn.registry.agent(id) else {
             if let Some(at) = self.agents.remove(id) {
-                self.filters.drop_agent(at);
+                turn.spend(self.filters.drop_agent(at));
             }
             return false;
         };
         let at = self.agents.ensure(id);
         let is_new = self.agents.update_offer_revision(at, agent);
         if is_new {
-            self.filters.drop_agent(at);
+            turn.spend(self.filters.drop_agent(at));
         }
         let mut obstacle = agent_obstacle(&turn.links, agent);
         planted_bug!(DeactivatedOffered if is_deactivated_in_use(turn, agent) => obstacle = None);
@@ -178,7 +178,8 @@ impl Allocator {
             return is_new;
         }
         if self.agents.nonempty.contains(at) {
-            self.filters.reevaluate(at, &self.agents.get(at).free);
+            let steps = self.filters.reevaluate(at, &self.agents.get(at).free);
+            turn.spend(steps);
         }
         true
     }

@@ -65,10 +65,10 @@ impl Allocator {
 
     fn expire_filters(&mut self, turn: &mut AllocationTurn<'_>) {
         while !turn.is_spent() {
-            let Some((client, filters)) = self.filters.expire(turn.now) else {
+            let Some((client, steps)) = self.filters.expire(turn.now) else {
                 return;
             };
-            turn.spend(1 + filters / 4);
+            turn.spend(steps);
             self.wake(client);
         }
     }

@@ -164,3 +164,32 @@ fn offers_pause_while_declines_of_offers_fill_the_queue() {
     world.offers();
     assert_eq!(world.book.iter().count(), AGENTS, "to the other");
 }
+
+#[test]
+fn a_turn_records_fewer_declines_of_an_agent_with_many_bundles() {
+    let mut world = World::new();
+    let names: Vec<String> = (0..64).map(|number| format!("r{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let framework = world.framework(&names);
+    let agent = world.agent("cpus:1000");
+    world.offers();
+    let waiting_after_a_turn = |world: &mut World, milli: usize| {
+        let presented = names.iter().enumerate().flat_map(|(at, role)| {
+            let cpus = format!("cpus:{}.{milli}", 1 + at);
+            filters(world, framework, role, &cpus, [agent])
+        });
+        let presented: Vec<_> = presented.collect();
+        let (registry, now) = (&world.registry, world.now);
+        let allocator = &mut world.allocator;
+        allocator.present_filters(registry, framework, presented, now);
+        world.step(TurnBudget(40));
+        let waiting = world.allocator.declines_due.len();
+        world.offers();
+        waiting
+    };
+    let [few, many] = [1, 2].map(|milli| 64 - waiting_after_a_turn(&mut world, milli));
+    assert!(
+        few > 15 && many < 6,
+        "{few} declines, {many} with 64 bundles"
+    );
+}

@@ -222,3 +222,29 @@ fn declines_presented_to_a_new_leader_stay_in_force() {
     world.wait_ms(3_000);
     assert_eq!(world.offered(), [(a, agent)], "another session's is void");
 }
+
+#[test]
+fn clients_that_see_the_same_of_an_agent_share_what_they_declined() {
+    let mut world = World::new();
+    let able = ("argosy.offers/gpus", "true");
+    let roles: Vec<String> = (0..20).map(|number| format!("r{number}")).collect();
+    for role in &roles {
+        world.framework_with(&[role], &[able]);
+        world.framework(&[role]);
+    }
+    let agent = world.agent("cpus:2;mem:64;gpus:1");
+    for _ in 0..40 {
+        for offer in world.offers() {
+            world.decline(&offer, Some(60_000));
+        }
+    }
+    assert_eq!(world.offered(), []);
+    let kept: Vec<_> = world.allocator.filters.declined().cloned().collect();
+    let expected = ["cpus:2;mem:64;gpus:1", "cpus:2;mem:64"].map(parse);
+    assert!(
+        kept.len() == 2 && expected.iter().all(|bundle| kept.contains(bundle)),
+        "{kept:?}"
+    );
+    world.resize(agent, "cpus:3;mem:64;gpus:1");
+    assert!(!world.offers().is_empty());
+}
