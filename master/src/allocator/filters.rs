@@ -78,8 +78,8 @@ impl Filters {
             .map_or(&self.nothing, |client| &client.hidden)
     }
 
-    /// Adds a filter, which replaces the client's former filter for the agent. At the limits, others
-    /// are dropped to make room.
+    /// Adds a filter, which replaces the client's former filter for the agent. At the limits,
+    /// others are dropped to make room.
     pub(super) fn add(&mut self, filter: Filter<'_>) -> AddedFilter {
         let Filter { client, agent, .. } = filter;
         let mut added = AddedFilter::default();
