@@ -148,7 +148,7 @@ impl Core {
             self.end_unstarted(instance);
             return;
         }
-        if let Some(end) = self.no_space_end(&task.launch) {
+        if let Some(end) = self.no_space_end() {
             return self.end(instance, end);
         }
         if let Some(why) = groups::is_malformed(instance, &task.launch) {

@@ -11,10 +11,12 @@ impl Core {
         let is_plain = |task: &TaskFacts| {
             let launch = &task.launch;
             let is_valid = !launch.never_start && launch.defect.is_none();
-            let has_space = self.no_space_end(launch).is_none();
-            is_valid && has_space && task.executor().is_none() && !launch.needs_fetch()
+            is_valid && task.executor().is_none() && !launch.needs_fetch()
         };
-        if task.is_some_and(is_plain) && self.group(instance).is_none() {
+        if task.is_some_and(is_plain)
+            && self.group(instance).is_none()
+            && self.no_space_end().is_none()
+        {
             if let Some(state) = self.instances.get_mut(&instance) {
                 state.acquire_host();
             }
