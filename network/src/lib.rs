@@ -19,9 +19,10 @@
 //! the records (`rules`), and a sweep restores both.
 //!
 //! Reading order: `subnet`, `subnet6`, `published`, `netlink`, `netfilter`, `link`, `link_stats`,
-//! `namespace`, `rules`, `conntrack`, `ipam`, `host`, `forwarding`, `networks`, `trial`, `cni`,
-//! `names`. Each imports only from those before it.
+//! `namespace`, `closed_addresses`, `rules`, `conntrack`, `ipam`, `host`, `forwarding`, `networks`,
+//! `trial`, `cni`, `names`. Each imports only from those before it.
 
+mod closed_addresses;
 pub mod cni;
 mod conntrack;
 mod forwarding;
@@ -127,6 +128,9 @@ pub struct NetworkConfig {
     pub pool_size: usize,
     /// Whether containers reach each other.
     pub traffic: InterContainerTraffic,
+    /// Whether containers reach link-local addresses and the metadata services of clouds only by
+    /// DNS, which some of them serve, too.
+    pub blocks_metadata: bool,
     /// TCP services elsewhere that no container may reach, such as the masters'. The host's
     /// services are denied anyway.
     pub denied: Vec<SocketAddr>,

@@ -435,6 +435,7 @@ impl NetworkState {
             subnet: self.settings.subnet,
             subnet6: self.settings.subnet6,
             traffic: self.settings.traffic,
+            blocks_metadata: self.settings.blocks_metadata,
             denied: &self.settings.denied,
             forwarding_denied: &self.forwarding_denied,
             mappings,

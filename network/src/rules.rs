@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use argosy_host::child;
 
+use super::closed_addresses::{CLOSED_6, DISCOVERY, METADATA, METADATA_6, metadata_rules};
 use super::{InterContainerTraffic, NetworkError, Protocol, Subnet, Subnet6};
 
 /// The timeout of nft: other processes that change rules delay it by milliseconds.
@@ -35,17 +36,6 @@ const INTO_CONTAINERS: &str = "\
     ip6 daddr != ::1 fib daddr type local dnat ip6 to meta l4proto . th dport map @published6
   }
 ";
-
-/// IPv6 destinations that are closed to containers: loopback and IPv4 in the forms of IPv6,
-/// link-local addresses and metadata services by NAT64, link-local addresses, multicast, metadata
-/// services.
-const CLOSED_6: &str = "\
-::/96, ::ffff:0:0/96, 64:ff9b::a9fe:0/112, 64:ff9b::a83f:8110, 64:ff9b::6464:64c8, fe80::/10, ff00::/8, \
-fd00:ec2::254, fd20:ce::254";
-
-/// Containers need no neighbour discovery: both ends of a link know each other.
-const DISCOVERY: &str = "\
-nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect";
 
 /// A host port that leads to a container's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +60,7 @@ pub(super) struct NftTable<'a> {
     pub(super) subnet: Subnet,
     pub(super) subnet6: Option<Subnet6>,
     pub(super) traffic: InterContainerTraffic,
+    pub(super) blocks_metadata: bool,
     pub(super) denied: &'a [SocketAddr],
     /// Devices of the host between which nothing is forwarded; see `forwarding`.
     pub(super) forwarding_denied: &'a ForwardingDenied,
@@ -102,8 +93,8 @@ impl NftTable<'_> {
     iifname != {devices} accept
     fib saddr . iif oif missing drop
     ip saddr 127.0.0.0/8 drop
-    ip daddr {{ 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 255.255.255.255 }} drop
-    ip daddr . tcp dport @denied drop
+    ip daddr {{ 127.0.0.0/8, 224.0.0.0/4, 255.255.255.255 }} drop
+{metadata}    ip daddr . tcp dport @denied drop
 {from_containers}  }}
 {INTO_CONTAINERS}  chain to_host {{
     type filter hook input priority filter; policy accept;
@@ -116,6 +107,7 @@ impl NftTable<'_> {
     iifname {devices} ct state invalid drop
     ct state established,related accept
 "#,
+            metadata = metadata_rules(self.blocks_metadata, "ip", METADATA),
             from_containers = six.from_containers,
         );
         if self.traffic == InterContainerTraffic::Open {
@@ -159,9 +151,11 @@ impl NftTable<'_> {
         NftRules6 {
             from_containers: format!(
                 "    ip6 saddr != {subnet} drop\n    \
-                 ip6 daddr {{ {CLOSED_6} }} drop\n    \
+                 ip6 daddr {{ {CLOSED_6} }} drop\n\
+                 {metadata}    \
                  icmpv6 type {{ {DISCOVERY} }} drop\n    \
-                 ip6 daddr . tcp dport @denied6 drop\n"
+                 ip6 daddr . tcp dport @denied6 drop\n",
+                metadata = metadata_rules(self.blocks_metadata, "ip6", METADATA_6),
             ),
             to_containers: format!("    oifname != \"{DEVICES}*\" ip6 daddr {subnet} drop\n"),
             out: format!(
@@ -347,6 +341,7 @@ mod tests {
             subnet: Subnet::DEFAULT,
             subnet6: None,
             traffic: InterContainerTraffic::Isolated,
+            blocks_metadata: true,
             denied: &[],
             forwarding_denied: &NONE_DENIED,
             mappings: &[],
@@ -429,6 +424,25 @@ mod tests {
             ..table()
         };
         assert!(open.script().contains(accept));
+    }
+
+    #[test]
+    fn metadata_services_answer_only_dns_unless_the_operator_opens_them() {
+        let open = NftTable {
+            blocks_metadata: false,
+            ..with_ipv6()
+        };
+        for (address, family) in [("169.254.0.0/16", "ip"), ("fd00:ec2::254", "ip6")] {
+            let script = with_ipv6().script();
+            let rules: Vec<_> = (script.lines().map(str::trim))
+                .filter(|rule| rule.contains(address))
+                .collect();
+            assert_eq!(rules.len(), 2, "{script}");
+            assert!(rules.iter().all(|rule| rule.starts_with(family)));
+            assert!(rules[0].ends_with("meta l4proto != { tcp, udp } drop"));
+            assert!(rules[1].ends_with("th dport != 53 drop"));
+            assert!(!open.script().contains(address));
+        }
     }
 
     #[test]

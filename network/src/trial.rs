@@ -22,6 +22,7 @@ pub fn check(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(), NetworkErro
         subnet,
         subnet6,
         traffic: InterContainerTraffic::Isolated,
+        blocks_metadata: true,
         denied: &[],
         forwarding_denied: &closed_between,
         mappings: &[],

@@ -56,6 +56,7 @@ fn settings(directory: &Path) -> NetworkConfig {
         subnet6: Some("fd12:3456:789a::/64".parse().unwrap()),
         pool_size: 1,
         traffic: InterContainerTraffic::Isolated,
+        blocks_metadata: true,
         denied: ["198.51.100.1:5050", "[2001:db8::1]:5050"]
             .map(|master| master.parse().unwrap())
             .into(),

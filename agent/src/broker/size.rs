@@ -152,12 +152,12 @@ fn a_broker_has_less_than_3000_lines_and_its_callees_are_documented() {
     }
     let called = CALLED_CRATES.map(|sources| lines_of_broker(&root, &root.join(sources)));
     let all = own + listed(&CALLED) + called.iter().sum::<usize>();
-    assert!((10_000..21_100).contains(&all), "{all} lines");
+    assert!((10_000..21_200).contains(&all), "{all} lines");
     for page in ["docs/adr/0053-an-agent-gives-up-root.md", "SECURITY.md"] {
         let text = fs::read_to_string(root.join(page)).unwrap();
         let words: Vec<_> = text.split_whitespace().collect();
         let text = words.join(" ");
-        for output in ["fewer than 3,000", "fewer than 21,100 lines"] {
+        for output in ["fewer than 3,000", "fewer than 21,200 lines"] {
             assert!(text.contains(output), "{page} does not contain {output:?}");
         }
     }

@@ -17,7 +17,7 @@ use argosy_proto::v1;
 use argosy_state::planted_bug;
 
 use super::subnet6;
-use crate::config::{Config, TaskSubnet6};
+use crate::config::{Config, TaskAllow, TaskSubnet6};
 use crate::core::ContainerName;
 use crate::error::error_chain;
 
@@ -69,6 +69,7 @@ impl BridgeNetworks {
                 subnet6: wanted_ipv6.ok().flatten(),
                 pool_size: NAMESPACE_POOL,
                 traffic: wanted.inter_container,
+                blocks_metadata: !config.task_allow.contains(&TaskAllow::Metadata),
                 denied: config
                     .masters
                     .iter()

@@ -27,14 +27,15 @@ pub struct BlockedDestinations {
     /// Ports, at every address; a container with a separate network may use them on its own
     /// loopback.
     pub ports: Vec<u16>,
-    /// Whether the metadata services of clouds are closed: IPv4 link-local addresses except DNS,
-    /// and [`METADATA`]. They return the host's credentials.
+    /// Whether the metadata services of clouds are closed, except for DNS: IPv4 link-local
+    /// addresses and [`METADATA`]. They return the host's credentials.
     pub metadata: bool,
 }
 
 /// Link-local addresses: instance metadata of AWS, Google Cloud, Azure, OpenStack and others.
 const LINK_LOCAL: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 0);
-/// Hosts of Google Cloud have their name server at a link-local address.
+/// Hosts of Google Cloud have their name server at a link-local address, and those of Azure at that
+/// of its platform service.
 const DNS: u16 = 53;
 /// Other addresses of metadata services: Azure's platform service and that of Alibaba Cloud; AWS,
 /// Google Cloud and OpenStack by IPv6.
@@ -115,18 +116,16 @@ impl BlockedDestinations {
         if self.metadata {
             let mut all_but_dns = vec![instruction(JUMP_IF_EQUAL, REQUESTED, 0, 2, DNS.into())];
             all_but_dns.extend(return_value(0));
-            for link_local in family.forms_of_4(LINK_LOCAL, 16) {
-                program.extend(if_address(&link_local, all_but_dns.clone()));
-            }
+            let mut closed = family.forms_of_4(LINK_LOCAL, 16);
             for address in METADATA {
-                let forms = match address {
-                    IpAddr::V4(address) => family.forms_of_4(address, 32),
-                    IpAddr::V6(address) if family == IpFamily::V6 => vec![words_6(address)],
-                    IpAddr::V6(_) => Vec::new(),
-                };
-                for words in forms {
-                    program.extend(if_address(&words, return_value(0).to_vec()));
+                match address {
+                    IpAddr::V4(address) => closed.extend(family.forms_of_4(address, 32)),
+                    IpAddr::V6(address) if family == IpFamily::V6 => closed.push(words_6(address)),
+                    IpAddr::V6(_) => {}
                 }
+            }
+            for words in closed {
+                program.extend(if_address(&words, all_but_dns.clone()));
             }
         }
         // In a separate network a container's loopback is private: skip these where the namespace
@@ -324,6 +323,9 @@ mod tests {
         }
         for form in [
             "169.254.169.254:53",
+            "168.63.129.16:53",
+            "[::ffff:168.63.129.16]:53",
+            "[fd20:ce::254]:53",
             "169.253.255.255:80",
             "169.255.0.0:80",
             "100.100.100.201:80",

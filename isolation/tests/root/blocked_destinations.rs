@@ -1,15 +1,18 @@
 //! Tests of closed destinations in every network: the cluster's ports and metadata services.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
 use argosy_isolation::Network;
 use argosy_isolation::reach_filter::BlockedDestinations;
+use argosy_network::{NetworkConfig, Networks};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::escapes::PYTHON;
 use crate::fixture::{RootFixture, TestCase, skip, stdout};
+use crate::host::{METADATA, on_a_host};
+use crate::networks::{leave_nothing, served, settings};
 use crate::profile::profiled;
 
 pub(crate) const CASES: &[TestCase] = &[
@@ -22,6 +25,10 @@ pub(crate) const CASES: &[TestCase] = &[
         in_its_own,
     ),
     ("blocked_destinations_are_replaced_when_set_again", replaced),
+    (
+        "metadata_services_are_reachable_from_a_bridge_if_the_operator_allows_it",
+        metadata_open,
+    ),
 ];
 
 const CLOSED: u16 = 5_051;
@@ -235,5 +242,22 @@ fn replaced() {
         assert!(after.values().all(|answer| answer != "EPERM"), "{after:?}");
         usual().apply(world.tree.root()).unwrap();
         assert_eq!(open(&tried(&mut world, hosts())), [""; 0]);
+    });
+}
+
+fn metadata_open() {
+    on_a_host(|host| {
+        let mut world = RootFixture::new();
+        let settings = NetworkConfig {
+            blocks_metadata: false,
+            ..settings(&world)
+        };
+        let networks = Networks::open(settings, &BTreeSet::new()).unwrap();
+        host.serve("world", 80, true);
+        let first = served(&mut world, "first", &networks, &[]);
+        let reported = first.call(METADATA, 80);
+        assert!(reported.starts_with("world"), "{reported}");
+        first.end(&networks);
+        leave_nothing(&world, networks);
     });
 }

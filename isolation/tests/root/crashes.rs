@@ -235,6 +235,7 @@ fn settings(work: &Path) -> NetworkConfig {
         subnet6: Some(networks::PREFIX6.parse().unwrap()),
         pool_size: 1,
         traffic: InterContainerTraffic::Isolated,
+        blocks_metadata: true,
         denied: Vec::new(),
     }
 }

@@ -85,6 +85,7 @@ pub(crate) fn settings(world: &RootFixture) -> NetworkConfig {
         subnet6: Some(PREFIX6.parse().unwrap()),
         pool_size: 2,
         traffic: InterContainerTraffic::Isolated,
+        blocks_metadata: true,
         denied: Vec::new(),
     }
 }
@@ -289,7 +290,7 @@ fn isolated() {
         settings.denied = vec![format!("{OUTSIDE}:7001").parse().unwrap()];
         let networks = Networks::open(settings, &BTreeSet::new()).unwrap();
         host.serve("agent", 5051, false);
-        for port in [80, 7000, 7001] {
+        for port in [53, 80, 7000, 7001] {
             host.serve("world", port, true);
         }
         let first = served(&mut world, "first", &networks, &[]);
@@ -303,6 +304,8 @@ fn isolated() {
             "agent hears 127.0.0.1",
             "the control"
         );
+        let reported = first.call(METADATA, 53);
+        assert!(reported.starts_with("world"), "a name server: {reported}");
         let denied = [
             (second.address.as_str(), 80),
             (HOST, 5051),
