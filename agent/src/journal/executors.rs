@@ -49,6 +49,9 @@ struct StoredExecutor {
     /// Since 0.2.0.
     #[prost(message, optional, tag = "6")]
     disk_excess: Option<StoredExplanation>,
+    /// Since 0.2.0.
+    #[prost(message, optional, tag = "7")]
+    last_task: Option<StoredInstance>,
 }
 
 /// A [`StoredInstance`] with the reason, which releases before 0.2.0 neither write nor read.
@@ -81,6 +84,7 @@ impl From<&ExecutorRecord> for StoredExecutorRecord {
                     started: facts.started.map(Into::into),
                     ending: facts.ending,
                     disk_excess: facts.disk_excess.clone().map(Into::into),
+                    last_task: facts.last_task.map(Into::into),
                 })
             }
             ExecutorRecord::Started { instance, fact } => {
@@ -120,6 +124,7 @@ impl StoredExecutorRecord {
                         started: stored.started.map(Into::into),
                         ending: stored.ending,
                         disk_excess: stored.disk_excess.map(Into::into),
+                        last_task: stored.last_task.map(Into::into),
                     }),
                 }
             }
@@ -183,6 +188,7 @@ mod tests {
             started: Some(fact),
             ending: true,
             disk_excess: Some("out of disk".into()),
+            last_task: Some(instance),
         });
         for record in [
             ExecutorRecord::Created { instance, facts },

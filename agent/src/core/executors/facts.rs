@@ -5,7 +5,7 @@ use std::sync::Arc;
 use argosy_state::ids::TaskKey;
 use argosy_state::task::Explanation;
 
-use crate::core::facts::{AgentState, ContainerName, Instance, StartedFact};
+use crate::core::facts::{AgentState, ContainerName, Instance, StartedFact, TaskFacts};
 use crate::core::launch::LaunchOrder;
 
 /// An executor of this agent that is not cleaned up. Its name on this host is the instance of the
@@ -22,6 +22,8 @@ pub struct ExecutorInfo {
     pub started: Option<StartedFact>,
     /// Whether it is to end: no task joins it any more.
     pub ending: bool,
+    /// The newest of its tasks when it was to end: later ones were never delivered to it.
+    pub last_task: Option<Instance>,
     /// The explanation, if it exceeds its disk limit.
     pub disk_excess: Option<Explanation>,
 }
@@ -58,6 +60,13 @@ pub enum ExecutorRecord {
     },
 }
 
+impl ExecutorInfo {
+    /// Whether the executor may have received a task of its name.
+    pub(super) fn may_have(&self, task: Instance) -> bool {
+        !self.ending || self.last_task.is_some_and(|last| task <= last)
+    }
+}
+
 impl AgentState {
     /// Applies one record.
     pub(in crate::core) fn follow(&mut self, record: &ExecutorRecord) {
@@ -74,8 +83,11 @@ impl AgentState {
                 instance,
                 disk_excess,
             } => {
+                let last_task = self.newest_task_of(*instance);
                 if let Some(executor) = self.executors.get_mut(instance) {
-                    executor.ending = true;
+                    if !std::mem::replace(&mut executor.ending, true) {
+                        executor.last_task = last_task;
+                    }
                     if executor.disk_excess.is_none() {
                         executor.disk_excess.clone_from(disk_excess);
                     }
@@ -88,6 +100,16 @@ impl AgentState {
                 }
             }
         }
+    }
+
+    fn newest_task_of(&self, executor: Instance) -> Option<Instance> {
+        let key = &self.executors.get(&executor)?.key;
+        let is_member = |task: &TaskFacts| {
+            task.key.framework == key.framework
+                && (task.executor()).is_some_and(|spec| spec.executor == key.task)
+        };
+        let members = self.tasks.iter().filter(|(_, task)| is_member(task));
+        members.map(|(instance, _)| *instance).max()
     }
 
     /// Returns records that rebuild all facts of executors from nothing.

@@ -79,6 +79,7 @@ impl Core {
                     run: self.facts.identity.run,
                     started: None,
                     ending: false,
+                    last_task: None,
                     disk_excess: None,
                 };
                 self.add_executor(instance, facts);

@@ -34,9 +34,9 @@ impl Core {
         let is_unwanted = self.is_unwanted(instance);
         let key = executor_key(task);
         let named = key.and_then(|key| self.facts.executor_named(&key));
-        match named.map(|(executor, facts)| (executor, facts.ending)) {
+        match named.map(|(executor, facts)| (executor, facts.may_have(instance))) {
             // An executor that is to end does not receive tasks that it never had.
-            Some((executor, ending)) if !ending || is_unwanted || !is_unheard => {
+            Some((executor, may_have)) if may_have || is_unwanted || !is_unheard => {
                 self.enter(instance, InstancePhase::Starting);
                 self.attach(instance, executor, true);
             }

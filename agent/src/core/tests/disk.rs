@@ -4,6 +4,7 @@ use argosy_proto::v1;
 use nix::sys::signal::Signal;
 use prost::Message as _;
 
+use super::executors::executed;
 use super::groups::{fetched, member};
 use super::tasks::{last_update, reason};
 use super::world::{CoreFixture, ended, file, instance, spec};
@@ -217,6 +218,29 @@ fn a_disk_excess_of_an_executor_keeps_its_reason_over_a_restart_before_the_exit(
         assert_eq!(reason(&world, 1), v1::Reason::LimitDisk);
         assert_eq!(last_update(&world, 1).text, format!("its executor: {WHY}"));
     }
+}
+
+#[test]
+fn tasks_of_an_executor_over_its_limit_are_not_started_again_after_a_restart() {
+    let mut world = CoreFixture::with_executor();
+    over(&mut world);
+    world.launch_spec(3, executed("c"));
+    world.sync();
+    world.check_snapshot();
+    let mut world = world.restart("boot-1");
+    world.sync();
+    world.found(1, RecoveredContainer::Gone);
+    world.register(true);
+    world.sync();
+    for order in [1, 2] {
+        assert_eq!(reason(&world, order), v1::Reason::LimitDisk);
+    }
+    let name = world.core.facts().executor_container(instance(1)).unwrap();
+    world.discard_effects();
+    world.feed(Input::Destroyed { name });
+    world.sync();
+    // It waited for the end of the executor, which never received it.
+    assert!(world.take_effects().contains(&"start 1-3-2".to_owned()));
 }
 
 #[test]

@@ -423,9 +423,11 @@ fn records() -> Vec<(String, JournalRecord)> {
         let record = JournalRecord::OrderAccepted { order, body };
         records.push((format!("limits {name}"), record));
     }
-    records.push(("executor".into(), created(None)));
+    records.push(("executor".into(), created(None, None)));
+    let last = created(None, Some(INSTANCE));
+    records.push(("executor and its last task".into(), last));
     let why = || Some(Explanation::from("out of disk"));
-    records.push(("executor over its disk limit".into(), created(why())));
+    records.push(("executor over its disk limit".into(), created(why(), None)));
     for (name, disk_excess) in [("ending", None), ("ending over its disk limit", why())] {
         let record = JournalRecord::Executor(ExecutorRecord::Ending {
             instance: INSTANCE,
@@ -437,7 +439,7 @@ fn records() -> Vec<(String, JournalRecord)> {
 }
 
 /// Returns the record of an executor.
-fn created(disk_excess: Option<Explanation>) -> JournalRecord {
+fn created(disk_excess: Option<Explanation>, last_task: Option<Instance>) -> JournalRecord {
     let as_task = TaskSpec {
         executor: Some(Box::new(executor())),
         ..executor().as_task()
@@ -450,6 +452,7 @@ fn created(disk_excess: Option<Explanation>) -> JournalRecord {
         started: None,
         ending: true,
         disk_excess,
+        last_task,
     };
     JournalRecord::Executor(ExecutorRecord::Created {
         instance: INSTANCE,
