@@ -15,8 +15,8 @@ const PACKET_BYTES: usize = 96 * 1024;
 /// Maximum length of a message, in bytes: a launch may have 2 MiB.
 pub(crate) const MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
 /// Maximum number of concurrent requests; more are queued. The same number as an agent's concurrent
-/// creations and removals of containers, plugin runs, unpackings and measurements.
-pub(crate) const CONNECTIONS: usize = 40;
+/// creations, queries and removals of containers, plugin runs, unpackings and measurements.
+pub(crate) const CONNECTIONS: usize = 48;
 
 /// One end of the sockets between an agent and its broker.
 #[derive(Debug)]

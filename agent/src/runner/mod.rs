@@ -86,7 +86,7 @@ pub use launcher_process::LauncherCommand;
 pub(crate) use preparations::Preparations;
 use unpacking::LauncherUnpacker;
 
-/// Maximum number of containers that are created or adopted concurrently; the same number is
+/// Maximum number of containers that are created concurrently; the same numbers are queried and
 /// removed concurrently. More would only queue in the kernel.
 const CONTAINER_SLOTS: usize = 8;
 /// Timeout of each step of a removal before it is retried.
@@ -163,6 +163,8 @@ pub(super) struct RunnerState {
     fetcher: Fetcher,
     service: Arc<ContentService>,
     slots: Arc<Semaphore>,
+    /// Separate, so that supervisors that do not answer do not block starts.
+    query_slots: Arc<Semaphore>,
     /// Separate from the other slots, so that containers that cannot be removed do not block new
     /// ones.
     removal_slots: Semaphore,
@@ -266,6 +268,7 @@ impl Runner {
             tree,
             broker,
             slots: Arc::new(Semaphore::new(CONTAINER_SLOTS)),
+            query_slots: Arc::new(Semaphore::new(CONTAINER_SLOTS)),
             removal_slots: Semaphore::new(CONTAINER_SLOTS),
             fetch_slots: FairSlots::new(fetching::SLOTS),
             user_slots: Arc::new(Semaphore::new(CONTAINER_SLOTS)),
@@ -288,10 +291,15 @@ impl Runner {
             threads: Handle::current(),
             stop: CancellationToken::new(),
         };
-        runner.begin_measuring();
-        runner.check_networks();
-        runner.spawn(launcher_process::watch(runner.shared.broker.clone()));
+        runner.begin();
         Ok(runner)
+    }
+
+    /// Starts what runs until the agent stops.
+    fn begin(&self) {
+        self.begin_measuring();
+        self.check_networks();
+        self.spawn(launcher_process::watch(self.shared.broker.clone()));
     }
 
     /// Runs in the background, since it may wait for programs of the host.
@@ -345,13 +353,7 @@ impl Runner {
         let shared = self.shared.clone();
         self.spawn(async move {
             let instance = name.instance;
-            let slot = shared.slots.acquire().await;
-            let worker = shared.clone();
-            let of_worker = key.clone();
-            let adopt = trace::inherited(move || worker.adopt(name, &of_worker));
-            let found = tokio::task::spawn_blocking(adopt).await;
-            drop(slot);
-            match found.expect("adopting a container never panics") {
+            match shared.query(name, &key).await {
                 Ok(container) => {
                     let fact = container_task::started_fact(container.handle());
                     let found = RecoveredContainer::Running(fact);

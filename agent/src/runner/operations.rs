@@ -9,7 +9,7 @@ use std::time::Instant;
 use argosy_host::{BootTime, ContainerId, crash_point};
 use argosy_isolation::disk::DiskUsage;
 use argosy_isolation::{Cgroup, ContainerUser, Isolation, LaunchDescriptors};
-use argosy_proto::v1;
+use argosy_proto::{trace, v1};
 use argosy_state::ids::TaskKey;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -188,42 +188,59 @@ impl RunnerState {
         Ok(container)
     }
 
-    pub(super) fn adopt(
+    /// Queries a container, a few times if its supervisor does not answer. Other queries use the
+    /// slot in between.
+    pub(super) async fn query(
+        self: &Arc<Self>,
+        name: ContainerName,
+        key: &TaskKey,
+    ) -> Result<argosy_isolation::Container, RecoveredContainer> {
+        let mut tries = 1;
+        loop {
+            let (worker, of_worker) = (self.clone(), key.clone());
+            let adopt = trace::inherited(move || worker.adopt(name, &of_worker));
+            let found = run_in_slot(&self.query_slots, adopt).await;
+            let is_unknown = matches!(found, Err(RecoveredContainer::Unknown));
+            if !is_unknown || tries == ADOPTION_TRIES {
+                return found;
+            }
+            tries += 1;
+            tokio::time::sleep(RETRY_DELAY).await;
+        }
+    }
+
+    fn adopt(
         &self,
         name: ContainerName,
         key: &TaskKey,
     ) -> Result<argosy_isolation::Container, RecoveredContainer> {
         let directory = self.paths.container(name);
         let group = self.group(name).map(|group| group.path().to_owned());
-        for _ in 0..ADOPTION_TRIES {
-            match self.broker.adopt(name, &directory, group.clone()) {
-                Ok(AdoptedContainer::Running(container)) => {
-                    crash_point!("find.adopted");
-                    return Ok(container);
-                }
-                Ok(AdoptedContainer::Exited(exit)) => {
-                    return Err(RecoveredContainer::Exited(container_task::command_exit(
-                        exit,
-                    )));
-                }
-                Ok(AdoptedContainer::Gone {
-                    reason,
-                    never_started,
-                }) => {
-                    tracing::info!(container = %name, task = %key, reason, "a container has disappeared");
-                    return Err(match never_started {
-                        true => RecoveredContainer::NeverStarted,
-                        false => RecoveredContainer::Gone,
-                    });
-                }
-                Err(why) => {
-                    tracing::warn!(container = %name, task = %key, why, "a container cannot be adopted yet");
-                    std::thread::sleep(RETRY_DELAY);
-                }
+        match self.broker.adopt(name, &directory, group) {
+            Ok(AdoptedContainer::Running(container)) => {
+                crash_point!("find.adopted");
+                Ok(container)
+            }
+            Ok(AdoptedContainer::Exited(exit)) => {
+                let exit = container_task::command_exit(exit);
+                Err(RecoveredContainer::Exited(exit))
+            }
+            Ok(AdoptedContainer::Gone {
+                reason,
+                never_started,
+            }) => {
+                tracing::info!(container = %name, task = %key, reason, "a container has disappeared");
+                Err(match never_started {
+                    true => RecoveredContainer::NeverStarted,
+                    false => RecoveredContainer::Gone,
+                })
+            }
+            // It may run: only an answer proves its end.
+            Err(why) => {
+                tracing::warn!(container = %name, task = %key, why, "a container cannot be adopted yet");
+                Err(RecoveredContainer::Unknown)
             }
         }
-        // It may run: only an answer proves its end.
-        Err(RecoveredContainer::Unknown)
     }
 
     pub(super) fn group(&self, name: ContainerName) -> Option<Cgroup> {
