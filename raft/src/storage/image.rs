@@ -89,6 +89,7 @@ async fn written(parts: &StoreParts, least: Option<LogId>) -> io::Result<Snapsho
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
         // The unfinished file is deleted, and no record of the write-ahead log was lost: only the
         // follower waits. A vote or an entry that finds no space ends the process.
+        Err(error) if is_refused(&error) => Err(error),
         Err(error) if remedy::is_exhausted(&error) => {
             let remedy = remedy::of_failed_write(&error);
             Err(io::Error::new(error.kind(), format!("{error}: {remedy}")))
@@ -106,13 +107,18 @@ async fn written(parts: &StoreParts, least: Option<LogId>) -> io::Result<Snapsho
     }
 }
 
+/// Whether the store has refused a snapshot, with its remedy, before the disk was full.
+fn is_refused(error: &io::Error) -> bool {
+    error.raw_os_error().is_none() && error.kind() == io::ErrorKind::StorageFull
+}
+
 fn write(
     view: &dyn DiskRead,
     snapshot_store: &SnapshotStore,
 ) -> Result<SnapshotFile, SnapshotError> {
     let applied = registry::applied(view);
     let meta = applied.map_err(|error| SnapshotError::Read(io::Error::other(error)))?;
-    let sink = snapshot_store.sink()?;
+    let sink = snapshot_store.sink(0)?;
     let mut pace = sink
         .may_block()
         .then(|| WriteRateLimit::new(Instant::now()));

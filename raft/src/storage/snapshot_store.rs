@@ -25,6 +25,10 @@ const MAX_SNAPSHOTS: usize = 2;
 /// the write-ahead log, which is on the same disk.
 const SYNCED_BYTES: usize = 4 << 20;
 
+/// The free bytes that a snapshot leaves on its disk, for the write-ahead log; on a small disk a
+/// sixteenth of all bytes. A master whose log finds no space ends.
+const RESERVE_BYTES: u64 = 256 << 20;
+
 const SUFFIX: &str = ".snapshot";
 const UNFINISHED: &str = ".unfinished";
 
@@ -37,6 +41,8 @@ struct Inner {
     current: Mutex<Option<SnapshotFile>>,
     /// Makes the names of unfinished files unique.
     counter: AtomicU64,
+    /// [`RESERVE_BYTES`], except in tests.
+    reserve_bytes: Arc<AtomicU64>,
 }
 
 enum SnapshotLocation {
@@ -186,6 +192,7 @@ pub(crate) enum SnapshotSink {
         path: UnfinishedFile,
         /// Bytes written since the last sync.
         unsynced: usize,
+        reserve_bytes: Arc<AtomicU64>,
     },
     Memory(Vec<u8>),
 }
@@ -193,14 +200,20 @@ pub(crate) enum SnapshotSink {
 impl Write for SnapshotSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            SnapshotSink::File { out, unsynced, .. } => {
-                let count = out.write(bytes)?;
-                *unsynced += count;
+            SnapshotSink::File {
+                out,
+                path,
+                unsynced,
+                reserve_bytes,
+            } => {
                 if *unsynced >= SYNCED_BYTES {
                     *unsynced = 0;
                     out.flush()?;
                     out.get_ref().sync_data()?;
+                    check_space(&path.0, 0, reserve_bytes)?;
                 }
+                let count = out.write(bytes)?;
+                *unsynced += count;
                 Ok(count)
             }
             SnapshotSink::Memory(out) => out.write(bytes),
@@ -307,7 +320,15 @@ impl SnapshotStore {
             location: place,
             current: Mutex::new(current),
             counter: AtomicU64::new(0),
+            reserve_bytes: Arc::new(AtomicU64::new(RESERVE_BYTES)),
         }))
+    }
+
+    /// Reserves all space, or what is reserved usually.
+    #[cfg(all(test, feature = "rocksdb"))]
+    pub(crate) fn reserve_all(&self, all: bool) {
+        let bytes = if all { u64::MAX } else { RESERVE_BYTES };
+        self.0.reserve_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Returns the newest finished snapshot.
@@ -327,11 +348,16 @@ impl SnapshotStore {
         }
     }
 
-    /// Creates the destination of a new snapshot.
-    pub(crate) fn sink(&self) -> io::Result<SnapshotSink> {
+    /// Creates the destination of a new snapshot, which needs at least this many bytes.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::StorageFull`] if it would leave too little space.
+    pub(crate) fn sink(&self, bytes: u64) -> io::Result<SnapshotSink> {
         match &self.0.location {
             SnapshotLocation::Memory(_) => Ok(SnapshotSink::Memory(Vec::new())),
             SnapshotLocation::Directory(path) => {
+                let reserve_bytes = Arc::clone(&self.0.reserve_bytes);
+                check_space(path, bytes, &reserve_bytes)?;
                 let number = self.0.counter.fetch_add(1, Ordering::Relaxed);
                 let path = path.join(format!("{number}{UNFINISHED}"));
                 let mut options = File::options();
@@ -342,19 +368,21 @@ impl SnapshotStore {
                     .truncate(true)
                     .open(&path)?;
                 let out = BufWriter::with_capacity(256 << 10, file);
-                let unsynced = 0;
                 Ok(SnapshotSink::File {
                     out,
                     path: UnfinishedFile(path),
-                    unsynced,
+                    unsynced: 0,
+                    reserve_bytes,
                 })
             }
         }
     }
 
-    /// Starts to receive a snapshot from another master.
-    pub(crate) fn receive(&self) -> io::Result<SnapshotWriter> {
-        Ok(SnapshotWriter(Some(self.sink()?)))
+    /// Starts to receive a snapshot of this size from another master. Its installation writes the
+    /// records once more.
+    pub(crate) fn receive(&self, length_bytes: u64) -> io::Result<SnapshotWriter> {
+        let sink = self.sink(length_bytes.saturating_mul(2))?;
+        Ok(SnapshotWriter(Some(sink)))
     }
 
     /// Drops the current snapshot if the log does not continue from it: a master that lacks entries
@@ -417,6 +445,23 @@ impl SnapshotStore {
         drop(current);
         Ok(name)
     }
+}
+
+/// Checks that the disk of this path has more free space than `bytes` and the reserve.
+fn check_space(path: &Path, bytes: u64, reserve_bytes: &AtomicU64) -> io::Result<()> {
+    let (free, total) = argosy_host::disk_space(path)?;
+    let reserve = match reserve_bytes.load(Ordering::Relaxed) {
+        RESERVE_BYTES => RESERVE_BYTES.min(total / 16),
+        other => other,
+    };
+    if free >= bytes.saturating_add(reserve) {
+        return Ok(());
+    }
+    let text = format!(
+        "{free} bytes are free, of which a snapshot leaves {reserve} for the log, and needs at least \
+         {bytes}: make room on the disk"
+    );
+    Err(io::Error::new(io::ErrorKind::StorageFull, text))
 }
 
 fn open_file(path: &Path) -> Result<SnapshotFile, SnapshotError> {

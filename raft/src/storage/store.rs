@@ -165,9 +165,14 @@ impl Store {
         read.map_err(|error| StoreError::from(error).into_open_error(&path))
     }
 
-    /// Starts to receive a snapshot from another master.
-    pub(crate) fn receive_image(&self) -> io::Result<SnapshotWriter> {
-        self.parts.snapshots.receive()
+    #[cfg(all(test, feature = "rocksdb"))]
+    pub(crate) fn snapshots(&self) -> &SnapshotStore {
+        &self.parts.snapshots
+    }
+
+    /// Starts to receive a snapshot of this size from another master.
+    pub(crate) fn receive_image(&self, length_bytes: u64) -> io::Result<SnapshotWriter> {
+        self.parts.snapshots.receive(length_bytes)
     }
 
     /// Returns the applied records that are not written yet.

@@ -125,7 +125,7 @@ async fn used_store() -> (DiskFixture, AckedStore) {
     opened.close().await;
     // Each start makes tables of the logs it finds.
     let mut opened = open(&environment.location).await;
-    let mut writer = opened.store.receive_image().unwrap();
+    let mut writer = opened.store.receive_image(image.len()).unwrap();
     let bytes = image.read(0, usize::MAX).await.unwrap();
     writer.write(bytes).await.unwrap();
     let received = writer.finish().await.unwrap();

@@ -44,7 +44,7 @@ fn image_bytes(location: &StoreLocation) -> u64 {
 
 /// Sends a snapshot block by block, as the transport does.
 async fn send(image: &SnapshotFile, to: &Store) -> SnapshotFile {
-    let mut writer = to.receive_image().unwrap();
+    let mut writer = to.receive_image(image.len()).unwrap();
     let mut offset = 0;
     loop {
         let block = image.read(offset, 1000).await.unwrap();
@@ -365,7 +365,7 @@ async fn a_snapshot_corrupted_in_transfer_is_rejected_without_leftovers() {
         flipped[whole.len() / 2] ^= 1;
         let cut = whole.slice(..whole.len() - 1);
         for bytes in [flipped.into(), cut] {
-            let mut writer = follower.store.receive_image().unwrap();
+            let mut writer = follower.store.receive_image(0).unwrap();
             writer.write(bytes).await.unwrap();
             let refused = writer.finish().await.err().unwrap();
             assert!(
@@ -373,7 +373,7 @@ async fn a_snapshot_corrupted_in_transfer_is_rejected_without_leftovers() {
                 "{refused}"
             );
         }
-        let mut writer = follower.store.receive_image().unwrap();
+        let mut writer = follower.store.receive_image(0).unwrap();
         writer.write(whole).await.unwrap();
         drop(writer);
         assert!(files(&to.location).is_empty());
@@ -387,7 +387,7 @@ async fn a_snapshot_corrupted_in_transfer_is_rejected_without_leftovers() {
 async fn a_snapshot_whose_block_is_cancelled_leaves_no_file() {
     for environment in fixtures() {
         let follower = open(&environment.location).await;
-        let mut writer = follower.store.receive_image().unwrap();
+        let mut writer = follower.store.receive_image(0).unwrap();
         let block = Bytes::from(vec![0; 9 << 20]);
         // The write begins, and is cancelled at its first wait.
         let _ = timeout(Duration::ZERO, writer.write(block)).await;
@@ -524,6 +524,38 @@ async fn a_snapshot_that_finds_no_space_fails_alone_and_a_later_one_is_written()
     let image = snapshot.file().await.unwrap();
     assert_eq!(image.records().unwrap().len(), 60);
     assert!(words.lock().unwrap().is_empty(), "{words:?}");
+    opened.close().await;
+}
+
+#[cfg(feature = "rocksdb")]
+#[tokio::test]
+async fn a_snapshot_leaves_space_for_the_log() {
+    let environment = super::harness::on_disk();
+    let mut opened = open(&environment.location).await;
+    opened.commit(entries(0..50)).await;
+    let snapshot = opened.machine.get_current_snapshot().await.unwrap();
+    let snapshot = snapshot.unwrap().snapshot;
+    opened.store.snapshots().reserve_all(true);
+    let own = snapshot.file().await.err().unwrap();
+    // A larger one than any disk.
+    opened.store.snapshots().reserve_all(false);
+    let received = opened.store.receive_image(1 << 60).err().unwrap();
+    for refused in [own, received] {
+        assert_eq!(refused.kind(), std::io::ErrorKind::StorageFull, "{refused}");
+        assert!(refused.to_string().contains("for the log"));
+    }
+    assert!(files(&environment.location).is_empty());
+    let mut writer = opened.store.receive_image(0).unwrap();
+    let block = Bytes::from(vec![0; 5 << 20]);
+    writer.write(block.clone()).await.unwrap();
+    opened.store.snapshots().reserve_all(true);
+    let refused = writer.write(block).await.err().unwrap();
+    assert_eq!(refused.kind(), std::io::ErrorKind::StorageFull, "{refused}");
+    drop(writer);
+    assert!(files(&environment.location).is_empty());
+    opened.store.snapshots().reserve_all(false);
+    let image = snapshot.file().await.unwrap();
+    assert_eq!(image.records().unwrap().len(), 50);
     opened.close().await;
 }
 

@@ -13,7 +13,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::connections::{self, PeerClient};
 use super::transfer_counts::CountedTransfer;
@@ -174,9 +174,11 @@ impl SnapshotReceiver {
     ) -> Result<SnapshotReceiver, Status> {
         check_length(head.length_bytes)?;
         let vote = wire::vote_from(head.vote)?;
-        let writer = store
-            .receive_image()
-            .map_err(|error| Status::internal(format!("no room for a snapshot: {error}")))?;
+        let writer = store.receive_image(head.length_bytes).map_err(|error| {
+            warn!(%error, "a snapshot of the leader cannot be stored");
+            // The sender waits longer after each of these.
+            Status::failed_precondition(format!("a snapshot cannot be stored: {error}"))
+        })?;
         Ok(SnapshotReceiver {
             raft,
             vote,
