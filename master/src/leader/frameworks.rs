@@ -12,9 +12,8 @@ use argosy_state::ids::{AgentId, FrameworkId, Revision, TaskId, Timestamp};
 use argosy_state::level;
 
 use super::deadlines::HEARTBEAT_MS;
-use super::{Effect, Leader, LeaderTime, ProposalOrigin, SchedulerHello};
-use crate::leader_reply::LeaderReply;
-use crate::links::{LinkId, RequestId};
+use super::{Effect, Input, Leader, LeaderTime, ProposalOrigin, SchedulerHello};
+use crate::links::LinkId;
 
 /// Heartbeats that a scheduler sends within its silence timeout.
 const HEARTBEATS_PER_TIMEOUT: u64 = 3;
@@ -248,22 +247,27 @@ impl Leader {
         }
     }
 
-    /// Records a heartbeat of the present session. Any other session has no effect: a superseded
-    /// scheduler is notified on its stream.
-    pub(super) fn framework_heartbeat(
-        &mut self,
-        now: LeaderTime,
-        request: RequestId,
-        id: FrameworkId,
-        session: u64,
-    ) {
+    /// Records that the scheduler of the present session is alive: it has sent a heartbeat or
+    /// another call. Any other session has no effect: a superseded scheduler is notified on its
+    /// stream.
+    pub(super) fn note_contact(&mut self, now: LeaderTime, input: &Input) {
+        let (id, session) = match input {
+            Input::FrameworkHeartbeat {
+                framework, session, ..
+            } => (*framework, *session),
+            Input::Call { call, .. } => (call.framework, call.session),
+            Input::Decline { decline, .. } => (decline.framework, decline.session),
+            Input::Message { message, .. } => (message.framework, message.session),
+            Input::Acknowledge { acknowledge, .. } => (acknowledge.framework, acknowledge.session),
+            Input::Reconcile { reconcile, .. } => (reconcile.framework, reconcile.session),
+            _ => return,
+        };
         let link = self.linked_frameworks.get(&id);
         if let Some(state) = link.and_then(|link| self.framework_links.get_mut(link))
             && state.subscription.session == session
         {
             state.last_contact = now.at;
         }
-        self.answer(request, LeaderReply::HeartbeatRecorded);
     }
 
     /// Handles a scheduler that no longer sends heartbeats: its offers are free immediately, and

@@ -187,6 +187,7 @@ impl Leader {
         let Some(input) = self.permitted(registry, input) else {
             return std::mem::take(&mut self.effects);
         };
+        self.note_contact(now, &input);
         match input {
             Input::AgentHello { link, actor, hello } => {
                 self.agent_hello(registry, now, link, actor, *hello)
@@ -209,12 +210,9 @@ impl Leader {
                 subscription,
             } => self.subscribe(registry, now, link, actor, *subscription),
             Input::FrameworkClosed { link } => self.framework_closed(now, link),
-            Input::FrameworkHeartbeat {
-                request,
-                framework,
-                session,
-                ..
-            } => self.framework_heartbeat(now, request, framework, session),
+            Input::FrameworkHeartbeat { request, .. } => {
+                self.answer(request, LeaderReply::HeartbeatRecorded)
+            }
             Input::FrameworkBehind { link, behind } => self.framework_behind(link, behind),
             Input::Call {
                 request,
