@@ -163,14 +163,15 @@ impl ReadLimiter {
         }
     }
 
-    /// Drops answers whose readers are too slow, until the future is dropped.
-    pub(crate) async fn cut_off_slow_readers(self) {
+    /// Drops answers whose readers are too slow, until the future is dropped; also those of the
+    /// budgets `others`, whose answers are sent by the same tracker.
+    pub(crate) async fn cut_off_slow_readers(self, others: Vec<Self>) {
         let mut ticks = tokio::time::interval(self.bounds.busy_stall_timeout / 2);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let others_wait = lock_queue(&self.queue).waiting() > 0;
-            let stalled = if others_wait {
+            let limiters = std::iter::once(&self).chain(&others);
+            let stalled = if limiters.into_iter().any(Self::has_waiting) {
                 self.bounds.busy_stall_timeout
             } else {
                 self.bounds.stall_timeout
@@ -182,6 +183,10 @@ impl ReadLimiter {
                 counter!("argosy_reads_cut_off_total").increment(cut);
             }
         }
+    }
+
+    fn has_waiting(&self) -> bool {
+        lock_queue(&self.queue).waiting() > 0
     }
 
     /// Returns the bytes of the budget that answers hold.

@@ -138,7 +138,9 @@ async fn lead_or_follow(
     let watchdog = run_watched(turn_counter.clone(), &node, has_threads)?;
     let _probe = AbortOnDropHandle::new(tokio::spawn(lag::probe(handle.inbox.clone())));
     let _sweeper = AbortOnDropHandle::new(handle.readers.spawn(handle.encodings.clone().sweep()));
-    let _cutter = AbortOnDropHandle::new(tokio::spawn(handle.reads.clone().cut_off_slow_readers()));
+    let others = vec![handle.reconciliations.clone()];
+    let cutter = handle.reads.clone().cut_off_slow_readers(others);
+    let _cutter = AbortOnDropHandle::new(tokio::spawn(cutter));
     let served = CancellationToken::new();
     let services = services(&config, handle, (peers, parts.agents));
     let _hub = run_feed(&services);

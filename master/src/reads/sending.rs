@@ -188,7 +188,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn stalled_reader_is_cut_off_and_its_bytes_released() {
         let reads = ReadLimiter::new(ReadBounds::default());
-        let cutter = tokio::spawn(reads.clone().cut_off_slow_readers());
+        let cutter = tokio::spawn(reads.clone().cut_off_slow_readers(Vec::new()));
         let mut stalled = answer(&reads, 1_000_000).await.into_data_stream();
         let mut slow = answer(&reads, 1_000_000).await.into_data_stream();
         stalled.next().await.unwrap().unwrap();
@@ -206,6 +206,30 @@ mod tests {
         }
         assert!(begun.elapsed() < Duration::from_secs(60));
         assert_eq!(reads.held_bytes(), 0);
+        cutter.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_of_another_budget_is_cut_off_when_others_wait_for_that() {
+        let reads = ReadLimiter::new(ReadBounds::default());
+        let pages = ReadLimiter::new(ReadBounds {
+            bytes: 2_000_000,
+            bytes_each: 2_000_000,
+            bytes_reserved: 0,
+            ..ReadBounds::default()
+        });
+        let cutter = reads.clone().cut_off_slow_readers(vec![pages.clone()]);
+        let cutter = tokio::spawn(cutter);
+        let share = pages.reserve(1_500_000, 1_500_000).await.unwrap();
+        let body = Body::from(vec![7; 1_500_000]);
+        let mut slow = reads.tracker.send(body, vec![share]).into_data_stream();
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            slow.next().await.unwrap().unwrap();
+        }
+        // It waits for at most two seconds.
+        pages.reserve(1_000_000, 1_000_000).await.unwrap();
+        slow.next().await.unwrap().unwrap_err();
         cutter.abort();
     }
 }

@@ -260,7 +260,7 @@ async fn heartbeats_and_offers_continue_under_a_flood_of_reads() {
         busy_stall_timeout: Duration::from_millis(300),
         ..ReadBounds::default()
     });
-    let cutter = tokio::spawn(alone.handle.reads.clone().cut_off_slow_readers());
+    let cutter = tokio::spawn(alone.handle.reads.clone().cut_off_slow_readers(Vec::new()));
     let epoch = alone.active_leader().await.epoch;
     let mut links = TestLinks::open(alone.handle.clone()).await;
     for number in 1..=5 {

@@ -98,7 +98,7 @@ async fn unread_metrics_hold_and_release_read_budget() {
     assert!(held <= budget, "{held}");
     assert!(refused.iter().all(|answer| answer.status() == 429));
     // They are cut off, and hold nothing although they are not dropped.
-    let cutter = tokio::spawn(alone.handle.reads.clone().cut_off_slow_readers());
+    let cutter = tokio::spawn(alone.handle.reads.clone().cut_off_slow_readers(Vec::new()));
     until("all memory is given back", || {
         alone.handle.reads.held_bytes() == 0
     })
