@@ -104,6 +104,8 @@ impl ApiRouter {
         }
         let began = Instant::now();
         let uri = request.uri().clone();
+        let is_write = WRITES.contains(&uri.path())
+            || http::is_operation(request.method().as_str(), uri.path());
         let call = Some(uri.path()).filter(|path| path.starts_with(CALLS));
         let mut response = match service::check_versions(request.headers()) {
             Ok(()) => {
@@ -115,7 +117,7 @@ impl ApiRouter {
                     Ok(credentials) => {
                         let request = Request::from_parts(head, body);
                         let response = shared.bounded(routes, request).await;
-                        match WRITES.contains(&uri.path()) {
+                        match is_write {
                             true => response,
                             false => credentials
                                 .into_iter()
@@ -163,8 +165,8 @@ const OPEN_SERVICES: [&str; 3] = [
     "/grpc.reflection.v1alpha.ServerReflection/",
 ];
 
-/// The paths of single writes. Their answers are short and do not end with the credential of the
-/// caller: it may be what the caller has just revoked.
+/// The paths of single writes, apart from those of operations. Their answers are short and do not
+/// end with the credential of the caller: it may be what the caller has just revoked.
 const WRITES: [&str; 2] = ["/argosy.v1.Operator/WriteOne", "/v1/write"];
 
 /// The paths by which the log filter of this master or of an agent is changed.

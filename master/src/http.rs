@@ -44,7 +44,7 @@ pub(crate) use parameters::PathSegments;
 use parameters::QueryParameters;
 #[cfg(test)]
 pub(crate) use routes::ROUTES;
-pub(crate) use routes::{check_of, is_known};
+pub(crate) use routes::{check_of, is_known, is_operation};
 
 /// Memory reserved for the text of `/metrics`. A longer text reserves more if there is room, and is
 /// returned in any case.

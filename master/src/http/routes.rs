@@ -48,11 +48,19 @@ pub(crate) fn check_of(method: &str, path: &str) -> Option<Check> {
     if ["/", "/v1"].contains(&path) {
         return Some(Check::Open);
     }
+    route_of(method, path)?.serves.check()
+}
+
+/// Whether a request is one operation of `WriteOperation`.
+pub(crate) fn is_operation(method: &str, path: &str) -> bool {
+    route_of(method, path).is_some_and(|route| matches!(route.serves, Operation(_)))
+}
+
+fn route_of(method: &str, path: &str) -> Option<&'static Route> {
     let mut routes = ROUTES.iter();
     // The answer to HEAD is that to GET, without its body.
     let method = if method == "HEAD" { "GET" } else { method };
-    let route = routes.find(|route| route.method == method && is_at(route.path, path));
-    route?.serves.check()
+    routes.find(|route| route.method == method && is_at(route.path, path))
 }
 
 const fn route(

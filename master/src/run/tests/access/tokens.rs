@@ -17,13 +17,20 @@ const SECRET: TokenSecret = TokenSecret {
 };
 
 async fn create(cluster: &TestCluster, place: usize, lifetime_ms: Option<u64>) {
+    create_for("framework/web", cluster, place, lifetime_ms).await;
+}
+
+async fn create_for(
+    principal: &str,
+    cluster: &TestCluster,
+    place: usize,
+    lifetime_ms: Option<u64>,
+) {
     let hash: [u8; 32] = sha2::Sha256::digest(SECRET.secret).into();
     let create = v1::CreateToken {
         token_id: SECRET.id.to_string(),
         secret_hash: KeyHash(hash).to_string(),
-        purpose: Some(v1::create_token::Purpose::Principal(
-            "framework/web".to_owned(),
-        )),
+        purpose: Some(v1::create_token::Purpose::Principal(principal.to_owned())),
         lifetime_ms,
         description: String::new(),
     };
@@ -48,9 +55,12 @@ async fn get(
     path: &str,
     authorization: &str,
 ) -> Response<Body> {
-    let (client, address) = cluster.http("", place);
     let request = Request::get(path).header("authorization", authorization);
-    let request = request.body(Body::empty()).unwrap();
+    send(cluster, place, request.body(Body::empty()).unwrap()).await
+}
+
+async fn send(cluster: &TestCluster, place: usize, request: Request<Body>) -> Response<Body> {
+    let (client, address) = cluster.http("", place);
     let expected = ExpectedPeer::MASTER;
     let asked = client.send(&address, &expected, request);
     tokio::time::timeout(TIMEOUT, asked).await.unwrap().unwrap()
@@ -133,6 +143,19 @@ async fn a_token_proves_its_principal_at_every_master_as_soon_as_it_is_created()
         }
     }
     drop(population);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_revokes_its_own_token_gets_the_whole_answer() {
+    let (cluster, (leader, _), _) = populated().await;
+    create_for("operator/root", &cluster, leader, None).await;
+    let request = Request::delete(format!("/v1/tokens/{}", SECRET.id));
+    let request = request.header("authorization", format!("Bearer {SECRET}"));
+    let response = send(&cluster, leader, request.body(Body::empty()).unwrap()).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let body = axum::body::to_bytes(response.into_body(), 1 << 20).await;
+    assert!(!body.unwrap().is_empty());
     cluster.end().await;
 }
 
