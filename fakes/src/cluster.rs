@@ -55,6 +55,8 @@ pub enum CallFault {
     LostReply,
     /// RESOURCE_EXHAUSTED without a code: the master has not read the call.
     NotRead,
+    /// PERMISSION_DENIED: a rule denies the call.
+    Denied,
 }
 
 /// One registry and one leader's book.

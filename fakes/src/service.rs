@@ -60,6 +60,9 @@ impl FakeMaster {
             if fault == Some(CallFault::NotRead) {
                 return Err(Status::resource_exhausted("too many incomplete messages"));
             }
+            if fault == Some(CallFault::Denied) {
+                return Err(denied());
+            }
             let body = act(&mut state);
             if fault == Some(CallFault::LostReply) {
                 return Err(lost);
@@ -82,6 +85,12 @@ impl FakeMaster {
         let body = body.map_err(refusal)?;
         Ok(Response::from_parts(metadata, body, extensions))
     }
+}
+
+fn denied() -> Status {
+    let none: [(String, String); 0] = [];
+    let details = ErrorDetails::with_error_info("access-denied", "argosy", none);
+    Status::with_error_details(Code::PermissionDenied, "a rule denies it", details)
 }
 
 fn refusal((code, text): (&'static str, String)) -> Status {

@@ -41,7 +41,14 @@ pub(crate) enum RunEvent {
 #[derive(Debug, PartialEq, Eq)]
 enum LaunchStep {
     AwaitingOffer,
-    LaunchSent { call: CallKey, agent_id: String },
+    LaunchSent {
+        call: CallKey,
+        agent_id: String,
+    },
+    /// It has no answer, for this reason: a reconciliation shows whether it has happened.
+    Lost {
+        why: String,
+    },
     Done,
 }
 
@@ -79,9 +86,9 @@ impl JobScheduler {
                 let tasks = self.job.tasks().iter();
                 let tasks = tasks.map(|task| task.task_id.clone()).collect();
                 drop(driver.reconcile(tasks));
-                self.step = LaunchStep::Done;
-                drop(driver.suppress(Vec::new()));
                 let why = refusal.message.clone();
+                self.step = LaunchStep::Lost { why: why.clone() };
+                drop(driver.suppress(Vec::new()));
                 return self.send(RunEvent::LaunchLost { why });
             }
         };
@@ -161,7 +168,19 @@ impl Scheduler for JobScheduler {
         }
     }
 
-    fn update(&mut self, _: &SchedulerDriver, status: &v1::TaskStatus) {
+    fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
+        if let LaunchStep::Lost { why } = &self.step {
+            let message = why.clone();
+            self.step = LaunchStep::Done;
+            // It has not happened, and no longer can: the reconciliation has cancelled it.
+            if status.state() == v1::TaskState::Unknown {
+                self.step = LaunchStep::AwaitingOffer;
+                let code = "launch-lost".to_owned();
+                self.send(RunEvent::Refused { code, message });
+                drop(driver.revive(Vec::new()));
+                return;
+            }
+        }
         self.send(RunEvent::Status(Box::new(status.clone())));
     }
 

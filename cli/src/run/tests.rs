@@ -1,6 +1,7 @@
 //! Runs against fake masters.
 
 use argosy_fakes::{CallFault, FakeCluster, ReceivedInput};
+use argosy_proto::v1;
 
 use super::*;
 
@@ -65,6 +66,32 @@ async fn a_run_whose_launch_was_lost_does_not_report_that_it_keeps_running() {
     let text = failure.to_string();
     assert!(text.contains("web may have been started"), "{text}");
     assert!(text.contains("another scheduler"), "{text}");
+}
+
+/// Its first attempt has no answer and no effect, and its repeats are denied for a while.
+#[tokio::test]
+async fn a_launch_of_unknown_outcome_that_did_not_happen_is_repeated() {
+    let cluster = FakeCluster::start(1).await;
+    cluster.script(&[v1::TaskState::Finished]);
+    let run = run(&cluster, Duration::from_secs(60), false);
+    let recovery = async {
+        let is_subscription =
+            |received: &ReceivedInput| matches!(received, ReceivedInput::Subscribed { .. });
+        cluster
+            .wait("the subscription", |all| all.iter().any(is_subscription))
+            .await;
+        cluster.fault(CallFault::Unavailable, 1);
+        cluster.fault(CallFault::Denied, 2);
+        cluster.offer("agent-1", "cpus:4;mem:1000");
+        let is_revive = |received: &ReceivedInput| matches!(received, ReceivedInput::Called { kind, .. } if *kind == "revive");
+        cluster
+            .wait("the revive", |all| all.iter().any(is_revive))
+            .await;
+        cluster.offer("agent-2", "cpus:4;mem:1000");
+    };
+    let (ended, ()) = tokio::join!(run, recovery);
+    assert!(ended.is_ok(), "{ended:?}");
+    assert_eq!(cluster.launches(), [("web".to_owned(), 1)]);
 }
 
 #[tokio::test]
