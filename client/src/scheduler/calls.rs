@@ -71,6 +71,8 @@ pub(crate) struct OpenCall {
     pub(crate) request: CallRequest,
     /// A master may have applied an earlier attempt that was not answered.
     pub(crate) may_be_applied: bool,
+    /// The serial number of the last decline before it, if it waits for declines.
+    after_decline: u64,
     is_signed: bool,
     is_in_flight: bool,
 }
@@ -88,6 +90,17 @@ pub(crate) struct OpenCalls {
 impl OpenCalls {
     /// Adds a call under the next number.
     pub(crate) fn add(&mut self, key: CallKey, request: CallRequest) -> u64 {
+        self.add_after(key, request, 0)
+    }
+
+    /// As [`Self::add`], for a call that is sent once all declines up to this serial number have
+    /// arrived: a revive removes their filters.
+    pub(crate) fn add_after(
+        &mut self,
+        key: CallKey,
+        request: CallRequest,
+        after_decline: u64,
+    ) -> u64 {
         self.last_number += 1;
         let number = self.last_number;
         if matches!(request, CallRequest::Accept(_)) {
@@ -97,6 +110,7 @@ impl OpenCalls {
             key,
             request,
             may_be_applied: false,
+            after_decline,
             is_signed: false,
             is_in_flight: false,
         };
@@ -153,11 +167,13 @@ impl OpenCalls {
     }
 
     /// Returns the calls that may be sent now, marked as sent. `teardown_may_go`: a teardown waits
-    /// for no acknowledgement.
+    /// for no acknowledgement. `declined_below`: the lowest serial number of the declines that are
+    /// being sent.
     pub(crate) fn send(
         &mut self,
         id: &v1::CallId,
         teardown_may_go: bool,
+        declined_below: u64,
     ) -> Vec<(u64, CallRequest)> {
         let Some(lowest) = self.pending.keys().next().copied() else {
             return Vec::new();
@@ -175,7 +191,8 @@ impl OpenCalls {
                     CallOrdering::BehindAccepts => first_accept > *number,
                     CallOrdering::Alone => *number == lowest,
                 };
-                let waits = matches!(call.request, CallRequest::Teardown(_)) && !teardown_may_go;
+                let waits = matches!(call.request, CallRequest::Teardown(_)) && !teardown_may_go
+                    || call.after_decline >= declined_below;
                 if may_go && !waits {
                     if !call.is_signed {
                         // A repeat must equal the original, so the id is created once.
@@ -249,7 +266,7 @@ mod tests {
     fn numbers(calls: &mut OpenCalls) -> Vec<u64> {
         let id = v1::CallId::default();
         calls
-            .send(&id, true)
+            .send(&id, true, u64::MAX)
             .into_iter()
             .map(|(number, _)| number)
             .collect()
@@ -267,10 +284,10 @@ mod tests {
     fn a_repeated_call_keeps_its_number_and_content() {
         let mut calls = with([accept(), accept()]);
         let id = v1::CallId::default();
-        let first = calls.send(&id, true);
+        let first = calls.send(&id, true, u64::MAX);
         assert_eq!(calls.answered(1).unwrap().key, CallKey(1));
         calls.unanswered(2);
-        assert_eq!(calls.send(&id, true), first[1..]);
+        assert_eq!(calls.send(&id, true, u64::MAX), first[1..]);
         assert!(calls.answered(1).is_none(), "an answer counts once");
     }
 
@@ -316,7 +333,7 @@ mod tests {
         numbers(&mut calls);
         calls.answered(1);
         calls.add(CallKey(3), accept());
-        let sent = calls.send(&v1::CallId::default(), true);
+        let sent = calls.send(&v1::CallId::default(), true, u64::MAX);
         let CallRequest::Accept(third) = &sent[0].1 else {
             panic!("not an accept");
         };

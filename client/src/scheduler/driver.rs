@@ -271,7 +271,8 @@ impl SchedulerDriver {
     }
 
     /// Sends an executor of this framework up to 65,536 bytes, if it can be reached now. Messages
-    /// may arrive twice, never, or in another order.
+    /// may arrive twice, never, or in another order. A larger one is dropped with a warning, and so
+    /// is each one beyond 512 that are being sent.
     pub fn message(&self, agent_id: &str, executor_id: &str, data: Vec<u8>) {
         self.push(Command::Message {
             agent_id: agent_id.to_owned(),

@@ -297,7 +297,7 @@ impl Rim {
         None
     }
 
-    fn decline(&mut self, request: v1::DeclineRequest) {
+    fn decline(&mut self, serial: u64, request: v1::DeclineRequest) {
         let connector = self.connector.clone();
         self.tasks.spawn(async move {
             let result = call(&connector, request, |mut stub, r| async move {
@@ -307,7 +307,7 @@ impl Rim {
             if let Err(error) = result.await {
                 tracing::debug!(%error, "offers could not be declined");
             }
-            Some(Input::UnnumberedSent)
+            Some(Input::DeclineSent { serial })
         });
     }
 
@@ -320,7 +320,7 @@ impl Rim {
             if let Err(error) = result.await {
                 tracing::debug!(%error, "a message to an executor is lost");
             }
-            Some(Input::UnnumberedSent)
+            Some(Input::MessageSent)
         });
     }
 
@@ -352,15 +352,16 @@ impl Rim {
                     Some(Input::Answered { number, result })
                 });
             }
-            Effect::Acknowledge(request) => {
+            Effect::Acknowledge { after_ms, request } => {
                 self.tasks.spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(after_ms)).await;
                     let result = call(&connector, request, |mut stub, r| async move {
                         stub.acknowledge(r).await
                     });
                     Some(Input::Acknowledged(result.await.map(|_| ())))
                 });
             }
-            Effect::Decline(request) => self.decline(request),
+            Effect::Decline { serial, request } => self.decline(serial, request),
             Effect::Message(request) => self.message(request),
             Effect::Reconcile { serial, request } => {
                 self.tasks.spawn(async move {

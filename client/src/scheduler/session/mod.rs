@@ -11,11 +11,12 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use argosy_proto::{convert, v1};
 use argosy_state::limits::TASKS_PER_CALL;
 
+use self::stream::pause_ms;
 use super::calls::{CallRequest, OpenCalls};
 use super::driver::{CallKey, Command};
 use super::offers::SessionOffers;
@@ -56,7 +57,10 @@ pub(crate) enum Input {
     },
     Acknowledged(Result<(), CallError>),
     /// A decline or a message was delivered, or is lost.
-    UnnumberedSent,
+    DeclineSent {
+        serial: u64,
+    },
+    MessageSent,
     /// The time of a stop is over; some requests may not be answered.
     DrainTimedOut,
     Reconciled {
@@ -99,8 +103,14 @@ pub(crate) enum Effect {
         number: u64,
         request: CallRequest,
     },
-    Acknowledge(v1::AcknowledgeRequest),
-    Decline(v1::DeclineRequest),
+    Acknowledge {
+        after_ms: u64,
+        request: v1::AcknowledgeRequest,
+    },
+    Decline {
+        serial: u64,
+        request: v1::DeclineRequest,
+    },
     Message(v1::MessageRequest),
     Reconcile {
         serial: u64,
@@ -140,6 +150,10 @@ pub(crate) struct Session {
     was_registered: bool,
     /// The session that this one replaces, 0 while none was named.
     replaces: u64,
+    /// Whether the last subscription announced a change that is not answered.
+    announced_open_info: bool,
+    /// Whether such a subscription was refused, and none has succeeded since.
+    open_info_refused: bool,
     // Attempts to subscribe since the last success.
     failures: u32,
     calls: OpenCalls,
@@ -150,8 +164,13 @@ pub(crate) struct Session {
     teardown_after: u64,
     reconciles: VecDeque<PendingReconcile>,
     last_reconcile: u64,
-    /// Number of declines and messages that are being sent.
-    unnumbered: usize,
+    /// Serial numbers of the declines that are being sent.
+    declines: BTreeSet<u64>,
+    last_decline: u64,
+    /// Number of messages that are being sent.
+    messages: usize,
+    /// Number of refused attempts to acknowledge since the last success.
+    refused_acknowledgements: u32,
     /// Tasks that exceed one call, by call: they are answered with it, as not launched.
     excess: BTreeMap<CallKey, ExcessTasks>,
     is_stopping: bool,
@@ -168,6 +187,8 @@ impl Session {
             is_subscribed: false,
             was_registered: false,
             replaces: 0,
+            announced_open_info: false,
+            open_info_refused: false,
             failures: 0,
             calls: OpenCalls::default(),
             offers: SessionOffers::default(),
@@ -175,7 +196,10 @@ impl Session {
             teardown_after: 0,
             reconciles: VecDeque::new(),
             last_reconcile: 0,
-            unnumbered: 0,
+            declines: BTreeSet::new(),
+            last_decline: 0,
+            messages: 0,
+            refused_acknowledgements: 0,
             excess: BTreeMap::new(),
             is_stopping: false,
             has_ended: false,
@@ -195,7 +219,7 @@ impl Session {
         match input {
             Input::Begin => self.subscribe(now_ms),
             Input::Command(command) => self.command(now_ms, command),
-            Input::Event { link, event } if link == self.link => self.event(event),
+            Input::Event { link, event } if link == self.link => self.event(now_ms, event),
             Input::Closed { link, why } if link == self.link => self.closed(now_ms, why),
             Input::ConnectFailed { link, error } if link == self.link => {
                 self.closed(now_ms, error.to_string())
@@ -214,16 +238,38 @@ impl Session {
                 }
             }
             Input::Answered { number, result } => self.answered(number, result),
-            Input::Acknowledged(result) => match result {
-                Ok(()) | Err(CallError::Refused(_)) => self.updates.sent(),
-                Err(CallError::NoMaster(_) | CallError::Unanswered { .. }) => self.updates.unsent(),
-            },
-            Input::UnnumberedSent => self.unnumbered -= 1,
+            Input::Acknowledged(result) => self.acknowledged(result),
+            Input::DeclineSent { serial } => drop(self.declines.remove(&serial)),
+            Input::MessageSent => self.messages -= 1,
             Input::DrainTimedOut => self.end(Ok(())),
             Input::Reconciled { serial, result } => self.reconciled(serial, result),
         }
         self.send();
         std::mem::take(&mut self.effects)
+    }
+
+    /// Handles the result of acknowledging. What is refused because of the present rules or state
+    /// of the masters is repeated: the tasks' next updates wait for it.
+    fn acknowledged(&mut self, result: Result<(), CallError>) {
+        use tonic::Code;
+        match result {
+            Ok(()) => {
+                self.refused_acknowledgements = 0;
+                self.updates.sent();
+            }
+            Err(CallError::Refused(refusal)) => match refusal.code {
+                Code::PermissionDenied
+                | Code::Unauthenticated
+                | Code::ResourceExhausted
+                | Code::Internal
+                | Code::Unknown => {
+                    self.refused_acknowledgements += 1;
+                    self.updates.unsent();
+                }
+                _ => self.updates.sent(),
+            },
+            Err(CallError::NoMaster(_) | CallError::Unanswered { .. }) => self.updates.unsent(),
+        }
     }
 
     fn notify(&mut self, notice: Notification) {
@@ -277,12 +323,14 @@ impl Session {
         };
         let session = self.identity.session;
         if let Some(acknowledgements) = self.updates.send() {
-            self.effects
-                .push(Effect::Acknowledge(v1::AcknowledgeRequest {
+            self.effects.push(Effect::Acknowledge {
+                after_ms: pause_ms(self.refused_acknowledgements),
+                request: v1::AcknowledgeRequest {
                     framework_id: framework_id.clone(),
                     session,
                     acknowledgements,
-                }));
+                },
+            });
         }
         let id = v1::CallId {
             framework_id: framework_id.clone(),
@@ -292,7 +340,9 @@ impl Session {
         };
         let teardown_may_go =
             self.updates.is_empty() || self.updates.answered() >= self.teardown_after;
-        for (number, request) in self.calls.send(&id, teardown_may_go) {
+        let declined_below = self.declines.first().copied().unwrap_or(u64::MAX);
+        let sent = self.calls.send(&id, teardown_may_go, declined_below);
+        for (number, request) in sent {
             self.effects.push(Effect::Send { number, request });
         }
         for question in &mut self.reconciles {
@@ -322,7 +372,8 @@ impl Session {
         let is_idle = self.calls.is_empty()
             && self.reconciles.is_empty()
             && self.updates.is_empty()
-            && self.unnumbered == 0;
+            && self.declines.is_empty()
+            && self.messages == 0;
         if self.is_stopping && (is_idle || !self.was_registered) {
             self.end(Ok(()));
         }

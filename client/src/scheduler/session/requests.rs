@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use argosy_proto::v1;
+use argosy_state::limits::EXECUTOR_MESSAGE_BYTES;
 
 use super::excess_tasks::ExcessTasks;
 use super::stream::announcing;
@@ -11,6 +12,10 @@ use crate::connector::check_size;
 use crate::scheduler::CallOutcome;
 use crate::scheduler::calls::CallRequest;
 use crate::scheduler::driver::{Accept, CallKey, Command, OPEN_CALLS, OfferOperation};
+
+/// Maximum number of messages that are being sent, of at most 64 KiB each. Without a leader each
+/// waits for ten seconds.
+const OPEN_MESSAGES: usize = 512;
 
 impl Session {
     pub(super) fn command(&mut self, now_ms: u64, command: Command) {
@@ -52,10 +57,8 @@ impl Session {
             }
             Command::Revive(key, roles) => {
                 self.offers.revive(&roles);
-                self.calls.add(
-                    key,
-                    CallRequest::Revive(v1::ReviveRequest { call: None, roles }),
-                );
+                let request = CallRequest::Revive(v1::ReviveRequest { call: None, roles });
+                self.calls.add_after(key, request, self.last_decline);
             }
             Command::UpdateFramework(key, info) => self.update_framework(key, info),
             Command::Teardown(key) => self.teardown(key),
@@ -145,8 +148,18 @@ impl Session {
 
     /// Sends a message to an executor. A framework that is not registered yet can have none.
     fn message(&mut self, agent_id: String, executor_id: String, data: Vec<u8>) {
+        if data.len() > EXECUTOR_MESSAGE_BYTES || self.messages == OPEN_MESSAGES {
+            let (bytes, open) = (data.len(), self.messages);
+            tracing::warn!(
+                bytes,
+                open,
+                executor_id,
+                "a message to an executor is dropped: it is too large, or too many are being sent"
+            );
+            return;
+        }
         if let Some(framework_id) = self.identity.framework_id.clone() {
-            self.unnumbered += 1;
+            self.messages += 1;
             self.effects.push(Effect::Message(v1::MessageRequest {
                 framework_id,
                 session: self.identity.session,
@@ -173,15 +186,19 @@ impl Session {
         else {
             return;
         };
-        self.unnumbered += 1;
-        self.effects.push(Effect::Decline(v1::DeclineRequest {
-            framework_id,
-            session: self.identity.session,
-            offer_ids,
-            filter_ms,
-            reason_code: code,
-            reason_text: text,
-        }));
+        self.last_decline += 1;
+        self.declines.insert(self.last_decline);
+        self.effects.push(Effect::Decline {
+            serial: self.last_decline,
+            request: v1::DeclineRequest {
+                framework_id,
+                session: self.identity.session,
+                offer_ids,
+                filter_ms,
+                reason_code: code,
+                reason_text: text,
+            },
+        });
     }
 
     fn reconcile_tasks(&mut self, key: CallKey, task_ids: Vec<String>) {

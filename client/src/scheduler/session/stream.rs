@@ -11,8 +11,16 @@ use crate::failure::MasterRejection;
 use crate::leader::next_random;
 use crate::scheduler::{CallOutcome, SchedulerError, Subscription, is_terminal};
 
-/// Maximum pause between two attempts to subscribe, in milliseconds.
+/// Maximum pause between two attempts to subscribe or to acknowledge, in milliseconds.
 const LONGEST_PAUSE_MS: u64 = 1_000;
+
+/// Returns the pause after this number of consecutive failures, in milliseconds.
+pub(super) fn pause_ms(failures: u32) -> u64 {
+    match failures {
+        0 => 0,
+        failures => (10_u64 << failures.min(10)).min(LONGEST_PAUSE_MS),
+    }
+}
 
 /// Returns the scheduler's description of its framework, with the capabilities that this SDK
 /// implements.
@@ -38,8 +46,12 @@ impl Session {
                 reason: "too many offers were held to present them all again".into(),
             });
         }
-        // A change that is not answered is announced, or the subscription would undo it.
-        let info = self.calls.newest_info().unwrap_or(&self.identity.info);
+        // A change that is not answered is announced, or the subscription would undo it. If that is
+        // refused, so was the change.
+        let open = self.calls.newest_info();
+        let open = open.filter(|_| !self.open_info_refused);
+        self.announced_open_info = open.is_some();
+        let info = open.unwrap_or(&self.identity.info);
         let request = v1::SubscribeRequest {
             protocol: Some(VersionRange::OWN.first_message()),
             info: Some(announcing(info)),
@@ -52,10 +64,7 @@ impl Session {
         };
         // The first attempt is immediate; the backoff protects a master that accepts streams and
         // drops them.
-        let pause_ms = match self.failures {
-            0 => 0,
-            failures => (10_u64 << failures.min(10)).min(LONGEST_PAUSE_MS),
-        };
+        let pause_ms = pause_ms(self.failures);
         let jitter = next_random(&mut self.identity.seed) % (pause_ms / 2 + 1);
         self.failures += 1;
         self.effects.push(Effect::Subscribe {
@@ -72,6 +81,14 @@ impl Session {
         self.subscribe(now_ms);
     }
 
+    /// Returns whether a refused subscription is to be repeated: it announced a change of the
+    /// description that the masters may refuse. The call itself is answered later.
+    fn may_announce_confirmed(&mut self) -> bool {
+        let repeats = self.was_registered && self.announced_open_info;
+        self.open_info_refused |= repeats;
+        repeats
+    }
+
     pub(super) fn handle_rejection(&mut self, now_ms: u64, refusal: MasterRejection) {
         use tonic::Code;
         match refusal.code {
@@ -86,6 +103,9 @@ impl Session {
                     "superseded" => SchedulerError::Superseded(refusal.message),
                     "framework-removed" | "unknown-framework" => {
                         SchedulerError::Removed(refusal.message)
+                    }
+                    _ if self.may_announce_confirmed() => {
+                        return self.closed(now_ms, refusal.message);
                     }
                     _ => SchedulerError::Refused(refusal),
                 };
@@ -116,7 +136,7 @@ impl Session {
         self.end(if is_wanted { Ok(()) } else { Err(error) });
     }
 
-    pub(super) fn event(&mut self, event: v1::event::Event) {
+    pub(super) fn event(&mut self, now_ms: u64, event: v1::event::Event) {
         use v1::event::Event;
         match event {
             Event::Subscribed(subscribed) => self.subscribed(subscribed),
@@ -160,6 +180,9 @@ impl Session {
                     // Its own session was committed, and is not the present one.
                     "superseded" | "session-present" => SchedulerError::Superseded(error.message),
                     "removed" => SchedulerError::Removed(error.message),
+                    _ if self.may_announce_confirmed() => {
+                        return self.closed(now_ms, error.message);
+                    }
                     _ => SchedulerError::Refused(local(&error.code, error.message)),
                 };
                 self.end_or_torn_down(error);
@@ -175,6 +198,7 @@ impl Session {
             return self.end(Err(SchedulerError::Refused(refusal)));
         }
         self.is_subscribed = true;
+        self.open_info_refused = false;
         self.failures = 0;
         self.identity.framework_id = Some(subscribed.framework_id.clone());
         self.cluster_id = subscribed.cluster_id.clone();

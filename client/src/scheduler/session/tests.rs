@@ -221,7 +221,7 @@ fn a_rejected_accept_releases_its_offers() {
     world.accept("1.1");
     let effects = world.refused(1, "invalid");
     let declined = effects.iter().find_map(|effect| match effect {
-        Effect::Decline(request) => Some((request.offer_ids.clone(), request.filter_ms)),
+        Effect::Decline { request, .. } => Some((request.offer_ids.clone(), request.filter_ms)),
         _ => None,
     });
     assert_eq!(declined, Some((vec!["1.1".to_owned()], Some(0))));
@@ -323,7 +323,10 @@ fn a_stop_waits_for_answers_and_acknowledgements() {
             position: 0,
         },
     };
-    assert!(matches!(world.feed(handled)[..], [Effect::Acknowledge(_)]));
+    assert!(matches!(
+        world.feed(handled)[..],
+        [Effect::Acknowledge { .. }]
+    ));
     assert_eq!(world.feed(Input::Command(Command::Stop)), []);
     assert!(!world.done(1).contains(&Effect::End(Ok(()))));
     assert_eq!(

@@ -70,3 +70,37 @@ fn framework_info_above_the_size_of_a_message_is_refused_and_never_announced() {
     );
     assert!(announced(&mut world) == "first");
 }
+
+#[test]
+fn a_change_that_masters_refuse_at_a_subscription_ends_the_call_and_not_the_session() {
+    let refuse_on_stream: fn(&mut World) -> Vec<Effect> = |world| {
+        world.event(v1::event::Event::Error(v1::Error {
+            code: "access-denied".into(),
+            ..Default::default()
+        }))
+    };
+    let refuse_call: fn(&mut World) -> Vec<Effect> = |world| {
+        let mut refusal = local("invalid", "no such role".into());
+        refusal.code = Code::InvalidArgument;
+        let link = world.link;
+        world.feed(Input::Refused { link, refusal })
+    };
+    for refuse in [refuse_on_stream, refuse_call] {
+        let mut world = World::subscribed();
+        world.ask(|key| Command::UpdateFramework(key, named("second")));
+        world.close();
+        let effects = refuse(&mut world);
+        let Some(Effect::Subscribe { request, .. }) = effects.last() else {
+            panic!("no subscription but {effects:?}");
+        };
+        assert_eq!(request.info.as_ref().unwrap().name, "first");
+        world.resume(&[]);
+        assert_eq!(sent(&world.unanswered(1)), [1]);
+        let effects = world.refused(1, "access-denied");
+        assert!(matches!(outcomes(&effects)[..], [CallOutcome::Refused(_)]));
+        // Without an open change the refusal is that of the session.
+        world.close();
+        let effects = refuse(&mut world);
+        assert!(matches!(effects.last(), Some(Effect::End(Err(_)))));
+    }
+}

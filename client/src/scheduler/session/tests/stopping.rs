@@ -1,4 +1,4 @@
-//! Tests of what a stop and a teardown wait for.
+//! Tests of what a stop, a teardown and a revive wait for, and of messages that cannot be sent.
 
 use super::*;
 
@@ -17,12 +17,15 @@ fn a_stop_waits_for_declines_and_messages() {
         data: b"x".to_vec(),
     };
     let effects = world.feed(Input::Command(decline));
-    assert!(matches!(effects[..], [Effect::Decline(_)]), "{effects:?}");
+    assert!(
+        matches!(effects[..], [Effect::Decline { serial: 1, .. }]),
+        "{effects:?}"
+    );
     let effects = world.feed(Input::Command(message));
     assert!(matches!(effects[..], [Effect::Message(_)]), "{effects:?}");
     assert_eq!(world.feed(Input::Command(Command::Stop)), []);
-    assert_eq!(world.feed(Input::UnnumberedSent), []);
-    let effects = world.feed(Input::UnnumberedSent);
+    assert_eq!(world.feed(Input::DeclineSent { serial: 1 }), []);
+    let effects = world.feed(Input::MessageSent);
     assert_eq!(effects, [Effect::End(Ok(()))]);
 }
 
@@ -46,8 +49,47 @@ fn a_teardown_waits_for_earlier_acknowledgements_and_not_for_later_ones() {
     assert!(
         effects
             .iter()
-            .any(|effect| matches!(effect, Effect::Acknowledge(_))),
+            .any(|effect| matches!(effect, Effect::Acknowledge { .. })),
         "{effects:?}"
     );
     assert_eq!(sent(&effects), [1]);
+}
+
+fn decline(offer: &str) -> Input {
+    Input::Command(Command::Decline {
+        offer_ids: vec![offer.into()],
+        filter_ms: Some(600_000),
+        code: String::new(),
+        text: String::new(),
+    })
+}
+
+/// Otherwise a decline that is repeated could hide an agent from the revived framework.
+#[test]
+fn a_revive_waits_for_earlier_declines_and_not_for_later_ones() {
+    let mut world = World::subscribed();
+    world.offer("1.2");
+    world.feed(decline("1.1"));
+    let effects = world.ask(|key| Command::Revive(key, Vec::new()));
+    assert_eq!(sent(&effects), [] as [u64; 0]);
+    world.feed(decline("1.2"));
+    let effects = world.feed(Input::DeclineSent { serial: 1 });
+    assert_eq!(sent(&effects), [1]);
+}
+
+#[test]
+fn messages_that_cannot_be_sent_are_dropped_beyond_a_number() {
+    let mut world = World::subscribed();
+    let message = |bytes: usize| {
+        Input::Command(Command::Message {
+            agent_id: "agent-1".into(),
+            executor_id: "e".into(),
+            data: vec![0; bytes],
+        })
+    };
+    assert_eq!(world.feed(message(65_537)), []);
+    let sent = (0..2_000).filter(|_| !world.feed(message(65_536)).is_empty());
+    assert_eq!(sent.count(), 512);
+    world.feed(Input::MessageSent);
+    assert_eq!(world.feed(message(1)).len(), 1);
 }
